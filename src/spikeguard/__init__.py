@@ -1,0 +1,80 @@
+"""spikeguard: train spiking neural networks that stay right under attack, and measure how right they stay.
+
+    import spikeguard as sg
+    net = sg.load("runs/tgo")
+    got = sg.pgd(net, x, y, sg.Linf(8 / 255))
+
+Importing spikeguard does not import torch; names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spikeguard.attacks import Attacked as Attacked
+    from spikeguard.attacks import bim as bim
+    from spikeguard.attacks import fgsm as fgsm
+    from spikeguard.attacks import pgd as pgd
+    from spikeguard.attacks import rfgsm as rfgsm
+    from spikeguard.attacks import sapgd as sapgd
+    from spikeguard.attacks import square as square
+    from spikeguard.data.sources import load_data as load_data
+    from spikeguard.defenses import AT as AT
+    from spikeguard.defenses import TGO as TGO
+    from spikeguard.defenses import Defense as Defense
+    from spikeguard.errors import AttackError as AttackError
+    from spikeguard.errors import UserError as UserError
+    from spikeguard.gradients import assg as assg
+    from spikeguard.gradients import eot as eot
+    from spikeguard.gradients import swap as swap
+    from spikeguard.kernels.mode import Band as Band
+    from spikeguard.networks import build as build
+    from spikeguard.neurons import IF as IF
+    from spikeguard.neurons import LIF as LIF
+    from spikeguard.neurons import PLIF as PLIF
+    from spikeguard.neurons import Neuron as Neuron
+    from spikeguard.neurons import Noise as Noise
+    from spikeguard.surrogates import Atan as Atan
+    from spikeguard.surrogates import Exponential as Exponential
+    from spikeguard.surrogates import Gaussian as Gaussian
+    from spikeguard.surrogates import Rectangle as Rectangle
+    from spikeguard.surrogates import Sigmoid as Sigmoid
+    from spikeguard.surrogates import StraightThrough as StraightThrough
+    from spikeguard.surrogates import Triangle as Triangle
+    from spikeguard.tap import tap as tap
+    from spikeguard.threat import Linf as Linf
+    from spikeguard.training.load import load as load
+    from spikeguard.training.loop import Run as Run
+    from spikeguard.training.loop import train as train
+    from spikeguard.training.recipe import Recipe as Recipe
+
+_HOMES = {
+    "attacks": ("Attacked", "bim", "fgsm", "pgd", "rfgsm", "sapgd", "square"),
+    "data.sources": ("load_data",),
+    "defenses": ("AT", "TGO", "Defense"),
+    "errors": ("AttackError", "UserError"),
+    "gradients": ("assg", "eot", "swap"),
+    "kernels.mode": ("Band",),
+    "networks": ("build",),
+    "neurons": ("IF", "LIF", "PLIF", "Neuron", "Noise"),
+    "surrogates": ("Atan", "Exponential", "Gaussian", "Rectangle", "Sigmoid", "StraightThrough", "Triangle"),
+    "tap": ("tap",),
+    "threat": ("Linf",),
+    "training.load": ("load",),
+    "training.loop": ("Run", "train"),
+    "training.recipe": ("Recipe",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605 (names are listed once, above)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'spikeguard' has no attribute {name!r}")
+    return getattr(import_module(f"spikeguard.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

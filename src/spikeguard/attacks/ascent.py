@@ -1,0 +1,149 @@
+"""The loop that all gradient attacks share: who still stands, what was found, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.gradients import Estimator, Model, eot
+from spikeguard.losses import Loss
+from spikeguard.threat import Linf
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Result of an attack on ``[N, ...]`` images.
+
+    ``x``: for a broken sample the first input that is misclassified, else the one of highest loss. ``broken``: ``[N]`` bool.
+    ``loss``: ``[N]`` at ``x``. ``forwards`` and ``backwards`` count samples.
+    """
+
+    x: Tensor
+    broken: Tensor
+    loss: Tensor
+    forwards: int
+    backwards: int
+
+
+class Rule(Protocol):
+    """How a step follows from a gradient."""
+
+    def step(self, k: int, x: Tensor, gradient: Tensor) -> Tensor:
+        """The next point, before projection."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these samples go on."""
+
+
+@contextmanager
+def at_rest(model: Model) -> Iterator[None]:
+    """The model in eval mode; every module's own mode comes back afterwards."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def is_random(model: Model, x: Tensor) -> bool:
+    """Do two passes over the same batch differ?"""
+    with torch.no_grad():
+        return not torch.equal(model(x[:8]), model(x[:8]))
+
+
+def random_start(x: Tensor, threat: Linf, index: Tensor, seed: int, restart: int) -> Tensor:
+    """Uniform in the ball; a function of seed, restart and the sample's number."""
+    noise = draws.uniform(draws.key(seed, "start", restart), index.to(x.device), x[0].numel()).view_as(x).to(x.dtype)
+    return threat.project(x + (2 * noise - 1) * threat.per_sample(x), x)
+
+
+class Best:
+    """Best point of every sample so far, and who still stands."""
+
+    def __init__(self, x: Tensor, y: Tensor, logits: Tensor, loss: Loss) -> None:
+        self.x, self.loss = x.clone(), loss(logits, y)
+        self.broken = logits.argmax(1) != y
+        self.forwards, self.backwards = len(x), 0
+
+    def standing(self) -> Tensor:
+        """Rows that are not broken yet."""
+        return torch.nonzero(~self.broken).flatten()
+
+    def note(self, rows: Tensor, x: Tensor, loss: Tensor, broken: Tensor) -> None:
+        """Take over points that break their sample or have a higher loss."""
+        better = broken | (loss > self.loss[rows])
+        chosen = rows[better]
+        self.x[chosen], self.loss[chosen] = x[better], loss[better]
+        self.broken[rows[broken]] = True
+
+    def result(self, x: Tensor, threat: Linf) -> Attacked:
+        """As ``Attacked``, budget checked."""
+        threat.check(self.x, x)
+        return Attacked(self.x, self.broken, self.loss, self.forwards, self.backwards)
+
+
+def ascend(
+    model: Model, best: Best, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
+) -> None:
+    """One restart from ``start`` for the samples that still stand; a sample leaves the batch as soon as it is broken."""
+    rows = best.standing()
+    if not len(rows):
+        return
+    clean, labels, here, budget = x[rows], y[rows], start[rows], threat.take(rows)
+    rule.keep(rows)
+    with estimator.open(model) as opened:
+        for k in range(steps + 1):
+            if k < steps:
+                gradient, value, logits = opened(here, labels, loss)
+            else:
+                logits = opened.look(here)
+                value = loss(logits, labels)
+            broken = logits.argmax(1) != labels
+            best.note(rows, here, value, broken)
+            if k == steps or bool(broken.all()):
+                break
+            stand = torch.nonzero(~broken).flatten()
+            if len(stand) < len(rows):
+                rows, clean, labels, here, gradient = rows[stand], clean[stand], labels[stand], here[stand], gradient[stand]
+                budget = budget.take(stand)
+                rule.keep(stand)
+                opened.keep(stand)
+            here = budget.project(rule.step(k, here, gradient), clean)
+        best.forwards += opened.forwards
+        best.backwards += opened.backwards
+
+
+def walk(
+    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
+) -> Tensor:
+    """The textbook loop: every sample takes every step; the last point. For adversarial training and ``climb``."""
+    here = start
+    with estimator.open(model) as opened:
+        for k in range(steps):
+            gradient, _, _ = opened(here, y, loss)
+            here = threat.project(rule.step(k, here, gradient), x)
+    return here
+
+
+def climb(
+    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
+) -> Attacked:
+    """``walk``, its last point judged by one more pass of the model itself: for random models and textbook comparisons."""
+    found = walk(model, x, y, start, threat, steps, rule, estimator, loss)
+    with torch.no_grad():
+        logits = model(found)
+    threat.check(found, x)
+    draws_each = estimator.draws if isinstance(estimator, eot) else 1
+    passes = steps * draws_each * len(x)
+    return Attacked(found, logits.argmax(1) != y, loss(logits, y), passes + len(x), passes)

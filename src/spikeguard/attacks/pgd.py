@@ -1,0 +1,170 @@
+"""Attacks that step along the sign of the gradient: FGSM, its family's half-strength random version, BIM, PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikeguard import draws
+from spikeguard.attacks.ascent import Attacked, Best, Rule, ascend, at_rest, climb, is_random, random_start
+from spikeguard.errors import UserError
+from spikeguard.gradients import Estimator, Model, Own
+from spikeguard.losses import Loss, by_name
+from spikeguard.threat import Linf, check_images
+
+
+Begin = Callable[[int], tuple[Tensor, Rule]]
+
+
+@dataclass
+class SignStep:
+    """``x + size * sign(gradient)``; ``size`` is ``[N, 1, ...]``."""
+
+    size: Tensor
+
+    def step(self, k: int, x: Tensor, gradient: Tensor) -> Tensor:
+        return x + self.size * gradient.sign()
+
+    def keep(self, rows: Tensor) -> None:
+        self.size = self.size[rows]
+
+
+def default_step(eps: Tensor, steps: int, step_size: float | None) -> Tensor:
+    """The step size per sample: as given, else ``max(2.5 eps / steps, eps / 16)``."""
+    return torch.maximum(2.5 * eps / steps, eps / 16) if step_size is None else torch.full_like(eps, step_size)
+
+
+def numbers(index: Tensor | None, x: Tensor) -> Tensor:
+    """The samples' numbers; their place in the batch by default."""
+    index = torch.arange(len(x)) if index is None else index
+    if index.shape != x.shape[:1]:
+        raise UserError(f"index has shape {tuple(index.shape)}, must be [{len(x)}]")
+    return index
+
+
+def pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    *,
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 5,
+    start: bool = True,
+    loss: str | Loss = "ce",
+    gradient: Estimator | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+    early_stop: bool = True,
+) -> Attacked:
+    """Projected gradient ascent on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]``. Madry et al., ICLR 2018.
+
+    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``start``: from a random point of the ball, else from x. ``index``: the
+    samples' numbers, on which their random starts depend. ``early_stop`` False takes all steps with all samples and judges the last
+    point only; so does a model that answers twice differently. Raises AttackError without a gradient or outside the budget,
+    UserError on bad images.
+    """
+    check_images(x, y)
+    if steps < 1 or restarts < 1:
+        raise UserError(f"pgd: steps = {steps} and restarts = {restarts} must be at least 1")
+    if step_size is not None and not step_size >= 0:
+        raise UserError(f"pgd: step_size = {step_size} must be 0 or more")
+    index, objective, estimator = numbers(index, x), by_name(loss), gradient or Own()
+    x, eps = x.detach(), threat.per_sample(x)
+    size = default_step(eps, steps, step_size)
+
+    def begin(restart: int) -> tuple[Tensor, Rule]:
+        return random_start(x, threat, index, seed, restart) if start else x, SignStep(size)
+
+    return search(model, x, y, threat, steps, restarts if start else 1, begin, estimator, objective, early_stop)
+
+
+def search(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    steps: int,
+    restarts: int,
+    begin: Begin,
+    estimator: Estimator,
+    objective: Loss,
+    early_stop: bool = True,
+) -> Attacked:
+    """Restarts of one gradient attack on the model in eval mode; ``begin(restart)`` gives the start and a fresh step rule."""
+    with at_rest(model):
+        if early_stop and not is_random(model, x):
+            with torch.no_grad():
+                best = Best(x, y, model(x), objective)
+            for restart in range(restarts):
+                first, rule = begin(restart)
+                ascend(model, best, x, y, first, threat, steps, rule, estimator, objective)
+            return best.result(x, threat)
+        found: Attacked | None = None
+        for restart in range(restarts):
+            first, rule = begin(restart)
+            other = climb(model, x, y, first, threat, steps, rule, estimator, objective)
+            found = other if found is None else _higher(found, other)
+    assert found is not None
+    return found
+
+
+def _higher(a: Attacked, b: Attacked) -> Attacked:
+    """Per sample the result of higher loss."""
+    better = b.loss > a.loss
+    x = torch.where(better.view(-1, *[1] * (a.x.dim() - 1)), b.x, a.x)
+    broken, loss = torch.where(better, b.broken, a.broken), torch.where(better, b.loss, a.loss)
+    return Attacked(x, broken, loss, a.forwards + b.forwards, a.backwards + b.backwards)
+
+
+def bim(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    loss: str | Loss = "ce",
+    gradient: Estimator | None = None,
+    early_stop: bool = True,
+) -> Attacked:
+    """PGD without a random start. Kurakin et al., 2017."""
+    return pgd(
+        model, x, y, threat, steps=steps, step_size=step_size, start=False, loss=loss, gradient=gradient, early_stop=early_stop
+    )
+
+
+def fgsm(
+    model: Model, x: Tensor, y: Tensor, threat: Linf, *, loss: str | Loss = "ce", gradient: Estimator | None = None
+) -> Attacked:
+    """One step of size eps along the sign. Goodfellow et al., ICLR 2015. Samples that are wrong at ``x`` are broken there."""
+    check_images(x, y)
+    size = threat.per_sample(x)
+    return search(model, x.detach(), y, threat, 1, 1, lambda _: (x.detach(), SignStep(size)), gradient or Own(), by_name(loss))
+
+
+def rfgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    *,
+    loss: str | Loss = "ce",
+    gradient: Estimator | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Attacked:
+    """Half-strength FGSM as papers on robust spiking networks use it: a random sign step of eps/2, then a gradient step of eps/2.
+
+    For their tables only; it is weaker than ``fgsm``.
+    """
+    check_images(x, y)
+    x, half = x.detach(), threat.per_sample(x) / 2
+    sign = (draws.uniform(draws.key(seed, "rfgsm"), numbers(index, x).to(x.device), x[0].numel()) - 0.5).sign().view_as(x)
+    first = (x + half * sign.to(x.dtype)).clamp(0.0, 1.0)
+    return search(model, x, y, threat, 1, 1, lambda _: (first, SignStep(half)), gradient or Own(), by_name(loss))

@@ -1,0 +1,86 @@
+"""SA-PGD: steps scaled per pixel by running moments of the gradient, step size halved at checkpoints. arXiv 2512.22522.
+
+    m <- 0.5 m + g / mean|g|,   v <- 0.8 v + g^2 / mean(g^2),   x <- P(x + clip(eta m / sqrt(v), -eta, eta))
+
+Without its 0.5 and 0.8 at the first step; eta starts at eps and is halved after 0.22 n steps, then at gaps shrinking by 0.03 n
+down to 0.06 n. Meant for the estimator ``assg``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spikeguard import draws
+from spikeguard.attacks.ascent import Attacked, Rule
+from spikeguard.attacks.pgd import numbers, search
+from spikeguard.errors import UserError
+from spikeguard.gradients import Estimator, Model, assg
+from spikeguard.losses import Loss, by_name
+from spikeguard.threat import Linf, check_images
+
+
+def checkpoints(steps: int) -> set[int]:
+    """Steps after which the step size is halved."""
+    gap, floor, shrink = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
+    at, found = gap, set()
+    while at < steps:
+        found.add(at)
+        gap = max(gap - shrink, floor)
+        at += gap
+    return found
+
+
+class AdaptiveStep:
+    """The rule above; a sample without any gradient stays where it is."""
+
+    def __init__(self, eps: Tensor, steps: int) -> None:
+        self.eta, self.halve = eps.clone(), checkpoints(steps)
+        self.m: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def step(self, k: int, x: Tensor, gradient: Tensor) -> Tensor:
+        if k in self.halve:
+            self.eta = self.eta / 2
+        size = gradient.abs().flatten(1).mean(1).clamp(min=1e-30).view_as(self.eta)
+        scaled = gradient / size
+        square = scaled**2
+        square = square / square.flatten(1).mean(1).clamp(min=1e-30).view_as(self.eta)
+        self.m = scaled if self.m is None else 0.5 * self.m + scaled
+        self.v = square if self.v is None else 0.8 * self.v + square
+        move = self.eta * self.m / (self.v.sqrt() + 1e-12)
+        return x + torch.minimum(torch.maximum(move, -self.eta), self.eta)
+
+    def keep(self, rows: Tensor) -> None:
+        self.eta = self.eta[rows]
+        self.m = None if self.m is None else self.m[rows]
+        self.v = None if self.v is None else self.v[rows]
+
+
+def sapgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    loss: str | Loss = "ce",
+    gradient: Estimator | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Attacked:
+    """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. Errors as in ``pgd``."""
+    check_images(x, y)
+    if steps < 1 or restarts < 1:
+        raise UserError(f"sapgd: steps = {steps} and restarts = {restarts} must be at least 1")
+    index, eps = numbers(index, x), threat.per_sample(x)
+    x = x.detach()
+
+    def begin(restart: int) -> tuple[Tensor, Rule]:
+        key = draws.key(seed, "sapgd", restart)
+        noise = 2 * draws.uniform(key, index.to(x.device), x[0].numel()) - 1
+        noise = (noise / noise.abs().amax(1, keepdim=True)).view_as(x).to(x.dtype)
+        return threat.project(x + eps * noise, x), AdaptiveStep(eps, steps)
+
+    return search(model, x, y, threat, steps, restarts, begin, gradient or assg(), by_name(loss))

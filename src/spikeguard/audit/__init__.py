@@ -1,0 +1,1 @@
+"""Honest evaluation: suites of attacks, witnesses, records."""

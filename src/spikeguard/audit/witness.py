@@ -1,0 +1,88 @@
+"""Witnesses: the inputs that break samples, kept so that anyone can check a result with one forward pass.
+
+A witness is stored on a grid of 1/65535 and projected into the budget when it is read; a sample whose class depends on finer
+digits is stored exactly. What counts is the input as it is read back, in float32, on the untouched model, at another batch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikeguard.attacks.ascent import at_rest
+from spikeguard.errors import UserError
+from spikeguard.gradients import Model
+from spikeguard.records import write_bytes
+from spikeguard.threat import Linf
+
+CHECK_BATCH = 97  # unlike any batch size an attack uses
+
+
+def misclassified(model: Model, x: Tensor, y: Tensor, batch_size: int = CHECK_BATCH) -> Tensor:
+    """Which float32 inputs the untouched model gets wrong, ``[N]`` bool."""
+    if isinstance(model, nn.Module) and any(getattr(m, "seams", None) for m in model.modules()):
+        raise UserError("witnesses are checked on the untouched model: close the open tap first")
+    with at_rest(model), torch.no_grad():
+        wrong = [model(a.float()).argmax(1) != b for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)]
+    return torch.cat(wrong) if wrong else torch.zeros(0, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Stored inputs: ``rows`` of the attacked set, their values on the grid, and exact ones for those that need it."""
+
+    rows: Tensor
+    grid: Tensor
+    exact_rows: Tensor
+    exact: Tensor
+
+    def read(self, x: Tensor, threat: Linf) -> tuple[Tensor, Tensor]:
+        """Rows and inputs ``[n, ...]``, for the attacked images ``x`` of the same threat."""
+        near = x[self.rows]
+        held = threat.take(self.rows).project(self.grid.to(near) / 65535.0, near)
+        return torch.cat([self.rows, self.exact_rows]), torch.cat([held, self.exact.to(held)])
+
+    def save(self, path: Path) -> str:
+        """Write them compressed; returns the file's sha256."""
+        buffer = io.BytesIO()
+        arrays = {"rows": self.rows, "grid": self.grid, "exact_rows": self.exact_rows, "exact": self.exact}
+        np.savez_compressed(buffer, **{k: _array(v) for k, v in arrays.items()})
+        write_bytes(path, buffer.getvalue())
+        return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+    @staticmethod
+    def load(path: Path) -> Witnesses:
+        """Read them back; UserError if the file is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                parts = {k: torch.from_numpy(held[k].astype(np.int32) if k == "grid" else held[k]) for k in held.files}
+            return Witnesses(parts["rows"], parts["grid"], parts["exact_rows"], parts["exact"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise UserError(f"{path} holds no witnesses ({error})") from error
+
+
+def _array(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    held = x.cpu().numpy()
+    return held.astype(np.uint16) if x.dtype == torch.int32 else held
+
+
+def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Linf) -> tuple[Witnesses, Tensor]:
+    """Store the claimed ones of ``found`` that hold when re-checked; also returns which samples those are, ``[N]`` bool."""
+    rows = torch.nonzero(broken).flatten()
+    grid = (found[rows].double() * 65535.0).round().to(torch.int32)
+    none = torch.zeros(0, dtype=torch.int64)
+    stored = Witnesses(rows, grid, none, found[none])
+    held = misclassified(model, stored.read(x, threat)[1], y[rows])
+    finer = rows[~held]
+    finer = finer[misclassified(model, found[finer], y[finer])] if len(finer) else finer
+    kept = Witnesses(rows[held].cpu(), grid[held].cpu(), finer.cpu(), found[finer].float().cpu())
+    confirmed = torch.zeros_like(broken)
+    confirmed[rows[held]] = True
+    confirmed[finer] = True
+    return kept, confirmed

@@ -1,0 +1,177 @@
+"""Data sets by name: where their files are looked for, how they are checked, how they are read.
+
+Every file is verified by the sha256 of its uncompressed bytes. Archives are read in place; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spikeguard.data import sample
+from spikeguard.data.fetch import fetch
+from spikeguard.data.images import Dataset, Images
+from spikeguard.errors import UserError
+
+FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one data set: name -> sha256 of the contents; where else they may lie; what to download."""
+
+    train: dict[str, str]
+    test: dict[str, str]
+    read: Callable[[list[bytes]], Images]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    url: str
+    downloads: tuple[str, ...]
+    subfolders: tuple[str, ...] = ()
+    system: tuple[Path, ...] = ()
+
+
+def _idx(files: list[bytes]) -> Images:
+    pixels = np.frombuffer(files[0], np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    return Images.of(torch.from_numpy(pixels.copy()), torch.from_numpy(np.frombuffer(files[1], np.uint8, offset=8).copy()))
+
+
+def _cifar(labels: int) -> Callable[[list[bytes]], Images]:
+    def read(files: list[bytes]) -> Images:
+        rows = np.frombuffer(b"".join(files), np.uint8).reshape(-1, labels + 3072)
+        pixels = rows[:, labels:].reshape(-1, 3, 32, 32)
+        return Images.of(torch.from_numpy(pixels.copy()), torch.from_numpy(rows[:, labels - 1].copy()))
+
+    return read
+
+
+SOURCES = {
+    "fashion-mnist": Source(
+        train={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        },
+        test={
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        read=_idx,
+        classes=FASHION,
+        mean=(0.2860,),
+        std=(0.3530,),
+        url="https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
+        downloads=tuple(f"{name}-ubyte.gz" for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")),
+        subfolders=("fashion-mnist",),
+        system=(DEBIAN,),
+    ),
+    "cifar10": Source(
+        train={
+            "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+            "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+            "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+            "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+            "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        },
+        test={"test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"},
+        read=_cifar(1),
+        classes=CIFAR10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        url="https://www.cs.toronto.edu/~kriz/",
+        downloads=("cifar-10-binary.tar.gz",),
+        subfolders=("cifar-10-batches-bin",),
+    ),
+    "cifar100": Source(
+        train={"train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"},
+        test={"test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a"},
+        read=_cifar(2),
+        classes=tuple(f"class {c}" for c in range(100)),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        url="https://www.cs.toronto.edu/~kriz/",
+        downloads=("cifar-100-binary.tar.gz",),
+        subfolders=("cifar-100-binary",),
+    ),
+}
+NAMES = ("embedded", *SOURCES)
+
+
+def load_data(name: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
+    """A data set: 'embedded' (ships with the package), 'fashion-mnist', 'cifar10' or 'cifar100'.
+
+    Files are looked for in ``folder``, else in ``$SPIKEGUARD_DATA``, else where the system keeps them; ``download`` fetches
+    missing ones into the first of these. UserError if a file is missing, truncated or altered, saying which and where.
+    """
+    if name not in NAMES:
+        raise UserError(f"unknown data set {name!r} (known: {', '.join(NAMES)})")
+    given = folder or os.environ.get("SPIKEGUARD_DATA")
+    if given and name != "embedded" and not Path(given).is_dir() and not download:
+        raise UserError(f"data folder {given} does not exist")
+    return _load(name, str(given) if given else None, download)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, folder: str | None, download: bool) -> Dataset:
+    if name == "embedded":
+        train, test = sample.read()
+        return Dataset(name, train, test, FASHION, SOURCES["fashion-mnist"].mean, SOURCES["fashion-mnist"].std)
+    source = SOURCES[name]
+    places = [Path(folder)] if folder else list(source.system) + [Path.home() / ".cache" / "spikeguard"]
+    if download and not any(_complete(source, place) for place in places):
+        for file in source.downloads:
+            fetch(source.url + file, places[-1] / file)
+    train, test = (source.read([_find(name, file, digest, source, places) for file, digest in part.items()]) for part in (source.train, source.test))
+    return Dataset(name, train, test, source.classes, source.mean, source.std)
+
+
+def _complete(source: Source, place: Path) -> bool:
+    return all(any(True for _ in _copies(file, source, place)) for file in {**source.train, **source.test})
+
+
+def _copies(file: str, source: Source, place: Path) -> Iterator[tuple[Path, Callable[[], bytes]]]:
+    """Every place where a file's bytes can be had: as it is, gzipped, or inside the official archive."""
+    for folder in (place, *(place / s for s in source.subfolders)):
+        if (path := folder / file).is_file():
+            yield path, path.read_bytes
+        if (path := folder / f"{file}.gz").is_file():
+            yield path, lambda path=path: gzip.decompress(path.read_bytes())  # type: ignore[misc]
+    for archive in source.downloads:
+        if archive.endswith(".tar.gz") and (path := place / archive).is_file():
+            yield path, lambda path=path: _member(path, file)  # type: ignore[misc]
+
+
+def _member(archive: Path, file: str) -> bytes:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and Path(member.name).name == file:
+                extracted = tar.extractfile(member)
+                assert extracted is not None
+                return extracted.read()
+    raise UserError(f"{archive} holds no {file}")
+
+
+def _find(name: str, file: str, digest: str, source: Source, places: list[Path]) -> bytes:
+    for place in places:
+        for path, read in _copies(file, source, place):
+            try:
+                content = read()
+            except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                raise UserError(f"{path} cannot be read ({error}): it is truncated or altered; delete it and get it again") from error
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise UserError(f"{path} is truncated or altered (wrong checksum of {file}): delete it and get it again")
+            return content
+    where = " or ".join(str(p) for p in places)
+    raise UserError(f"{name}: no {file} in {where}; name its folder with --data-dir or SPIKEGUARD_DATA, or add --download")

@@ -1,0 +1,98 @@
+"""Adaptive sharpness surrogate gradient: each neuron's surrogate is as wide as its own potentials ask for.
+
+    M <- 0.9 M + 0.1 |u|,  D <- 0.9 D + 0.1 ||u| - M|,  a = omega / (M + 1.5 D + 1e-4),  derivative = a k(a u)
+
+M starts at 1, D at 0; both are kept per layer, time step, sample and neuron over the steps of an attack, and start anew at each
+restart. For atan omega = 2/pi tan(pi strength), else omega = strength. arXiv 2512.22522 (CVPR 2026).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from spikeguard.errors import UserError
+from spikeguard.gradients.estimators import Model, Opened, as_module
+from spikeguard.kernels import compiler
+from spikeguard.surrogates import Atan, Stretched, Surrogate
+from spikeguard.tap import tap
+
+
+def _adapt(u: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    size = u.abs()
+    mean = 0.9 * mean + 0.1 * size
+    return mean, 0.9 * spread + 0.1 * (size - mean).abs()
+
+
+@lru_cache(maxsize=2)
+def _ready(compiled: bool) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return compiler.compile(_adapt) if compiled else _adapt
+
+
+class AdaptiveSharpness(Surrogate):
+    """A surrogate whose sharpness follows the running mean and deviation of ``|u|``."""
+
+    def __init__(self, shape: Stretched, omega: float) -> None:
+        self.shape, self.omega, self.frozen = shape, omega, False
+        self.mean: Tensor | None = None
+        self.spread: Tensor | None = None
+
+    def kernel(self) -> Surrogate:
+        return self.shape.kernel()
+
+    def observe(self, u: Tensor) -> Tensor:
+        if self.mean is None or self.spread is None:
+            self.mean, self.spread = torch.ones_like(u), torch.zeros_like(u)
+        if not self.frozen:
+            self.mean, self.spread = _ready(compiler.use(u.numel()))(u, self.mean, self.spread)
+        return self.omega / (self.mean + 1.5 * self.spread + 1e-4)
+
+    def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        return self.shape.derivative(u, sharpness)
+
+    def soft_step(self, u: Tensor) -> Tensor:
+        return self.shape.soft_step(u)
+
+
+@dataclass
+class _Adapting(Opened):
+    layers: dict[str, AdaptiveSharpness] = field(default_factory=dict)
+
+    def keep(self, rows: Tensor) -> None:
+        for layer in self.layers.values():
+            if layer.mean is not None and layer.spread is not None:
+                layer.mean, layer.spread = layer.mean[:, rows], layer.spread[:, rows]
+
+    def freeze(self, frozen: bool) -> None:
+        for layer in self.layers.values():
+            layer.frozen = frozen
+
+
+@dataclass(frozen=True)
+class assg:
+    """Estimator with adaptive sharpness; published strengths: 0.425 to 0.435 for atan, about 0.8 for the other shapes."""
+
+    strength: float = 0.435
+    shape: Stretched = field(default_factory=Atan)
+
+    def __post_init__(self) -> None:
+        top = 0.5 if isinstance(self.shape, Atan) else math.inf
+        if not 0 < self.strength < top:
+            raise UserError(f"assg: strength = {self.strength} must lie in (0, {top}) for {type(self.shape).__name__}")
+
+    @contextmanager
+    def open(self, model: Model) -> Iterator[Opened]:
+        omega = 2 / math.pi * math.tan(math.pi * self.strength) if isinstance(self.shape, Atan) else self.strength
+        layers: dict[str, AdaptiveSharpness] = {}
+
+        def adaptive(name: str) -> AdaptiveSharpness:
+            return layers.setdefault(name, AdaptiveSharpness(self.shape, omega))
+
+        with tap(as_module(model, "assg"), surrogate=adaptive):
+            yield _Adapting(model, layers=layers)

@@ -1,0 +1,52 @@
+"""Whether torch.compile works here, found out once, and what to do when it does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("spikeguard")
+
+WORTHWHILE = 2**18  # elements; below, starting a compiled kernel for one more shape costs more than it saves
+
+
+@lru_cache(maxsize=1)
+def verdict() -> tuple[bool, str]:
+    """Can kernels be compiled, and the reason if not. ``SPIKEGUARD_COMPILE=0`` turns compilation off."""
+    if os.environ.get("SPIKEGUARD_COMPILE", "1") == "0":
+        return False, "switched off by SPIKEGUARD_COMPILE=0"
+    try:
+        probed = compile(_probe)(torch.ones(64))
+        if not torch.equal(probed, torch.full((64,), 3.0)):
+            raise RuntimeError("a compiled kernel gave a wrong result")
+    except Exception as error:  # whatever a compiler raises, the answer is the same: run without it
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        log.warning("neurons run uncompiled, several times slower: torch.compile does not work here (%s)", reason)
+        return False, reason
+    return True, ""
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x * 2 + 1
+
+
+def use(elements: int) -> bool:
+    """Should a kernel over this many elements be compiled? A function of the size alone, so that runs repeat."""
+    return elements >= WORTHWHILE and verdict()[0]
+
+
+def path() -> str:
+    """The path that large kernels take on this machine: 'compiled' or 'eager'."""
+    return "compiled" if verdict()[0] else "eager"
+
+
+def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile for elementwise kernels: shapes stay symbolic, a graph break is an error."""
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=True, fullgraph=True)
+    return compiled

@@ -1,0 +1,46 @@
+"""What a kernel is specialised on, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spikeguard.surrogates import Surrogate
+
+
+@dataclass(frozen=True)
+class Band:
+    """The band around the threshold in which potentials are penalised: ``mean max(0, delta - |u|)``."""
+
+    delta: float
+    side: Literal["both", "below"] = "both"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Everything about a neuron that is fixed while a kernel runs."""
+
+    timesteps: int
+    surrogate: Surrogate
+    reset: Literal["hard", "soft"] = "hard"
+    detach_reset: bool = False
+    v_init: float = 0.0
+    site: Literal["compare", "membrane"] = "compare"
+    smooth: bool = False
+    band: Band | None = None
+
+
+class Fired(NamedTuple):
+    """Spikes and potentials ``[T, N, ...]`` and the mean hinge (a scalar), the last two only where asked for."""
+
+    spikes: Tensor
+    u: Tensor | None
+    penalty: Tensor | None
+
+
+def widen(x: Tensor) -> Tensor:
+    """Potentials are never kept in half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,0 +1,61 @@
+"""The neuron as one reads it: a loop over time in plain autograd. The fast kernel is held against this one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spikeguard.kernels.mode import Fired, Mode, widen
+from spikeguard.surrogates import Surrogate
+
+
+class _Step(torch.autograd.Function):
+    """step(w) with a surrogate derivative."""
+
+    @staticmethod
+    def forward(ctx, w, surrogate, sharpness):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(w, sharpness)
+        ctx.surrogate = surrogate
+        return (w >= 0).to(w.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        w, sharpness = ctx.saved_tensors
+        surrogate: Surrogate = ctx.surrogate
+        return grad * surrogate.derivative(w, sharpness), None, None
+
+
+def integrate(
+    current: Tensor,
+    decay: Tensor,
+    threshold: Tensor,
+    mode: Mode,
+    noise: Tensor | None = None,
+    sharpness: Tensor | None = None,
+    want_u: bool = True,
+) -> Fired:
+    """Charge, fire, reset, for every step of ``current`` ``[T, N, ...]`` (or ``[1, N, ...]``, constant over time)."""
+    dtype = current.dtype
+    current, decay, threshold = widen(current), widen(decay), widen(threshold)
+    v = torch.full_like(current[0], mode.v_init)
+    spikes, potentials = [], []
+    for t in range(mode.timesteps):
+        h = decay * v + current[t if len(current) > 1 else 0]
+        if noise is not None and mode.site == "membrane":
+            h = h + noise[t]
+        u = h - threshold
+        w = u + noise[t] if noise is not None and mode.site == "compare" else u
+        if mode.smooth:
+            s = mode.surrogate.soft_step(w)
+        else:
+            s = _Step.apply(w, mode.surrogate, None if sharpness is None else sharpness[t])
+        r = s.detach() if mode.detach_reset else s
+        v = h * (1 - r) if mode.reset == "hard" else h - threshold * r
+        spikes.append(s)
+        potentials.append(u)
+    u = torch.stack(potentials)
+    penalty = None
+    if mode.band is not None:
+        hinge = (mode.band.delta - u.abs()).clamp(min=0.0)
+        penalty = (hinge if mode.band.side == "both" else hinge * (u < 0)).mean()
+    return Fired(torch.stack(spikes).to(dtype), u, penalty)

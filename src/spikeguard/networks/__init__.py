@@ -1,0 +1,57 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from spikeguard import draws
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.networks.small import init_kaiming, small
+from spikeguard.networks.vgg import vgg11
+from spikeguard.networks.wrn import wrn16
+from spikeguard.neurons import Neuron
+
+NETWORKS = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
+
+
+def build(
+    network: str,
+    *,
+    classes: int,
+    in_shape: Sequence[int],
+    timesteps: int = 4,
+    neuron: Neuron | None = None,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    encoding: str = "direct",
+    seed: int = 0,
+    **options: Any,
+) -> Classifier:
+    """A network by name ('small', 'vgg11', 'wrn16') for images ``[N, *in_shape]`` in [0, 1], normalised inside by mean and std.
+
+    ``options`` are the network's own (small: ``width``; vgg11: ``hidden``; wrn16: ``widen``). Weights are drawn from ``seed``.
+    Raises UserError on an unknown name, T < 1, a shape that is not (C, H, W) with H and W at least 8.
+    """
+    if network not in NETWORKS:
+        raise UserError(f"build: unknown network {network!r} (known: {', '.join(NETWORKS)})")
+    if encoding != "direct":
+        raise UserError(f"build: unknown encoding {encoding!r} (known: direct)")
+    if timesteps < 1:
+        raise UserError(f"build: timesteps = {timesteps} must be at least 1")
+    if classes < 2:
+        raise UserError(f"build: classes = {classes} must be at least 2")
+    if len(in_shape) != 3 or min(in_shape) < 1 or min(in_shape[1:]) < 8:
+        raise UserError(f"build: in_shape = {tuple(in_shape)} must be (channels, height, width), at least 8 pixels a side")
+    make = NETWORKS[network]
+    allowed = list(inspect.signature(make).parameters)[2:]
+    if unknown := sorted(set(options) - set(allowed)):
+        raise UserError(f"build: {network} has no option {unknown[0]!r} (known: {', '.join(allowed)})")
+    body, features = make(in_shape, neuron or Neuron(), **options)
+    net = Classifier(body, nn.Linear(features, classes), in_shape, timesteps, mean, std)
+    init_kaiming(net, draws.generator(seed, "weights"))
+    return net

@@ -1,0 +1,57 @@
+"""A small convolutional network for 28x28 and 32x32 images: three times convolution, batch norm, neurons, average pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.networks.classifier import Folded
+from spikeguard.neurons import Neuron
+
+
+class Stage(nn.Module):
+    """Convolution, batch norm, neurons, and average pooling by two if ``pool``: ``[T or 1, N, ...] -> [T, N, ...]``."""
+
+    def __init__(self, inputs: int, outputs: int, neuron: Neuron, pool: bool) -> None:
+        super().__init__()
+        self.conv = Folded(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.fire = neuron.build()
+        self.pool = Folded(nn.AvgPool2d(2)) if pool else nn.Identity()
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        pooled: Tensor = self.pool(self.fire(self.conv(x), timesteps))
+        return pooled
+
+
+class Stages(nn.Module):
+    """Stages one after the other, then flattened features ``[T, N, F]``."""
+
+    def __init__(self, channels: Sequence[int | str], inputs: int, neuron: Neuron) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for here, after in zip(channels, [*channels[1:], ""], strict=True):
+            if isinstance(here, int):
+                self.stages.append(Stage(inputs, here, neuron, pool=after == "A"))
+                inputs = here
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        for stage in self.stages:
+            x = stage(x, timesteps)
+        return x.flatten(2)
+
+
+def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32) -> tuple[nn.Module, int]:
+    """The body and its number of features: ``width``, twice and four times that, each halving the image."""
+    body = Stages([width, "A", 2 * width, "A", 4 * width, "A"], in_shape[0], neuron)
+    return body, 4 * width * (in_shape[1] // 8) * (in_shape[2] // 8)
+
+
+def init_kaiming(module: nn.Module, generator: torch.Generator) -> None:
+    """Kaiming normal, fan out, for convolutions and linear layers; biases 0; drawn from the generator."""
+    for m in module.modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)

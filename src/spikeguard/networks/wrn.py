@@ -1,0 +1,71 @@
+"""WRN-16-4 with pre-activation (batch norm, neurons, convolution) and a learned convex combination instead of a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.networks.classifier import Folded
+from spikeguard.neurons import Neuron
+
+
+class ConvexCombination(nn.Module):
+    """``a x + b y`` with learned weights, 1/2 each at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2,), 0.5))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.weight[0] * x + self.weight[1] * y
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class Block(nn.Module):
+    """Two pre-activated convolutions beside a shortcut; where the shape changes, the shortcut is a 1x1 convolution of the spikes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, neuron: Neuron) -> None:
+        super().__init__()
+        self.norm1, self.fire1 = Folded(nn.BatchNorm2d(inputs)), neuron.build()
+        self.conv1 = Folded(_conv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+        self.fire2, self.conv2 = neuron.build(), Folded(_conv(outputs, outputs))
+        self.shortcut = Folded(_conv(inputs, outputs, stride, 1)) if inputs != outputs or stride != 1 else None
+        self.join = ConvexCombination()
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        spikes = self.fire1(self.norm1(x), timesteps)
+        beside = x if self.shortcut is None else self.shortcut(spikes)
+        joined: Tensor = self.join(beside, self.conv2(self.fire2(self.conv1(spikes), timesteps)))
+        return joined
+
+
+class WRN(nn.Module):
+    """Stem, three groups of ``blocks`` blocks, batch norm, neurons, global average pooling: features ``[T, N, F]``."""
+
+    def __init__(self, channels: int, neuron: Neuron, blocks: int, widen: int) -> None:
+        super().__init__()
+        widths = (16, 16 * widen, 32 * widen, 64 * widen)
+        self.stem = Folded(_conv(channels, widths[0]))
+        self.blocks = nn.ModuleList()
+        for group in range(3):
+            for b in range(blocks):
+                inputs = widths[group] if b == 0 else widths[group + 1]
+                self.blocks.append(Block(inputs, widths[group + 1], 2 if group and b == 0 else 1, neuron))
+        self.norm, self.fire = Folded(nn.BatchNorm2d(widths[3])), neuron.build()
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, timesteps)
+        spikes: Tensor = self.fire(self.norm(x), timesteps)
+        return spikes.mean((-2, -1))
+
+
+def wrn16(in_shape: Sequence[int], neuron: Neuron, widen: int = 4) -> tuple[nn.Module, int]:
+    """The body of WRN-16-``widen`` and its number of features."""
+    return WRN(in_shape[0], neuron, 2, widen), 64 * widen

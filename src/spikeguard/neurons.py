@@ -1,0 +1,235 @@
+"""Spiking neurons. One equation for all of them, with ``V[-1] = v_init``:
+
+    H[t] = decay * V[t-1] + I[t]                        charge
+    S[t] = step(H[t] + noise[t] - threshold)            fire (>= fires)
+    V[t] = H[t] * (1 - S[t])  |  H[t] - threshold*S[t]  reset (hard | soft)
+
+``u = H - threshold`` is what every defence, attack and diagnosis of this project speaks about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.errors import UserError
+from spikeguard.kernels import fused
+from spikeguard.kernels.layout import Layout
+from spikeguard.kernels.mode import Band, Mode
+from spikeguard.surrogates import Surrogate, Triangle
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise of standard deviation ``sigma`` (units of the potential), one draw a step shared by spike and reset.
+
+    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts.
+    """
+
+    sigma: float
+    site: Literal["compare", "membrane"] = "compare"
+    at_eval: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.sigma >= 0 and math.isfinite(self.sigma)):
+            raise UserError(f"Noise: sigma = {self.sigma} must be a finite number, 0 or more")
+        if self.site not in ("compare", "membrane"):
+            raise UserError(f"Noise: site = {self.site!r} must be 'compare' or 'membrane'")
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """Settings of a spiking neuron. ``decay`` 1 does not leak; ``learn_threshold`` makes the threshold a parameter."""
+
+    kind: Literal["lif", "if", "plif"] = "lif"
+    decay: float = 1.0
+    threshold: float = 1.0
+    learn_threshold: bool = False
+    reset: Literal["hard", "soft"] = "hard"
+    detach_reset: bool = False
+    v_init: float = 0.0
+    surrogate: Surrogate = field(default_factory=Triangle)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"Neuron: kind = {self.kind!r} must be one of {', '.join(KINDS)}")
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"Neuron: decay = {self.decay} must lie in [0, 1]")
+        if self.kind == "if" and self.decay != 1:
+            raise UserError(f"Neuron: decay = {self.decay} must be 1 for kind 'if', which does not leak")
+        if self.kind == "plif" and not 0 < self.decay < 1:
+            raise UserError(f"Neuron: decay = {self.decay} must lie inside (0, 1) for kind 'plif', whose decay is a sigmoid")
+        if not (self.threshold > 0 and math.isfinite(self.threshold)):
+            raise UserError(f"Neuron: threshold = {self.threshold} must be a finite number above 0")
+        if not math.isfinite(self.v_init):
+            raise UserError(f"Neuron: v_init = {self.v_init} must be finite")
+        if self.reset not in ("hard", "soft"):
+            raise UserError(f"Neuron: reset = {self.reset!r} must be 'hard' or 'soft'")
+        if not isinstance(self.surrogate, Surrogate):
+            raise UserError(f"Neuron: surrogate = {self.surrogate!r} must be a Surrogate, such as Triangle(width=1.0)")
+
+    def build(self) -> Spiking:
+        """A module with these settings."""
+        return Spiking(self)
+
+
+KINDS = ("lif", "if", "plif")
+
+
+@dataclass
+class Source:
+    """Where noise comes from: call number k of a layer draws from ``(seed, k)``."""
+
+    seed: int
+    calls: int = 0
+
+    def next(self) -> int:
+        self.calls += 1
+        return draws.key(self.seed, self.calls)
+
+
+@dataclass
+class Seam:
+    """What an open tap asks of one neuron: None leaves it as it is. Where several are open, the last one wins."""
+
+    surrogate: Surrogate | None = None
+    noise: Noise | None = None
+    source: Source | None = None
+    band: Band | None = None
+    smooth: bool | None = None
+    on_potentials: Callable[[Tensor], None] | None = None
+    on_penalty: Callable[[Tensor], None] | None = None
+
+
+class Spiking(nn.Module):
+    """A layer of neurons: ``current [T, N, ...] -> spikes [T, N, ...]``; the potential starts at ``v_init`` at each call.
+
+    A current ``[1, N, ...]`` with ``timesteps=T`` is held constant over time. Spikes have the dtype of the current; potentials are
+    computed in float32 (float64 for float64). Noise, if set, is drawn when training, and at inference if ``noise.at_eval``.
+    """
+
+    def __init__(self, spec: Neuron, noise: Noise | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.noise = noise
+        self.source: Source | None = None
+        self.seams: list[Seam] = []
+        threshold = torch.tensor(float(spec.threshold))
+        if spec.learn_threshold:
+            self.threshold: Tensor = nn.Parameter(threshold)
+        else:
+            self.register_buffer("threshold", threshold, persistent=False)
+        if spec.kind == "plif":
+            self.decay_logit = nn.Parameter(torch.tensor(math.log(spec.decay / (1 - spec.decay))))
+        else:
+            self.register_buffer("fixed_decay", torch.tensor(float(spec.decay)), persistent=False)
+
+    @property
+    def decay(self) -> Tensor:
+        """Decay of the potential from step to step, a scalar tensor."""
+        return torch.sigmoid(self.decay_logit) if self.spec.kind == "plif" else self.fixed_decay  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}, noise={self.noise}"
+
+    def forward(self, current: Tensor, timesteps: int | None = None) -> Tensor:
+        """Spikes ``[T, N, ...]`` of a current ``[T, N, ...]``; raises UserError on T = 0 or a missing batch dimension."""
+        steps = len(current) if timesteps is None and current.dim() else timesteps
+        if current.dim() < 2 or not steps or len(current) not in (1, steps):
+            raise UserError(f"current of shape {tuple(current.shape)} must be [T, N, ...] with T >= 1 (or [1, N, ...] with timesteps=T)")
+        surrogate: Surrogate = self._asked("surrogate") or self.spec.surrogate
+        noise: Noise | None = self._asked("noise")
+        source = self._asked("source") if noise else self.source
+        if noise is None and self.noise and (self.training or self.noise.at_eval):
+            noise = self.noise
+        if noise is not None and noise.sigma == 0:
+            noise = None
+        mode = Mode(
+            steps,
+            surrogate,
+            self.spec.reset,
+            self.spec.detach_reset,
+            self.spec.v_init,
+            noise.site if noise else "compare",
+            bool(self._asked("smooth")),
+            self._asked("band"),
+        )
+        drawn = None if noise is None else _draw(current, steps, noise, source)
+        sharpness = None
+        if type(surrogate).observe is not Surrogate.observe:
+            with torch.no_grad():
+                seen = fused.integrate(current, self.decay, self.threshold, mode, drawn).u
+            assert seen is not None
+            sharpness = surrogate.observe(seen)
+        want_u = self._asked("on_potentials") is not None
+        fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, sharpness, want_u)
+        for seam in self.seams:
+            if seam.on_potentials and fired.u is not None:
+                seam.on_potentials(fired.u)
+            if seam.on_penalty and fired.penalty is not None:
+                seam.on_penalty(fired.penalty)
+        return fired.spikes
+
+    def _asked(self, name: str) -> Any:
+        return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)
+
+
+def _draw(current: Tensor, steps: int, noise: Noise, source: Source | None) -> Tensor:
+    """Noise ``[T, N, ...]``, laid out in memory like the current; a sample's noise does not depend on the batch size."""
+    seed = source.next() if source else int(torch.randint(2**62, ()).item())  # the latter as a dropout layer would
+    layout, n = Layout.of(current), current.shape[1]
+    rows = torch.arange(n, device=current.device) * steps + torch.arange(steps, device=current.device)[:, None]
+    drawn = draws.normal(seed, rows.flatten(), math.prod(layout.sizes[1:])).mul_(noise.sigma)
+    return layout.full(drawn.to(torch.float64 if current.dtype == torch.float64 else torch.float32).reshape(steps, -1))
+
+
+class LIF(Spiking):
+    """Leaky integrate-and-fire layer; the arguments of ``Neuron``, and ``noise``."""
+
+    kind: Literal["lif", "if", "plif"] = "lif"
+
+    def __init__(
+        self,
+        decay: float = 1.0,
+        threshold: float = 1.0,
+        learn_threshold: bool = False,
+        reset: Literal["hard", "soft"] = "hard",
+        detach_reset: bool = False,
+        v_init: float = 0.0,
+        surrogate: Surrogate | None = None,
+        noise: Noise | None = None,
+    ) -> None:
+        spec = Neuron(self.kind, decay, threshold, learn_threshold, reset, detach_reset, v_init, surrogate or Triangle())
+        super().__init__(spec, noise)
+
+
+class IF(LIF):
+    """Integrate-and-fire layer: no leak."""
+
+    kind = "if"
+
+
+class PLIF(LIF):
+    """Leaky layer whose decay is learned (``sigmoid`` of a parameter); ``decay`` is its start. Fang et al., ICCV 2021."""
+
+    kind = "plif"
+
+    def __init__(self, decay: float = 0.5, **settings: object) -> None:
+        super().__init__(decay, **settings)  # type: ignore[arg-type]
+
+
+def spiking(module: nn.Module) -> dict[str, Spiking]:
+    """The spiking layers of a module, by name, in the order of ``modules()``."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, Spiking)}
+
+
+def seed_noise(module: nn.Module, seed: int) -> None:
+    """Make the noise of all layers a function of ``seed``, of the layer and of the number of calls since."""
+    for name, layer in spiking(module).items():
+        layer.source = Source(draws.key(seed, name))

@@ -1,0 +1,203 @@
+"""The derivative that stands in for that of the step function.
+
+A spike is ``step(u)``, whose true derivative is 0 almost everywhere. Backward passes use ``g(u)`` instead, the surrogate.
+Every surrogate here but two is one shape ``k`` stretched by a sharpness ``a``: ``g(u) = a k(a u)``, so that its area does
+not depend on ``a``. ``soft_step`` is a primitive of ``g``: with it in the forward pass, ``g`` is the exact derivative.
+
+Neftci, Mostafa, Zenke, "Surrogate gradient learning in spiking neural networks", 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikeguard.errors import UserError
+
+
+class Surrogate(ABC):
+    """Stand-in derivative of the step function; ``u`` is the distance to the threshold, any shape."""
+
+    @abstractmethod
+    def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        """g(u), same shape as ``u``; ``sharpness`` (same shape) replaces the surrogate's own ``a``."""
+
+    @abstractmethod
+    def soft_step(self, u: Tensor) -> Tensor:
+        """A primitive of g, 1/2 at the threshold."""
+
+    def kernel(self) -> Surrogate:
+        """The surrogate that backward kernels are made for: one for all that differ in what is passed as ``sharpness``."""
+        return self
+
+    def observe(self, u: Tensor) -> Tensor | None:
+        """Called with all potentials ``[T, N, ...]`` of a forward pass; may return the sharpness for its backward pass."""
+        return None
+
+
+class Stretched(Surrogate):
+    """A surrogate of the form ``a k(a u)``."""
+
+    @property
+    @abstractmethod
+    def sharpness(self) -> float:
+        """a."""
+
+    @abstractmethod
+    def shape(self, z: Tensor) -> Tensor:
+        """k(z), of area 1."""
+
+    @abstractmethod
+    def primitive(self, z: Tensor) -> Tensor:
+        """Integral of k from minus infinity to z."""
+
+    def kernel(self) -> Surrogate:
+        return type(self)()
+
+    def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        a = self.sharpness if sharpness is None else sharpness
+        return a * self.shape(a * u)
+
+    def soft_step(self, u: Tensor) -> Tensor:
+        return self.primitive(self.sharpness * u)
+
+
+def _positive(surrogate: Surrogate, name: str, value: float) -> None:
+    if not value > 0 or not math.isfinite(value):
+        raise UserError(f"{type(surrogate).__name__}: {name} = {value} must be a finite number above 0")
+
+
+@dataclass(frozen=True)
+class Triangle(Stretched):
+    """``max(0, width - |u|) / width^2``; support ``|u| < width``."""
+
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "width", self.width)
+
+    @property
+    def sharpness(self) -> float:
+        return 1.0 / self.width
+
+    def shape(self, z: Tensor) -> Tensor:
+        return (1.0 - z.abs()).clamp(min=0.0)
+
+    def primitive(self, z: Tensor) -> Tensor:
+        z = z.clamp(-1.0, 1.0)
+        return 0.5 + z - 0.5 * z * z.abs()
+
+
+@dataclass(frozen=True)
+class Atan(Stretched):
+    """``(slope / 2) / (1 + (pi slope u / 2)^2)``."""
+
+    slope: float = 2.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "slope", self.slope)
+
+    @property
+    def sharpness(self) -> float:
+        return self.slope
+
+    def shape(self, z: Tensor) -> Tensor:
+        scaled = (0.5 * math.pi) * z
+        return 0.5 / (1.0 + scaled * scaled)
+
+    def primitive(self, z: Tensor) -> Tensor:
+        return torch.atan((0.5 * math.pi) * z) / math.pi + 0.5
+
+
+@dataclass(frozen=True)
+class Sigmoid(Stretched):
+    """``slope s (1 - s)`` with ``s = 1 / (1 + exp(-slope u))``."""
+
+    slope: float = 4.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "slope", self.slope)
+
+    @property
+    def sharpness(self) -> float:
+        return self.slope
+
+    def shape(self, z: Tensor) -> Tensor:
+        s = torch.sigmoid(z)
+        return s * (1.0 - s)
+
+    def primitive(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z)
+
+
+@dataclass(frozen=True)
+class Gaussian(Stretched):
+    """Normal density of standard deviation ``sigma``: the exact derivative of the firing probability under such noise."""
+
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        _positive(self, "sigma", self.sigma)
+
+    @property
+    def sharpness(self) -> float:
+        return 1.0 / self.sigma
+
+    def shape(self, z: Tensor) -> Tensor:
+        return torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+
+    def primitive(self, z: Tensor) -> Tensor:
+        return 0.5 * (1.0 + torch.erf(z / math.sqrt(2.0)))
+
+
+@dataclass(frozen=True)
+class Rectangle(Stretched):
+    """``1 / width`` where ``|u| < width / 2``, else 0."""
+
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "width", self.width)
+
+    @property
+    def sharpness(self) -> float:
+        return 1.0 / self.width
+
+    def shape(self, z: Tensor) -> Tensor:
+        return (z.abs() < 0.5).to(z.dtype)
+
+    def primitive(self, z: Tensor) -> Tensor:
+        return (z + 0.5).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Exponential(Surrogate):
+    """``height exp(-slope |u|)``."""
+
+    slope: float = 2.0
+    height: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "slope", self.slope)
+        _positive(self, "height", self.height)
+
+    def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        return self.height * torch.exp(-(self.slope if sharpness is None else sharpness) * u.abs())
+
+    def soft_step(self, u: Tensor) -> Tensor:
+        return 0.5 + self.height / self.slope * u.sign() * (1.0 - torch.exp(-self.slope * u.abs()))
+
+
+@dataclass(frozen=True)
+class StraightThrough(Surrogate):
+    """1 everywhere: the step is passed over in the backward pass. It has no sharpness, so none is used."""
+
+    def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        return torch.ones_like(u)
+
+    def soft_step(self, u: Tensor) -> Tensor:
+        return u + 0.5

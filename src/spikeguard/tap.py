@@ -1,0 +1,80 @@
+"""The one way to look into a network from outside, and to change what its neurons do while looking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.errors import UserError
+from spikeguard.kernels.mode import Band
+from spikeguard.neurons import Noise, Seam, Source, spiking
+from spikeguard.surrogates import Surrogate
+
+
+class tap:
+    """Context that reads, disturbs or re-derives the neurons of ``model``; everything is as before when it closes.
+
+    ``potentials``: ``{layer: u [T, N, ...]}`` of every forward pass since entry or ``clear()``, detached unless ``grad``; a second
+    call of a layer is ``name#1``. Kept only if no other argument but ``grad`` is given, or ``potentials=True``.
+    ``noise`` (sigma or Noise) with ``seed``: noise in every neuron, training or not. ``surrogate``: another derivative in the backward
+    pass, one for all or a function of the layer's name; forward values never change. ``smooth``: soft spikes in the forward
+    pass. ``band``: the mean of ``max(0, delta - |u|)`` per layer, in ``penalties``, at no extra pass.
+    Raises UserError if the model has no neuron it knows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        noise: float | Noise | None = None,
+        seed: int = 0,
+        surrogate: Surrogate | Callable[[str], Surrogate] | None = None,
+        smooth: bool = False,
+        band: Band | None = None,
+        potentials: bool | None = None,
+        grad: bool = False,
+    ) -> None:
+        self._layers = spiking(model)
+        if not self._layers:
+            raise UserError(f"tap: {type(model).__name__} has no spiking layer of spikeguard (LIF, IF, PLIF)")
+        plain = noise is None and surrogate is None and band is None and not smooth
+        self._keep = plain if potentials is None else potentials
+        self._grad = grad
+        self.potentials: dict[str, Tensor] = {}
+        self.penalties: dict[str, Tensor] = {}
+        self._seams = {
+            name: Seam(
+                surrogate=surrogate if isinstance(surrogate, Surrogate) or surrogate is None else surrogate(name),
+                noise=Noise(noise) if isinstance(noise, (int, float)) else noise,
+                source=None if noise is None else Source(draws.key(seed, name)),
+                band=band,
+                smooth=smooth or None,
+                on_potentials=self._recorder(self.potentials, name) if self._keep else None,
+                on_penalty=self._recorder(self.penalties, name, grad=True) if band is not None else None,
+            )
+            for name in self._layers
+        }
+
+    def _recorder(self, into: dict[str, Tensor], name: str, grad: bool = False) -> Callable[[Tensor], None]:
+        def record(value: Tensor) -> None:
+            calls = sum(k == name or k.startswith(name + "#") for k in into)
+            into[f"{name}#{calls}" if calls else name] = value if grad or self._grad else value.detach()
+
+        return record
+
+    def clear(self) -> None:
+        """Forget what was read so far."""
+        self.potentials.clear()
+        self.penalties.clear()
+
+    def __enter__(self) -> tap:
+        for name, layer in self._layers.items():
+            layer.seams.append(self._seams[name])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for name, layer in self._layers.items():
+            layer.seams[:] = [s for s in layer.seams if s is not self._seams[name]]

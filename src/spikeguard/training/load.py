@@ -1,0 +1,43 @@
+"""Networks from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from spikeguard.data.images import Dataset, Images
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.training.checkpoint import STATE, WEIGHTS, load_tensors, put_weights
+from spikeguard.training.loop import make_network
+from spikeguard.training.recipe import Recipe
+
+
+def load(target: str | Path, device: str | None = None) -> Classifier:
+    """The network of a run folder or of a weights file, in eval mode, with its defences prepared.
+
+    UserError if there is none, if the run is unfinished, or if the weights are another network's.
+    """
+    net, _ = load_with_recipe(target, device)
+    return net
+
+
+def load_with_recipe(target: str | Path, device: str | None = None) -> tuple[Classifier, Recipe]:
+    """As ``load``, and the recipe it was trained by."""
+    path = Path(target)
+    if path.is_dir():
+        if not (path / WEIGHTS).exists() and (path / STATE).exists():
+            raise UserError(f"{path} holds an unfinished run; finish it with: spikeguard train --resume --out {path}")
+        path = path / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"no network {str(target)!r}: neither a run folder nor a weights file (networks that ship with spikeguard: none yet)")
+    tensors, metadata = load_tensors(path)
+    if not {"recipe", "data"} <= set(metadata):
+        raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
+    recipe, shape = Recipe.of(metadata["recipe"], str(path)), metadata["data"]
+    images = Images.of(torch.zeros(1, *shape["in_shape"], dtype=torch.uint8), torch.zeros(1))
+    like = Dataset(recipe.data, images, images, tuple(shape["classes"]), tuple(shape["mean"]), tuple(shape["std"]))
+    net = make_network(recipe, like)
+    put_weights(net, tensors, path)
+    return net.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval(), recipe

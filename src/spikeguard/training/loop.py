@@ -1,0 +1,286 @@
+"""The training loop. It knows no defence by name, and every random number in it is a function of the seed and the step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikeguard import draws
+from spikeguard.data.batches import batches
+from spikeguard.data.images import Dataset, Images
+from spikeguard.data.sources import load_data
+from spikeguard.defenses import Hooks, View
+from spikeguard.errors import Interrupted, UserError
+from spikeguard.kernels import compiler
+from spikeguard.networks import Classifier, build
+from spikeguard.neurons import seed_noise
+from spikeguard.records import SCHEMA, machine, write_json
+from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
+from spikeguard.training.recipe import Recipe
+
+log = logging.getLogger("spikeguard")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a training stands, for whoever shows it: steps done of all, the running epoch's mean loss, the last epoch's metrics."""
+
+    step: int
+    steps: int
+    loss: float
+    last: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: the network in eval mode, its folder (None if not kept), the record."""
+
+    net: Classifier
+    path: Path | None
+    metrics: dict[str, Any]
+
+
+def make_network(recipe: Recipe, data: Dataset) -> Classifier:
+    """The recipe's network, untrained, with its defences prepared."""
+    net = build(
+        recipe.network,
+        classes=len(data.classes),
+        in_shape=data.in_shape,
+        timesteps=recipe.timesteps,
+        neuron=recipe.neuron,
+        mean=data.mean,
+        std=data.std,
+        seed=recipe.seed,
+        **recipe.options,
+    )
+    for defense in recipe.defenses:
+        defense.prepare(net)
+    return net.prefer(recipe.channels_last, torch.bfloat16 if recipe.precision == "bfloat16" else None)
+
+
+def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images]:
+    """Training and validation images of a recipe."""
+    chosen = data.train if recipe.train_images is None else data.train.balanced(recipe.train_images)
+    return chosen.split(recipe.validation)
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    *,
+    data: Dataset | None = None,
+    progress: Callable[[Report], None] | None = None,
+    save_every: int = 0,
+) -> Run:
+    """Train a network by a recipe; with ``out``, keep it in that folder and let it be resumed after any interruption.
+
+    A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C, which raises Interrupted.
+    ``resume`` goes on from the last one to the same bits as an unbroken run. ``data`` None loads ``recipe.data``.
+    UserError: the folder holds something already, the state is another recipe's, the loss is not finite, the disk is full.
+    """
+    folder = Path(out) if out is not None else None
+    data = data or load_data(recipe.data)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trainer = _Trainer(recipe, data, where)
+    if folder is not None:
+        trainer.open(folder, resume)
+    elif resume:
+        raise UserError("train: resume needs the folder of the run (out=...)")
+    with _ctrl_c() as stopped:
+        while trainer.at.epoch < recipe.epochs:
+            for report in trainer.epoch(stopped):
+                if progress:
+                    progress(report)
+                if folder is not None and save_every and trainer.at.batch % save_every == 0:
+                    trainer.save(folder)
+                if stopped.is_set():
+                    if folder is None:
+                        raise Interrupted("training stopped; it had no folder to be kept in")
+                    trainer.save(folder)
+                    raise Interrupted(f"training stopped and kept in {folder}; go on with --resume")
+            if folder is not None:
+                trainer.save(folder)
+    record = trainer.record()
+    if folder is not None:
+        save_tensors(folder / WEIGHTS, trainer.net.state_dict(), {"recipe": recipe.values(), "data": _shape(data)})
+        write_json(folder / RECORD, record)
+        (folder / STATE).unlink(missing_ok=True)
+    return Run(trainer.net.eval(), folder, record)
+
+
+def _shape(data: Dataset) -> dict[str, Any]:
+    return {"classes": data.classes, "in_shape": data.in_shape, "mean": data.mean, "std": data.std}
+
+
+class _Trainer:
+    """One training: network, optimiser, hooks and where it stands."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        training, validation = parts(recipe, data)
+        self.images, self.validation = training.to(device), validation.to(device)
+        self.per_epoch = len(training) // recipe.batch_size
+        if not self.per_epoch:
+            raise UserError(f"recipe: batch_size = {recipe.batch_size} is more than the {len(training)} training images")
+        self.net = make_network(recipe, data).to(device)
+        self.hooks: list[Hooks] = [d.start(self.net) for d in recipe.defenses]
+        decayed = [p for p in self.net.parameters() if p.dim() > 1]
+        kept = [p for p in self.net.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        nesterov = recipe.momentum > 0
+        self.optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+        self.at = Progress()
+        self.conditions = {
+            "recipe": recipe.values(),
+            "threads": torch.get_num_threads(),
+            "path": compiler.path(),
+            "device": device.type,
+            "torch": torch.__version__,
+        }
+
+    def open(self, folder: Path, resume: bool) -> None:
+        if (folder / RECORD).exists():
+            raise UserError(f"{folder} holds a finished run; choose another folder" + (" (nothing is left to resume)" if resume else ""))
+        if resume and (folder / STATE).exists():
+            self.at = load_state(folder, self.net, self.optimiser, self.conditions)
+        elif not resume and folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; go on with --resume or choose another folder")
+        elif folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is not a folder")
+        else:
+            self.save(folder)  # find out now, not after an epoch, that it cannot be written
+
+    def save(self, folder: Path) -> None:
+        save_state(folder, self.net, self.optimiser, self.at, self.conditions)
+
+    def epoch(self, stopped: threading.Event) -> Iterator[Report]:
+        """The rest of the running epoch; a report a step."""
+        recipe, at = self.recipe, self.at
+        self.net.train()
+        for x, y in batches(self.images, recipe.batch_size, at.epoch, recipe.seed, recipe.augment, start=at.batch):
+            begun = time.perf_counter()
+            for name, value in self.step(x, y).items():
+                at.sums[name] = at.sums.get(name, 0.0) + value
+            at.batch += 1
+            at.seconds += time.perf_counter() - begun
+            last = at.rows[-1] if at.rows else None
+            yield Report(at.epoch * self.per_epoch + at.batch, recipe.epochs * self.per_epoch, at.sums["loss"] / at.batch, last)
+            if stopped.is_set():
+                return
+        begun = time.perf_counter()
+        row: dict[str, Any] = {"epoch": at.epoch + 1, **{k: v / at.batch for k, v in at.sums.items()}, **self.validate()}
+        at.seconds += time.perf_counter() - begun
+        row["seconds"] = round(at.seconds, 3)
+        at.rows.append(row)
+        log.info("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
+        at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
+
+    def step(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        recipe, at, net = self.recipe, self.at, self.net
+        number = at.epoch * self.per_epoch + at.batch
+        done = number / (recipe.epochs * self.per_epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(done)
+        seed_noise(net, draws.key(recipe.seed, "noise", number))
+        views = {"clean": View(x, 1.0)}
+        for k, hook in enumerate(self.hooks):
+            hook.craft(net, x, y, views, draws.key(recipe.seed, "craft", number, k))
+        for hook in self.hooks:
+            hook.complete(x, views)
+        loss, right = torch.zeros((), device=self.device), 0.0
+        for name, view in views.items():
+            with ExitStack() as stack:
+                for hook in self.hooks:
+                    stack.enter_context(hook.watch(net, name))
+                logits = net(view.x, per_step=recipe.loss == "per_step")
+            if view.weight:
+                loss = loss + view.weight * self.task_loss(logits, y)
+                predicted = logits.detach().mean(0) if recipe.loss == "per_step" else logits.detach()
+                right += view.weight * float((predicted.argmax(1) == y).float().mean())
+        penalties = [p for hook in self.hooks if (p := hook.penalty(done)) is not None]
+        total = loss + sum(penalties)
+        if not bool(torch.isfinite(total)):
+            raise UserError(f"the loss is {float(total.detach())} at step {number + 1} (epoch {at.epoch + 1}): lower lr = {recipe.lr} or lambda_max")
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        figures = {"loss": total, "task_loss": loss, "penalty": total - loss}
+        return {k: float(v.detach()) for k, v in figures.items()} | {"train_accuracy": right}
+
+    def task_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        if self.recipe.loss == "mean":
+            return F.cross_entropy(logits, y)
+        return F.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)))
+
+    def rate(self, done: float) -> float:
+        warmup, lr = self.recipe.warmup, self.recipe.lr
+        if done < warmup:
+            return lr * (0.05 + 0.95 * done / warmup)
+        return lr * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+
+    def validate(self) -> dict[str, Any]:
+        if not len(self.validation):
+            return {}
+        self.net.eval()
+        seed_noise(self.net, draws.key(self.recipe.seed, "validation noise", self.at.epoch))
+        row: dict[str, Any] = {"validation_accuracy": accuracy(self.net, self.validation)}
+        for hook in self.hooks:
+            row |= hook.report(self.net, self.validation.x[:256].float() / 255.0)
+        self.net.train()
+        return row
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "kind": "training",
+            "recipe": self.recipe.values(),
+            "conditions": {k: v for k, v in self.conditions.items() if k != "recipe"},
+            "machine": machine(),
+            "cost": {"seconds": round(self.at.seconds, 2), "steps": self.recipe.epochs * self.per_epoch, "images": len(self.images)},
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+            "epochs": self.at.rows,
+        }
+
+
+def accuracy(net: Classifier, images: Images, batch_size: int = 500) -> float:
+    """Share of images whose class is right, network as it is."""
+    right = 0
+    with torch.no_grad():
+        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+            right += int((net(x.float() / 255.0).argmax(1) == y).sum())
+    return right / len(images)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Ctrl-C asks the loop to stop after the running step; a second one stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,76 @@
+"""A training, in full: everything that decides its result is a field here."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from spikeguard.defenses import Defense
+from spikeguard.errors import UserError
+from spikeguard.neurons import Neuron
+from spikeguard.training.settings import build, unbuild
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training. ``train_images`` takes a balanced part; ``validation`` is the share of it that is held back.
+
+    ``loss`` 'mean' is cross-entropy of the logits averaged over time, 'per_step' its average over the steps' own logits (TET).
+    The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls to 0 by cosine; SGD with Nesterov
+    momentum, weight decay on matrices only. ``precision`` 'bfloat16' is autocast; potentials stay float32.
+    """
+
+    name: str = "custom"
+    data: str = "embedded"
+    train_images: int | None = None
+    validation: float = 0.1
+    augment: bool = True
+    network: str = "small"
+    options: dict[str, Any] = field(default_factory=dict)
+    timesteps: int = 4
+    neuron: Neuron = field(default_factory=Neuron)
+    defenses: tuple[Defense, ...] = ()
+    loss: Literal["mean", "per_step"] = "mean"
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    warmup: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("timesteps", 1), ("epochs", 1), ("batch_size", 2)):
+            if getattr(self, name) < low:
+                raise UserError(f"recipe: {name} = {getattr(self, name)} must be at least {low}")
+        for name in ("validation", "warmup", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"recipe: {name} = {getattr(self, name)} must lie in [0, 1)")
+        if not self.lr > 0 or not self.weight_decay >= 0:
+            raise UserError(f"recipe: lr = {self.lr} must be above 0 and weight_decay = {self.weight_decay} at least 0")
+
+    @staticmethod
+    def of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """From plain values; UserError names a wrong field."""
+        return build(Recipe, values, where)
+
+    def values(self) -> dict[str, Any]:
+        """Plain values; ``Recipe.of`` gives the same recipe back."""
+        plain: dict[str, Any] = unbuild(self)
+        plain["defenses"] = plain["defenses"] or {}
+        return plain
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Plain values of a recipe file; UserError if it is missing or no TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
