@@ -13,22 +13,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spikeguard.attacks import Attacked as Attacked
-    from spikeguard.attacks import bim as bim
-    from spikeguard.attacks import fgsm as fgsm
-    from spikeguard.attacks import pgd as pgd
-    from spikeguard.attacks import rfgsm as rfgsm
-    from spikeguard.attacks import sapgd as sapgd
-    from spikeguard.attacks import square as square
+    from spikeguard.attacks.ascent import Attacked as Attacked
+    from spikeguard.attacks.pgd import bim as bim
+    from spikeguard.attacks.pgd import fgsm as fgsm
+    from spikeguard.attacks.pgd import pgd as pgd
+    from spikeguard.attacks.pgd import rfgsm as rfgsm
+    from spikeguard.attacks.sapgd import sapgd as sapgd
+    from spikeguard.attacks.square import square as square
     from spikeguard.data.sources import load_data as load_data
     from spikeguard.defenses import AT as AT
     from spikeguard.defenses import TGO as TGO
     from spikeguard.defenses import Defense as Defense
     from spikeguard.errors import AttackError as AttackError
     from spikeguard.errors import UserError as UserError
-    from spikeguard.gradients import assg as assg
-    from spikeguard.gradients import eot as eot
-    from spikeguard.gradients import swap as swap
+    from spikeguard.gradients.assg import assg as assg
+    from spikeguard.gradients.estimators import eot as eot
+    from spikeguard.gradients.estimators import swap as swap
     from spikeguard.kernels.mode import Band as Band
     from spikeguard.networks import build as build
     from spikeguard.neurons import IF as IF
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from spikeguard.surrogates import Sigmoid as Sigmoid
     from spikeguard.surrogates import StraightThrough as StraightThrough
     from spikeguard.surrogates import Triangle as Triangle
-    from spikeguard.tap import tap as tap
+    from spikeguard.taps import tap as tap
     from spikeguard.threat import Linf as Linf
     from spikeguard.training.load import load as load
     from spikeguard.training.loop import Run as Run
@@ -60,14 +60,14 @@ _HOMES = {
     "networks": ("build",),
     "neurons": ("IF", "LIF", "PLIF", "Neuron", "Noise"),
     "surrogates": ("Atan", "Exponential", "Gaussian", "Rectangle", "Sigmoid", "StraightThrough", "Triangle"),
-    "tap": ("tap",),
+    "taps": ("tap",),
     "threat": ("Linf",),
     "training.load": ("load",),
     "training.loop": ("Run", "train"),
     "training.recipe": ("Recipe",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605 (names are listed once, above)
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -124,9 +124,7 @@ def ascend(
         best.backwards += opened.backwards
 
 
-def walk(
-    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
-) -> Tensor:
+def walk(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss) -> Tensor:
     """The textbook loop: every sample takes every step; the last point. For adversarial training and ``climb``."""
     here = start
     with estimator.open(model) as opened:
@@ -136,9 +134,7 @@ def walk(
     return here
 
 
-def climb(
-    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
-) -> Attacked:
+def climb(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss) -> Attacked:
     """``walk``, its last point judged by one more pass of the model itself: for random models and textbook comparisons."""
     found = walk(model, x, y, start, threat, steps, rule, estimator, loss)
     with torch.no_grad():

@@ -15,7 +15,6 @@ from spikeguard.gradients import Estimator, Model, Own
 from spikeguard.losses import Loss, by_name
 from spikeguard.threat import Linf, check_images
 
-
 Begin = Callable[[int], tuple[Tensor, Rule]]
 
 
@@ -134,14 +133,10 @@ def bim(
     early_stop: bool = True,
 ) -> Attacked:
     """PGD without a random start. Kurakin et al., 2017."""
-    return pgd(
-        model, x, y, threat, steps=steps, step_size=step_size, start=False, loss=loss, gradient=gradient, early_stop=early_stop
-    )
+    return pgd(model, x, y, threat, steps=steps, step_size=step_size, start=False, loss=loss, gradient=gradient, early_stop=early_stop)
 
 
-def fgsm(
-    model: Model, x: Tensor, y: Tensor, threat: Linf, *, loss: str | Loss = "ce", gradient: Estimator | None = None
-) -> Attacked:
+def fgsm(model: Model, x: Tensor, y: Tensor, threat: Linf, *, loss: str | Loss = "ce", gradient: Estimator | None = None) -> Attacked:
     """One step of size eps along the sign. Goodfellow et al., ICLR 2015. Samples that are wrong at ``x`` are broken there."""
     check_images(x, y)
     size = threat.per_sample(x)

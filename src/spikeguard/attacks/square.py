@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,13 +20,11 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 def side(query: int, height: int, width: int, share: float = 0.8) -> int:
     """Side of the square at a query: it covers ``share`` of the image, halved at each of HALVINGS."""
-    share /= 2 ** sum(query > at for at in HALVINGS)
-    return min(max(round((share * height * width) ** 0.5), 1), min(height, width))
+    share *= 0.5 ** sum(query > at for at in HALVINGS)
+    return min(max(round(math.sqrt(share * height * width)), 1), min(height, width))
 
 
-def square(
-    model: Model, x: Tensor, y: Tensor, threat: Linf, *, queries: int = 5000, seed: int = 0, index: Tensor | None = None
-) -> Attacked:
+def square(model: Model, x: Tensor, y: Tensor, threat: Linf, *, queries: int = 5000, seed: int = 0, index: Tensor | None = None) -> Attacked:
     """Linf Square attack on ``x`` ``[N, C, H, W]`` in [0, 1]: starts at vertical stripes, keeps what raises the margin loss.
 
     Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on bad images.

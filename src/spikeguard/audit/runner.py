@@ -77,7 +77,7 @@ def run(
         begun, cost = time.perf_counter(), [0, 0]
         rows = torch.nonzero((first != CLEAN_WRONG) if member.on_all or random else (first == ROBUST)).flatten()
         success, at = torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone()
-        for chunk in rows.split(batch_size):
+        for chunk in rows.split(batch_size) if len(rows) else ():
             got = member.run(model, x[chunk], y[chunk], threat.take(chunk), draws.key(seed, member.name), index[chunk.cpu()])
             success[chunk], at[chunk] = got.broken, got.x
             cost[0] += got.forwards

@@ -51,8 +51,9 @@ class Witnesses:
     def save(self, path: Path) -> str:
         """Write them compressed; returns the file's sha256."""
         buffer = io.BytesIO()
-        arrays = {"rows": self.rows, "grid": self.grid, "exact_rows": self.exact_rows, "exact": self.exact}
-        np.savez_compressed(buffer, **{k: _array(v) for k, v in arrays.items()})
+        np.savez_compressed(
+            buffer, rows=self.rows.numpy(), grid=self.grid.numpy().astype(np.uint16), exact_rows=self.exact_rows.numpy(), exact=self.exact.numpy()
+        )
         write_bytes(path, buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -65,11 +66,6 @@ class Witnesses:
             return Witnesses(parts["rows"], parts["grid"], parts["exact_rows"], parts["exact"])
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise UserError(f"{path} holds no witnesses ({error})") from error
-
-
-def _array(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    held = x.cpu().numpy()
-    return held.astype(np.uint16) if x.dtype == torch.int32 else held
 
 
 def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Linf) -> tuple[Witnesses, Tensor]:

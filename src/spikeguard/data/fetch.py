@@ -19,7 +19,7 @@ def fetch(url: str, path: Path, timeout: float = 30.0) -> None:
     """Download ``url`` to ``path``; the caller verifies the contents. UserError if the server does not answer or breaks off."""
     log.info("downloading %s", url)
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310 (the addresses are ours)
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
             total = int(answer.headers.get("Content-Length") or 0)
 
             def copy(file: BinaryIO) -> None:

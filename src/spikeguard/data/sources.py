@@ -129,7 +129,7 @@ def _load(name: str, folder: str | None, download: bool) -> Dataset:
         train, test = sample.read()
         return Dataset(name, train, test, FASHION, SOURCES["fashion-mnist"].mean, SOURCES["fashion-mnist"].std)
     source = SOURCES[name]
-    places = [Path(folder)] if folder else list(source.system) + [Path.home() / ".cache" / "spikeguard"]
+    places = [Path(folder)] if folder else [*source.system, Path.home() / ".cache" / "spikeguard"]
     if download and not any(_complete(source, place) for place in places):
         for file in source.downloads:
             fetch(source.url + file, places[-1] / file)

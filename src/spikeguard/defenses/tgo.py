@@ -24,7 +24,7 @@ from spikeguard.errors import SpikeguardWarning, UserError
 from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
-from spikeguard.tap import tap
+from spikeguard.taps import tap
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
-from spikeguard.tap import tap
+from spikeguard.taps import tap
 
 EDGES = torch.linspace(-3.0, 3.0, 121)
 

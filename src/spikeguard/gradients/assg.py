@@ -21,7 +21,7 @@ from spikeguard.errors import UserError
 from spikeguard.gradients.estimators import Model, Opened, as_module
 from spikeguard.kernels import compiler
 from spikeguard.surrogates import Atan, Stretched, Surrogate
-from spikeguard.tap import tap
+from spikeguard.taps import tap
 
 
 def _adapt(u: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:

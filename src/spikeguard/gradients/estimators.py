@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import Loss
 from spikeguard.surrogates import Surrogate
-from spikeguard.tap import tap
+from spikeguard.taps import tap
 
 Model = Callable[[Tensor], Tensor]
 

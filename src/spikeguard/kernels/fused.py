@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _ready(make: Callable[..., Any], mode: Mode, flag: bool, compiled: bool) -> Callable[..., Any]:
     function = make(mode, flag)
     return compiler.compile(_own_code(function)) if compiled else function
@@ -151,6 +151,9 @@ class _Integrate(torch.autograd.Function):
         return *g, None, None, None, None, None
 
 
+_integrate: Callable[..., Any] = _Integrate.apply
+
+
 def integrate(
     current: Tensor,
     decay: Tensor,
@@ -166,7 +169,7 @@ def integrate(
     flat = layout.flat(current)
     if compiled is None:
         compiled = compiler.use(mode.timesteps * flat.shape[1])
-    spikes, u, penalty = _Integrate.apply(
+    spikes, u, penalty = _integrate(
         flat,
         widen(decay),
         widen(threshold),

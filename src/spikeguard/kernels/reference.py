@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,16 +16,19 @@ class _Step(torch.autograd.Function):
     """step(w) with a surrogate derivative."""
 
     @staticmethod
-    def forward(ctx, w, surrogate, sharpness):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, w: Tensor, surrogate: Surrogate, sharpness: Tensor | None) -> Tensor:
         ctx.save_for_backward(w, sharpness)
         ctx.surrogate = surrogate
         return (w >= 0).to(w.dtype)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, *grads: Any) -> Any:
         w, sharpness = ctx.saved_tensors
         surrogate: Surrogate = ctx.surrogate
-        return grad * surrogate.derivative(w, sharpness), None, None
+        return grads[0] * surrogate.derivative(w, sharpness), None, None
+
+
+_step: Callable[[Tensor, Surrogate, Tensor | None], Tensor] = _Step.apply
 
 
 def integrate(
@@ -45,10 +51,8 @@ def integrate(
             h = h + noise[t]
         u = h - threshold
         w = u + noise[t] if noise is not None and mode.site == "compare" else u
-        if mode.smooth:
-            s = mode.surrogate.soft_step(w)
-        else:
-            s = _Step.apply(w, mode.surrogate, None if sharpness is None else sharpness[t])
+        a = None if sharpness is None else sharpness[t]
+        s = mode.surrogate.soft_step(w) if mode.smooth else _step(w, mode.surrogate, a)
         r = s.detach() if mode.detach_reset else s
         v = h * (1 - r) if mode.reset == "hard" else h - threshold * r
         spikes.append(s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,7 @@ from spikeguard.networks.vgg import vgg11
 from spikeguard.networks.wrn import wrn16
 from spikeguard.neurons import Neuron
 
-NETWORKS = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
+NETWORKS: dict[str, Callable[..., tuple[nn.Module, int]]] = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
 
 
 def build(

@@ -14,7 +14,10 @@ class Folded(nn.Sequential):
     """Layers without state: time is folded into the batch, ``[T, N, ...] -> [T, N, ...]``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+        folded = x.flatten(0, 1)
+        for layer in self:
+            folded = layer(folded)
+        return folded.unflatten(0, (x.shape[0], x.shape[1]))
 
 
 class Classifier(nn.Module):
@@ -45,15 +48,13 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, per_step: bool = False) -> Tensor:
         """Logits ``[N, classes]``, or ``[T, N, classes]``; raises UserError if ``x`` is not ``[N, *in_shape]`` of floats."""
         if x.dim() != 4 or tuple(x.shape[1:]) != self.in_shape or not x.is_floating_point():
-            raise UserError(
-                f"images are {x.dtype} of shape {tuple(x.shape)}, must be floats of shape [N, {', '.join(map(str, self.in_shape))}]"
-            )
+            raise UserError(f"images are {x.dtype} of shape {tuple(x.shape)}, must be floats of shape [N, {', '.join(map(str, self.in_shape))}]")
         x = (x - self.mean) / self.std
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             features = self.body(x[None], self.timesteps)
-            logits = self.head(features if per_step else features.mean(0))
+            logits: Tensor = self.head(features if per_step else features.mean(0))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def prefer(self, channels_last: bool = False, autocast: torch.dtype | None = None) -> Classifier:

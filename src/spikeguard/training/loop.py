@@ -25,7 +25,8 @@ from spikeguard.data.sources import load_data
 from spikeguard.defenses import Hooks, View
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels import compiler
-from spikeguard.networks import Classifier, build
+from spikeguard.networks import build
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
@@ -187,7 +188,7 @@ class _Trainer:
         at.seconds += time.perf_counter() - begun
         row["seconds"] = round(at.seconds, 3)
         at.rows.append(row)
-        log.info("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
+        log.debug("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
 
     def step(self, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -217,7 +218,7 @@ class _Trainer:
         if not bool(torch.isfinite(total)):
             raise UserError(f"the loss is {float(total.detach())} at step {number + 1} (epoch {at.epoch + 1}): lower lr = {recipe.lr} or lambda_max")
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         self.optimiser.step()
         figures = {"loss": total, "task_loss": loss, "penalty": total - loss}
         return {k: float(v.detach()) for k, v in figures.items()} | {"train_accuracy": right}

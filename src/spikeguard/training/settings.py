@@ -9,7 +9,7 @@ import dataclasses
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spikeguard import surrogates
@@ -19,8 +19,7 @@ from spikeguard.surrogates import Surrogate
 
 T = TypeVar("T")
 SURROGATES: dict[str, type[Surrogate]] = {
-    name.lower(): getattr(surrogates, name)
-    for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
+    name.lower(): getattr(surrogates, name) for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
 }
 CHOICES: dict[type, Mapping[str, type]] = {Surrogate: SURROGATES, Defense: DEFENSES}
 
@@ -33,7 +32,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in values.items()})
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 

@@ -1,0 +1,5 @@
+"""``python -m spikeguard``."""
+
+from spikeguard.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""spikeguard attack"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spikeguard.cli import common
+from spikeguard.errors import UserError
+
+
+def run(arguments: list[str]) -> int:
+    parser = common.Parser("attack", "Attack a trained network; write a record, and the inputs that broke it beside it.")
+    parser.add_argument("target", help="a run folder or a weights file")
+    parser.add_argument("--attack", default="pgd", choices=["fgsm", "rfgsm", "bim", "pgd"], help="rfgsm is the literature's half-strength version")
+    parser.add_argument("--eps", type=common.share, default=8 / 255, help="budget per pixel, images in [0, 1]; 8/255 may be written so")
+    parser.add_argument("--steps", type=common.positive, help="steps of bim and pgd (default 10 and 20)")
+    parser.add_argument("--step-size", type=common.share, help="default max(2.5 eps / steps, eps / 16)")
+    parser.add_argument("--restarts", type=common.positive, help="restarts of pgd (default 5)")
+    parser.add_argument("--no-random-start", action="store_true", help="pgd starts at the image itself, once")
+    parser.add_argument("--loss", default="ce", choices=["ce", "margin"], help="what the attack maximises")
+    parser.add_argument("--surrogate", help="derivative in the backward pass, as atan:8, triangle:2, straightthrough (default: the network's own)")
+    parser.add_argument("--eot", type=common.positive, default=1, help="gradients averaged a step, for a network with noise at inference")
+    parser.add_argument("--images", type=common.positive, default=1000, help="test images, balanced over the classes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random starts")
+    parser.add_argument("--batch-size", type=common.positive, default=250, help="images a chunk")
+    parser.add_argument("--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--out", type=Path, help="record to write (default: TARGET/attacks/ATTACK-EPS.json)")
+    given = parser.parse_args(arguments)
+    kept = {"steps": ("bim", "pgd"), "step_size": ("bim", "pgd"), "restarts": ("pgd",), "no_random_start": ("pgd",)}
+    for name, allowed in kept.items():
+        if getattr(given, name) and given.attack not in allowed:
+            parser.error(f"--{name.replace('_', '-')} is for {' and '.join(allowed)}, not for {given.attack}")
+    common.start(given.threads)
+    from spikeguard.audit import runner
+    from spikeguard.audit.suite import Member
+    from spikeguard.data.sources import load_data
+    from spikeguard.threat import Linf
+    from spikeguard.training.load import load_with_recipe
+
+    net, recipe = load_with_recipe(given.target, given.device)
+    data = load_data(recipe.data, given.data_dir)
+    test = data.test.balanced(given.images).to(next(net.parameters()).device)
+    settings = _settings(given)
+    title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
+    member = Member(title, _attack(given, settings), on_all=True)
+    threat = Linf(given.eps)
+    with common.progress() as shown:
+        outcome = runner.run(net, test.pixels(), test.y, threat, [member], given.seed, test.index, given.batch_size, shown.tell)
+    about = {"target": str(given.target), "recipe": recipe.values(), "data": data.name, "split": "test", "attack": given.attack, "settings": settings}
+    root = Path(given.target) if Path(given.target).is_dir() else Path(given.target).parent
+    out = given.out or root / "attacks" / f"{given.attack}-{round(given.eps * 255, 3):g}of255.json"
+    entry = runner.save(outcome, runner.record(outcome, threat, given.seed, test.index, about), out)
+    if given.json:
+        common.print_json(entry)
+        return 0
+    rows = []
+    for name, told in (("clean", entry["clean"]), (title, entry["worst_case"])):
+        low, high = told["interval"]
+        rows.append([name, f"{100 * told['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"])
+    common.table(f"{given.target}, {entry['images']} test images, eps {given.eps * 255:.3g}/255", ["", "accuracy, %", "95 % interval"], rows)
+    if entry["random_model"]:
+        print(f"the network is random at inference: scored by the {entry['scored_by']}; --eot makes the attack stronger")
+    print(f"robust accuracy is at most this: a stronger attack can only lower it\nwrote {out} and its witnesses")
+    if given.surrogate is None:
+        print(f"next: spikeguard attack {given.target} --surrogate atan:8 (the network may hide from its own surrogate)")
+    return 0
+
+
+def _settings(given: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"loss": given.loss, "surrogate": given.surrogate, "eot": given.eot if given.eot > 1 else None}
+    if given.attack in ("bim", "pgd"):
+        settings |= {"steps": given.steps or (10 if given.attack == "bim" else 20), "step_size": given.step_size}
+    if given.attack == "pgd":
+        settings |= {"restarts": 1 if given.no_random_start else given.restarts or 5, "start": not given.no_random_start}
+    return settings
+
+
+def _attack(given: Any, settings: dict[str, Any]) -> Any:
+    from spikeguard import attacks
+    from spikeguard.gradients import Own, eot, swap
+
+    gradient: Any = Own() if given.surrogate is None else swap(_surrogate(given.surrogate))
+    gradient = eot(given.eot, gradient) if given.eot > 1 else gradient
+    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot")} | {"gradient": gradient}
+    function = getattr(attacks, given.attack)
+
+    def run(model: Any, x: Any, y: Any, threat: Any, seed: int, index: Any) -> Any:
+        draws = {"seed": seed, "index": index} if given.attack in ("rfgsm", "pgd") else {}
+        return function(model, x, y, threat, **keywords, **draws)
+
+    return run
+
+
+def _surrogate(text: str) -> Any:
+    from dataclasses import fields
+
+    from spikeguard.training.settings import SURROGATES
+
+    name, _, value = text.partition(":")
+    if name not in SURROGATES:
+        raise UserError(f"attack: unknown surrogate {name!r} (known: {', '.join(SURROGATES)})")
+    first = [f.name for f in fields(SURROGATES[name])][:1]  # type: ignore[arg-type]
+    try:
+        return SURROGATES[name](**({first[0]: float(value)} if value and first else {}))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"attack: --surrogate {text}: {value!r} must be a number") from error

@@ -1,0 +1,116 @@
+"""What verbs share: parsers with one-line errors, progress with an ETA, tables, threads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, NoReturn
+
+from spikeguard.errors import UserError
+from spikeguard.records import plain
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2."""
+
+    def __init__(self, verb: str, description: str, **rest: Any) -> None:
+        rest.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(prog=f"spikeguard {verb}", description=description, allow_abbrev=False, **rest)
+        self.add_argument("--threads", type=positive, help="CPU threads (default: all cores)")
+        self.add_argument("--json", action="store_true", help="print the record as JSON on stdout instead of a table")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('spikeguard ')}: {message} (see {self.prog} --help)")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return value
+
+
+def share(text: str) -> float:
+    """A number in [0, 1], also written as a fraction: 8/255."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must lie in [0, 1], such as 8/255 or 0.03")
+    return value
+
+
+def start(threads: int | None) -> None:
+    """Set up the process: log to stderr, keep memory, use the asked number of threads."""
+    import torch
+
+    from spikeguard.kernels.memory import keep_freed_pages
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("spikeguard: %(message)s"))
+    log = logging.getLogger("spikeguard")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    keep_freed_pages()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+class Progress:
+    """A progress bar a stage on stderr, with an ETA; a plain line a stage where there is no terminal."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar, self.stage = bar, ""
+        self.task: int | None = None
+
+    def tell(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage != self.stage:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.stage, self.task = stage, self.bar.add_task(stage, total=total)
+            if not self.bar.console.is_terminal:
+                print(f"spikeguard: {stage}", file=sys.stderr, flush=True)
+        self.bar.update(self.task, completed=done, total=total, description=stage + detail)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A ``Progress`` that vanishes when it ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield Progress(bar)
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        drawn.add_column(name, justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        drawn.add_row(*row)
+    console = Console()
+    console.width = max(console.width, 100) if not console.is_terminal else console.width
+    console.print(drawn)
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print a record on stdout."""
+    print(json.dumps(plain(record), indent=1, allow_nan=False))

@@ -1,0 +1,67 @@
+"""spikeguard doctor"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from spikeguard.cli import common
+
+FRAMEWORKS = ("spikingjelly", "snntorch", "norse", "sinabs")
+
+
+def run(arguments: list[str]) -> int:
+    parser = common.Parser("doctor", "What this machine has, which path is used, and what each missing part costs.")
+    given = parser.parse_args(arguments)
+    common.start(given.threads)
+    import torch
+
+    from spikeguard.data.sources import SOURCES, load_data
+    from spikeguard.errors import UserError
+    from spikeguard.kernels import compiler
+    from spikeguard.records import machine
+
+    about = machine()
+    compiled, reason = compiler.verdict()
+    instructions = about["instructions"]
+    rows = [
+        ("python", about["versions"]["python"], "" if sys.version_info >= (3, 11) else "3.11 or later is needed"),
+        ("torch", torch.__version__, ""),
+        (
+            "processor",
+            f"{about['cores']} cores, {torch.get_num_threads()} threads; {', '.join(instructions) or 'no wide vectors known'}",
+            _bf16(instructions),
+        ),
+        (
+            "GPU",
+            torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+            "" if torch.cuda.is_available() else "large networks train slowly",
+        ),
+        ("compiler", shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") or "none", ""),
+        ("neurons", "compiled, one pass over time" if compiled else "eager", "" if compiled else f"several times slower: {reason}"),
+    ]
+    for name in ("embedded", *SOURCES):
+        try:
+            data = load_data(name)
+            rows.append((f"data {name}", f"{len(data.train)} + {len(data.test)} images", ""))
+        except UserError as error:
+            rows.append((f"data {name}", "not found", str(error).partition("; ")[2]))
+    for name in FRAMEWORKS:
+        try:
+            rows.append((name, version(name), ""))
+        except PackageNotFoundError:
+            rows.append((name, "not installed", "only needed to compare with it"))
+    if given.json:
+        common.print_json({name: {"found": found, "note": note} for name, found, note in rows})
+    else:
+        common.table("spikeguard doctor", ["part", "found", "note"], rows)
+        print("next: spikeguard demo")
+    return 0
+
+
+def _bf16(instructions: list[str]) -> str:
+    if "amx_bf16" in instructions:
+        return "precision bfloat16 is the fast one here"
+    return "bfloat16 is no faster than float32 here" if "avx512_bf16" in instructions else ""

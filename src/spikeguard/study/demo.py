@@ -1,0 +1,191 @@
+"""The demo: a vanilla and a TGO network on the embedded images, both attacked, and a page that says what helped for real."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeguard.attacks import pgd
+from spikeguard.audit import runner
+from spikeguard.audit.suite import DEMO, Member
+from spikeguard.audit.witness import Witnesses
+from spikeguard.data.images import Dataset, Images
+from spikeguard.data.sources import load_data
+from spikeguard.diagnose.neighbours import EDGES, gain_scaled, neighbours
+from spikeguard.errors import UserError
+from spikeguard.gradients import swap
+from spikeguard.kernels import compiler
+from spikeguard.networks.classifier import Classifier
+from spikeguard.records import SCHEMA, machine, plain, read_json, wilson, write_json
+from spikeguard.report.demo_page import write_page
+from spikeguard.study.recipes import recipe
+from spikeguard.surrogates import Atan
+from spikeguard.threat import Linf
+from spikeguard.training.checkpoint import RECORD
+from spikeguard.training.load import load
+from spikeguard.training.loop import Report, accuracy, train
+
+MARK = "demo.json"
+DELTA = 0.2
+EPS = ("8/255", "25/255")
+CURVE = (0, 2, 4, 8, 12, 16, 25)
+CURVE_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the demo does: ``images`` attacked test images, ``epochs`` of training for both networks."""
+
+    images: int = 300
+    epochs: int = 4
+    seed: int = 0
+
+
+Tell = Callable[[str, int, int], None]
+
+
+def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda stage, done, total: None) -> dict[str, Any]:
+    """Train, attack, write records, witnesses and page into ``out``; returns the record. ``tell(stage, done, total)`` shows progress.
+
+    Without ``resume`` an earlier demo in ``out`` is replaced; with it, what is finished there is kept. UserError if ``out`` holds
+    something else.
+    """
+    _open(settings, out, resume)
+    data = load_data("embedded")
+    test = data.test.balanced(settings.images)
+    x, y = test.pixels(), test.y
+    networks = []
+    vanilla, told = _train("vanilla", settings, out, data, tell)
+    networks.append(("vanilla", "vanilla", vanilla, told))
+    guarded, told = _train("tgo", settings, out, data, tell)
+    share = neighbours(guarded, x[:CURVE_IMAGES], DELTA).mean
+    control, factor = gain_scaled(vanilla, x[:CURVE_IMAGES], share, DELTA)
+    networks.append(("control", "vanilla, gains scaled", control, {**networks[0][3], "factor": factor}))
+    networks.append(("tgo", "TGO", guarded, told))
+    rows = [_measure(role, label, net, told, settings, out, test, data, tell) for role, label, net, told in networks]
+    record = {
+        "schema": SCHEMA,
+        "kind": "demo",
+        "seed": settings.seed,
+        "images": settings.images,
+        "data": "embedded Fashion-MNIST",
+        "eps": list(EPS),
+        "delta": DELTA,
+        "edges": EDGES.tolist(),
+        "curve_attack": f"PGD-20 with Atan(8) in the backward pass, one restart, on {min(CURVE_IMAGES, settings.images)} of the images",
+        "networks": rows,
+        "path": compiler.path(),
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "finished": True,
+    }
+    write_page(record, _pictures(guarded, out, x, y, data), out / "index.html")
+    write_json(out / MARK, {**record, "settings": plain(settings)})
+    return record
+
+
+def _open(settings: Settings, out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is not a folder")
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise UserError(f"{out} holds something that is not a demo; choose another folder with --out")
+        if not resume:
+            for part in ("runs", "records"):
+                shutil.rmtree(out / part, ignore_errors=True)
+        elif read_json(out / MARK).get("settings") != plain(settings):
+            raise UserError(f"{out} holds a demo with other settings; leave out --resume to start anew")
+    write_json(out / MARK, {"schema": SCHEMA, "kind": "demo", "settings": plain(settings), "finished": False})
+
+
+def _train(name: str, settings: Settings, out: Path, data: Dataset, tell: Tell) -> tuple[Classifier, dict[str, Any]]:
+    folder = out / "runs" / name
+    if not (folder / RECORD).exists():
+
+        def progress(report: Report) -> None:
+            tell(f"training {name}", report.step, report.steps)
+
+        wanted = replace(recipe(name), seed=settings.seed, epochs=settings.epochs)
+        train(wanted, folder, resume=folder.exists(), data=data, progress=progress)
+    done = read_json(folder / RECORD)
+    cost = done["cost"]
+    about = {"seconds": cost["seconds"], "epochs": settings.epochs, "training_images": cost["images"], "parameters": done["parameters"]}
+    return load(folder), about
+
+
+def _measure(
+    role: str,
+    label: str,
+    net: Classifier,
+    about: dict[str, Any],
+    settings: Settings,
+    out: Path,
+    test: Images,
+    data: Dataset,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Everything the page says of one network; kept in ``records`` so that a stopped demo need not do it again."""
+    path = out / "records" / f"{role}.json"
+    if path.exists():
+        return read_json(path)
+    x, y, index = test.pixels(), test.y, test.index
+    begun, attacks = time.perf_counter(), {}
+    for eps in EPS:
+        threat = Linf(float(int(eps.split("/")[0]) / 255))
+
+        def progress(member: str, done: int, total: int, eps: str = eps) -> None:
+            tell(f"attacking {label} at {eps}: {member}", done, total)
+
+        outcome = runner.run(net, x, y, threat, DEMO, settings.seed, index, progress=progress)
+        entry = runner.record(outcome, threat, settings.seed, index, {"target": f"runs/{role}" if role != "control" else "control"})
+        attacks[eps] = runner.save(outcome, entry, out / "records" / f"{role}-{eps.replace('/', 'of')}.json")
+    right = accuracy(net, data.test)
+    row = {
+        "schema": SCHEMA,
+        "role": role,
+        "label": label,
+        "factor": 1.0,
+        **about,
+        "clean": {"accuracy": right, "interval": list(wilson(round(right * len(data.test)), len(data.test))), "images": len(data.test)},
+        "attacks": attacks,
+        "neighbours": _shares(net, x[:CURVE_IMAGES]),
+        "curve": _curve(net, x[:CURVE_IMAGES], y[:CURVE_IMAGES], index[:CURVE_IMAGES], settings.seed),
+        "attack_seconds": round(time.perf_counter() - begun, 2),
+    }
+    write_json(path, row)
+    return read_json(path)
+
+
+def _shares(net: Classifier, x: Tensor) -> dict[str, Any]:
+    found = neighbours(net, x, DELTA)
+    return {**plain(found), "mean": found.mean}
+
+
+def _curve(net: Classifier, x: Tensor, y: Tensor, index: Tensor, seed: int) -> list[list[float]]:
+    def attack(model: Any, x: Tensor, y: Tensor, threat: Linf, seed: int, index: Tensor) -> Any:
+        return pgd(model, x, y, threat, restarts=1, gradient=swap(Atan(8.0)), seed=seed, index=index)
+
+    points = []
+    for eps in CURVE:
+        outcome = runner.run(net, x, y, Linf(eps / 255), [Member("PGD-20 Atan(8)", attack)], seed, index)
+        points.append([eps / 255, outcome.robust_accuracy])
+    return points
+
+
+def _pictures(net: Classifier, out: Path, x: Tensor, y: Tensor, data: Dataset, count: int = 8) -> dict[str, Any]:
+    """The first images that the TGO network loses to a witness, with its classes before and after."""
+    path = out / "records" / f"tgo-{EPS[0].replace('/', 'of')}.witnesses.npz"
+    rows, found = Witnesses.load(path).read(x, Linf(8 / 255))
+    order = rows.argsort()[:count]
+    rows, found = rows[order], found[order]
+    with torch.no_grad():
+        after = net(found).argmax(1)
+    names = [(data.classes[int(a)], data.classes[int(b)]) for a, b in zip(y[rows], after, strict=True)]
+    return {"clean": x[rows].numpy(), "found": found.numpy(), "names": names}

@@ -1,0 +1,46 @@
+"""The demo over several seeds, against its bars; a seed that is finished is not run again.
+
+    python tools/demo_seeds.py FOLDER [SEEDS]
+
+Writes results/demo-seeds.json: per seed the worst case at 8/255, the gains, the loss of clean accuracy, the fall of the neighbour share.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from spikeguard.kernels.memory import keep_freed_pages
+from spikeguard.records import SCHEMA, machine, read_json, write_json
+from spikeguard.study import demo
+
+RESULT = Path(__file__).parent.parent / "results" / "demo-seeds.json"
+
+
+def row(record: dict[str, Any]) -> dict[str, float]:
+    by_role = {n["role"]: n for n in record["networks"]}
+    worst = {role: 100 * n["attacks"]["8/255"]["worst_case"]["accuracy"] for role, n in by_role.items()}
+    vanilla, tgo = by_role["vanilla"], by_role["tgo"]
+    return {
+        "seed": record["seed"],
+        **{f"worst_{role}": round(value, 2) for role, value in worst.items()},
+        "gain_over_vanilla": round(worst["tgo"] - worst["vanilla"], 2),
+        "gain_over_control": round(worst["tgo"] - worst["control"], 2),
+        "clean_lost": round(100 * (vanilla["clean"]["accuracy"] - tgo["clean"]["accuracy"]), 2),
+        "fewer_neighbours": round(100 * (1 - tgo["neighbours"]["mean"] / vanilla["neighbours"]["mean"]), 2),
+    }
+
+
+def main(folder: Path, seeds: int) -> None:
+    keep_freed_pages()
+    rows = []
+    for seed in range(seeds):
+        out, settings = folder / f"seed-{seed}", demo.Settings(seed=seed)
+        mark = out / demo.MARK
+        record = read_json(mark) if mark.exists() and read_json(mark)["finished"] else demo.run(settings, out, resume=mark.exists())
+        rows.append(row(record))
+        print(rows[-1], flush=True)
+        write_json(RESULT, {"schema": SCHEMA, "kind": "demo seeds", "rows": rows, "machine": machine(), "path": record["path"]})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5)
