@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from spikeguard.kernels import compiler
 from spikeguard.kernels.layout import Layout
@@ -48,7 +49,7 @@ def _forward(mode: Mode, want_u: bool) -> Callable[..., Any]:
                 inside = (mode.band.delta - u.abs()).clamp(min=0.0)
                 inside = inside if mode.band.side == "both" else inside * (u < 0)
                 hinge = inside if hinge is None else hinge + inside
-        return torch.stack(spikes), torch.stack(potentials) if want_u else None, None if hinge is None else hinge.mean()
+        return torch.stack(spikes), torch.stack(potentials) if want_u else None, None if hinge is None else hinge.mean() / mode.timesteps
 
     return forward
 
@@ -129,6 +130,7 @@ class _Integrate(torch.autograd.Function):
         compiled: bool,
     ) -> Any:
         key = mode if mode.smooth else replace(mode, surrogate=_ANY)
+        current, decay, threshold = current.detach(), decay.detach(), threshold.detach()
         outputs = _ready(_forward, key, want_u, compiled)(current, noise, decay, threshold)
         if sharpness is None and isinstance(mode.surrogate, Stretched):  # a tensor, so that one kernel serves every sharpness
             sharpness = torch.tensor(mode.surrogate.sharpness, dtype=decay.dtype, device=current.device)
@@ -138,6 +140,7 @@ class _Integrate(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @once_differentiable  # a second derivative raises instead of being silently wrong
     def backward(ctx: Any, *grads: Any) -> Any:
         g_spikes, g_u, g_penalty = grads
         current, noise, sharpness, decay, threshold = ctx.saved_tensors

@@ -17,7 +17,8 @@ class Folded(nn.Sequential):
         folded = x.flatten(0, 1)
         for layer in self:
             folded = layer(folded)
-        return folded.unflatten(0, (x.shape[0], x.shape[1]))
+        unfolded: Tensor = folded.unflatten(0, x.shape[:2])
+        return unfolded
 
 
 class Classifier(nn.Module):

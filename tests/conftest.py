@@ -1,0 +1,54 @@
+"""Shared pieces of the tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spikeguard.data.images import Dataset, Images
+from spikeguard.data.sources import load_data
+from spikeguard.kernels import compiler
+from spikeguard.networks import build
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import Neuron
+from spikeguard.surrogates import Atan
+from spikeguard.training.recipe import Recipe
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads, a seeded global generator; kernels are compiled only in tests marked so, because compiling takes seconds each."""
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    if not request.node.get_closest_marker("compiled"):
+        monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)
+
+
+@pytest.fixture
+def tiny() -> Classifier:
+    """An untrained network small enough for anything."""
+    neuron = Neuron(decay=0.5, surrogate=Atan(2.0))
+    return build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=neuron, width=4, seed=1).eval()
+
+
+@pytest.fixture(scope="session")
+def little_data() -> Dataset:
+    """500 + 100 embedded images."""
+    data = load_data("embedded")
+    return Dataset("little", data.train.balanced(500), data.test.balanced(100), data.classes, data.mean, data.std)
+
+
+def little_recipe(**changes: object) -> Recipe:
+    """A training of a few seconds."""
+    neuron = Neuron(decay=0.5, detach_reset=True, surrogate=Atan(2.0))
+    settings: dict[str, object] = {"neuron": neuron, "options": {"width": 3}, "epochs": 2, "batch_size": 50, "augment": True, "timesteps": 2}
+    return Recipe(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def images() -> Images:
+    """Twelve random 8x8 images."""
+    generator = torch.Generator().manual_seed(3)
+    return Images.of(torch.randint(0, 256, (12, 1, 8, 8), generator=generator, dtype=torch.uint8), torch.arange(12) % 10)

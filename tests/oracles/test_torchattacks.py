@@ -1,0 +1,59 @@
+"""FGSM, BIM and PGD against torchattacks (installed without its dependencies) on a ReLU network."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import spikeguard as sg
+
+torchattacks = pytest.importorskip("torchattacks")
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small ReLU network, trained a little, in float64, with 30 to 70 % robust accuracy at the eps used."""
+    torch.manual_seed(0)
+    data = sg.load_data("embedded")
+    train, test = data.train.balanced(2000), data.test.balanced(200)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)).double()
+    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    for epoch in range(8):
+        for rows in torch.randperm(2000, generator=torch.Generator().manual_seed(epoch)).split(100):
+            optimiser.zero_grad()
+            F.cross_entropy(net(train.x[rows].double() / 255), train.y[rows]).backward()
+            optimiser.step()
+    return net.eval(), test.x.double() / 255, test.y
+
+
+EPS, STEP, STEPS = 4 / 255, 1 / 255, 10
+TEXTBOOK = {"steps": STEPS, "step_size": STEP, "start": False, "early_stop": False}
+PAIRS = {
+    "FGSM": (lambda *a: sg.pgd(*a, **TEXTBOOK | {"steps": 1, "step_size": EPS}), lambda m: torchattacks.FGSM(m, eps=EPS)),
+    "BIM": (
+        lambda *a: sg.bim(*a, steps=STEPS, step_size=STEP, early_stop=False),
+        lambda m: torchattacks.BIM(m, eps=EPS, alpha=STEP, steps=STEPS),
+    ),
+    "PGD": (lambda *a: sg.pgd(*a, **TEXTBOOK), lambda m: torchattacks.PGD(m, eps=EPS, alpha=STEP, steps=STEPS, random_start=False)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_textbook_steps_give_the_same_inputs(trained, name):
+    net, x, y = trained
+    ours, theirs = PAIRS[name]
+    expected = theirs(net)(x, y)
+    got = ours(net, x, y, sg.Linf(EPS))
+    torch.testing.assert_close(got.x, expected, atol=1e-6, rtol=0)
+    assert 0.3 <= float((~got.broken).double().mean()) <= 0.7
+    assert torch.equal(got.broken, net(expected).argmax(1) != y)
+
+
+def test_early_stopping_breaks_everything_that_the_textbook_breaks(trained):
+    net, x, y = trained
+    textbook = sg.pgd(net, x, y, sg.Linf(EPS), **TEXTBOOK)
+    stopped = sg.pgd(net, x, y, sg.Linf(EPS), **TEXTBOOK | {"early_stop": True})
+    assert (stopped.broken | ~textbook.broken).all()
+    fgsm = sg.fgsm(net, x, y, sg.Linf(EPS))
+    assert (fgsm.broken | (net(torchattacks.FGSM(net, eps=EPS)(x, y)).argmax(1) == y)).all()

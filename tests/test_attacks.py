@@ -1,0 +1,302 @@
+"""Attacks: inside their budget, honest about cost, and as strong as their textbook."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import spikeguard as sg
+from spikeguard import draws
+from spikeguard.attacks.sapgd import checkpoints
+from spikeguard.attacks.square import side
+from spikeguard.audit import runner, witness
+from spikeguard.audit.suite import DEMO, Member
+from spikeguard.errors import AttackError, UserError
+from spikeguard.gradients import Own
+from spikeguard.losses import margin
+from spikeguard.neurons import Noise, spiking
+
+ATTACKS = {
+    "fgsm": lambda m, x, y, t: sg.fgsm(m, x, y, t),
+    "rfgsm": lambda m, x, y, t: sg.rfgsm(m, x, y, t),
+    "bim": lambda m, x, y, t: sg.bim(m, x, y, t, steps=4),
+    "pgd": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=2),
+    "pgd textbook": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=2, early_stop=False),
+    "pgd eot": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=2, restarts=1, gradient=sg.eot(3)),
+    "pgd straight-through": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=1, gradient=sg.swap(sg.StraightThrough())),
+    "sapgd": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=6, restarts=2),
+    "sapgd own": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=6, gradient=Own()),
+    "sapgd triangle": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=4, gradient=sg.assg(0.8, sg.Triangle())),
+    "square": lambda m, x, y, t: sg.square(m, x, y, t, queries=30),
+}
+
+
+class Linear(nn.Module):
+    """Logits are linear: the worst input in the ball is known in closed form."""
+
+    def __init__(self, classes: int = 2, side: int = 4) -> None:
+        super().__init__()
+        self.flat = nn.Linear(side * side, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flat(x.flatten(1))
+
+
+@pytest.fixture
+def pair(tiny):
+    x = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return x, tiny(x).argmax(1)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("eps", [0.03, torch.tensor([0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0])], ids=["one", "per sample"])
+def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps):
+    x, y = pair
+    tiny.train()
+    before = {k: v.clone() for k, v in tiny.state_dict().items()}
+    got = ATTACKS[name](tiny, x, y, sg.Linf(eps))
+    assert tiny.training
+    assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
+    assert all(p.grad is None for p in tiny.parameters())
+    assert all(not layer.seams for layer in spiking(tiny).values())
+    budget = eps if isinstance(eps, float) else eps.view(-1, 1, 1, 1)
+    assert ((got.x - x).abs() <= budget + 1e-6).all()
+    assert got.x.min() >= 0
+    assert got.x.max() <= 1
+    assert got.broken.dtype == torch.bool
+    assert got.forwards > 0
+    tiny.eval()
+    if "textbook" not in name:
+        assert torch.equal(tiny(got.x).argmax(1) != y, got.broken), "a sample counts as broken and its input is not, or the reverse"
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "pgd textbook", "sapgd own", "square"])
+def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
+    """With two classes the margin can fall by at most eps |w_1 - w_0|_1, and every attack but random search reaches that."""
+    torch.manual_seed(0)
+    model, x = Linear(), 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
+    with torch.no_grad():
+        model.flat.bias -= model(x).mean(0)  # about half of the samples on either side
+    y = model(x).argmax(1)
+    eps = 0.03
+    weight = (model.flat.weight[1] - model.flat.weight[0]).abs().sum()
+    breakable = margin(model(x), y) + eps * weight > 0
+    assert 0.2 < float(breakable.float().mean()) < 0.8
+    got = (sg.square if name == "square" else ATTACKS[name])(model, x, y, sg.Linf(eps), **({"queries": 400} if name == "square" else {}))
+    close = (margin(model(x), y) + eps * weight).abs() < (0.05 if name in ("square", "sapgd own") else 1e-5)
+    assert torch.equal(got.broken[~close], breakable[~close])
+
+
+def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
+    x, y = pair
+    threat = sg.Linf(0.02)
+    for one, more in (({"restarts": 1}, {"restarts": 3}), ({"steps": 3}, {"steps": 9})):
+        settings_ = {"steps": 4, "restarts": 1, "step_size": 0.005}
+        a, b = sg.pgd(tiny, x, y, threat, **settings_ | one), sg.pgd(tiny, x, y, threat, **settings_ | more)
+        assert (b.broken | ~a.broken).all()
+    fewer = runner.run(tiny, x, y, threat, DEMO[:2])
+    assert runner.run(tiny, x, y, threat, DEMO[:4]).robust_accuracy <= fewer.robust_accuracy
+    assert list(fewer.after.values()) == sorted(fewer.after.values(), reverse=True)
+
+
+def test_at_eps_zero_the_worst_case_is_the_clean_accuracy(tiny, pair):
+    x, y = pair
+    y = torch.where(torch.arange(7) < 2, (y + 1) % 10, y)
+    outcome = runner.run(tiny, x, y, sg.Linf(0.0), DEMO)
+    assert outcome.clean_accuracy == outcome.robust_accuracy == pytest.approx(5 / 7)
+    assert outcome.first.tolist() == [runner.CLEAN_WRONG] * 2 + [runner.ROBUST] * 5
+
+
+def test_results_do_not_depend_on_batch_size_or_on_company(tiny, pair):
+    x, y = pair
+    threat, index = sg.Linf(0.02), torch.arange(100, 107)
+    whole = sg.pgd(tiny, x, y, threat, steps=4, restarts=2, index=index)
+    parts = [sg.pgd(tiny, x[r], y[r], threat, steps=4, restarts=2, index=index[r]) for r in torch.arange(7).split(3)]
+    assert torch.equal(whole.broken, torch.cat([p.broken for p in parts]))
+    torch.testing.assert_close(whole.x, torch.cat([p.x for p in parts]), atol=1e-6, rtol=0)
+
+
+def test_index_and_seed_decide_the_random_start():
+    samples = torch.tensor([5, 9, 5])
+    a = draws.uniform(draws.key(0, "start"), samples, 50)
+    assert torch.equal(a[0], a[2])
+    assert not torch.equal(a[0], a[1])
+    assert not torch.equal(a, draws.uniform(draws.key(1, "start"), samples, 50))
+
+
+def test_draws_follow_their_laws():
+    """Moments within five standard errors, at a size where a compiled kernel draws them."""
+    n = torch.arange(1000)
+    z, u = draws.normal(draws.key("test"), n, 400), draws.uniform(draws.key("test"), n, 400)
+    count = z.numel() ** 0.5
+    assert abs(float(z.mean())) < 5 / count
+    assert abs(float(z.var()) - 1) < 5 * 2**0.5 / count
+    assert abs(float((z**4).mean()) - 3) < 5 * 96**0.5 / count
+    assert abs(float(u.mean()) - 0.5) < 5 / 12**0.5 / count
+    assert abs(float((z[:, 1:] * z[:, :-1]).mean())) < 5 / count
+    assert abs(float((z[1:] * z[:-1]).mean())) < 5 / count
+    assert u.min() > 0
+    assert u.max() < 1
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.floats(0, 1), st.integers(0, 10**6))
+def test_projection_is_inside_and_leaves_inside_points_alone(eps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, candidate = torch.rand(3, 1, 4, 4, generator=generator), 3 * torch.randn(3, 1, 4, 4, generator=generator)
+    threat = sg.Linf(eps)
+    projected = threat.project(candidate, x)
+    threat.check(projected, x)
+    assert torch.equal(threat.project(projected, x), projected)
+
+
+def test_a_missing_gradient_is_an_error_not_robustness(pair):
+    x, _ = pair
+
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Linear(10, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.detach())
+
+    class NoGrad(Detached):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    for model in (Detached(), NoGrad()):
+        with pytest.raises(AttackError, match="no gradient reaches the input"):
+            sg.pgd(model, x, model(x).argmax(1), sg.Linf(0.1), steps=2)
+
+
+def test_a_gradient_that_is_not_finite_is_an_error(pair):
+    x, _ = pair
+
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([torch.sqrt(x.flatten(1).mean(1) * 0), x.flatten(1).mean(1)], 1)
+
+    with pytest.raises(AttackError, match="not finite"):
+        sg.fgsm(Root(), x, torch.ones(7, dtype=torch.int64), sg.Linf(0.1))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, "torch.uint8; pass floats"),
+        (torch.full((2, 1, 8, 8), 200.0), None, "divide by 255"),
+        (torch.full((2, 1, 8, 8), -0.5), None, "normalise inside the model"),
+        (torch.full((2, 1, 8, 8), float("nan")), None, "not finite"),
+        (torch.zeros(0, 1, 8, 8), None, "N >= 1"),
+        (torch.zeros(2, 3, 8, 8), None, "must be floats of shape [N, 1, 8, 8]"),
+        (torch.zeros(2, 1, 8, 8), torch.zeros(3, dtype=torch.int64), "labels are"),
+        (torch.zeros(2, 1, 8, 8), torch.zeros(2), "labels are"),
+    ],
+)
+def test_bad_images_are_refused_in_one_line(tiny, images, labels, message):
+    labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    for attack in (sg.pgd, sg.fgsm, sg.sapgd, sg.square):
+        with pytest.raises(UserError) as error:
+            attack(tiny, images, labels, sg.Linf(0.1))
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, pair):
+    """Labels are right in nearly every draw; 'first success in any draw' would break most samples, fresh draws do not."""
+    x, y = pair
+    for layer in spiking(tiny).values():
+        layer.noise = Noise(0.3, at_eval=True)
+    still = Member("nothing", lambda m, x, y, t, seed, index: sg.pgd(m, x, y, t, steps=1, restarts=1), on_all=True)
+    outcome = runner.run(tiny, x, y, sg.Linf(0.0), [still])
+    assert outcome.random
+    assert outcome.witnesses is None
+    assert 0 < outcome.clean_accuracy < 1
+    assert outcome.robust_accuracy == pytest.approx(outcome.clean_accuracy, abs=0.08)
+
+
+def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
+    x, y = pair
+    for layer in spiking(tiny).values():
+        layer.noise = Noise(0.3, at_eval=True)
+    from spikeguard.losses import ce
+    from spikeguard.neurons import seed_noise
+
+    seed_noise(tiny, 4)
+    with Own().open(tiny) as one:
+        singles = torch.stack([one(x, y, ce)[0] for _ in range(3)])
+    seed_noise(tiny, 4)
+    with sg.eot(3).open(tiny) as averaged:
+        torch.testing.assert_close(averaged(x, y, ce)[0], singles.mean(0))
+    assert averaged.backwards == 21
+
+
+def test_adaptive_sharpness_follows_its_formula(tiny, pair):
+    x, y = pair
+    from spikeguard.losses import ce
+
+    with sg.tap(tiny) as t:
+        tiny(x)
+    with sg.assg(0.4).open(tiny) as opened:
+        for _ in range(2):
+            opened(x, y, ce)
+        for name, u in t.potentials.items():
+            mean, spread = torch.ones_like(u), torch.zeros_like(u)
+            for _ in range(2):
+                mean = 0.9 * mean + 0.1 * u.abs()
+                spread = 0.9 * spread + 0.1 * (u.abs() - mean).abs()
+            torch.testing.assert_close(opened.layers[name].mean, mean)
+            torch.testing.assert_close(opened.layers[name].spread, spread)
+        opened.keep(torch.tensor([2, 4]))
+        assert opened.layers[name].mean.shape[1] == 2
+
+
+def test_adaptive_sharpness_at_a_frozen_value_is_plain_atan(tiny, pair):
+    from spikeguard.gradients.assg import AdaptiveSharpness
+    from spikeguard.losses import ce
+
+    class Fixed(AdaptiveSharpness):
+        def observe(self, u: Tensor) -> Tensor:
+            return torch.full_like(u, 3.0)
+
+    x, y = pair
+    leaf = x.clone().requires_grad_()
+    gradients = []
+    for surrogate in (Fixed(sg.Atan(), 1.0), sg.Atan(3.0)):
+        with sg.tap(tiny, surrogate=surrogate):
+            gradients.append(torch.autograd.grad(ce(tiny(leaf), y).sum(), leaf)[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_schedules_of_sapgd_and_square():
+    assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert [side(q, 32, 32) for q in (1, 11, 51, 1001)] == [29, 20, 14, 5]
+
+
+def test_witnesses_survive_storage_and_an_altered_one_does_not_count(tiny, pair, tmp_path):
+    x, _ = pair
+    model, threat = Linear(10, 8), sg.Linf(0.05)
+    y = model(x).argmax(1)
+    got = sg.pgd(model, x, y, threat, restarts=1)
+    assert 0 < int(got.broken.sum()) < 7, "the test needs broken and standing samples"
+    claimed = torch.ones_like(got.broken)
+    kept, confirmed = witness.keep(model, x, y, got.x, claimed, threat)
+    assert torch.equal(confirmed, got.broken), "a sample counted without a witness that holds"
+    path = tmp_path / "w.npz"
+    kept.save(path)
+    rows, inputs = witness.Witnesses.load(path).read(x, threat)
+    assert sorted(rows.tolist()) == torch.nonzero(got.broken).flatten().tolist()
+    threat.check(inputs, x[rows])
+    assert witness.misclassified(model, inputs, y[rows]).all()
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="holds no witnesses"):
+        witness.Witnesses.load(path)
+
+
+def test_witnesses_are_not_checked_through_an_open_tap(tiny, pair):
+    x, y = pair
+    with sg.tap(tiny, noise=0.5), pytest.raises(UserError, match="untouched model"):
+        witness.misclassified(tiny, x, y)

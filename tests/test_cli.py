@@ -1,0 +1,186 @@
+"""The command line as a user meets it: exit codes, one-line errors, what is written, and the demo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import little_recipe
+
+from spikeguard.cli.main import VERBS, main
+from spikeguard.records import read_json
+from spikeguard.training.loop import train
+
+NONE_OF = "import sys; sys.argv = {argv!r}\nfrom spikeguard.cli.main import main\nmain()\nprint([m for m in ('torch', 'numpy') if m in sys.modules])"
+
+
+@pytest.mark.parametrize("argv", [["spikeguard", "--help"], ["spikeguard", "--version"]])
+def test_help_and_version_import_neither_torch_nor_numpy(argv):
+    done = subprocess.run([sys.executable, "-c", NONE_OF.format(argv=argv)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_spikeguard_does_not_import_torch():
+    code = "import sys, spikeguard as sg; assert 'torch' not in sys.modules; assert 'pgd' in dir(sg); sg.Linf; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
+
+
+@pytest.mark.slow
+def test_help_takes_less_than_three_tenths_of_a_second():
+    command, times = [sys.executable, "-m", "spikeguard", "--help"], []
+    for _ in range(7):
+        begun = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        times.append(time.perf_counter() - begun)
+    assert sorted(times)[3] < 0.3
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train(little_recipe(train_images=500, epochs=1), folder)
+    return folder
+
+
+BAD = [
+    (["fly"], "unknown verb 'fly' (known: demo, train, attack, doctor)"),
+    (["train"], "name a recipe"),
+    (["train", "nope"], "unknown recipe 'nope' (known: vanilla, tgo"),
+    (["train", "tgo", "--epoch", "3"], "unknown field 'epoch'"),
+    (["train", "tgo", "--epochs", "x"], "epochs = 'x' must be a whole number"),
+    (["train", "tgo", "--timesteps", "0"], "timesteps = 0"),
+    (["train", "tgo", "--epochs"], "--epochs needs a value"),
+    (["train", "tgo", "stray"], "unexpected 'stray'"),
+    (["train", "missing.toml"], "cannot read missing.toml"),
+    (["train", "cifar10-small", "--data-dir", "no-folder"], "data folder no-folder does not exist"),
+    (["train", "--resume", "--out", "no-run"], "no file no-run"),
+    (["attack", "no-net"], "no network 'no-net'"),
+    (["attack", "RUN", "--eps", "8"], "'8' must lie in [0, 1], such as 8/255"),
+    (["attack", "RUN", "--attack", "cw"], "invalid choice: 'cw'"),
+    (["attack", "RUN", "--attack", "fgsm", "--steps", "3"], "--steps is for bim and pgd, not for fgsm"),
+    (["attack", "RUN", "--surrogate", "atn"], "unknown surrogate 'atn'"),
+    (["attack", "RUN", "--surrogate", "atan:x"], "'x' must be a number"),
+    (["attack", "RUN", "--images", "7"], "multiple of 10"),
+    (["attack", "RUN", "--images", "0"], "must be a whole number of at least 1"),
+    (["demo", "--images", "15"], "multiple of 10"),
+    (["demo", "--out", "FILE"], "is not a folder"),
+    (["demo", "--out", "RUN"], "not a demo"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("")
+    before = sorted(p for p in run_folder.rglob("*"))
+    assert main([str(run_folder) if a == "RUN" else a for a in arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert message in told.err
+    assert len(told.err.strip().splitlines()) == 1
+    assert sorted(run_folder.rglob("*")) == before
+    assert [p.name for p in tmp_path.iterdir() if p.name != "spikeguard-demo"] == ["FILE"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"spikeguard {verb}" in capsys.readouterr().out
+
+
+def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(
+        "train_images = 300\nepochs = 1\ntimesteps = 2\noptions = {width = 3}\n[neuron]\ndecay = 0.5\n[defenses.tgo]\ndelta = 0.4\n"
+    )
+    assert main(["train", "mine.toml", "--batch-size", "30", "--defenses.tgo.sigma", "0.05"]) == 0
+    told = capsys.readouterr()
+    assert "next: spikeguard attack runs/mine" in told.out
+    recipe = read_json(tmp_path / "runs" / "mine" / "run.json")["recipe"]
+    assert recipe["defenses"]["tgo"]["sigma"] == 0.05
+    assert recipe["defenses"]["tgo"]["delta"] == 0.4
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["near_threshold"].keys() == {f"body.stages.{k}.fire" for k in range(3)}
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "rfgsm", "bim", "pgd"])
+def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, capsys):
+    out = tmp_path / "a.json"
+    more = ["--steps", "3", "--restarts", "2", "--surrogate", "atan:8"] if attack == "pgd" else []
+    assert main(["attack", str(run_folder), "--attack", attack, "--images", "50", "--out", str(out), "--eps", "16/255", *more]) == 0
+    record = read_json(out)
+    assert record["worst_case"]["accuracy"] <= record["clean"]["accuracy"]
+    assert record["threat"]["linf"] == 16 / 255
+    assert len(record["first"]) == len(record["index"]) == 50
+    import numpy as np
+
+    with np.load(tmp_path / record["witnesses"]["file"]) as held:
+        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first"])
+    assert "at most this" in capsys.readouterr().out
+
+
+def test_json_goes_to_stdout_alone(run_folder, tmp_path, capsys):
+    assert main(["attack", str(run_folder), "--images", "20", "--attack", "fgsm", "--out", str(tmp_path / "a.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_json(tmp_path / "a.json")
+
+
+def test_doctor_says_which_path_is_used(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["neurons"]["found"].startswith(("compiled", "eager"))
+    assert found["data embedded"]["found"] == "10000 + 2000 images"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
+    command = [sys.executable, "-m", "spikeguard", "train"]
+    settings = ["vanilla", "--train-images", "500", "--options.width", "3", "--timesteps", "2", "--batch-size", "50", "--epochs", "60"]
+    out = tmp_path / "r"
+    with subprocess.Popen([*command, *settings, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with --resume" in told
+    assert not (out / "run.json").exists()
+    done = subprocess.run([*command, "--resume", "--out", str(out)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert len(read_json(out / "run.json")["epochs"]) == 60
+
+
+@pytest.mark.slow
+def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, capsys):
+    out = tmp_path / "d"
+    assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0
+    told = capsys.readouterr().out
+    record = read_json(out / "demo.json")
+    page = (out / "index.html").read_text()
+    assert [n["role"] for n in record["networks"]] == ["vanilla", "control", "tgo"]
+    for n in record["networks"]:
+        for eps in record["eps"]:
+            a = n["attacks"][eps]
+            assert a["worst_case"]["accuracy"] <= min(t["accuracy"] for t in a["alone"].values())
+            assert f"{100 * a['worst_case']['accuracy']:.1f}" in page
+            assert f"{100 * a['worst_case']['accuracy']:.1f}" in told
+            assert (out / "records" / a["witnesses"]["file"]).exists()
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert 'src="http' not in page
+    begun = time.perf_counter()
+    assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1", "--resume"]) == 0
+    assert time.perf_counter() - begun < 20, "a finished demo was done again"
+    assert main(["demo", "--out", str(out), "--images", "30", "--epochs", "1", "--resume"]) == 2
+
+
+def test_the_package_names_no_folder_outside_itself():
+    root = Path(__file__).parents[1] / "src"
+    assert not [p for p in root.rglob("*.py") if "../shared" in p.read_text()]

@@ -1,0 +1,111 @@
+"""Networks: shapes, counts, the first convolution computed once, readout, layouts and precision."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import spikeguard as sg
+from spikeguard.diagnose.neighbours import gain_scaled, neighbours
+from spikeguard.errors import UserError
+from spikeguard.networks import NETWORKS
+from spikeguard.neurons import spiking
+
+OPTIONS = {"small": {"width": 4}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
+LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
+
+
+def make(name, **rest):
+    settings = {"classes": 7, "in_shape": (3, 16, 16), "timesteps": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), **OPTIONS[name]}
+    return sg.build(name, **settings | rest).eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network(name):
+    net, x = make(name), torch.rand(4, 3, 16, 16)
+    logits = net(x)
+    assert logits.shape == (4, 7)
+    assert len(spiking(net)) == LAYERS[name]
+    steps = net(x, per_step=True)
+    assert steps.shape == (3, 4, 7)
+    torch.testing.assert_close(steps.mean(0), logits, atol=1e-6, rtol=1e-5)
+    assert torch.equal(net(x), logits)
+    assert torch.equal(make(name)(x), logits), "weights are not a function of the seed"
+    assert not torch.equal(make(name, seed=1)(x), logits)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_through_every_parameter(name):
+    net = make(name, neuron=sg.Neuron(surrogate=sg.Atan(1.0), learn_threshold=True)).train()
+    net(torch.rand(4, 3, 16, 16)).square().sum().backward()
+    silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_first_convolution_runs_once_for_a_constant_image(name):
+    net, sizes = make(name), []
+    first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    first.register_forward_hook(lambda m, inputs, output: sizes.append(len(inputs[0])))
+    net(torch.rand(4, 3, 16, 16))
+    assert sizes == [4]
+
+
+def test_full_sizes_are_those_of_the_literature():
+    """VGG-11 with 4096-4096 and WRN-16-4, counted from their definitions."""
+    channels = [3, 64, 128, 256, 512, 512, 512, 512, 512]
+    convolutions = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(channels))
+    linear = (512 * 16 + 1) * 4096 + 4097 * 4096 + 4097 * 10
+    count = sum(p.numel() for p in sg.build("vgg11", classes=10, in_shape=(3, 32, 32)).parameters())
+    assert count == convolutions + linear
+    wrn = sum(p.numel() for p in sg.build("wrn16", classes=10, in_shape=(3, 32, 32)).parameters())
+    assert abs(wrn - 2.75e6) < 0.03e6
+
+
+def test_layout_and_precision_change_speed_not_classes():
+    torch.manual_seed(0)
+    net, x = make("small"), torch.rand(64, 3, 16, 16)
+    plain = net(x)
+    assert torch.allclose(net.prefer(channels_last=True)(x), plain, atol=0.5)
+    agree = (net(x).argmax(1) == plain.argmax(1)).float().mean()
+    assert agree >= 0.95
+    half = net.prefer(channels_last=True, autocast=torch.bfloat16)(x)
+    assert half.dtype == torch.float32
+    assert (half.argmax(1) == plain.argmax(1)).float().mean() >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sg.build("vgg12", classes=10, in_shape=(3, 32, 32)), "unknown network 'vgg12' (known: small, vgg11, wrn16)"),
+        (lambda: make("small", timesteps=0), "timesteps = 0 must be at least 1"),
+        (lambda: make("small", in_shape=(3, 4, 4)), "at least 8 pixels"),
+        (lambda: make("small", mean=(0.5, 0.5)), "mean has 2 values"),
+        (lambda: make("small", std=(0.0, 0.1, 0.1)), "must be above 0"),
+        (lambda: make("small", depth=3), "has no option 'depth' (known: width)"),
+        (lambda: make("small", encoding="poisson"), "unknown encoding"),
+        (lambda: make("small")(torch.rand(4, 1, 16, 16)), "must be floats of shape [N, 3, 16, 16]"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(call, message):
+    with pytest.raises(UserError) as error:
+        call()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_neighbour_shares_equal_a_direct_count_and_the_control_reaches_the_share():
+    net, x = make("small"), torch.rand(20, 3, 16, 16)
+    found = neighbours(net, x, delta=0.3, batch_size=7)
+    with torch.no_grad(), sg.tap(net) as t:
+        net(x)
+    for name, u in t.potentials.items():
+        assert found.absolute[name] == pytest.approx(float((u.abs() < 0.3).float().mean()), abs=1e-6)
+        assert found.relative[name] == pytest.approx(float((u.abs() < 0.3 * u.std()).float().mean()), abs=1e-4)
+    target = 0.8 * found.mean
+    before = [p.clone() for p in net.parameters()]
+    control, factor = gain_scaled(net, x, target, delta=0.3)
+    assert factor > 1
+    assert neighbours(control, x, delta=0.3).mean == pytest.approx(target, rel=0.05)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

@@ -1,0 +1,184 @@
+"""Layers of neurons, their noise, and what a tap sees and changes."""
+
+import math
+
+import pytest
+import torch
+
+import spikeguard as sg
+from spikeguard.errors import UserError
+from spikeguard.neurons import Spiking, seed_noise, spiking
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sg.Neuron(kind="alif"), "kind = 'alif' must be one of lif, if, plif"),
+        (lambda: sg.Neuron(decay=1.5), "decay = 1.5 must lie in [0, 1]"),
+        (lambda: sg.Neuron(threshold=0.0), "threshold = 0.0"),
+        (lambda: sg.Neuron(reset="none"), "reset = 'none' must be 'hard' or 'soft'"),
+        (lambda: sg.IF(decay=0.5), "must be 1 for kind 'if'"),
+        (lambda: sg.PLIF(decay=1.0), "inside (0, 1)"),
+        (lambda: sg.Noise(-0.1), "sigma = -0.1"),
+        (lambda: sg.Noise(float("nan")), "sigma = nan"),
+        (lambda: sg.Triangle(width=0), "width = 0"),
+        (lambda: sg.LIF()(torch.zeros(0, 2, 3)), "T >= 1"),
+        (lambda: sg.LIF()(torch.zeros(5)), "must be [T, N, ...]"),
+        (lambda: sg.LIF()(torch.zeros(2, 2, 3), timesteps=4), "must be [T, N, ...]"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(make, message):
+    with pytest.raises(UserError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_state_never_leaks_between_calls_or_batch_sizes():
+    layer, current = sg.LIF(decay=0.9), torch.randn(4, 6, 5)
+    first = layer(current)
+    layer(torch.randn(7, 2, 5))
+    assert torch.equal(layer(current), first)
+    assert torch.equal(layer(current[:, :2]), first[:, :2])
+
+
+def test_constant_current_equals_its_repetition():
+    layer, current = sg.LIF(decay=0.7, v_init=0.3), torch.randn(1, 6, 5, 4, 4).to(memory_format=torch.channels_last_3d)
+    assert torch.equal(layer(current, timesteps=4), layer(current.expand(4, -1, -1, -1, -1)))
+
+
+def test_learned_threshold_and_decay_get_gradients():
+    layer = sg.PLIF(decay=0.5, learn_threshold=True)
+    layer(torch.randn(4, 8, 16)).sum().backward()
+    assert layer.threshold.grad is not None
+    assert layer.threshold.grad.item() < 0
+    assert layer.decay_logit.grad is not None
+    assert float(layer.decay.detach()) == 0.5
+
+
+def test_noise_is_drawn_in_training_and_at_inference_only_if_asked():
+    current = torch.randn(4, 8, 32)
+    layer = sg.LIF(noise=sg.Noise(0.5))
+    assert not torch.equal(layer(current), layer(current))
+    layer.eval()
+    assert torch.equal(layer(current), layer(current))
+    layer.noise = sg.Noise(0.5, at_eval=True)
+    assert not torch.equal(layer(current), layer(current))
+
+
+def test_noise_is_a_function_of_its_seed_and_of_the_sample_not_of_the_batch():
+    current, layer = torch.randn(4, 8, 32), sg.LIF(noise=sg.Noise(0.5))
+    seed_noise(layer, 7)
+    first = layer(current)
+    seed_noise(layer, 7)
+    assert torch.equal(layer(current[:, :3]), first[:, :3])
+    assert not torch.equal(layer(current), first)
+
+
+def test_firing_probability_under_noise_is_the_normal_distribution():
+    u, sigma, draws = 0.15, 0.3, 200_000
+    layer = sg.LIF(noise=sg.Noise(sigma))
+    seed_noise(layer, 1)
+    share = float(layer(torch.full((1, draws, 1), 1 + u)).mean())
+    expected = 0.5 * (1 + math.erf(u / sigma / math.sqrt(2)))
+    assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / draws)
+
+
+def test_noise_site_decides_whether_it_lasts():
+    """Below the threshold, with decay 1: membrane noise adds up over time, compare noise does not."""
+    spread = {}
+    for site in ("compare", "membrane"):
+        layer = sg.LIF(decay=1.0, threshold=100.0, noise=sg.Noise(0.5, site))
+        seed_noise(layer, 2)
+        with sg.tap(layer) as t:
+            layer(torch.zeros(9, 20_000, 1))
+        spread[site] = [float(s.std()) for s in t.potentials[""]]
+    assert max(spread["compare"]) == 0
+    assert abs(spread["membrane"][0] - 0.5) < 0.02
+    assert abs(spread["membrane"][8] - 1.5) < 0.05
+
+
+def test_one_draw_is_shared_by_spike_and_reset():
+    """A neuron that fired under noise has potential 0 after a hard reset: H at the next step is the current alone."""
+    layer = sg.LIF(decay=1.0, noise=sg.Noise(1.0))
+    seed_noise(layer, 3)
+    with sg.tap(layer) as t:
+        spikes = layer(torch.full((2, 5000, 1), 0.7))
+    h_next = t.potentials[""][1] + 1
+    assert torch.allclose(h_next[spikes[0] == 1], torch.tensor(0.7))
+    assert torch.allclose(h_next[spikes[0] == 0], torch.tensor(1.4))
+
+
+def test_tap_reads_every_layer_and_call_and_leaves_nothing_behind(tiny):
+    x = torch.rand(5, 1, 8, 8)
+    before = tiny(x)
+    with sg.tap(tiny) as t:
+        tiny(x)
+        tiny(x)
+    names = list(spiking(tiny))
+    assert list(t.potentials) == [*names, *(f"{n}#1" for n in names)]
+    assert t.potentials[names[0]].shape == (3, 5, 4, 8, 8)
+    assert not t.potentials[names[0]].requires_grad
+    assert torch.equal(tiny(x), before)
+    assert all(not layer.seams for layer in spiking(tiny).values())
+
+
+def test_tap_restores_when_the_body_raises(tiny):
+    with pytest.raises(RuntimeError), sg.tap(tiny, noise=0.5):
+        raise RuntimeError
+    assert all(not layer.seams for layer in spiking(tiny).values())
+
+
+@pytest.mark.parametrize("surrogate", [sg.Atan(8.0), sg.Triangle(0.2), sg.StraightThrough(), sg.Exponential(1.0)], ids=repr)
+def test_another_surrogate_changes_the_gradient_and_no_bit_of_the_forward_pass(tiny, surrogate):
+    x = torch.rand(5, 1, 8, 8, requires_grad=True)
+    plain = tiny(x)
+    (own,) = torch.autograd.grad(plain.sum(), x)
+    with sg.tap(tiny, surrogate=surrogate):
+        swapped = tiny(x)
+        (other,) = torch.autograd.grad(swapped.sum(), x)
+    assert torch.equal(plain, swapped)
+    assert not torch.equal(own, other)
+
+
+def test_tapped_potentials_carry_gradients_when_asked(tiny):
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    with sg.tap(tiny, grad=True) as t:
+        tiny(x)
+    (gradient,) = torch.autograd.grad(sum(u.square().sum() for u in t.potentials.values()), x)
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_tap_noise_repeats_with_its_seed(tiny):
+    x, results = torch.rand(5, 1, 8, 8), []
+    for seed in (0, 0, 1):
+        with sg.tap(tiny, noise=0.5, seed=seed):
+            results.append(tiny(x))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_tap_refuses_a_model_without_neurons():
+    with pytest.raises(UserError, match="no spiking layer"):
+        sg.tap(torch.nn.Linear(2, 2))
+
+
+def test_smooth_mode_through_a_whole_network_equals_finite_differences(tiny):
+    net = tiny.double()
+    x, direction, step = torch.rand(2, 1, 8, 8, dtype=torch.float64), torch.randn(2, 1, 8, 8, dtype=torch.float64), 1e-6
+    weight = torch.randn(2, 10, dtype=torch.float64)
+    with sg.tap(net, smooth=True):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((net(leaf) * weight).sum(), leaf)
+        slope = ((net(x + step * direction) - net(x - step * direction)) * weight).sum() / (2 * step)
+    assert abs(float((gradient * direction).sum() - slope.detach())) < 1e-6
+
+
+def test_layers_are_copied_with_their_settings():
+    import copy
+
+    layer = sg.LIF(decay=0.9, noise=sg.Noise(0.1))
+    twin = copy.deepcopy(layer)
+    assert isinstance(twin, Spiking)
+    assert twin.spec == layer.spec
+    assert twin.noise == layer.noise
