@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from conftest import awake
 from torch import nn
 
 import spikeguard as sg
@@ -18,7 +19,7 @@ LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
 
 def make(name, **rest):
     settings = {"classes": 7, "in_shape": (3, 16, 16), "timesteps": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), **OPTIONS[name]}
-    return sg.build(name, **settings | rest).eval()
+    return awake(sg.build(name, **settings | rest))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -117,7 +117,7 @@ def test_tap_reads_every_layer_and_call_and_leaves_nothing_behind(tiny):
         tiny(x)
     names = list(spiking(tiny))
     assert list(t.potentials) == [*names, *(f"{n}#1" for n in names)]
-    assert t.potentials[names[0]].shape == (3, 5, 4, 8, 8)
+    assert t.potentials[names[0]].shape == (3, 5, 8, 8, 8)
     assert not t.potentials[names[0]].requires_grad
     assert torch.equal(tiny(x), before)
     assert all(not layer.seams for layer in spiking(tiny).values())

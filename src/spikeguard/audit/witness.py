@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +62,10 @@ class Witnesses:
     def load(path: Path) -> Witnesses:
         """Read them back; UserError if the file is missing or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as held:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
                 parts = {k: torch.from_numpy(held[k].astype(np.int32) if k == "grid" else held[k]) for k in held.files}
             return Witnesses(parts["rows"], parts["grid"], parts["exact_rows"], parts["exact"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} holds no witnesses ({error})") from error
 
 

@@ -34,6 +34,7 @@ def write_page(record: Mapping[str, Any], images: Mapping[str, Any], path: Path)
     page = environment.get_template("demo.html").render(
         record=record,
         reading=reading(record),
+        bars=plots.bars(networks, record["eps"][0]),
         histograms=plots.histograms(networks, record["edges"], record["delta"]),
         curves=plots.curves(networks),
         twins=plots.twins(images["clean"], images["found"], images["names"], 5.0) if len(images["names"]) else "",

@@ -33,6 +33,27 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
+def bars(networks: Sequence[Mapping[str, Any]], eps: str) -> str:
+    """Clean accuracy, what the training surrogate says, and the worst case, a group a network, with 95 % intervals."""
+    figure, axes = _figure(6.8, 3.0)
+    axis, shades = axes[0][0], (0.35, 0.65, 1.0)
+    for number, network in enumerate(networks):
+        attacks = network["attacks"][eps]
+        for place, (told, shade) in enumerate(zip((attacks["clean"], attacks["alone"]["PGD-20"], attacks["worst_case"]), shades, strict=True)):
+            share, (low, high) = 100 * told["accuracy"], (100 * v for v in told["interval"])
+            at = number + 0.27 * (place - 1)
+            axis.bar(at, share, 0.24, color=COLOURS[network["role"]], alpha=shade, lw=0)
+            axis.errorbar(at, share, [[max(share - low, 0)], [max(high - share, 0)]], color=INK, lw=1, capsize=2)
+            axis.text(at, high + 2, f"{share:.0f}", ha="center", fontsize=9, fontweight="bold" if place == 2 else "normal")
+    axis.set_xticks(range(len(networks)), [n["label"] for n in networks])
+    names = ("clean", "PGD-20, training surrogate", "worst case")
+    keys = [axis.bar(0, 0, color=INK, alpha=shade, lw=0) for shade in shades]
+    axis.legend(keys, names, frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    axis.set_ylabel(f"accuracy at {eps}, %")
+    axis.set_ylim(0, 108)
+    return _svg(figure)
+
+
 def histograms(networks: Sequence[Mapping[str, Any]], edges: Sequence[float], delta: float) -> str:
     """Potentials before reset around the threshold, a column a layer, one outline a network; the band ``|u| < delta`` is shaded."""
     layers = list(networks[0]["neighbours"]["histogram"])

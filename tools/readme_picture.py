@@ -1,0 +1,43 @@
+"""The picture and the numbers of the README, from a demo's record.
+
+    python tools/readme_picture.py DEMO_FOLDER
+
+Writes docs/demo.svg, copies the record to results/demo.json and rewrites the README between its two 'demo numbers' marks.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from spikeguard.records import read_json, write_bytes, write_json
+from spikeguard.report.demo_page import with_interval
+from spikeguard.report.plots import bars
+from spikeguard.report.reading import reading
+
+ROOT = Path(__file__).parent.parent
+MARKS = re.compile(r"(<!-- demo numbers -->\n).*(<!-- end of demo numbers -->)", re.S)
+
+
+def numbers(record: dict[str, Any]) -> str:
+    """The README's table and first sentence."""
+    eps = record["eps"][0]
+    lines = ["| accuracy in % at " + eps + " | clean | PGD-20, training surrogate | worst case |", "|---|---|---|---|"]
+    for n in record["networks"]:
+        a = n["attacks"][eps]
+        told = " | ".join(with_interval(t) for t in (a["clean"], a["alone"]["PGD-20"], a["worst_case"]))
+        lines.append(f"| {n['label']} | {told} |")
+    return "\n".join([*lines, "", reading(record)[0], ""])
+
+
+def main(folder: Path) -> None:
+    record = read_json(folder / "demo.json")
+    write_json(ROOT / "results" / "demo.json", record)
+    write_bytes(ROOT / "docs" / "demo.svg", bars(record["networks"], record["eps"][0]).encode())
+    readme = ROOT / "README.md"
+    text = MARKS.sub(lambda m: m[1] + numbers(record) + m[2], readme.read_text())
+    write_bytes(readme, text.encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
