@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,10 +41,15 @@ def test_help_takes_less_than_three_tenths_of_a_second():
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(little_recipe(train_images=500, epochs=1), folder)
     return folder
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path_factory):
+    return Path(shutil.copytree(trained, tmp_path_factory.mktemp("copy") / "tiny"))
 
 
 BAD = [
@@ -66,6 +72,7 @@ BAD = [
     (["attack", "RUN", "--surrogate", "atan:x"], "'x' must be a number"),
     (["attack", "RUN", "--images", "7"], "multiple of 10"),
     (["attack", "RUN", "--images", "0"], "must be a whole number of at least 1"),
+    (["attack", "RUN", "--device", "abacus"], "device 'abacus' cannot be used here"),
     (["demo", "--images", "15"], "multiple of 10"),
     (["demo", "--out", "FILE"], "is not a folder"),
     (["demo", "--out", "RUN"], "not a demo"),
@@ -123,6 +130,12 @@ def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, cap
     with np.load(tmp_path / record["witnesses"]["file"]) as held:
         assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first"])
     assert "at most this" in capsys.readouterr().out
+
+
+def test_other_settings_never_overwrite_a_record(run_folder, capsys):
+    for steps in ("1", "2"):
+        assert main(["attack", str(run_folder), "--attack", "bim", "--images", "20", "--steps", steps]) == 0
+    assert len(list((run_folder / "attacks").glob("bim-*.json"))) == 2
 
 
 def test_json_goes_to_stdout_alone(run_folder, tmp_path, capsys):

@@ -32,7 +32,7 @@ class Linf:
 
     def take(self, rows: Tensor) -> Linf:
         """The threat to some of the samples."""
-        return replace(self, eps=self.eps[rows]) if isinstance(self.eps, Tensor) else self
+        return replace(self, eps=self.eps[rows.to(self.eps.device)]) if isinstance(self.eps, Tensor) else self
 
     def project(self, candidate: Tensor, x: Tensor) -> Tensor:
         """The nearest point inside the budget around ``x`` and inside [0, 1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,22 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--batch-size", type=common.positive, default=250, help="images a chunk")
     parser.add_argument("--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--out", type=Path, help="record to write (default: TARGET/attacks/ATTACK-EPS.json)")
+    parser.add_argument("--out", type=Path, help="record to write (default: TARGET/attacks/ATTACK-EPS-SETTINGS.json)")
     given = parser.parse_args(arguments)
     kept = {"steps": ("bim", "pgd"), "step_size": ("bim", "pgd"), "restarts": ("pgd",), "no_random_start": ("pgd",)}
     for name, allowed in kept.items():
         if getattr(given, name) and given.attack not in allowed:
             parser.error(f"--{name.replace('_', '-')} is for {' and '.join(allowed)}, not for {given.attack}")
     common.start(given.threads)
+    from spikeguard import draws
     from spikeguard.audit import runner
     from spikeguard.audit.suite import Member
     from spikeguard.data.sources import load_data
     from spikeguard.threat import Linf
     from spikeguard.training.load import load_with_recipe
+    from spikeguard.training.loop import pick_device
 
-    net, recipe = load_with_recipe(given.target, given.device)
+    net, recipe = load_with_recipe(given.target, str(pick_device(given.device)))
     data = load_data(recipe.data, given.data_dir)
     test = data.test.balanced(given.images).to(next(net.parameters()).device)
     settings = _settings(given)
@@ -50,7 +53,8 @@ def run(arguments: list[str]) -> int:
         outcome = runner.run(net, test.pixels(), test.y, threat, [member], given.seed, test.index, given.batch_size, shown.tell)
     about = {"target": str(given.target), "recipe": recipe.values(), "data": data.name, "split": "test", "attack": given.attack, "settings": settings}
     root = Path(given.target) if Path(given.target).is_dir() else Path(given.target).parent
-    out = given.out or root / "attacks" / f"{given.attack}-{round(given.eps * 255, 3):g}of255.json"
+    which = draws.key(json.dumps(settings), given.images, given.seed) % 16**6  # other settings, another file
+    out = given.out or root / "attacks" / f"{given.attack}-{round(given.eps * 255, 3):g}of255-{which:06x}.json"
     entry = runner.save(outcome, runner.record(outcome, threat, given.seed, test.index, about), out)
     if given.json:
         common.print_json(entry)

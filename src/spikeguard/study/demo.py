@@ -30,7 +30,7 @@ from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
-from spikeguard.training.loop import Report, accuracy, train
+from spikeguard.training.loop import Report, accuracy, pick_device, train
 
 MARK = "demo.json"
 DELTA = 0.2
@@ -59,7 +59,7 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda
     """
     _open(settings, out, resume)
     data = load_data("embedded")
-    test = data.test.balanced(settings.images)
+    test = data.test.balanced(settings.images).to(pick_device(None))
     x, y = test.pixels(), test.y
     networks = []
     vanilla, told = _train("vanilla", settings, out, data, tell)
@@ -117,7 +117,7 @@ def _train(name: str, settings: Settings, out: Path, data: Dataset, tell: Tell) 
     done = read_json(folder / RECORD)
     cost = done["cost"]
     about = {"seconds": cost["seconds"], "epochs": settings.epochs, "training_images": cost["images"], "parameters": done["parameters"]}
-    return load(folder), about
+    return load(folder, str(pick_device(None))), about
 
 
 def _measure(
@@ -146,7 +146,7 @@ def _measure(
         outcome = runner.run(net, x, y, threat, DEMO, settings.seed, index, progress=progress)
         entry = runner.record(outcome, threat, settings.seed, index, {"target": f"runs/{role}" if role != "control" else "control"})
         attacks[eps] = runner.save(outcome, entry, out / "records" / f"{role}-{eps.replace('/', 'of')}.json")
-    right = accuracy(net, data.test)
+    right = accuracy(net, data.test.to(x.device))
     row = {
         "schema": SCHEMA,
         "role": role,
@@ -188,4 +188,4 @@ def _pictures(net: Classifier, out: Path, x: Tensor, y: Tensor, data: Dataset, c
     with torch.no_grad():
         after = net(found).argmax(1)
     names = [(data.classes[int(a)], data.classes[int(b)]) for a, b in zip(y[rows], after, strict=True)]
-    return {"clean": x[rows].numpy(), "found": found.numpy(), "names": names}
+    return {"clean": x[rows].cpu().numpy(), "found": found.cpu().numpy(), "names": names}

@@ -10,11 +10,11 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.training.checkpoint import STATE, WEIGHTS, load_tensors, put_weights
-from spikeguard.training.loop import make_network
+from spikeguard.training.loop import make_network, pick_device
 from spikeguard.training.recipe import Recipe
 
 
-def load(target: str | Path, device: str | None = None) -> Classifier:
+def load(target: str | Path, device: str = "cpu") -> Classifier:
     """The network of a run folder or of a weights file, in eval mode, with its defences prepared.
 
     UserError if there is none, if the run is unfinished, or if the weights are another network's.
@@ -23,7 +23,7 @@ def load(target: str | Path, device: str | None = None) -> Classifier:
     return net
 
 
-def load_with_recipe(target: str | Path, device: str | None = None) -> tuple[Classifier, Recipe]:
+def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
     """As ``load``, and the recipe it was trained by."""
     path = Path(target)
     if path.is_dir():
@@ -40,4 +40,4 @@ def load_with_recipe(target: str | Path, device: str | None = None) -> tuple[Cla
     like = Dataset(recipe.data, images, images, tuple(shape["classes"]), tuple(shape["mean"]), tuple(shape["std"]))
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
-    return net.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval(), recipe
+    return net.to(pick_device(device)).eval(), recipe

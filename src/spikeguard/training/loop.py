@@ -54,6 +54,16 @@ class Run:
     metrics: dict[str, Any]
 
 
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, else the GPU if there is one; UserError if torch does not know or have it."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
+
+
 def make_network(recipe: Recipe, data: Dataset) -> Classifier:
     """The recipe's network, untrained, with its defences prepared."""
     net = build(
@@ -96,8 +106,7 @@ def train(
     """
     folder = Path(out) if out is not None else None
     data = data or load_data(recipe.data)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    trainer = _Trainer(recipe, data, where)
+    trainer = _Trainer(recipe, data, pick_device(device))
     if folder is not None:
         trainer.open(folder, resume)
     elif resume:
