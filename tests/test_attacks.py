@@ -125,6 +125,7 @@ def test_index_and_seed_decide_the_random_start():
     assert not torch.equal(a, draws.uniform(draws.key(1, "start"), samples, 50))
 
 
+@pytest.mark.compiled
 def test_draws_follow_their_laws():
     """Moments within five standard errors, at a size where a compiled kernel draws them."""
     n = torch.arange(1000)
@@ -186,6 +187,7 @@ def test_a_gradient_that_is_not_finite_is_an_error(pair):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
+        (torch.zeros(2, 1, 8, 8), torch.tensor([0, 10]), "labels lie in [0, 10], the model has classes 0 to 9"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, "torch.uint8; pass floats"),
         (torch.full((2, 1, 8, 8), 200.0), None, "divide by 255"),
         (torch.full((2, 1, 8, 8), -0.5), None, "normalise inside the model"),

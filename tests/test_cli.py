@@ -60,7 +60,12 @@ BAD = [
     (["train", "tgo", "--epochs", "x"], "epochs = 'x' must be a whole number"),
     (["train", "tgo", "--timesteps", "0"], "timesteps = 0"),
     (["train", "tgo", "--epochs"], "--epochs needs a value"),
-    (["train", "tgo", "stray"], "unexpected 'stray'"),
+    (["train", "--epochs", "1", "nope"], "unknown recipe 'nope'"),
+    (["train", "tgo", "--options.width", "abc"], "width = 'abc' must be whole numbers"),
+    (["train", "tgo", "--options.width", "0"], "width = 0 must be whole numbers"),
+    (["train", "tgo", "--loss", "tet"], "must be one of mean, per_step"),
+    (["train", "vanilla", "--out", "FILE"], "not a folder"),
+    (["train", "tgo", "stray"], "unrecognized arguments: stray"),
     (["train", "missing.toml"], "cannot read missing.toml"),
     (["train", "cifar10-small", "--data-dir", "no-folder"], "data folder no-folder does not exist"),
     (["train", "--resume", "--out", "no-run"], "no file no-run"),
@@ -189,6 +194,7 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, ca
     assert "<script" not in page
     assert 'src="http' not in page
     begun = time.perf_counter()
+    assert main(["demo", "--out", str(out), "--images", "15"]) == 2
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1", "--resume"]) == 0
     assert time.perf_counter() - begun < 20, "a finished demo was done again"
     assert main(["demo", "--out", str(out), "--images", "30", "--epochs", "1", "--resume"]) == 2

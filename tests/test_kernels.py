@@ -186,7 +186,7 @@ def test_a_machine_without_compiler_says_so_once_and_goes_on(monkeypatch, caplog
     monkeypatch.setattr(compiler, "compile", lambda f: (_ for _ in ()).throw(RuntimeError("no g++ found")))
     try:
         assert compiler.verdict() == (False, "no g++ found")
-        assert not compiler.use(10**9)
+        assert not compiler.use(10**9, torch.device("cpu"))
         assert [r.getMessage() for r in caplog.records if "uncompiled" in r.getMessage()] == [
             "neurons run uncompiled, several times slower: torch.compile does not work here (no g++ found)"
         ]

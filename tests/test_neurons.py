@@ -42,6 +42,23 @@ def test_state_never_leaks_between_calls_or_batch_sizes():
     assert torch.equal(layer(current[:, :2]), first[:, :2])
 
 
+@pytest.mark.parametrize(("decay", "threshold"), [(0.9, 0.3), (0.7, 0.1), (1.0, 0.6)])
+def test_constants_are_exact_in_float64(decay, threshold):
+    """0.9 and 0.3 have no short binary form: a layer that kept them in float32 would miss ties and drift from a plain loop."""
+    current = torch.cat([torch.full((4, 1, 5), threshold, dtype=torch.float64), torch.randn(4, 1, 60, dtype=torch.float64)], 2)
+    layer = sg.LIF(decay=decay, threshold=threshold)
+    with sg.tap(layer) as t:
+        spikes = layer(current)
+    for i in range(65):
+        v = 0.0
+        for step in range(4):
+            h = decay * v + current[step, 0, i].item()
+            assert t.potentials[""][step, 0, i].item() == h - threshold
+            assert spikes[step, 0, i].item() == (h - threshold >= 0)
+            v = 0.0 if h - threshold >= 0 else h
+    assert spikes[0, 0, :5].all(), "a tie must fire"
+
+
 def test_constant_current_equals_its_repetition():
     layer, current = sg.LIF(decay=0.7, v_init=0.3), torch.randn(1, 6, 5, 4, 4).to(memory_format=torch.channels_last_3d)
     assert torch.equal(layer(current, timesteps=4), layer(current.expand(4, -1, -1, -1, -1)))

@@ -171,6 +171,22 @@ def test_wrong_fields_are_named_with_what_is_allowed(values, message):
     assert "\n" not in str(error.value)
 
 
+def test_flags_change_no_recipe_but_their_own():
+    values = RECIPES["vanilla"].values()
+    override(values, "options.width", "3")
+    assert RECIPES["vanilla"].options == RECIPES["tgo"].options == {"width": 16}
+
+
+def test_recipes_from_python_are_checked_too():
+    for wrong in ({"precision": "bf16"}, {"loss": "tet"}, {"defenses": (sg.TGO(), sg.TGO(delta=0.9))}):
+        with pytest.raises(UserError):
+            sg.Recipe(**wrong)
+    recipe = sg.Recipe(network="vgg11", options={"hidden": (16, 16)})
+    import json
+
+    assert sg.Recipe.of(json.loads(json.dumps(recipe.values()))) == recipe
+
+
 def test_flags_reach_inner_fields_and_change_choices():
     values = RECIPES["tgo"].values()
     for flag, text in [("neuron.decay", "0.9"), ("neuron.surrogate.triangle.width", "0.5"), ("defenses.tgo.delta", "0.4"), ("batch-size", "32")]:
@@ -298,6 +314,22 @@ def test_a_checkpoint_of_another_network_is_refused(little_data, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_one_line_and_no_result(little_data, tmp_path):
     with pytest.raises(UserError, match=r"the loss is (nan|inf)"):
         train(little_recipe(lr=1e30, warmup=0.0, epochs=4), tmp_path / "r", data=little_data)
+    assert not (tmp_path / "r" / WEIGHTS).exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(little_data, tmp_path, monkeypatch):
+    """Spikes of a network full of NaN are zeros, so its loss stays finite: the weights themselves are looked at."""
+
+    def spoil(report):
+        with torch.no_grad():
+            spoiled[0].fill_(float("nan"))
+
+    from spikeguard.training import loop
+
+    spoiled, original = [], loop.make_network
+    monkeypatch.setattr(loop, "make_network", lambda *a: (net := original(*a), spoiled.append(next(net.parameters())))[0])
+    with pytest.raises(UserError, match="not finite"):
+        train(little_recipe(epochs=1), tmp_path / "r", data=little_data, progress=spoil)
     assert not (tmp_path / "r" / WEIGHTS).exists()
 
 

@@ -21,6 +21,8 @@ def main(folder: Path) -> int:
     found = row(record)
     misses = [f"{k} = {found[k]}, must be at least {v}" for k, v in AT_LEAST.items() if found[k] < v]
     misses += [f"{k} = {found[k]}, must be at most {v}" for k, v in AT_MOST.items() if found[k] > v]
+    if record["seconds"] > 240:
+        misses.append(f"the demo took {record['seconds']} s, must take at most 240")
     page = (folder / "index.html").read_text()
     if "http://" in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", ""):
         misses.append("the page is not self-contained")

@@ -69,11 +69,12 @@ def sample_keys(seed: int, samples: Tensor) -> Tensor:
 def normal(seed: int, samples: Tensor, count: int) -> Tensor:
     """Standard normal draws ``[N, count]``, float32, on the device of ``samples``."""
     keys, half = sample_keys(seed, samples), (count + 1) // 2
-    pairs: Tensor = _ready(compiler.use(len(samples) * count))(keys, half)
+    compiled = compiler.use(256 * count, samples.device)  # by what one sample needs, never by how many come together
+    pairs: Tensor = _ready(compiled)(keys, half)
     return pairs.flatten(1)[:, :count]
 
 
 def uniform(seed: int, samples: Tensor, count: int) -> Tensor:
     """Uniform draws in (0, 1), ``[N, count]``, float32, on the device of ``samples``."""
     bits = _bits(sample_keys(seed, samples), count)
-    return (((bits >> 8) & 0xFFFFFF).float() + 0.5) * 2.0**-24
+    return (((bits >> 9) & 0x7FFFFF).float() + 0.5) * 2.0**-23

@@ -120,15 +120,15 @@ class Spiking(nn.Module):
         self.noise = noise
         self.source: Source | None = None
         self.seams: list[Seam] = []
-        threshold = torch.tensor(float(spec.threshold))
+        threshold = torch.tensor(float(spec.threshold), dtype=torch.float64)  # exact; kernels round it to the dtype of the current
         if spec.learn_threshold:
-            self.threshold: Tensor = nn.Parameter(threshold)
+            self.threshold: Tensor = nn.Parameter(threshold.float())
         else:
             self.register_buffer("threshold", threshold, persistent=False)
         if spec.kind == "plif":
             self.decay_logit = nn.Parameter(torch.tensor(math.log(spec.decay / (1 - spec.decay))))
         else:
-            self.register_buffer("fixed_decay", torch.tensor(float(spec.decay)), persistent=False)
+            self.register_buffer("fixed_decay", torch.tensor(float(spec.decay), dtype=torch.float64), persistent=False)
 
     @property
     def decay(self) -> Tensor:

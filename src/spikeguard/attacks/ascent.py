@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard import draws
-from spikeguard.gradients import Estimator, Model, eot
+from spikeguard.errors import UserError
+from spikeguard.gradients import Estimator, Model
+from spikeguard.gradients.estimators import Opened
 from spikeguard.losses import Loss
+from spikeguard.neurons import spiking
 from spikeguard.threat import Linf
 
 
@@ -56,10 +59,17 @@ def at_rest(model: Model) -> Iterator[None]:
             m.training = mode
 
 
-def is_random(model: Model, x: Tensor) -> bool:
-    """Do two passes over the same batch differ?"""
+def is_random(model: Model, x: Tensor, y: Tensor) -> bool:
+    """Does the model answer twice differently? UserError if what it gives are no logits for these labels."""
     with torch.no_grad():
-        return not torch.equal(model(x[:8]), model(x[:8]))
+        logits = model(x[:8])
+        again = model(x[:8])
+    if logits.dim() != 2 or len(logits) != len(x[:8]) or not logits.is_floating_point():
+        raise UserError(f"the model gives {logits.dtype} of shape {tuple(logits.shape)}, must give logits [N, classes]")
+    if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
+        raise UserError(f"labels lie in [{int(y.min())}, {int(y.max())}], the model has classes 0 to {logits.shape[1] - 1}")
+    noisy = isinstance(model, nn.Module) and any(s.noise and s.noise.at_eval and s.noise.sigma for s in spiking(model).values())
+    return noisy or not torch.equal(logits, again)
 
 
 def random_start(x: Tensor, threat: Linf, index: Tensor, seed: int, restart: int) -> Tensor:
@@ -124,22 +134,22 @@ def ascend(
         best.backwards += opened.backwards
 
 
-def walk(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss) -> Tensor:
-    """The textbook loop: every sample takes every step; the last point. For adversarial training and ``climb``."""
+def walk(
+    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
+) -> tuple[Tensor, Opened]:
+    """The textbook loop: every sample takes every step; the last point, and what it cost. For adversarial training and ``climb``."""
     here = start
     with estimator.open(model) as opened:
         for k in range(steps):
             gradient, _, _ = opened(here, y, loss)
             here = threat.project(rule.step(k, here, gradient), x)
-    return here
+    return here, opened
 
 
 def climb(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss) -> Attacked:
     """``walk``, its last point judged by one more pass of the model itself: for random models and textbook comparisons."""
-    found = walk(model, x, y, start, threat, steps, rule, estimator, loss)
+    found, cost = walk(model, x, y, start, threat, steps, rule, estimator, loss)
     with torch.no_grad():
         logits = model(found)
     threat.check(found, x)
-    draws_each = estimator.draws if isinstance(estimator, eot) else 1
-    passes = steps * draws_each * len(x)
-    return Attacked(found, logits.argmax(1) != y, loss(logits, y), passes + len(x), passes)
+    return Attacked(found, logits.argmax(1) != y, loss(logits, y), cost.forwards + len(x), cost.backwards)

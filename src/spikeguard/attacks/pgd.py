@@ -96,7 +96,8 @@ def search(
 ) -> Attacked:
     """Restarts of one gradient attack on the model in eval mode; ``begin(restart)`` gives the start and a fresh step rule."""
     with at_rest(model):
-        if early_stop and not is_random(model, x):
+        random = is_random(model, x, y)
+        if early_stop and not random:
             with torch.no_grad():
                 best = Best(x, y, model(x), objective)
             for restart in range(restarts):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Best, at_rest
+from spikeguard.attacks.ascent import Attacked, Best, at_rest, is_random
 from spikeguard.attacks.pgd import numbers
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model
@@ -36,6 +36,7 @@ def square(model: Model, x: Tensor, y: Tensor, threat: Linf, *, queries: int = 5
     x = x.detach()
     _, channels, height, width = x.shape
     with at_rest(model), torch.no_grad():
+        is_random(model, x, y)
         best = Best(x, y, model(x), margin)
         for query in range(queries):
             rows = best.standing()

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.attacks.ascent import at_rest, is_random
 from spikeguard.audit.suite import Member
 from spikeguard.audit.witness import Witnesses, keep, misclassified
 from spikeguard.gradients import Model
-from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import seed_noise
+from spikeguard.neurons import seed_noise, spiking
 from spikeguard.records import SCHEMA, machine, wilson, write_json
 from spikeguard.threat import Linf, check_images
 
@@ -68,8 +67,8 @@ def run(
     check_images(x, y)
     index = torch.arange(len(x)) if index is None else index
     with at_rest(model):
-        random = is_random(model, x)
-        clean = fresh_draws(model, x, y, seed) if random else (~misclassified(model, x, y, batch_size)).float()
+        random = is_random(model, x, y)
+        clean = fresh_draws(model, x, y, draws.key(seed, "choose")) if random else (~misclassified(model, x, y)).float()
     standing = clean > 0 if random else clean == 1
     first = torch.where(standing, ROBUST, CLEAN_WRONG)
     found, right, out = x.clone(), clean.clone(), Outcome(members, x, first, clean, clean, random)
@@ -86,12 +85,12 @@ def run(
                 progress(member.name, int(chunk[-1]) + 1, len(x))
         if random:
             with at_rest(model):
-                share = torch.minimum(clean, fresh_draws(model, at, y, seed))
+                share = torch.minimum(clean, fresh_draws(model, at, y, draws.key(seed, "choose")))
             alone, lower = share, share < right
             right[lower], found[lower] = share[lower], at[lower]
             first[lower & (right < 0.5)] = number
         else:
-            _, success = keep(model, x, y, at, success, threat)
+            _, success = keep(model, x, y, at, success, threat, batch_size)
             alone = clean * ~success
             new = success & (first == ROBUST)
             first[new], found[new], right[new] = number, at[new], 0.0
@@ -100,19 +99,30 @@ def run(
         out.after[member.name] = float(right.mean())
         out.cost[member.name] = {"seconds": round(time.perf_counter() - begun, 2), "forwards": cost[0], "backwards": cost[1]}
     out.x, out.first, out.right = found, first, right
-    if not random:
-        out.witnesses, _ = keep(model, x, y, found, first >= 0, threat)
+    if random:  # chosen on one set of draws, scored on another
+        with at_rest(model):
+            out.clean_right = fresh_draws(model, x, y, draws.key(seed, "score"))
+            out.right = fresh_draws(model, found, y, draws.key(seed, "score"))
+    else:
+        out.witnesses, confirmed = keep(model, x, y, found, first >= 0, threat, batch_size)
+        lost = (first >= 0) & ~confirmed
+        first[lost], right[lost] = ROBUST, 1.0
     return out
 
 
 def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = FRESH_DRAWS) -> Tensor:
     """Per sample the share of fresh draws of the model's noise at which it is right: an adversary knows its law, not the draw."""
     right = torch.zeros(len(x), device=x.device)
-    with torch.no_grad():
-        for draw in range(count):
-            if isinstance(model, Classifier):
-                seed_noise(model, draws.key(seed, "fresh draw", draw))
-            right += torch.cat([model(a).argmax(1) for a in x.split(250)]) == y
+    sources = [(layer, layer.source) for layer in spiking(model).values()] if isinstance(model, nn.Module) else []
+    try:
+        with torch.no_grad():
+            for draw in range(count):
+                if isinstance(model, nn.Module):
+                    seed_noise(model, draws.key(seed, "fresh draw", draw))
+                right += torch.cat([model(a).argmax(1) for a in x.split(250)]) == y
+    finally:
+        for layer, source in sources:
+            layer.source = source
     return right / count
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +21,39 @@ from torch import Tensor, nn
 from spikeguard.attacks.ascent import at_rest
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model
+from spikeguard.networks.classifier import Classifier
 from spikeguard.records import write_bytes
 from spikeguard.threat import Linf
 
-CHECK_BATCH = 97  # unlike any batch size an attack uses
+
+def check_batch(count: int, unlike: int) -> int:
+    """A batch size for re-checking ``count`` samples that differs from the attack's, as a whole and for its last batch."""
+    return next((b for b in (97, 89, 61, 37, 11, 3, 2) if b < count and b != unlike), 1)
 
 
-def misclassified(model: Model, x: Tensor, y: Tensor, batch_size: int = CHECK_BATCH) -> Tensor:
-    """Which float32 inputs the untouched model gets wrong, ``[N]`` bool."""
+def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor:
+    """Which inputs the untouched model gets wrong in float32, ``[N]`` bool, at a batch size other than ``unlike``."""
     if isinstance(model, nn.Module) and any(getattr(m, "seams", None) for m in model.modules()):
         raise UserError("witnesses are checked on the untouched model: close the open tap first")
-    with at_rest(model), torch.no_grad():
-        wrong = [model(a.float()).argmax(1) != b for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)]
-    return torch.cat(wrong) if wrong else torch.zeros(0, dtype=torch.bool)
+    if not len(x):
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
+    size = check_batch(len(x), unlike)
+    with at_rest(model), in_float32(model), torch.no_grad():
+        wrong = [model(a.float()).argmax(1) != b for a, b in zip(x.split(size), y.split(size), strict=True)]
+    return torch.cat(wrong)
+
+
+@contextmanager
+def in_float32(model: Model) -> Iterator[None]:
+    """Our networks without autocast."""
+    if not isinstance(model, Classifier):
+        yield
+        return
+    before, model.autocast = model.autocast, None
+    try:
+        yield
+    finally:
+        model.autocast = before
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class Witnesses:
         """Rows and inputs ``[n, ...]``, for the attacked images ``x`` of the same threat."""
         near = x[self.rows]
         held = threat.take(self.rows).project(self.grid.to(near) / 65535.0, near)
-        return torch.cat([self.rows, self.exact_rows]), torch.cat([held, self.exact.to(held)])
+        return torch.cat([self.rows, self.exact_rows]).to(x.device), torch.cat([held, self.exact.to(held)])
 
     def save(self, path: Path) -> str:
         """Write them compressed; returns the file's sha256."""
@@ -69,15 +91,14 @@ class Witnesses:
             raise UserError(f"{path} holds no witnesses ({error})") from error
 
 
-def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Linf) -> tuple[Witnesses, Tensor]:
+def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Linf, unlike: int = 0) -> tuple[Witnesses, Tensor]:
     """Store the claimed ones of ``found`` that hold when re-checked; also returns which samples those are, ``[N]`` bool."""
     rows = torch.nonzero(broken).flatten()
     grid = (found[rows].double() * 65535.0).round().to(torch.int32)
-    none = torch.zeros(0, dtype=torch.int64)
-    stored = Witnesses(rows, grid, none, found[none])
-    held = misclassified(model, stored.read(x, threat)[1], y[rows])
+    stored = Witnesses(rows, grid, rows[:0], found[rows[:0]])
+    held = misclassified(model, stored.read(x, threat)[1], y[rows], unlike)
     finer = rows[~held]
-    finer = finer[misclassified(model, found[finer], y[finer])] if len(finer) else finer
+    finer = finer[misclassified(model, found[finer], y[finer], unlike)]
     kept = Witnesses(rows[held].cpu(), grid[held].cpu(), finer.cpu(), found[finer].float().cpu())
     confirmed = torch.zeros_like(broken)
     confirmed[rows[held]] = True

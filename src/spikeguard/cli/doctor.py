@@ -64,4 +64,4 @@ def run(arguments: list[str]) -> int:
 def _bf16(instructions: list[str]) -> str:
     if "amx_bf16" in instructions:
         return "precision bfloat16 is the fast one here"
-    return "bfloat16 is no faster than float32 here" if "avx512_bf16" in instructions else ""
+    return "bfloat16 may or may not be faster than float32 here: try both" if "avx512_bf16" in instructions else ""

@@ -31,7 +31,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is missing")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    given, rest = parser.parse_known_args(arguments)
+    own, pairs = _split(arguments, {s for action in parser._actions for s in action.option_strings})
+    given = parser.parse_args(own)
     if given.recipe is None:
         if not (given.resume and given.out):
             parser.error(f"name a recipe ({', '.join(RECIPES)}) or a .toml file")
@@ -40,7 +41,7 @@ def run(arguments: list[str]) -> int:
         values = {"name": Path(given.recipe).stem} | read_toml(Path(given.recipe))
     else:
         values = recipe(given.recipe).values()
-    for flag, text in _pairs(rest):
+    for flag, text in pairs:
         override(values, flag, text)
     chosen = Recipe.of(values, given.recipe or "recipe")
     common.start(given.threads)
@@ -88,16 +89,18 @@ def _of_state(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _pairs(rest: list[str]) -> list[tuple[str, str]]:
-    pairs, left = [], list(rest)
+def _split(arguments: list[str], own: set[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The parser's own arguments, and ``--field value`` pairs: taken out first, so that no value is mistaken for the recipe."""
+    rest, pairs, left = [], [], list(arguments)
     while left:
         flag = left.pop(0)
-        if not flag.startswith("--"):
-            raise UserError(f"train: unexpected {flag!r} (fields are written --field value)")
-        name, equals, value = flag[2:].partition("=")
+        name, equals, value = flag.partition("=")
+        if not flag.startswith("--") or name in own:
+            rest.append(flag)
+            continue
         if not equals:
-            if not left:
+            if not left or left[0].startswith("--"):
                 raise UserError(f"train: {flag} needs a value")
             value = left.pop(0)
-        pairs.append((name, value))
-    return pairs
+        pairs.append((name[2:], value))
+    return rest, pairs

@@ -29,7 +29,7 @@ class Images:
 
     def take(self, rows: Tensor) -> Images:
         """The images at these rows."""
-        return Images(self.x[rows], self.y[rows], self.index[rows])
+        return Images(self.x[rows], self.y[rows], self.index[rows.cpu()])
 
     def balanced(self, count: int) -> Images:
         """The first ``count`` images with equally many of each class, in order; UserError if a class has too few."""

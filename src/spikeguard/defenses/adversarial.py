@@ -54,7 +54,7 @@ class _Crafting(Hooks):
         first = random_start(x, threat, torch.arange(len(x)), key, 0) if s.random_start else x
         rule = SignStep(default_step(threat.per_sample(x), s.steps, s.step_size))
         with at_rest(net):
-            found = walk(net, x, y, first, threat, s.steps, rule, Own(), ce)
+            found, _ = walk(net, x, y, first, threat, s.steps, rule, Own(), ce)
         views["adversarial"] = View(found, 1 - s.clean_share)
         if s.clean_share:
             views["clean"] = View(x, s.clean_share)

@@ -50,7 +50,7 @@ class AdaptiveSharpness(Surrogate):
         if self.mean is None or self.spread is None:
             self.mean, self.spread = torch.ones_like(u), torch.zeros_like(u)
         if not self.frozen:
-            self.mean, self.spread = _ready(compiler.use(u.numel()))(u, self.mean, self.spread)
+            self.mean, self.spread = _ready(compiler.use(u.numel(), u.device))(u, self.mean, self.spread)
         return self.omega / (self.mean + 1.5 * self.spread + 1e-4)
 
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:

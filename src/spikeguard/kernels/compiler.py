@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ log = logging.getLogger("spikeguard")
 WORTHWHILE = 2**18  # elements; below, starting a compiled kernel for one more shape costs more than it saves
 
 
-@lru_cache(maxsize=1)
-def verdict() -> tuple[bool, str]:
-    """Can kernels be compiled, and the reason if not. ``SPIKEGUARD_COMPILE=0`` turns compilation off."""
+@cache
+def verdict(device: str = "cpu") -> tuple[bool, str]:
+    """Can kernels be compiled for a kind of device, and the reason if not; found out once. ``SPIKEGUARD_COMPILE=0`` turns it off."""
     if os.environ.get("SPIKEGUARD_COMPILE", "1") == "0":
         return False, "switched off by SPIKEGUARD_COMPILE=0"
     try:
-        probed = compile(_probe)(torch.ones(64))
-        if not torch.equal(probed, torch.full((64,), 3.0)):
+        probed = compile(_probe)(torch.ones(64, device=device))
+        if not torch.equal(probed.cpu(), torch.full((64,), 3.0)):
             raise RuntimeError("a compiled kernel gave a wrong result")
     except Exception as error:  # whatever a compiler raises, the answer is the same: run without it
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
@@ -36,14 +36,14 @@ def _probe(x: Tensor) -> Tensor:
     return x * 2 + 1
 
 
-def use(elements: int) -> bool:
+def use(elements: int, device: torch.device) -> bool:
     """Should a kernel over this many elements be compiled? A function of the size alone, so that runs repeat."""
-    return elements >= WORTHWHILE and verdict()[0]
+    return elements >= WORTHWHILE and verdict(device.type)[0]
 
 
-def path() -> str:
-    """The path that large kernels take on this machine: 'compiled' or 'eager'."""
-    return "compiled" if verdict()[0] else "eager"
+def path(device: str = "cpu") -> str:
+    """The path that large kernels take there: 'compiled' or 'eager'."""
+    return "compiled" if verdict(device)[0] else "eager"
 
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:

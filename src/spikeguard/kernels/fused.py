@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from spikeguard.kernels import compiler
 from spikeguard.kernels.layout import Layout
-from spikeguard.kernels.mode import Fired, Mode, widen
+from spikeguard.kernels.mode import Fired, Mode, wide, widen
 from spikeguard.surrogates import Stretched, Triangle
 
 _ANY = Triangle()
@@ -111,9 +111,14 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def _ready(make: Callable[..., Any], mode: Mode, flag: bool, compiled: bool) -> Callable[..., Any]:
+def _ready(make: Callable[..., Any], mode: Mode, flag: bool, compiled: bool, *variant: object) -> Callable[..., Any]:
+    """A kernel of its own for every ``variant`` (what is there, which dtype, which device), so that none is ever compiled again."""
     function = make(mode, flag)
     return compiler.compile(_own_code(function)) if compiled else function
+
+
+def _variant(current: Tensor, *others: Tensor | None) -> tuple[object, ...]:
+    return current.shape[0] > 1, *((None if x is None else (x.dim(), x.dtype, x.device.type)) for x in (current, *others))
 
 
 class _Integrate(torch.autograd.Function):
@@ -131,7 +136,7 @@ class _Integrate(torch.autograd.Function):
     ) -> Any:
         key = mode if mode.smooth else replace(mode, surrogate=_ANY)
         current, decay, threshold = current.detach(), decay.detach(), threshold.detach()
-        outputs = _ready(_forward, key, want_u, compiled)(current, noise, decay, threshold)
+        outputs = _ready(_forward, key, want_u, compiled, *_variant(current, noise))(current, noise, decay, threshold)
         if sharpness is None and isinstance(mode.surrogate, Stretched):  # a tensor, so that one kernel serves every sharpness
             sharpness = torch.tensor(mode.surrogate.sharpness, dtype=decay.dtype, device=current.device)
         ctx.save_for_backward(current, noise, sharpness, decay, threshold)
@@ -149,7 +154,8 @@ class _Integrate(torch.autograd.Function):
             mode = replace(mode, surrogate=mode.surrogate.kernel())
         if g_spikes is None:
             g_spikes = torch.zeros(mode.timesteps, current.shape[1], dtype=current.dtype, device=current.device)
-        ready = _ready(_backward, mode, any(ctx.needs_input_grad[1:3]), ctx.compiled)
+        variant = _variant(current, noise, sharpness, g_u, g_penalty)
+        ready = _ready(_backward, mode, any(ctx.needs_input_grad[1:3]), ctx.compiled, *variant)
         g = ready(g_spikes.contiguous(), g_u, g_penalty, current, noise, sharpness, decay, threshold)
         return *g, None, None, None, None, None
 
@@ -171,11 +177,11 @@ def integrate(
     layout = Layout.of(current)
     flat = layout.flat(current)
     if compiled is None:
-        compiled = compiler.use(mode.timesteps * flat.shape[1])
+        compiled = compiler.use(mode.timesteps * flat.shape[1], flat.device)
     spikes, u, penalty = _integrate(
         flat,
-        widen(decay),
-        widen(threshold),
+        decay.to(wide(flat.dtype)),
+        threshold.to(wide(flat.dtype)),
         mode,
         None if noise is None else layout.flat(noise),
         None if sharpness is None else layout.flat(sharpness),

@@ -41,6 +41,11 @@ class Fired(NamedTuple):
     penalty: Tensor | None
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of potentials: never half precision."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 def widen(x: Tensor) -> Tensor:
-    """Potentials are never kept in half precision."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    """A tensor in the dtype of potentials."""
+    return x.to(wide(x.dtype))

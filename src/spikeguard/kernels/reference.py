@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeguard.kernels.mode import Fired, Mode, widen
+from spikeguard.kernels.mode import Fired, Mode, wide, widen
 from spikeguard.surrogates import Surrogate
 
 
@@ -42,7 +42,7 @@ def integrate(
 ) -> Fired:
     """Charge, fire, reset, for every step of ``current`` ``[T, N, ...]`` (or ``[1, N, ...]``, constant over time)."""
     dtype = current.dtype
-    current, decay, threshold = widen(current), widen(decay), widen(threshold)
+    current, decay, threshold = widen(current), decay.to(wide(dtype)), threshold.to(wide(dtype))
     v = torch.full_like(current[0], mode.v_init)
     spikes, potentials = [], []
     for t in range(mode.timesteps):

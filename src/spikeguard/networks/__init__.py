@@ -51,6 +51,10 @@ def build(
     allowed = list(inspect.signature(make).parameters)[2:]
     if unknown := sorted(set(options) - set(allowed)):
         raise UserError(f"build: {network} has no option {unknown[0]!r} (known: {', '.join(allowed)})")
+    for name, value in options.items():
+        sizes = value if isinstance(value, (tuple, list)) else (value,)
+        if not sizes or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in sizes):
+            raise UserError(f"build: {network}: {name} = {value!r} must be whole numbers of at least 1")
     body, features = make(in_shape, neuron or Neuron(), **options)
     net = Classifier(body, nn.Linear(features, classes), in_shape, timesteps, mean, std)
     init_kaiming(net, draws.generator(seed, "weights"))

@@ -30,7 +30,7 @@ from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
-from spikeguard.training.loop import Report, accuracy, pick_device, train
+from spikeguard.training.loop import Report, accuracy, parts, pick_device, train
 
 MARK = "demo.json"
 DELTA = 0.2
@@ -57,16 +57,17 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda
     Without ``resume`` an earlier demo in ``out`` is replaced; with it, what is finished there is kept. UserError if ``out`` holds
     something else.
     """
-    _open(settings, out, resume)
+    begun = time.perf_counter()
     data = load_data("embedded")
     test = data.test.balanced(settings.images).to(pick_device(None))
+    _open(settings, out, resume)  # last of the checks: it clears what an earlier demo left
     x, y = test.pixels(), test.y
     networks = []
     vanilla, told = _train("vanilla", settings, out, data, tell)
     networks.append(("vanilla", "vanilla", vanilla, told))
     guarded, told = _train("tgo", settings, out, data, tell)
-    share = neighbours(guarded, x[:CURVE_IMAGES], DELTA).mean
-    control, factor = gain_scaled(vanilla, x[:CURVE_IMAGES], share, DELTA)
+    held = parts(recipe("vanilla"), data)[1].to(x.device).pixels()[:CURVE_IMAGES]  # the factor is not chosen on test images
+    control, factor = gain_scaled(vanilla, held, neighbours(guarded, held, DELTA).mean, DELTA)
     networks.append(("control", "vanilla, gains scaled", control, {**networks[0][3], "factor": factor}))
     networks.append(("tgo", "TGO", guarded, told))
     rows = [_measure(role, label, net, told, settings, out, test, data, tell) for role, label, net, told in networks]
@@ -86,6 +87,7 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda
         "machine": machine(),
         "finished": True,
     }
+    record["seconds"] = round(time.perf_counter() - begun, 1)
     write_page(record, _pictures(guarded, out, x, y, data), out / "index.html")
     write_json(out / MARK, {**record, "settings": plain(settings)})
     return record

@@ -158,20 +158,22 @@ class _Trainer:
         self.conditions = {
             "recipe": recipe.values(),
             "threads": torch.get_num_threads(),
-            "path": compiler.path(),
+            "path": compiler.path(device.type),
             "device": device.type,
             "torch": torch.__version__,
+            "spikeguard": machine()["versions"]["spikeguard"],
+            "instructions": machine()["instructions"],
         }
 
     def open(self, folder: Path, resume: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"cannot write {folder}: it is not a folder")
         if (folder / RECORD).exists():
             raise UserError(f"{folder} holds a finished run; choose another folder" + (" (nothing is left to resume)" if resume else ""))
         if resume and (folder / STATE).exists():
             self.at = load_state(folder, self.net, self.optimiser, self.conditions)
         elif not resume and folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; go on with --resume or choose another folder")
-        elif folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is not a folder")
         else:
             self.save(folder)  # find out now, not after an epoch, that it cannot be written
 
@@ -192,6 +194,8 @@ class _Trainer:
             yield Report(at.epoch * self.per_epoch + at.batch, recipe.epochs * self.per_epoch, at.sums["loss"] / at.batch, last)
             if stopped.is_set():
                 return
+        if broken := [n for n, v in self.net.state_dict().items() if not bool(torch.isfinite(v).all())]:
+            raise UserError(f"{broken[0]} is not finite after epoch {at.epoch + 1}: lower lr = {recipe.lr} or lambda_max")
         begun = time.perf_counter()
         row: dict[str, Any] = {"epoch": at.epoch + 1, **{k: v / at.batch for k, v in at.sums.items()}, **self.validate()}
         at.seconds += time.perf_counter() - begun

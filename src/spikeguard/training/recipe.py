@@ -48,6 +48,12 @@ class Recipe:
         for name, low in (("timesteps", 1), ("epochs", 1), ("batch_size", 2)):
             if getattr(self, name) < low:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must be at least {low}")
+        for name, allowed in (("loss", ("mean", "per_step")), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        kinds = [type(d) for d in self.defenses]
+        if twice := [k.__name__ for k in kinds if kinds.count(k) > 1]:
+            raise UserError(f"recipe: defenses name {twice[0]} more than once")
         for name in ("validation", "warmup", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must lie in [0, 1)")

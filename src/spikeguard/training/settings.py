@@ -67,7 +67,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, _table(value, where), where)  # type: ignore[arg-type]
     if origin is dict:
-        return dict(_table(value, where))
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in _table(value, where).items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -94,10 +94,14 @@ def unbuild(value: Any) -> Any:
     """Plain values of a settings object, such that ``build`` gives it back."""
     for base, names in CHOICES.items():
         if isinstance(value, base):
-            name = next(n for n, c in names.items() if type(value) is c)
+            name = next((n for n, c in names.items() if type(value) is c), "")
+            if not name:
+                raise UserError(f"{type(value).__name__} has no name in recipes (known: {', '.join(names)}): register it, or train without recipe")
             return {name: {f.name: unbuild(getattr(value, f.name)) for f in dataclasses.fields(value)}}  # type: ignore[arg-type]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: unbuild(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: unbuild(v) for k, v in value.items()}
     if isinstance(value, tuple):
         parts = [unbuild(v) for v in value]
         return {k: v for part in parts for k, v in part.items()} if parts and isinstance(value[0], Defense) else parts
