@@ -35,7 +35,7 @@ from spikeguard.training.loop import Report, accuracy, parts, pick_device, train
 MARK = "demo.json"
 DELTA = 0.2
 EPS = ("8/255", "25/255")
-CURVE = (0, 2, 4, 8, 12, 16, 25)
+CURVE = (0, 4, 8, 16, 25)
 CURVE_IMAGES = 100
 
 
