@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     from spikeguard.data.sources import load_data
     from spikeguard.threat import Linf
     from spikeguard.training.load import load_with_recipe
-    from spikeguard.training.loop import pick_device
+    from spikeguard.training.setup import pick_device
 
     net, recipe = load_with_recipe(given.target, str(pick_device(given.device)))
     data = load_data(recipe.data, given.data_dir)

@@ -30,7 +30,8 @@ from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
-from spikeguard.training.loop import Report, accuracy, parts, pick_device, train
+from spikeguard.training.loop import Report, accuracy, train
+from spikeguard.training.setup import parts, pick_device
 
 MARK = "demo.json"
 DELTA = 0.2

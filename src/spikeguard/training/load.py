@@ -10,8 +10,8 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.training.checkpoint import STATE, WEIGHTS, load_tensors, put_weights
-from spikeguard.training.loop import make_network, pick_device
 from spikeguard.training.recipe import Recipe
+from spikeguard.training.setup import make_network, pick_device
 
 
 def load(target: str | Path, device: str = "cpu") -> Classifier:

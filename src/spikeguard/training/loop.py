@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,12 +23,13 @@ from spikeguard.data.sources import load_data
 from spikeguard.defenses import Hooks, View
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels import compiler
-from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
+from spikeguard.training.interrupt import ctrl_c
 from spikeguard.training.recipe import Recipe
+from spikeguard.training.setup import make_network, parts, pick_device
 
 log = logging.getLogger("spikeguard")
 
@@ -52,40 +51,6 @@ class Run:
     net: Classifier
     path: Path | None
     metrics: dict[str, Any]
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, else the GPU if there is one; UserError if torch does not know or have it."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error
-    return device
-
-
-def make_network(recipe: Recipe, data: Dataset) -> Classifier:
-    """The recipe's network, untrained, with its defences prepared."""
-    net = build(
-        recipe.network,
-        classes=len(data.classes),
-        in_shape=data.in_shape,
-        timesteps=recipe.timesteps,
-        neuron=recipe.neuron,
-        mean=data.mean,
-        std=data.std,
-        seed=recipe.seed,
-        **recipe.options,
-    )
-    for defense in recipe.defenses:
-        defense.prepare(net)
-    return net.prefer(recipe.channels_last, torch.bfloat16 if recipe.precision == "bfloat16" else None)
-
-
-def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images]:
-    """Training and validation images of a recipe."""
-    chosen = data.train if recipe.train_images is None else data.train.balanced(recipe.train_images)
-    return chosen.split(recipe.validation)
 
 
 def train(
@@ -111,7 +76,7 @@ def train(
         trainer.open(folder, resume)
     elif resume:
         raise UserError("train: resume needs the folder of the run (out=...)")
-    with _ctrl_c() as stopped:
+    with ctrl_c() as stopped:
         while trainer.at.epoch < recipe.epochs:
             for report in trainer.epoch(stopped):
                 if progress:
@@ -278,23 +243,3 @@ def accuracy(net: Classifier, images: Images, batch_size: int = 500) -> float:
         for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
             right += int((net(x.float() / 255.0).argmax(1) == y).sum())
     return right / len(images)
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C asks the loop to stop after the running step; a second one stops at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
