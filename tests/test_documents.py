@@ -1,0 +1,55 @@
+"""What the documents say against the records it comes from."""
+
+import importlib.util
+from pathlib import Path
+
+from spikeguard.records import read_json
+from spikeguard.report.reading import reading
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_numbers_of_the_readme_are_those_of_its_record():
+    spec = importlib.util.spec_from_file_location("readme_picture", ROOT / "tools" / "readme_picture.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    record = read_json(ROOT / "results" / "demo.json")
+    text = (ROOT / "README.md").read_text()
+    assert tool.MARKS.search(text)[0] == tool.MARKS.search(text)[1] + tool.numbers(record) + tool.MARKS.search(text)[2]
+
+
+def test_the_diary_tells_every_seed_as_recorded():
+    diary = (ROOT / "LAB.md").read_text()
+    for row in read_json(ROOT / "results" / "demo-seeds.json")["rows"]:
+        told = next(line for line in diary.splitlines() if line.startswith(f"| {row['seed']} |"))
+        cells = [float(c.strip(" *")) for c in told.strip("|").split("|")]
+        names = ("seed", "worst_vanilla", "worst_control", "worst_tgo", "gain_over_vanilla", "gain_over_control", "clean_lost", "fewer_neighbours")
+        for cell, name in zip(cells, names, strict=True):
+            assert abs(cell - row[name]) <= (0.5 if name == "fewer_neighbours" else 0.051), (row["seed"], name)
+
+
+def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, float]) -> dict:
+    """A demo's record with these shares: (PGD-20 alone, worst case)."""
+
+    def network(role, own, worst):
+        told = {"alone": {"PGD-20": {"accuracy": own}}, "worst_case": {"accuracy": worst}}
+        return {
+            "role": role,
+            "factor": 1.5,
+            "seconds": 10.0,
+            "clean": {"accuracy": 0.9},
+            "neighbours": {"mean": 0.1},
+            "attacks": {"8/255": told, "25/255": told},
+        }
+
+    networks = [network("vanilla", *vanilla), network("control", control, control), network("tgo", *tgo)]
+    return {"networks": networks, "eps": ["8/255", "25/255"], "images": 300, "delta": 0.2}
+
+
+def test_the_reading_calls_masking_what_is_masking_and_nothing_else():
+    masked = " ".join(reading(made_up((0.30, 0.28), 0.28, (0.60, 0.29))))
+    assert "29.0 points of TGO's apparent gain were masking" in masked
+    assert "which the choice of 300 images alone could explain" in masked
+    real = " ".join(reading(made_up((0.30, 0.20), 0.22, (0.50, 0.48))))
+    assert "the gain is no masking" in real
+    assert "26.0 points above the control" in real
