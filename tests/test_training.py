@@ -256,6 +256,7 @@ train(little_recipe(defenses=(sg.TGO(),), epochs=4), {out!r}, resume=True, data=
 
 
 @pytest.mark.slow
+@pytest.mark.compiled  # the killed process compiles what is worth it: the unbroken run has to take the same path
 def test_a_run_killed_at_random_steps_resumes_to_the_same_bits(little_data, tmp_path):
     whole = train(little_recipe(defenses=(sg.TGO(),), epochs=4), data=little_data)
     code = KILLED.format(tests=str(Path(__file__).parent), out=str(tmp_path / "k"))
