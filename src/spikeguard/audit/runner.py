@@ -69,8 +69,7 @@ def run(
     with at_rest(model):
         random = is_random(model, x, y)
         clean = fresh_draws(model, x, y, draws.key(seed, "choose")) if random else (~misclassified(model, x, y)).float()
-    standing = clean > 0 if random else clean == 1
-    first = torch.where(standing, ROBUST, CLEAN_WRONG)
+    first = torch.where(clean > 0, ROBUST, CLEAN_WRONG)
     found, right, out = x.clone(), clean.clone(), Outcome(members, x, first, clean, clean, random)
     for number, member in enumerate(members):
         begun, cost = time.perf_counter(), [0, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ def run(arguments: list[str]) -> int:
     from spikeguard.training.recipe import Recipe, read_toml
     from spikeguard.training.settings import override
 
-    fields = "\n".join(f"  --{f.name.replace('_', '-')} (now {v!r})" for f, v in _defaults(Recipe))
+    fields = "\n".join(f"  --{name.replace('_', '-')} (now {value!r})" for name, value in Recipe().values().items())
     parser = common.Parser(
         "train",
         "Train a network by a recipe into runs/NAME.",
@@ -72,13 +71,6 @@ def run(arguments: list[str]) -> int:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _defaults(kind: type) -> list[tuple[Any, Any]]:
-    from spikeguard.training.recipe import Recipe
-
-    values = Recipe().values()
-    return [(f, values[f.name]) for f in dataclasses.fields(kind)]
 
 
 def _of_state(folder: Path) -> dict[str, Any]:
