@@ -125,11 +125,11 @@ def test_index_and_seed_decide_the_random_start():
     assert not torch.equal(a, draws.uniform(draws.key(1, "start"), samples, 50))
 
 
-@pytest.mark.compiled
 def test_draws_follow_their_laws():
-    """Moments within five standard errors, at a size where a compiled kernel draws them."""
+    """Moments within five standard errors; neighbours in position, sample and time are unrelated."""
     n = torch.arange(1000)
-    z, u = draws.normal(draws.key("test"), n, 400), draws.uniform(draws.key("test"), n, 400)
+    steps = draws.normal(draws.step_keys(draws.key("test"), n, 2), 400, 2)
+    z, u = steps[0], draws.uniform(draws.key("test"), n, 400)
     count = z.numel() ** 0.5
     assert abs(float(z.mean())) < 5 / count
     assert abs(float(z.var()) - 1) < 5 * 2**0.5 / count
@@ -137,6 +137,8 @@ def test_draws_follow_their_laws():
     assert abs(float(u.mean()) - 0.5) < 5 / 12**0.5 / count
     assert abs(float((z[:, 1:] * z[:, :-1]).mean())) < 5 / count
     assert abs(float((z[1:] * z[:-1]).mean())) < 5 / count
+    assert abs(float((steps[0] * steps[1]).mean())) < 5 / count
+    assert abs(float((steps[0] ** 2 * steps[1] ** 2).mean()) - 1) < 5 * 8**0.5 / count
     assert u.min() > 0
     assert u.max() < 1
 

@@ -7,7 +7,6 @@ Batch size, sharding, dropping samples and resuming therefore change nothing. A 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -21,6 +20,8 @@ def _signed(c: int) -> int:
     return c - (1 << 32) if c >= 1 << 31 else c
 
 
+_LOG = (0.405465292, 0.666666166, -0.222245397, 0.0987917516, -0.0489290347, 0.0259673295, -0.0174140775, 0.0102438286)  # of m - 1.5
+_SIN = (6.28318528, -41.3416807, 81.6024807, -76.5812846, 39.7607221)  # sin(2 pi f) / f, of f squared
 _GOLDEN, _A, _B = _signed(0x9E3779B1), _signed(0x21F0AAAD), _signed(0xD35A2D97)
 
 
@@ -46,16 +47,35 @@ def _bits(keys: Tensor, count: int) -> Tensor:
     return _mix(_mix(position * _GOLDEN + keys[:, :1]) + keys[:, 1:])
 
 
+def _log(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``k`` and ``ln m`` of ``x = 2^k m``, to 3e-7: plain arithmetic, so that every compiler gives the same bits."""
+    word = x.view(torch.int32)
+    power = ((word >> 23) - 127).to(torch.float32)
+    z = ((word & 0x7FFFFF) | 0x3F800000).view(torch.float32) - 1.5
+    p = torch.full_like(z, _LOG[-1])
+    for c in reversed(_LOG[:-1]):
+        p = c + z * p
+    return power, p
+
+
+def _turn(f: Tensor) -> Tensor:
+    """sin(2 pi f) for |f| <= 1/4, to 3e-8."""
+    s = f * f
+    p = torch.full_like(f, _SIN[-1])
+    for c in reversed(_SIN[:-1]):
+        p = c + s * p
+    return f * p
+
+
 def _pairs(keys: Tensor, count: int) -> Tensor:
     bits = _bits(keys, count)  # Box-Muller: 16 bits for the radius, 16 for the angle; reaches 4.85 standard deviations
-    radius = torch.sqrt(-2.0 * torch.log(((bits & 0xFFFF).float() + 0.5) * 2.0**-16))
-    angle = (((bits >> 16) & 0xFFFF).float() + 0.5) * (2.0**-15 * math.pi)
-    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1)
-
-
-@lru_cache(maxsize=2)
-def _ready(compiled: bool) -> Callable[[Tensor, int], Tensor]:
-    return compiler.compile(_pairs) if compiled else _pairs
+    power, log = _log((bits & 0xFFFF).float() + 0.5)
+    square = ((16.0 - power) * 1.38629436 - 2.0 * log).clamp(min=0.0)
+    radius = square.double().sqrt().float()  # rounded as it should be; torch's own float32 root is one unit off now and then
+    f = (((bits >> 16) & 0xFFFF).float() - 32767.5) * 2.0**-16
+    back = f - 0.25
+    back = torch.where(back < -0.5, back + 1.0, back)
+    return torch.stack([radius * _turn(0.25 - f.abs()), radius * _turn(0.25 - back.abs())])
 
 
 def sample_keys(seed: int, samples: Tensor) -> Tensor:
@@ -66,12 +86,23 @@ def sample_keys(seed: int, samples: Tensor) -> Tensor:
     return torch.stack([first, _mix(_mix(first ^ _GOLDEN) + word)], 1)
 
 
-def normal(seed: int, samples: Tensor, count: int) -> Tensor:
-    """Standard normal draws ``[N, count]``, float32, on the device of ``samples``."""
-    keys, half = sample_keys(seed, samples), (count + 1) // 2
-    compiled = compiler.use(256 * count, samples.device)  # by what one sample needs, never by how many come together
-    pairs: Tensor = _ready(compiled)(keys, half)
-    return pairs.flatten(1)[:, :count]
+@lru_cache(maxsize=2)
+def _ready(compiled: bool) -> Callable[[Tensor, int], Tensor]:
+    return compiler.compile(_pairs) if compiled else _pairs
+
+
+def step_keys(seed: int, samples: Tensor, steps: int) -> Tensor:
+    """Keys of ``steps`` draws for every sample number (``[N]``), one for two steps: ``[N, (steps + 1) // 2, 2]``."""
+    pairs = (steps + 1) // 2
+    rows = samples[:, None] * pairs + torch.arange(pairs, device=samples.device)
+    return sample_keys(seed, rows.flatten()).view(-1, pairs, 2)
+
+
+def normal(keys: Tensor, count: int, steps: int) -> Tensor:
+    """Standard normal draws ``[steps, N, count]``, float32, for ``step_keys``. ``kernels/neuron.cpp`` draws the same, to the bit."""
+    n, pairs = keys.shape[:2]
+    drawn: Tensor = _ready(keys.device.type != "cpu" and compiler.use(256 * count, keys.device))(keys.flatten(0, 1), count)
+    return drawn.view(2, n, pairs, count).permute(2, 0, 1, 3).reshape(2 * pairs, n, count)[:steps]
 
 
 def uniform(seed: int, samples: Tensor, count: int) -> Tensor:

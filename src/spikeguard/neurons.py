@@ -4,6 +4,8 @@
     S[t] = step(H[t] + noise[t] - threshold)            fire (>= fires)
     V[t] = H[t] * (1 - S[t])  |  H[t] - threshold*S[t]  reset (hard | soft)
 
+A batch norm before the neurons and 2x2 average pooling behind them can be handed in: they then cost no pass over memory of their own.
+
 ``u = H - threshold`` is what every defence, attack and diagnosis of this project speaks about.
 """
 
@@ -15,13 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.errors import UserError
-from spikeguard.kernels import fused
+from spikeguard.kernels import fused, native
 from spikeguard.kernels.layout import Layout
-from spikeguard.kernels.mode import Band, Mode
+from spikeguard.kernels.mode import Band, Draw, Fired, Mode, Norm
 from spikeguard.surrogates import Surrogate, Triangle
 
 
@@ -138,8 +141,11 @@ class Spiking(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.spec}, noise={self.noise}"
 
-    def forward(self, current: Tensor, timesteps: int | None = None) -> Tensor:
-        """Spikes ``[T, N, ...]`` of a current ``[T, N, ...]``; raises UserError on T = 0 or a missing batch dimension."""
+    def forward(self, current: Tensor, timesteps: int | None = None, norm: nn.BatchNorm2d | None = None, pool: bool = False) -> Tensor:
+        """Spikes ``[T, N, ...]`` of a current ``[T, N, ...]``; raises UserError on T = 0 or a missing batch dimension.
+
+        ``norm`` is applied to the current first, ``pool`` averages 2x2 pixels of the spikes; both need ``[T, N, C, H, W]``.
+        """
         steps = len(current) if timesteps is None and current.dim() else timesteps
         if current.dim() < 2 or not steps or len(current) not in (1, steps):
             raise UserError(f"current of shape {tuple(current.shape)} must be [T, N, ...] with T >= 1 (or [1, N, ...] with timesteps=T)")
@@ -160,15 +166,10 @@ class Spiking(nn.Module):
             bool(self._asked("smooth")),
             self._asked("band"),
         )
-        drawn = None if noise is None else _draw(current, steps, noise, source)
-        sharpness = None
-        if type(surrogate).observe is not Surrogate.observe:
-            with torch.no_grad():
-                seen = fused.integrate(current, self.decay, self.threshold, mode, drawn).u
-            assert seen is not None
-            sharpness = surrogate.observe(seen)
+        draw = None if noise is None else _draw(current, steps, noise, source)
+        observe = surrogate.observe if type(surrogate).observe is not Surrogate.observe else None
         want_u = self._asked("on_potentials") is not None
-        fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, sharpness, want_u)
+        fired = self._run(current, mode, draw, observe, want_u, norm, pool)
         for seam in self.seams:
             if seam.on_potentials and fired.u is not None:
                 seam.on_potentials(fired.u)
@@ -176,17 +177,61 @@ class Spiking(nn.Module):
                 seam.on_penalty(fired.penalty)
         return fired.spikes
 
+    def _run(
+        self, current: Tensor, mode: Mode, draw: Draw | None, observe: native.Sharpness, want_u: bool, norm: nn.BatchNorm2d | None, pool: bool
+    ) -> Fired:
+        if native.can(current, mode, current.numel()) and (norm is None or _plain(norm)):
+            asked = _asked_norm(norm) if norm is not None else None
+            inside = pool and native.can_pool(current)
+            fired = native.integrate(current, self.decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside))
+            return fired._replace(spikes=_pooled(fired.spikes)) if pool and not inside else fired
+        if norm is not None:
+            current = norm(current.flatten(0, 1)).unflatten(0, current.shape[:2])
+        drawn = None if draw is None else _drawn(current, mode.timesteps, draw)
+        fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, observe, want_u)
+        return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
+
     def _asked(self, name: str) -> Any:
         return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)
 
 
-def _draw(current: Tensor, steps: int, noise: Noise, source: Source | None) -> Tensor:
-    """Noise ``[T, N, ...]``, laid out in memory like the current; a sample's noise does not depend on the batch size."""
+def _plain(norm: nn.BatchNorm2d) -> bool:
+    """Can a kernel stand in for this norm? Not if it is of another kind, or has hooks that want to see it called."""
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks)
+    )
+
+
+def _asked_norm(norm: nn.BatchNorm2d) -> Norm:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
+    return Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, norm.momentum, norm.training)
+
+
+def _pooled(spikes: Tensor) -> Tensor:
+    pooled: Tensor = F.avg_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
+    return pooled
+
+
+def _draw(current: Tensor, steps: int, noise: Noise, source: Source | None) -> Draw:
+    """Keys of this call's noise; a sample's noise does not depend on the batch size."""
     seed = source.next() if source else int(torch.randint(2**62, ()).item())  # the latter as a dropout layer would
-    layout, n = Layout.of(current), current.shape[1]
-    rows = torch.arange(n, device=current.device) * steps + torch.arange(steps, device=current.device)[:, None]
-    drawn = draws.normal(seed, rows.flatten(), math.prod(layout.sizes[1:])).mul_(noise.sigma)
-    return layout.full(drawn.to(torch.float64 if current.dtype == torch.float64 else torch.float32).reshape(steps, -1))
+    return Draw(noise.sigma, draws.step_keys(seed, torch.arange(current.shape[1], device=current.device), steps))
+
+
+def _drawn(current: Tensor, steps: int, draw: Draw) -> Tensor:
+    """The noise itself ``[T, N, ...]``, laid out in memory like the current."""
+    layout = Layout.of(current)
+    values = draws.normal(draw.keys, math.prod(layout.sizes[1:]), steps).mul_(draw.sigma)
+    return layout.full(values.to(torch.float64 if current.dtype == torch.float64 else torch.float32).reshape(steps, -1))
 
 
 class LIF(Spiking):

@@ -20,7 +20,14 @@ from spikeguard.errors import UserError
 
 
 class Surrogate(ABC):
-    """Stand-in derivative of the step function; ``u`` is the distance to the threshold, any shape."""
+    """Stand-in derivative of the step function; ``u`` is the distance to the threshold, any shape.
+
+    ``native``: the derivative in C++ of vectors ``u`` and ``a`` (the sharpness), for ``kernels/neuron.cpp``; a class without its own is
+    compiled by torch instead. ``sharpness``: a.
+    """
+
+    native: str = ""
+    sharpness: float = 1.0
 
     @abstractmethod
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
@@ -41,11 +48,6 @@ class Surrogate(ABC):
 
 class Stretched(Surrogate):
     """A surrogate of the form ``a k(a u)``."""
-
-    @property
-    @abstractmethod
-    def sharpness(self) -> float:
-        """a."""
 
     @abstractmethod
     def shape(self, z: Tensor) -> Tensor:
@@ -77,11 +79,13 @@ class Triangle(Stretched):
 
     width: float = 1.0
 
+    native = "a * max0(1.0f - abs(a * u))"
+
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
 
     @property
-    def sharpness(self) -> float:
+    def sharpness(self) -> float:  # type: ignore[override]
         return 1.0 / self.width
 
     def shape(self, z: Tensor) -> Tensor:
@@ -98,11 +102,13 @@ class Atan(Stretched):
 
     slope: float = 2.0
 
+    native = "a * (0.5f / (1.0f + (1.57079633f * (a * u)) * (1.57079633f * (a * u))))"
+
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
 
     @property
-    def sharpness(self) -> float:
+    def sharpness(self) -> float:  # type: ignore[override]
         return self.slope
 
     def shape(self, z: Tensor) -> Tensor:
@@ -119,11 +125,13 @@ class Sigmoid(Stretched):
 
     slope: float = 4.0
 
+    native = "a * [](V s) { return s * (1.0f - s); }(1.0f / (1.0f + exp(-(a * u))))"
+
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
 
     @property
-    def sharpness(self) -> float:
+    def sharpness(self) -> float:  # type: ignore[override]
         return self.slope
 
     def shape(self, z: Tensor) -> Tensor:
@@ -140,11 +148,13 @@ class Gaussian(Stretched):
 
     sigma: float = 0.5
 
+    native = "a * (exp(-0.5f * (a * u) * (a * u)) * 0.398942280f)"
+
     def __post_init__(self) -> None:
         _positive(self, "sigma", self.sigma)
 
     @property
-    def sharpness(self) -> float:
+    def sharpness(self) -> float:  # type: ignore[override]
         return 1.0 / self.sigma
 
     def shape(self, z: Tensor) -> Tensor:
@@ -160,11 +170,13 @@ class Rectangle(Stretched):
 
     width: float = 1.0
 
+    native = "choose(abs(a * u) < 0.5f, a, V{})"
+
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
 
     @property
-    def sharpness(self) -> float:
+    def sharpness(self) -> float:  # type: ignore[override]
         return 1.0 / self.width
 
     def shape(self, z: Tensor) -> Tensor:
@@ -181,6 +193,14 @@ class Exponential(Surrogate):
     slope: float = 2.0
     height: float = 1.0
 
+    @property
+    def native(self) -> str:  # type: ignore[override]
+        return f"(float){float(self.height)!r} * exp(-a * abs(u))"
+
+    @property
+    def sharpness(self) -> float:  # type: ignore[override]
+        return self.slope
+
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
         _positive(self, "height", self.height)
@@ -195,6 +215,8 @@ class Exponential(Surrogate):
 @dataclass(frozen=True)
 class StraightThrough(Surrogate):
     """1 everywhere: the step is passed over in the backward pass. It has no sharpness, so none is used."""
+
+    native = "all(1.0f)"
 
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
         return torch.ones_like(u)

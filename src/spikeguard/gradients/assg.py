@@ -9,30 +9,18 @@ restart. For atan omega = 2/pi tan(pi strength), else omega = strength. arXiv 25
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from spikeguard.errors import UserError
 from spikeguard.gradients.estimators import Model, Opened, as_module
-from spikeguard.kernels import compiler
+from spikeguard.kernels.running import adapt
 from spikeguard.surrogates import Atan, Stretched, Surrogate
 from spikeguard.taps import tap
-
-
-def _adapt(u: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    size = u.abs()
-    mean = 0.9 * mean + 0.1 * size
-    return mean, 0.9 * spread + 0.1 * (size - mean).abs()
-
-
-@lru_cache(maxsize=2)
-def _ready(compiled: bool) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return compiler.compile(_adapt) if compiled else _adapt
 
 
 class AdaptiveSharpness(Surrogate):
@@ -43,6 +31,10 @@ class AdaptiveSharpness(Surrogate):
         self.mean: Tensor | None = None
         self.spread: Tensor | None = None
 
+    @property
+    def native(self) -> str:  # type: ignore[override]
+        return self.shape.native
+
     def kernel(self) -> Surrogate:
         return self.shape.kernel()
 
@@ -50,7 +42,7 @@ class AdaptiveSharpness(Surrogate):
         if self.mean is None or self.spread is None:
             self.mean, self.spread = torch.ones_like(u), torch.zeros_like(u)
         if not self.frozen:
-            self.mean, self.spread = _ready(compiler.use(u.numel(), u.device))(u, self.mean, self.spread)
+            adapt(u, self.mean, self.spread)
         return self.omega / (self.mean + 1.5 * self.spread + 1e-4)
 
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:

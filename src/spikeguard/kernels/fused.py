@@ -130,19 +130,22 @@ class _Integrate(torch.autograd.Function):
         threshold: Tensor,
         mode: Mode,
         noise: Tensor | None,
-        sharpness: Tensor | None,
+        sharpness: Tensor | Callable[[Tensor], Tensor | None] | None,
         want_u: bool,
         compiled: bool,
     ) -> Any:
         key = mode if mode.smooth else replace(mode, surrogate=_ANY)
         current, decay, threshold = current.detach(), decay.detach(), threshold.detach()
-        outputs = _ready(_forward, key, want_u, compiled, *_variant(current, noise))(current, noise, decay, threshold)
+        all_u = want_u or callable(sharpness)
+        spikes, u, penalty = _ready(_forward, key, all_u, compiled, *_variant(current, noise))(current, noise, decay, threshold)
+        if callable(sharpness):
+            sharpness = sharpness(u)
         if sharpness is None and isinstance(mode.surrogate, Stretched):  # a tensor, so that one kernel serves every sharpness
             sharpness = torch.tensor(mode.surrogate.sharpness, dtype=decay.dtype, device=current.device)
         ctx.save_for_backward(current, noise, sharpness, decay, threshold)
         ctx.mode, ctx.compiled = mode, compiled
         ctx.set_materialize_grads(False)
-        return outputs
+        return spikes, u if want_u else None, penalty
 
     @staticmethod
     @once_differentiable  # a second derivative raises instead of being silently wrong
@@ -169,13 +172,24 @@ def integrate(
     threshold: Tensor,
     mode: Mode,
     noise: Tensor | None = None,
-    sharpness: Tensor | None = None,
+    sharpness: Tensor | Callable[[Tensor], Tensor | None] | None = None,
     want_u: bool = True,
     compiled: bool | None = None,
 ) -> Fired:
-    """As ``reference.integrate``; ``compiled`` None compiles where the size is worth it and the machine can."""
+    """As ``reference.integrate``; ``compiled`` None compiles where the size is worth it and the machine can.
+
+    ``sharpness`` may be a function of the potentials, called once they are known.
+    """
     layout = Layout.of(current)
     flat = layout.flat(current)
+    if callable(sharpness):
+        observe = sharpness
+
+        def sharpness(u: Tensor) -> Tensor | None:
+            asked = observe(layout.full(u))
+            return None if asked is None else layout.flat(asked)
+    elif sharpness is not None:
+        sharpness = layout.flat(sharpness)
     if compiled is None:
         compiled = compiler.use(mode.timesteps * flat.shape[1], flat.device)
     spikes, u, penalty = _integrate(
@@ -184,7 +198,7 @@ def integrate(
         threshold.to(wide(flat.dtype)),
         mode,
         None if noise is None else layout.flat(noise),
-        None if sharpness is None else layout.flat(sharpness),
+        sharpness,
         want_u,
         compiled,
     )

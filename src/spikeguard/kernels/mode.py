@@ -33,6 +33,31 @@ class Mode:
     band: Band | None = None
 
 
+@dataclass(frozen=True)
+class Norm:
+    """Batch norm in front of the neurons: parameters and running averages ``[C]``; ``batch``: use the batch's statistics and remember them."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+    momentum: float
+    batch: bool
+
+    def remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running averages towards the statistics of ``count`` values a channel."""
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), self.momentum)
+
+
+class Draw(NamedTuple):
+    """Noise still to be drawn: its standard deviation and the keys ``[N, (T + 1) // 2, 2]`` of ``draws.normal``."""
+
+    sigma: float
+    keys: Tensor
+
+
 class Fired(NamedTuple):
     """Spikes and potentials ``[T, N, ...]`` and the mean hinge (a scalar), the last two only where asked for."""
 

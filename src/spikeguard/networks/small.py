@@ -16,13 +16,12 @@ class Stage(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, neuron: Neuron, pool: bool) -> None:
         super().__init__()
-        self.conv = Folded(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
-        self.fire = neuron.build()
-        self.pool = Folded(nn.AvgPool2d(2)) if pool else nn.Identity()
+        self.conv, self.norm = Folded(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)), nn.BatchNorm2d(outputs)
+        self.fire, self.pool = neuron.build(), pool
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        pooled: Tensor = self.pool(self.fire(self.conv(x), timesteps))
-        return pooled
+        spikes: Tensor = self.fire(self.conv(x), timesteps, self.norm, self.pool)
+        return spikes
 
 
 class Stages(nn.Module):

@@ -31,16 +31,16 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, neuron: Neuron) -> None:
         super().__init__()
-        self.norm1, self.fire1 = Folded(nn.BatchNorm2d(inputs)), neuron.build()
-        self.conv1 = Folded(_conv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-        self.fire2, self.conv2 = neuron.build(), Folded(_conv(outputs, outputs))
+        self.norm1, self.fire1 = nn.BatchNorm2d(inputs), neuron.build()
+        self.conv1 = Folded(_conv(inputs, outputs, stride))
+        self.norm2, self.fire2, self.conv2 = nn.BatchNorm2d(outputs), neuron.build(), Folded(_conv(outputs, outputs))
         self.shortcut = Folded(_conv(inputs, outputs, stride, 1)) if inputs != outputs or stride != 1 else None
         self.join = ConvexCombination()
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        spikes = self.fire1(self.norm1(x), timesteps)
+        spikes = self.fire1(x, timesteps, self.norm1)
         beside = x if self.shortcut is None else self.shortcut(spikes)
-        joined: Tensor = self.join(beside, self.conv2(self.fire2(self.conv1(spikes), timesteps)))
+        joined: Tensor = self.join(beside, self.conv2(self.fire2(self.conv1(spikes), timesteps, self.norm2)))
         return joined
 
 
@@ -56,13 +56,13 @@ class WRN(nn.Module):
             for b in range(blocks):
                 inputs = widths[group] if b == 0 else widths[group + 1]
                 self.blocks.append(Block(inputs, widths[group + 1], 2 if group and b == 0 else 1, neuron))
-        self.norm, self.fire = Folded(nn.BatchNorm2d(widths[3])), neuron.build()
+        self.norm, self.fire = nn.BatchNorm2d(widths[3]), neuron.build()
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
             x = block(x, timesteps)
-        spikes: Tensor = self.fire(self.norm(x), timesteps)
+        spikes: Tensor = self.fire(x, timesteps, self.norm)
         return spikes.mean((-2, -1))
 
 

@@ -21,7 +21,7 @@ from spikeguard.data.sources import load_data
 from spikeguard.diagnose.neighbours import EDGES, gain_scaled, neighbours
 from spikeguard.errors import UserError
 from spikeguard.gradients import swap
-from spikeguard.kernels import compiler
+from spikeguard.kernels import builder
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records import SCHEMA, machine, plain, read_json, wilson, write_json
 from spikeguard.report.demo_page import write_page
@@ -83,7 +83,7 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda
         "edges": EDGES.tolist(),
         "curve_attack": f"PGD-20 with Atan(8) in the backward pass, one restart, on {min(CURVE_IMAGES, settings.images)} of the images",
         "networks": rows,
-        "path": compiler.path(),
+        "path": builder.path(),
         "threads": torch.get_num_threads(),
         "machine": machine(),
         "finished": True,

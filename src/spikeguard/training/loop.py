@@ -22,7 +22,7 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.defenses import Hooks, View
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.kernels import compiler
+from spikeguard.kernels import builder
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
@@ -123,7 +123,7 @@ class _Trainer:
         self.conditions = {
             "recipe": recipe.values(),
             "threads": torch.get_num_threads(),
-            "path": compiler.path(device.type),
+            "path": builder.path(device.type),
             "device": device.type,
             "torch": torch.__version__,
             "spikeguard": machine()["versions"]["spikeguard"],

@@ -1,0 +1,261 @@
+"""The C++ layer against the readable one: batch norm, neurons, noise, band and pooling in one pass."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import spikeguard as sg
+from spikeguard import draws
+from spikeguard.kernels import builder, compiler, native, reference
+from spikeguard.kernels.layout import Layout
+from spikeguard.kernels.mode import Band, Draw, Mode, Norm
+from spikeguard.kernels.running import adapt
+from spikeguard.surrogates import Atan, Exponential, Gaussian, Rectangle, Sigmoid, StraightThrough, Triangle
+
+SURROGATES = [Triangle(0.7), Atan(2.0), Sigmoid(4.0), Gaussian(0.5), Rectangle(1.0), Exponential(2.0, 0.3), StraightThrough()]
+
+
+@pytest.fixture(autouse=True)
+def native_path(monkeypatch):
+    """Layers of any size take the C++ path, and have to."""
+    assert builder.verdict() == (True, ""), "the C++ path cannot be built here: it went untested"
+    monkeypatch.setattr(compiler, "WORTHWHILE", 0)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+
+
+def both(current: Tensor, mode: Mode, sigma: float = 0.0, sharpness: Tensor | None = None, pool: bool = False, norm: nn.BatchNorm2d | None = None):
+    """Outputs and all gradients of both paths for one random loss."""
+    keys = draws.step_keys(7, torch.arange(current.shape[1]), mode.timesteps)
+    results = []
+    for fast in (False, True):
+        leaf = current.clone().requires_grad_()
+        decay, threshold = torch.tensor(0.6, requires_grad=True), torch.tensor(1.1, requires_grad=True)
+        leaves = [leaf, decay, threshold]
+        own = nn.BatchNorm2d(current.shape[2]).train(norm.training) if norm is not None else None
+        if own is not None:
+            own.load_state_dict(norm.state_dict())
+            leaves += [own.weight, own.bias]
+        draw = Draw(sigma, keys) if sigma else None
+        if fast:
+            asked = None if own is None else Norm(own.weight, own.bias, own.running_mean, own.running_var, own.eps, own.momentum, own.training)
+            got = native.integrate(leaf, decay, threshold, native.Call(mode, asked, draw, sharpness, True, pool))
+        else:
+            x = leaf if own is None else own(leaf.flatten(0, 1)).unflatten(0, leaf.shape[:2])
+            layout = Layout.of(current)
+            count = math.prod(layout.sizes[1:])
+            noise = layout.full(draws.normal(keys, count, mode.timesteps).mul(sigma).reshape(mode.timesteps, -1)) if sigma else None
+            got = reference.integrate(x, decay, threshold, mode, noise, sharpness)
+            if pool:
+                got = got._replace(spikes=F.avg_pool2d(got.spikes.flatten(0, 1), 2).unflatten(0, got.spikes.shape[:2]))
+        generator = torch.Generator().manual_seed(1)
+        loss = (got.spikes * torch.randn(got.spikes.shape, generator=generator)).sum() + (
+            got.u * torch.randn(got.u.shape, generator=generator)
+        ).sum() / 9
+        if got.penalty is not None:
+            loss = loss + 50 * got.penalty
+        results.append((got, torch.autograd.grad(loss, leaves), own))
+    return results
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(a.detach().abs().max().clamp(min=1e-6)))
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    ("steps", "reset", "detach", "site", "band", "constant", "layout", "pool", "sharp"),
+    [
+        (4, "hard", True, "compare", Band(0.5), False, "last", True, False),
+        (5, "soft", False, "membrane", Band(0.5, "below"), False, "last", False, True),
+        (4, "hard", False, "compare", None, True, "last", True, False),
+        (3, "soft", True, "compare", Band(0.3), False, "first", False, False),
+        (1, "hard", False, "compare", None, True, "first", False, True),
+        (4, "hard", False, "membrane", Band(0.5), False, "linear", False, False),
+    ],
+)
+def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, constant, layout, pool, sharp, surrogate):
+    """Spikes, potentials and noise to the bit; gradients to float32 rounding. Sizes that fill no vector, odd borders under the pool."""
+    shape = (1 if constant else steps, 3, *((37,) if layout == "linear" else (19, 7, 5)))
+    current = torch.randn(shape) + 0.5
+    if layout == "last":
+        current = channels_last(current)
+    mode = Mode(steps, surrogate, reset, detach, 0.1, site, False, band)
+    sharpness = 1 + torch.rand(steps, *shape[1:]) if sharp else None
+    (a, a_grads, _), (b, b_grads, _) = both(current, mode, 0.3, sharpness, pool)
+    assert a.spikes.any()
+    assert torch.equal(a.spikes, b.spikes)
+    assert torch.equal(a.u, b.u)
+    if band:
+        close(a.penalty, b.penalty, 1e-6)
+    close(a_grads[0], b_grads[0], 2e-6)
+    for x, y in zip(a_grads[1:], b_grads[1:], strict=True):  # long sums, in another order
+        close(x, y, 3e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", ["last", "first"])
+@pytest.mark.parametrize("constant", [True, False])
+def test_norm_inside_equals_batch_norm_outside(training, layout, constant):
+    norm = nn.BatchNorm2d(19).train(training)
+    with torch.no_grad():
+        for value in (norm.weight, norm.bias, norm.running_mean):
+            value.copy_(torch.rand(19) + 0.3)
+        norm.running_var.copy_(torch.rand(19) + 0.5)
+    current = 2 * torch.randn(1 if constant else 4, 30, 19, 7, 5) + torch.arange(19.0).view(19, 1, 1) / 3
+    if layout == "last":
+        current = channels_last(current)
+    pool = layout == "last"
+    mode = Mode(4, StraightThrough(), "soft", False, 0.0)  # its gradient does not jump where rounding turns a spike
+    (a, a_grads, a_norm), (b, b_grads, b_norm) = both(current, mode, 0.0, None, pool, norm)
+    assert float((a.spikes != b.spikes).float().mean()) < 1e-4
+    close(a.u, b.u, 0.3 if (a.spikes != b.spikes).any() else 1e-5)
+    for x, y in zip(a_grads, b_grads, strict=True):
+        close(x, y, 2e-4)
+    close(a_norm.running_mean, b_norm.running_mean, 1e-6)
+    close(a_norm.running_var, b_norm.running_var, 1e-6)
+
+
+def test_statistics_of_a_channel_far_from_zero_keep_their_digits():
+    current = channels_last(1000 + torch.randn(4, 64, 8, 16, 16))
+    norm = nn.BatchNorm2d(8)
+    native.integrate(
+        current,
+        torch.tensor(0.5),
+        torch.tensor(1.0),
+        native.Call(Mode(4, Triangle()), Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, 1e-5, 1.0, True)),
+    )
+    exact = current.double().flatten(0, 1)
+    close(exact.mean((0, 2, 3)), norm.running_mean.double(), 1e-6)
+    close(exact.var((0, 2, 3)), norm.running_var.double(), 2e-4)
+
+
+def test_bfloat16_computes_in_float32_and_rounds_once():
+    current = channels_last(torch.randn(4, 5, 19, 6, 6)).bfloat16()
+    mode = Mode(4, Atan(2.0), "hard", True, 0.0, "compare", False, Band(0.5))
+    results = []
+    for leaf in (current.clone().requires_grad_(), current.float().requires_grad_()):
+        got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(mode, want_u=True, pool=True))
+        results.append((got, torch.autograd.grad(got.spikes.float().sum() + 9 * got.penalty, leaf)[0]))
+    (half, g_half), (full, g_full) = results
+    assert half.spikes.dtype == g_half.dtype == torch.bfloat16
+    assert torch.equal(half.spikes.float(), full.spikes), "quarters are exact in bfloat16"
+    assert torch.equal(half.u, full.u)
+    assert torch.equal(g_half, g_full.bfloat16())
+
+
+def test_not_a_number_stays_one():
+    current = torch.ones(2, 3, 8).bfloat16()
+    current[0, 0, 0] = float("nan")
+    leaf = current.requires_grad_()
+    got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(Mode(2, Atan(2.0)), want_u=True))
+    assert torch.isnan(got.u[0, 0, 0])
+    assert torch.isnan(torch.autograd.grad(got.spikes.sum(), leaf)[0][0, 0, 0])
+
+
+def test_sharpness_may_follow_from_the_potentials_of_the_same_pass():
+    current = channels_last(torch.randn(3, 2, 9, 4, 4))
+    mode, scalars = Mode(3, Atan(2.0)), (torch.tensor(0.5), torch.tensor(1.0))
+    found = []
+    for sharpness in (lambda u: 1 + u.abs(), 1 + native.integrate(current, *scalars, native.Call(mode, want_u=True)).u.abs()):
+        leaf = current.clone().requires_grad_()
+        got = native.integrate(leaf, *scalars, native.Call(mode, sharpness=sharpness))
+        found.append(torch.autograd.grad((got.spikes * torch.arange(9.0).view(9, 1, 1)).sum(), leaf)[0])
+    assert torch.equal(*found)
+    assert found[0].any()
+
+
+def test_running_sharpness_is_the_same_on_both_paths(monkeypatch):
+    u, fast, slow = torch.randn(40), (torch.ones(40), torch.zeros(40)), (torch.ones(40), torch.zeros(40))
+    for _ in range(3):
+        adapt(u, *fast)
+    monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)
+    for _ in range(3):
+        adapt(u, *slow)
+    assert torch.equal(fast[0], slow[0])
+    torch.testing.assert_close(fast[1], slow[1])
+
+
+def test_sums_do_not_depend_on_anything_but_the_number_of_threads():
+    current = channels_last(torch.randn(4, 32, 20, 16, 16))
+    norm = nn.BatchNorm2d(20)
+
+    def gradients() -> tuple[Tensor, ...]:
+        leaf = current.clone().requires_grad_()
+        asked = Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, 0.1, True)
+        got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(Mode(4, Triangle(), band=Band(0.5)), asked))
+        return torch.autograd.grad((got.spikes**2).sum() + got.penalty, (leaf, norm.weight, norm.bias))
+
+    first = gradients()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+
+
+def test_unknown_formulas_hooks_and_double_precision_take_the_other_path():
+    class Mine(Triangle):
+        def shape(self, z: Tensor) -> Tensor:
+            return super().shape(z) * 2
+
+    x = torch.randn(2, 3, 4)
+    assert native.can(x, Mode(2, Triangle()), 1)
+    assert not native.can(x, Mode(2, Mine()), 1)
+    assert not native.can(x, Mode(2, Triangle(), smooth=True), 1)
+    assert not native.can(x.double(), Mode(2, Triangle()), 1)
+    seen = []
+    fire, norm = sg.LIF(), nn.BatchNorm2d(3)
+    norm.register_forward_hook(lambda *a: seen.append(1))
+    fire(torch.randn(2, 4, 3, 8, 8), norm=norm)
+    assert seen, "a hook on the norm was passed over"
+
+
+def test_networks_agree_on_both_paths(monkeypatch):
+    """A training step and an attack's gradient of every network, with noise and band: the same up to float32 rounding."""
+    from spikeguard.kernels.mode import Band
+    from spikeguard.neurons import Noise, seed_noise, spiking
+
+    for name, options in (("small", {"width": 5}), ("vgg11", {"hidden": (40, 30)}), ("wrn16", {"widen": 1})):
+        found = []
+        for size in (0, 2**62):
+            monkeypatch.setattr(compiler, "WORTHWHILE", size)
+            net = sg.build(name, classes=10, in_shape=(3, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5, surrogate=Sigmoid(1.0)), **options)
+            for layer in spiking(net).values():
+                layer.noise = Noise(0.1)
+            seed_noise(net, 3)
+            x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+            with sg.tap(net, band=Band(0.5)) as opened:
+                loss = F.cross_entropy(net(x), torch.arange(8)) + 0.1 * torch.stack(list(opened.penalties.values())).sum()
+            parameters = list(net.parameters())
+            found.append((float(loss.detach()), torch.autograd.grad(loss, [x, *parameters]), net.state_dict()))
+        (loss_a, a, state_a), (loss_b, b, state_b) = found
+        assert abs(loss_a - loss_b) < 5e-3
+        cosine = [float(F.cosine_similarity(p.flatten(), q.flatten(), 0)) for p, q in zip(a, b, strict=True) if float(p.norm()) > 1e-6]
+        assert min(cosine) > 0.95, (name, min(cosine))
+        assert [k for k, v in state_a.items() if not torch.allclose(v.float(), state_b[k].float(), rtol=1e-2, atol=1e-3)] == []
+
+
+def test_a_machine_without_compiler_says_so_and_goes_on(tmp_path):
+    code = "import torch, spikeguard as sg; from spikeguard.kernels import builder; print(builder.verdict()); sg.LIF()(torch.rand(4, 90, 1000)).sum()"
+    environment = {**os.environ, "CXX": "no-such-compiler", "SPIKEGUARD_CACHE": str(tmp_path)}
+    got = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert got.returncode == 0, got.stderr
+    assert "no C++ compiler found (g++" in got.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions")
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPIKEGUARD_CACHE", str(tmp_path / "file"))
+    builder.folder.cache_clear()
+    try:
+        assert os.access(builder.folder(), os.W_OK)
+        assert builder.folder().parent != tmp_path / "file"
+    finally:
+        builder.folder.cache_clear()
