@@ -13,6 +13,7 @@ import pytest
 from conftest import little_recipe
 
 from spikeguard.cli.main import VERBS, main
+from spikeguard.kernels import builder
 from spikeguard.records import read_json
 from spikeguard.training.loop import train
 
@@ -151,7 +152,7 @@ def test_json_goes_to_stdout_alone(run_folder, tmp_path, capsys):
 def test_doctor_says_which_path_is_used(capsys):
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["neurons"]["found"].startswith(("compiled", "eager"))
+    assert found["neurons"]["found"].startswith(builder.path())
     assert found["data embedded"]["found"] == "10000 + 2000 images"
 
 

@@ -20,8 +20,8 @@ def _signed(c: int) -> int:
     return c - (1 << 32) if c >= 1 << 31 else c
 
 
-_LOG = (0.405465292, 0.666666166, -0.222245397, 0.0987917516, -0.0489290347, 0.0259673295, -0.0174140775, 0.0102438286)  # of m - 1.5
-_SIN = (6.28318528, -41.3416807, 81.6024807, -76.5812846, 39.7607221)  # sin(2 pi f) / f, of f squared
+_LOG = (0.4054481, 0.66608875, -0.22135511, 0.10774801, -0.05657175)  # ln m, of m - 1.5
+_SIN = (6.28128008, -41.09524268, 73.58551461)  # sin(2 pi f) / f, of f squared
 _GOLDEN, _A, _B = _signed(0x9E3779B1), _signed(0x21F0AAAD), _signed(0xD35A2D97)
 
 
@@ -43,12 +43,13 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _bits(keys: Tensor, count: int) -> Tensor:
+    """32 bits a position, ``[N, P, count]`` for keys ``[N, 1 + P]``: one mix shared by the sample, one more for each further word."""
     position = torch.arange(count, dtype=torch.int32, device=keys.device)
-    return _mix(_mix(position * _GOLDEN + keys[:, :1]) + keys[:, 1:])
+    return _mix(_mix(position * _GOLDEN + keys[:, :1])[:, None] + keys[:, 1:, None])
 
 
 def _log(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``k`` and ``ln m`` of ``x = 2^k m``, to 3e-7: plain arithmetic, so that every compiler gives the same bits."""
+    """``k`` and ``ln m`` of ``x = 2^k m``, to 6e-5: plain arithmetic, so that every compiler gives the same bits."""
     word = x.view(torch.int32)
     power = ((word >> 23) - 127).to(torch.float32)
     z = ((word & 0x7FFFFF) | 0x3F800000).view(torch.float32) - 1.5
@@ -59,7 +60,7 @@ def _log(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _turn(f: Tensor) -> Tensor:
-    """sin(2 pi f) for |f| <= 1/4, to 3e-8."""
+    """sin(2 pi f) for |f| <= 1/4, to 7e-5: no coarser than the 16 bits of f."""
     s = f * f
     p = torch.full_like(f, _SIN[-1])
     for c in reversed(_SIN[:-1]):
@@ -92,20 +93,18 @@ def _ready(compiled: bool) -> Callable[[Tensor, int], Tensor]:
 
 
 def step_keys(seed: int, samples: Tensor, steps: int) -> Tensor:
-    """Keys of ``steps`` draws for every sample number (``[N]``), one for two steps: ``[N, (steps + 1) // 2, 2]``."""
-    pairs = (steps + 1) // 2
-    rows = samples[:, None] * pairs + torch.arange(pairs, device=samples.device)
-    return sample_keys(seed, rows.flatten()).view(-1, pairs, 2)
+    """Keys of ``steps`` draws for every sample number (``[N]``), a shared one and one for two steps: ``[N, 1 + (steps + 1) // 2]``."""
+    first, word = sample_keys(seed, samples).split(1, 1)
+    return torch.cat([first, _mix(word + _GOLDEN * torch.arange((steps + 1) // 2, dtype=torch.int32, device=samples.device))], 1)
 
 
 def normal(keys: Tensor, count: int, steps: int) -> Tensor:
     """Standard normal draws ``[steps, N, count]``, float32, for ``step_keys``. ``kernels/neuron.cpp`` draws the same, to the bit."""
-    n, pairs = keys.shape[:2]
-    drawn: Tensor = _ready(keys.device.type != "cpu" and compiler.use(256 * count, keys.device))(keys.flatten(0, 1), count)
-    return drawn.view(2, n, pairs, count).permute(2, 0, 1, 3).reshape(2 * pairs, n, count)[:steps]
+    drawn: Tensor = _ready(keys.device.type != "cpu" and compiler.use(256 * count, keys.device))(keys, count)
+    return drawn.permute(2, 0, 1, 3).reshape(-1, len(keys), count)[:steps]
 
 
 def uniform(seed: int, samples: Tensor, count: int) -> Tensor:
     """Uniform draws in (0, 1), ``[N, count]``, float32, on the device of ``samples``."""
-    bits = _bits(sample_keys(seed, samples), count)
+    bits = _bits(sample_keys(seed, samples), count)[:, 0]
     return (((bits >> 9) & 0x7FFFFF).float() + 0.5) * 2.0**-23

@@ -20,11 +20,9 @@ def run(arguments: list[str]) -> int:
 
     from spikeguard.data.sources import SOURCES, load_data
     from spikeguard.errors import UserError
-    from spikeguard.kernels import compiler
     from spikeguard.records import machine
 
     about = machine()
-    compiled, reason = compiler.verdict()
     instructions = about["instructions"]
     rows = [
         ("python", about["versions"]["python"], "" if sys.version_info >= (3, 11) else "3.11 or later is needed"),
@@ -40,7 +38,7 @@ def run(arguments: list[str]) -> int:
             "" if torch.cuda.is_available() else "large networks train slowly",
         ),
         ("compiler", shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") or "none", ""),
-        ("neurons", "compiled, one pass over time" if compiled else "eager", "" if compiled else f"several times slower: {reason}"),
+        _neurons(),
     ]
     for name in ("embedded", *SOURCES):
         try:
@@ -59,6 +57,19 @@ def run(arguments: list[str]) -> int:
         common.table("spikeguard doctor", ["part", "found", "note"], rows)
         print("next: spikeguard demo")
     return 0
+
+
+def _neurons() -> tuple[str, str, str]:
+    """The path that layers of neurons take on the CPU, and what is missing for a faster one."""
+    from spikeguard.kernels import builder, compiler
+
+    native, reason = builder.verdict()
+    if native:
+        return "neurons", "native: batch norm, time loop, noise and pooling in one C++ pass", ""
+    compiled, why = compiler.verdict()
+    if compiled:
+        return "neurons", "compiled by torch, one pass over time", f"up to twice as slow as the C++ pass: {reason}"
+    return "neurons", "eager", f"several times slower: {reason}" + (f"; {why}" if why != reason else "")
 
 
 def _bf16(instructions: list[str]) -> str:

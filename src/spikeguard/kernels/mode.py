@@ -52,7 +52,7 @@ class Norm:
 
 
 class Draw(NamedTuple):
-    """Noise still to be drawn: its standard deviation and the keys ``[N, (T + 1) // 2, 2]`` of ``draws.normal``."""
+    """Noise still to be drawn: its standard deviation and the keys ``[N, 1 + (T + 1) // 2]`` of ``draws.normal``."""
 
     sigma: float
     keys: Tensor

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from spikeguard.kernels import builder
 from spikeguard.kernels.builder import BACKWARD, FORWARD, SMALL, Args
 from spikeguard.kernels.mode import Draw, Fired, Mode, Norm
+from spikeguard.kernels.wanted import wanted
 
 _NOISE = {"compare": 1, "membrane": 2}
 _BAND = {"both": 1, "below": 2}
@@ -208,7 +209,7 @@ class _Integrate(torch.autograd.Function):
             t, n, *rest = (mode.timesteps, *layer.current.shape[1:])
             rest = [*rest[:-2], rest[-2] // 2, rest[-1] // 2] if call.pool else rest
             g_spikes = torch.zeros(t, n, *rest, dtype=dtype)
-        scalars, affine = any(ctx.needs_input_grad[1:3]), any(ctx.needs_input_grad[3:5])
+        scalars, affine = wanted(ctx, 1) or wanted(ctx, 2), wanted(ctx, 3) or wanted(ctx, 4)
         batch = call.norm is not None and call.norm.batch
         affine = affine or batch
         flags = {

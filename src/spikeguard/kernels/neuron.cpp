@@ -22,7 +22,9 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <omp.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int LANES = 16;
@@ -39,12 +41,14 @@ struct Args {
     float decay, threshold, start, sigma, delta, sharpness;
     const void *current, *g_spikes;
     void *spikes, *g_current;
+    const void *other;
     float *u;
     const float *g_u, *sharp, *g_band, *scale, *shift, *mean;
-    const int32_t *keys;  // [samples, (STEPS + 1) / 2, 2]
+    const int32_t *keys;  // [samples, 1 + (STEPS + 1) / 2]
     double *sums;         // forward: the hinge; backward: decay, threshold, then per channel sums of g and of g (x - mean)
 };
 
+#define EACH_STEP _Pragma("GCC unroll 8")
 constexpr int GIVEN = CONSTANT ? 1 : STEPS;
 
 // ---- vectors ---------------------------------------------------------------------------------------------------------------
@@ -55,8 +59,14 @@ static inline V abs(V x) { return (V)((I)x & 0x7fffffff); }
 static inline V max0(V x) { return choose(x > 0, x, V{}); }
 static inline V sign(V x) { return choose(x > 0, all(1), choose(x < 0, all(-1), V{})); }
 static inline V root(V x) {
+#if defined(__AVX512F__)
+    return (V)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX__)
+    return (V)_mm256_sqrt_ps((__m256)x);
+#else
     for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
     return x;
+#endif
 }
 static inline V exp(V x) {
     x = choose(x < -87.0f, all(-87.0f), choose(x > 88.0f, all(88.0f), x));
@@ -109,20 +119,18 @@ static inline U mix(U x) {
 }
 static inline V turn(V f) {  // sin(2 pi f) for |f| <= 1/4
     V s = f * f;
-    return f * (6.28318528f + s * (-41.3416807f + s * (81.6024807f + s * (-76.5812846f + s * 39.7607221f))));
+    return f * (6.28128008f + s * (-41.09524268f + s * 73.58551461f));
 }
-static inline void normals(U position, const int32_t *key, V &even, V &odd) {
-    U bits = mix(mix(position * 0x9e3779b1u + (uint32_t)key[0]) + (uint32_t)key[1]);
+static inline void normals(U bits, float sigma, V &even, V &odd) {
     V x = __builtin_convertvector((I)(bits & 0xffff), V) + 0.5f;
     V power = __builtin_convertvector(((I)x >> 23) - 127, V), z = (V)(((I)x & 0x7fffff) | 0x3f800000) - 1.5f;
-    V log = 0.405465292f + z * (0.666666166f + z * (-0.222245397f + z * (0.0987917516f + z * (-0.0489290347f + z * (0.0259673295f
-          + z * (-0.0174140775f + z * 0.0102438286f))))));
+    V log = 0.4054481f + z * (0.66608875f + z * (-0.22135511f + z * (0.10774801f + z * -0.05657175f)));
     V radius = root(max0((16.0f - power) * 1.38629436f - 2.0f * log));
     V f = (__builtin_convertvector((I)(bits >> 16), V) - 32767.5f) * 1.52587891e-05f;
     V back = f - 0.25f;
     back = choose(back < -0.5f, back + 1.0f, back);
-    even = radius * turn(0.25f - abs(f));
-    odd = radius * turn(0.25f - abs(back));
+    even = sigma * (radius * turn(0.25f - abs(f)));
+    odd = sigma * (radius * turn(0.25f - abs(back)));
 }
 
 // ---- one neuron's walk through time ------------------------------------------------------------------------------------------------
@@ -144,21 +152,20 @@ static inline V per_channel(const float *values, const Place &p) {
     return all(values[p.row]);
 }
 
-static inline void walk(const Args &a, const Place &p, int64_t step, Walk &k) {
+__attribute__((always_inline)) static inline void walk(const Args &a, const Place &p, int64_t step, Walk &k) {
     V noise[STEPS + 1];
     if (NOISE) {
         U position = (U)counting() + (uint32_t)(p.row * a.length + p.i);
-        for (int t = 0; t < STEPS; t += 2) {
-            normals(position, a.keys + (p.sample * ((STEPS + 1) / 2) + t / 2) * 2, noise[t], noise[t + 1]);
-            noise[t] *= a.sigma, noise[t + 1] *= a.sigma;
-        }
+        const int32_t *keys = a.keys + p.sample * (1 + (STEPS + 1) / 2);
+        U shared = mix(position * 0x9e3779b1u + (uint32_t)keys[0]);
+        EACH_STEP for (int t = 0; t < STEPS; t += 2) normals(mix(shared + (uint32_t)keys[1 + t / 2]), a.sigma, noise[t], noise[t + 1]);
     }
     V input[GIVEN], v = all(a.start);
-    for (int t = 0; t < GIVEN; t++) {
+    EACH_STEP for (int t = 0; t < GIVEN; t++) {
         k.x[t] = widen(read((const Element *)a.current + t * step + p.at, p.n));
         input[t] = NORM ? k.x[t] * per_channel(a.scale, p) + per_channel(a.shift, p) : k.x[t];
     }
-    for (int t = 0; t < STEPS; t++) {
+    EACH_STEP for (int t = 0; t < STEPS; t++) {
         V h = a.decay * v + input[CONSTANT ? 0 : t];
         if (NOISE == 2) h += noise[t];
         V u = h - a.threshold;
@@ -170,7 +177,7 @@ static inline void walk(const Args &a, const Place &p, int64_t step, Walk &k) {
 // ---- the loops over memory -----------------------------------------------------------------------------------------------------------
 
 // A block is one row, or with POOL up to four rows that are averaged; `whole` is false for a block cut by an odd border.
-template <class F> static inline void each_block(const Args &a, int64_t from, int64_t to, F body) {
+template <class F> __attribute__((always_inline)) static inline void each_block(const Args &a, int64_t from, int64_t to, F body) {
     int64_t down = (a.height + 1) / 2, across = (a.width + 1) / 2;
     for (int64_t b = from; b < to; b++) {
         int64_t rows[4], count = 0, out = b, sample;
@@ -258,7 +265,7 @@ extern "C" void forward(const Args *args) {
                 Place p{sample, rows[r], (sample * a.rows + rows[r]) * a.length + i, i, n};
                 Walk k;
                 walk(a, p, step, k);
-                for (int t = 0; t < STEPS; t++) {
+                EACH_STEP for (int t = 0; t < STEPS; t++) {
                     V s = fires(k.w[t]), u = k.h[t] - a.threshold;
                     if (POOL) pooled[t] += s;
                     else write((Element *)a.spikes + t * step + p.at, narrow(s), n);
@@ -267,7 +274,7 @@ extern "C" void forward(const Args *args) {
                 }
             }
             if (POOL && whole)
-                for (int t = 0; t < STEPS; t++) write((Element *)a.spikes + t * out_step + out, narrow(0.25f * pooled[t]), n);
+                EACH_STEP for (int t = 0; t < STEPS; t++) write((Element *)a.spikes + t * out_step + out, narrow(0.25f * pooled[t]), n);
             if (BAND) sums[0] += total(only(n, hinge));
         });
     });
@@ -284,13 +291,13 @@ extern "C" void backward(const Args *args) {
         each_block(a, from, to, [&](int64_t sample, const int64_t *rows, int count, int64_t out, bool whole, int i, int n) {
             V g_pooled[STEPS] = {};
             if (POOL && whole)
-                for (int t = 0; t < STEPS; t++) g_pooled[t] = 0.25f * widen(read((const Element *)a.g_spikes + t * out_step + out, n));
+                EACH_STEP for (int t = 0; t < STEPS; t++) g_pooled[t] = 0.25f * widen(read((const Element *)a.g_spikes + t * out_step + out, n));
             for (int r = 0; r < count; r++) {
                 Place p{sample, rows[r], (sample * a.rows + rows[r]) * a.length + i, i, n};
                 Walk k;
                 walk(a, p, step, k);
                 V g_v{}, g_decay{}, g_threshold{}, g_sum{}, g_x[GIVEN];
-                for (int t = STEPS - 1; t >= 0; t--) {
+                EACH_STEP for (int t = STEPS - 1; t >= 0; t--) {
                     V h = k.h[t], w = k.w[t], s = fires(w), raw = h - a.threshold;
                     V g_s = POOL ? g_pooled[t] : widen(read((const Element *)a.g_spikes + t * step + p.at, n));
                     if (!DETACH) g_s -= g_v * (HARD ? h : all(a.threshold));
@@ -310,7 +317,7 @@ extern "C" void backward(const Args *args) {
                     g_v = a.decay * g_h;
                 }
                 if (CONSTANT) g_x[0] = g_sum;
-                for (int t = 0; t < GIVEN; t++) {
+                EACH_STEP for (int t = 0; t < GIVEN; t++) {
                     if (AFFINE) {
                         V g = only(n, g_x[t]);
                         affine.add(p, 0, g);
@@ -357,6 +364,35 @@ extern "C" void spread(const Args *args) {
                 V x = widen(read((const Element *)a.current + p.at, n));
                 write(g, narrow(widen(read(g, n)) * per_channel(a.scale, p) + x * per_channel(a.shift, p) + per_channel(a.mean, p)), n);
             }
+    });
+}
+
+// A weighted sum, decay current + threshold other, and its way back: from g_spikes to spikes and g_current, and the weights' own sums.
+extern "C" void join(const Args *args) {
+    const Args &a = *args;
+    parallel(a, (a.samples + LANES - 1) / LANES, 0, [&](int64_t from, int64_t to, double *) {
+        for (int64_t b = from * LANES; b < to * LANES; b += LANES) {
+            int n = (int)(a.samples - b < LANES ? a.samples - b : LANES);
+            V x = widen(read((const Element *)a.current + b, n)), y = widen(read((const Element *)a.other + b, n));
+            write((Element *)a.spikes + b, narrow(a.decay * x + a.threshold * y), n);
+        }
+    });
+}
+
+extern "C" void part(const Args *args) {
+    const Args &a = *args;
+    parallel(a, (a.samples + LANES - 1) / LANES, 2, [&](int64_t from, int64_t to, double *sums) {
+        V along_x{}, along_y{};
+        for (int64_t b = from * LANES; b < to * LANES; b += LANES) {
+            int n = (int)(a.samples - b < LANES ? a.samples - b : LANES);
+            V g = widen(read((const Element *)a.g_spikes + b, n));
+            write((Element *)a.spikes + b, narrow(a.decay * g), n);
+            write((Element *)a.g_current + b, narrow(a.threshold * g), n);
+            if (!AFFINE) continue;
+            along_x += g * widen(read((const Element *)a.current + b, n)), along_y += g * widen(read((const Element *)a.other + b, n));
+            if ((b / LANES) % 256 == 255) sums[0] += total(along_x), sums[1] += total(along_y), along_x = along_y = V{};
+        }
+        sums[0] += total(along_x), sums[1] += total(along_y);
     });
 }
 

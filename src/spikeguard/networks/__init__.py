@@ -58,4 +58,4 @@ def build(
     body, features = make(in_shape, neuron or Neuron(), **options)
     net = Classifier(body, nn.Linear(features, classes), in_shape, timesteps, mean, std)
     init_kaiming(net, draws.generator(seed, "weights"))
-    return net
+    return net.prefer(channels_last=True)

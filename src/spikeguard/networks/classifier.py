@@ -58,9 +58,8 @@ class Classifier(nn.Module):
             logits: Tensor = self.head(features if per_step else features.mean(0))
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def prefer(self, channels_last: bool = False, autocast: torch.dtype | None = None) -> Classifier:
+    def prefer(self, channels_last: bool = True, autocast: torch.dtype | None = None) -> Classifier:
         """Set memory layout and half precision of the layers between neurons; logits stay float32."""
         self.channels_last, self.autocast = channels_last, autocast
-        if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
         return self

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from spikeguard.kernels.convolution import Conv
 from spikeguard.networks.classifier import Folded
 from spikeguard.neurons import Neuron
 
@@ -14,9 +15,9 @@ from spikeguard.neurons import Neuron
 class Stage(nn.Module):
     """Convolution, batch norm, neurons, and average pooling by two if ``pool``: ``[T or 1, N, ...] -> [T, N, ...]``."""
 
-    def __init__(self, inputs: int, outputs: int, neuron: Neuron, pool: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, neuron: Neuron, pool: bool, first: bool) -> None:
         super().__init__()
-        self.conv, self.norm = Folded(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)), nn.BatchNorm2d(outputs)
+        self.conv, self.norm = Folded(Conv(inputs, outputs, 3, padding=1, bias=False, exact=first)), nn.BatchNorm2d(outputs)
         self.fire, self.pool = neuron.build(), pool
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
@@ -32,7 +33,7 @@ class Stages(nn.Module):
         self.stages = nn.ModuleList()
         for here, after in zip(channels, [*channels[1:], ""], strict=True):
             if isinstance(here, int):
-                self.stages.append(Stage(inputs, here, neuron, pool=after == "A"))
+                self.stages.append(Stage(inputs, here, neuron, pool=after == "A", first=not self.stages))
                 inputs = here
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from spikeguard.kernels.convolution import Conv
+from spikeguard.kernels.join import join
 from spikeguard.networks.classifier import Folded
 from spikeguard.neurons import Neuron
 
@@ -19,11 +21,11 @@ class ConvexCombination(nn.Module):
         self.weight = nn.Parameter(torch.full((2,), 0.5))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.weight[0] * x + self.weight[1] * y
+        return join(x, y, self.weight)
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, exact: bool = False) -> nn.Conv2d:
+    return Conv(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, exact=exact)
 
 
 class Block(nn.Module):
@@ -50,7 +52,7 @@ class WRN(nn.Module):
     def __init__(self, channels: int, neuron: Neuron, blocks: int, widen: int) -> None:
         super().__init__()
         widths = (16, 16 * widen, 32 * widen, 64 * widen)
-        self.stem = Folded(_conv(channels, widths[0]))
+        self.stem = Folded(_conv(channels, widths[0], exact=True))
         self.blocks = nn.ModuleList()
         for group in range(3):
             for b in range(blocks):

@@ -118,7 +118,7 @@ class _Trainer:
         kept = [p for p in self.net.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
         nesterov = recipe.momentum > 0
-        self.optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+        self.optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
         self.at = Progress()
         self.conditions = {
             "recipe": recipe.values(),

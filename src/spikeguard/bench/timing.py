@@ -1,0 +1,49 @@
+"""Timing in turns: on a shared machine only ratios of work done at nearly the same moment mean anything."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+Work = Callable[[], object]
+
+
+def interleaved(
+    work: Mapping[str, Work], rounds: int, device: torch.device, tell: Callable[[str], None] = lambda _: None, warm: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each of ``rounds``; every round runs all of them, each time starting with another one."""
+    names = list(work)
+    for name in names:
+        for _ in range(warm):
+            tell(f"{name}, warming up")
+            work[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            tell(f"{name}, {turn + 1} of {rounds}")
+            seconds[name].append(once(work[name], device))
+    return seconds
+
+
+def once(work: Work, device: torch.device) -> float:
+    """Seconds of one call, to the end of what it started on a GPU."""
+    finish(device)
+    begun = time.perf_counter()
+    work()
+    finish(device)
+    return time.perf_counter() - begun
+
+
+def finish(device: torch.device) -> None:
+    """Wait for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Median over rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))

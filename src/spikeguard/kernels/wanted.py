@@ -1,0 +1,18 @@
+"""Which gradients a running backward pass will use: an attack needs none of the weights'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def wanted(ctx: Any, place: int) -> bool:
+    """Will the gradient of this tensor argument (the ones before it are tensors, too) be used? ``needs_input_grad`` knows only if it could be."""
+    if not ctx.needs_input_grad[place]:
+        return False
+    node = ctx.next_functions[place][0]
+    try:
+        return node is None or bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # torch refuses the question for a leaf whose gradient was asked for by name
+        return True
