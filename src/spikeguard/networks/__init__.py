@@ -34,7 +34,7 @@ def build(
 ) -> Classifier:
     """A network by name ('small', 'vgg11', 'wrn16') for images ``[N, *in_shape]`` in [0, 1], normalised inside by mean and std.
 
-    ``options`` are the network's own (small: ``width``; vgg11: ``hidden``; wrn16: ``widen``). Weights are drawn from ``seed``.
+    ``options`` are the network's own (small: ``width``, ``depth``; vgg11: ``hidden``; wrn16: ``widen``). Weights are drawn from ``seed``.
     Raises UserError on an unknown name, T < 1, a shape that is not (C, H, W) with H and W at least 8.
     """
     if network not in NETWORKS:

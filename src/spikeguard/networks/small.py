@@ -1,4 +1,4 @@
-"""A small convolutional network for 28x28 and 32x32 images: three times convolution, batch norm, neurons, average pooling."""
+"""A small convolutional network for 28x28 and 32x32 images: three groups of convolution, batch norm and neurons, average pooling after each."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Stages(nn.Module):
         return x.flatten(2)
 
 
-def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32) -> tuple[nn.Module, int]:
-    """The body and its number of features: ``width``, twice and four times that, each halving the image."""
-    body = Stages([width, "A", 2 * width, "A", 4 * width, "A"], in_shape[0], neuron)
+def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32, depth: int = 1) -> tuple[nn.Module, int]:
+    """The body and its number of features: ``depth`` stages each of ``width``, twice and four times that, each group halving the image."""
+    body = Stages([c for times in (1, 2, 4) for c in (*[times * width] * depth, "A")], in_shape[0], neuron)
     return body, 4 * width * (in_shape[1] // 8) * (in_shape[2] // 8)
 
 
