@@ -13,8 +13,8 @@ from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
 from spikeguard.neurons import spiking
 
-OPTIONS = {"small": {"width": 4}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
-LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
+OPTIONS = {"small": {"width": 4, "depth": 2}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
+LAYERS = {"small": 6, "vgg11": 10, "wrn16": 13}
 
 
 def make(name, **rest):
@@ -84,7 +84,7 @@ def test_layout_and_precision_change_speed_not_classes():
         (lambda: make("small", in_shape=(3, 4, 4)), "at least 8 pixels"),
         (lambda: make("small", mean=(0.5, 0.5)), "mean has 2 values"),
         (lambda: make("small", std=(0.0, 0.1, 0.1)), "must be above 0"),
-        (lambda: make("small", depth=3), "has no option 'depth' (known: width)"),
+        (lambda: make("small", hidden=3), "has no option 'hidden' (known: width, depth)"),
         (lambda: make("small", encoding="poisson"), "unknown encoding"),
         (lambda: make("small")(torch.rand(4, 1, 16, 16)), "must be floats of shape [N, 3, 16, 16]"),
     ],

@@ -12,8 +12,9 @@ A batch norm before the neurons and 2x2 average pooling behind them can be hande
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -123,6 +124,7 @@ class Spiking(nn.Module):
         self.noise = noise
         self.source: Source | None = None
         self.seams: list[Seam] = []
+        self.replays = False
         threshold = torch.tensor(float(spec.threshold), dtype=torch.float64)  # exact; kernels round it to the dtype of the current
         if spec.learn_threshold:
             self.threshold: Tensor = nn.Parameter(threshold.float())
@@ -181,18 +183,39 @@ class Spiking(nn.Module):
         self, current: Tensor, mode: Mode, draw: Draw | None, observe: native.Sharpness, want_u: bool, norm: nn.BatchNorm2d | None, pool: bool
     ) -> Fired:
         if native.can(current, mode, current.numel()) and (norm is None or _plain(norm)):
-            asked = _asked_norm(norm) if norm is not None else None
+            asked = _asked_norm(norm, self.replays) if norm is not None else None
             inside = pool and native.can_pool(current)
             fired = native.integrate(current, self.decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside))
             return fired._replace(spikes=_pooled(fired.spikes)) if pool and not inside else fired
         if norm is not None:
-            current = norm(current.flatten(0, 1)).unflatten(0, current.shape[:2])
+            current = _normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
         drawn = None if draw is None else _drawn(current, mode.timesteps, draw)
         fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, observe, want_u)
         return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
 
     def _asked(self, name: str) -> Any:
         return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)
+
+
+def replaying(layer: Spiking) -> AbstractContextManager[None]:
+    """To be made before a forward pass and entered for its repetition: the layer draws the same noise, and leaves everything as it is."""
+    seams = [replace(s, on_potentials=None, on_penalty=None) for s in layer.seams]
+    sources = {id(s): (s, s.calls) for s in (layer.source, *(seam.source for seam in seams)) if s is not None}
+    return _replaying(layer, seams, list(sources.values()))
+
+
+@contextmanager
+def _replaying(layer: Spiking, seams: list[Seam], sources: list[tuple[Source, int]]) -> Iterator[None]:
+    before, calls, noise_free = layer.seams, [s.calls for s, _ in sources], layer.replays
+    layer.seams, layer.replays = seams, True
+    for source, at in sources:
+        source.calls = at
+    try:
+        yield
+    finally:
+        layer.seams, layer.replays = before, noise_free
+        for (source, _), at in zip(sources, calls, strict=True):
+            source.calls = at
 
 
 def _plain(norm: nn.BatchNorm2d) -> bool:
@@ -206,14 +229,22 @@ def _plain(norm: nn.BatchNorm2d) -> bool:
     )
 
 
-def _asked_norm(norm: nn.BatchNorm2d) -> Norm:
+def _normed(norm: nn.BatchNorm2d, x: Tensor, replays: bool) -> Tensor:
+    if replays and norm.training:  # its running averages have seen this batch
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, 0.0, norm.eps)
+    normed: Tensor = norm(x)
+    return normed
+
+
+def _asked_norm(norm: nn.BatchNorm2d, replays: bool) -> Norm:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
-    if norm.training:
+    if norm.training and not replays:
         norm.num_batches_tracked.add_(1)
-    return Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, norm.momentum, norm.training)
+    momentum = 0.0 if replays else norm.momentum
+    return Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, momentum, norm.training)
 
 
 def _pooled(spikes: Tensor) -> Tensor:

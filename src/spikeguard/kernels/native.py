@@ -193,7 +193,7 @@ class _Integrate(torch.autograd.Function):
         sharpness = asked if asked is None or isinstance(asked, Tensor) else asked(u)  # type: ignore[arg-type]
         ctx.save_for_backward(layer.current, None if sharpness is None else _dense(sharpness.float(), layer.shape))
         ctx.layer = layer
-        layer.current = layer.current[:0]
+        del layer.current  # kept among the saved tensors only, where a checkpoint may drop it
         ctx.set_materialize_grads(False)
         return spikes, u if call.want_u else None, penalty
 
@@ -243,7 +243,7 @@ class _Integrate(torch.autograd.Function):
                 share = -known.scale / layer.count
                 slope = share * g_weight * known.inverse
                 layer.run(SMALL, "spread", g_current=g_current, shift=slope, mean=share * g_bias - slope * known.mean)
-        layer.current = layer.current[:0]
+        del layer.current
         return g_current, g_decay, g_threshold, g_weight, g_bias, None
 
 

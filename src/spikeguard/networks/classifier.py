@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.errors import UserError
+from spikeguard.networks.blocks import Blocks
 
 
 class Folded(nn.Sequential):
@@ -58,8 +59,11 @@ class Classifier(nn.Module):
             logits: Tensor = self.head(features if per_step else features.mean(0))
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def prefer(self, channels_last: bool = True, autocast: torch.dtype | None = None) -> Classifier:
-        """Set memory layout and half precision of the layers between neurons; logits stay float32."""
+    def prefer(self, channels_last: bool = True, autocast: torch.dtype | None = None, checkpoint: bool = False) -> Classifier:
+        """Set memory layout, half precision of the layers between neurons (logits stay float32), and whether training keeps less and computes more."""
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.checkpoint = checkpoint
         self.channels_last, self.autocast = channels_last, autocast
         self.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
         return self

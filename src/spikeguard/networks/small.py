@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.kernels.convolution import Conv
+from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Folded
 from spikeguard.neurons import Neuron
 
@@ -30,16 +31,15 @@ class Stages(nn.Module):
 
     def __init__(self, channels: Sequence[int | str], inputs: int, neuron: Neuron) -> None:
         super().__init__()
-        self.stages = nn.ModuleList()
+        self.stages = Blocks()
         for here, after in zip(channels, [*channels[1:], ""], strict=True):
             if isinstance(here, int):
-                self.stages.append(Stage(inputs, here, neuron, pool=after == "A", first=not self.stages))
+                self.stages.append(Stage(inputs, here, neuron, pool=after == "A", first=not len(self.stages)))
                 inputs = here
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        for stage in self.stages:
-            x = stage(x, timesteps)
-        return x.flatten(2)
+        stages: Tensor = self.stages(x, timesteps)
+        return stages.flatten(2)
 
 
 def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32, depth: int = 1) -> tuple[nn.Module, int]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spikeguard.kernels.convolution import Conv
 from spikeguard.kernels.join import join
+from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Folded
 from spikeguard.neurons import Neuron
 
@@ -53,7 +54,7 @@ class WRN(nn.Module):
         super().__init__()
         widths = (16, 16 * widen, 32 * widen, 64 * widen)
         self.stem = Folded(_conv(channels, widths[0], exact=True))
-        self.blocks = nn.ModuleList()
+        self.blocks = Blocks()
         for group in range(3):
             for b in range(blocks):
                 inputs = widths[group] if b == 0 else widths[group + 1]
@@ -61,10 +62,7 @@ class WRN(nn.Module):
         self.norm, self.fire = nn.BatchNorm2d(widths[3]), neuron.build()
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x, timesteps)
-        spikes: Tensor = self.fire(x, timesteps, self.norm)
+        spikes: Tensor = self.fire(self.blocks(self.stem(x), timesteps), timesteps, self.norm)
         return spikes.mean((-2, -1))
 
 

@@ -21,6 +21,7 @@ class Recipe:
     ``loss`` 'mean' is cross-entropy of the logits averaged over time, 'per_step' its average over the steps' own logits (TET).
     The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls to 0 by cosine; SGD with Nesterov
     momentum, weight decay on matrices only. ``precision`` 'bfloat16' is autocast; potentials stay float32.
+    ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass: less memory, same bits.
     """
 
     name: str = "custom"
@@ -42,6 +43,7 @@ class Recipe:
     weight_decay: float = 5e-4
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
+    checkpoint: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

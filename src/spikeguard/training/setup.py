@@ -36,7 +36,7 @@ def make_network(recipe: Recipe, data: Dataset) -> Classifier:
     )
     for defense in recipe.defenses:
         defense.prepare(net)
-    return net.prefer(recipe.channels_last, torch.bfloat16 if recipe.precision == "bfloat16" else None)
+    return net.prefer(recipe.channels_last, torch.bfloat16 if recipe.precision == "bfloat16" else None, recipe.checkpoint)
 
 
 def parts(recipe: Recipe, data: Dataset) -> tuple[Images, Images]:

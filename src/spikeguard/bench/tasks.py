@@ -1,0 +1,200 @@
+"""The pieces of work that are timed, each for every contender: us, the floor, and the frameworks that are installed.
+
+A contender is a name and a precision. Ours and theirs have the same weights, batch, loss and optimiser; ours with TGO does more than theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.attacks import pgd
+from spikeguard.bench.floor import Floor
+from spikeguard.bench.peers import NEURON, Framework, Twin
+from spikeguard.bench.timing import Work
+from spikeguard.defenses import AT, TGO, Hooks, View
+from spikeguard.networks import build
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import seed_noise
+from spikeguard.threat import Linf
+
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+GUARD = TGO(delta=0.5, lambda_max=0.4, sigma=0.1)
+ADVERSARY = AT(eps=8 / 255, steps=2, step_size=5 / 255)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the batch it is timed on."""
+
+    name: str
+    network: str
+    batch: int
+    options: dict[str, Any] = field(default_factory=dict)
+    timesteps: int = 4
+    in_shape: tuple[int, int, int] = (3, 32, 32)
+
+    def network_on(self, device: torch.device, settle: bool = True) -> Classifier:
+        """The network; ``settle``: in eval mode, its batch norms settled and its classes balanced, for untrained neurons would be silent."""
+        net = build(self.network, classes=10, in_shape=self.in_shape, timesteps=self.timesteps, neuron=NEURON, mean=(0.5,), std=(0.25,), **self.options)
+        net = net.to(device).train()
+        if not settle:
+            return net
+        x, _ = self.images(device)
+        with torch.no_grad():
+            for _ in range(20):
+                net(x[:32])
+            net.eval()
+            logits = net(x)
+            net.head.weight.mul_(10 / logits.std(0).mean().clamp(min=1e-3))  # far enough apart that rounding seldom decides
+            net.head.bias.sub_(net(x).mean(0))
+        return net
+
+    def images(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Patches of four pixels, from a fixed seed, and labels."""
+        generator = draws.generator("bench", self.batch)
+        channels, height, width = self.in_shape
+        coarse = torch.rand(self.batch, channels, -(-height // 4), -(-width // 4), generator=generator)
+        x = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width].contiguous()
+        return x.to(device), torch.randint(0, 10, (self.batch,), generator=generator).to(device)
+
+
+SMALL = Subject("small", "small", 128, {"width": 32, "depth": 2})
+VGG11 = Subject("vgg11", "vgg11", 64)
+WRN16 = Subject("wrn16", "wrn16", 64)
+
+
+class Step:
+    """A training step of ours: crafting if ``adversarial``, forward with TGO if ``guarded``, backward, SGD."""
+
+    def __init__(self, net: Classifier, x: Tensor, y: Tensor, precision: str, guarded: bool, adversarial: bool = False, checkpoint: bool = False) -> None:
+        self.net, self.x, self.y, self.calls = net.train(), x, y, 0
+        net.prefer(True, PRECISIONS[precision], checkpoint)
+        if guarded:
+            GUARD.prepare(net)
+        self.guard = GUARD.start(net) if guarded else Hooks()
+        self.adversary = ADVERSARY.start(net) if adversarial else Hooks()
+        self.optimiser = optimiser(net, fused=True)
+
+    def __call__(self) -> None:
+        self.calls += 1
+        seed_noise(self.net, self.calls)
+        views = {"clean": View(self.x, 1.0)}
+        self.adversary.craft(self.net, self.x, self.y, views, self.calls)
+        ((name, view),) = views.items()
+        with self.guard.watch(self.net, name):
+            logits = self.net(view.x)
+        loss = F.cross_entropy(logits, self.y)
+        penalty = self.guard.penalty(0.5)
+        loss = loss if penalty is None else loss + penalty
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+
+def optimiser(net: nn.Module, fused: bool = False) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; ``fused`` is how ``train`` has it, the default how users write it."""
+    return torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused or None)
+
+
+def their_step(net: nn.Module, x: Tensor, y: Tensor, adversary: Callable[[Tensor, Tensor], Tensor] | None = None) -> Work:
+    """The same training step around another framework's network, without TGO."""
+    sgd = optimiser(net.train())
+
+    def step() -> None:
+        seen = x if adversary is None else adversary(x, y)
+        net.train()
+        sgd.zero_grad()
+        F.cross_entropy(net(seen), y).backward()
+        sgd.step()
+
+    return step
+
+
+def their_attack(net: nn.Module, eps: float, step_size: float, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """torchattacks' PGD from the image itself; ImportError where it is not installed."""
+    import torchattacks
+
+    attack = torchattacks.PGD(net, eps=eps, alpha=step_size, steps=steps, random_start=False)
+    found: Callable[[Tensor, Tensor], Tensor] = attack
+    return found
+
+
+def our_attack(net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, drop: bool) -> Callable[[], Any]:
+    """Our PGD from the image itself, ``drop``: broken samples leave the batch."""
+
+    def attack() -> Any:
+        return pgd(net, x, y, Linf(eps), steps=steps, step_size=step_size(eps, steps), start=False, early_stop=drop)
+
+    return attack
+
+
+def step_size(eps: float, steps: int) -> float:
+    """The default step size of ``pgd``, as both sides are given it."""
+    return max(2.5 * eps / steps, eps / 16)
+
+
+def training(subject: Subject, frameworks: dict[str, Framework], device: torch.device, adversarial: bool = False) -> dict[str, Work]:
+    """Contenders of the training step."""
+    x, y = subject.images(device)
+    net = subject.network_on(device)
+    work: dict[str, Work] = {}
+    for precision, dtype in PRECISIONS.items():
+        work[f"floor {precision}"] = _floor(Floor(net, x, dtype or torch.float32), ADVERSARY.steps if adversarial else 0)
+        for guarded in (False, True):
+            work[f"{'TGO' if guarded else 'vanilla'} {precision}"] = Step(subject.network_on(device), x, y, precision, guarded, adversarial)
+        for name, framework in frameworks.items():
+            other = theirs(net, framework, dtype)
+            adversary = None
+            if adversarial:
+                adversary = their_attack(other, ADVERSARY.eps, ADVERSARY.step_size or 0.0, ADVERSARY.steps)
+            work[f"{name} {precision}"] = their_step(other, x, y, adversary)
+    return work
+
+
+def attacking(
+    net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, frameworks: dict[str, Framework], drop: bool
+) -> dict[str, Callable[[], Any]]:
+    """Contenders of PGD. Ours give ``Attacked``, theirs the images found."""
+    work: dict[str, Callable[[], Any]] = {}
+    for precision, dtype in PRECISIONS.items():
+        own = copy.deepcopy(net).eval().prefer(True, dtype)
+        work[f"floor {precision}"] = _attacks(Floor(net, x, dtype or torch.float32), steps)
+        work[f"all steps {precision}"] = our_attack(own, x, y, eps, steps, False)
+        if drop:
+            work[f"dropping {precision}"] = our_attack(own, x, y, eps, steps, True)
+        for name, framework in frameworks.items():
+            attack = their_attack(theirs(net, framework, dtype), eps, step_size(eps, steps), steps)
+            work[f"{name} {precision}"] = lambda attack=attack: attack(x, y)  # type: ignore[misc]
+    return work
+
+
+def _floor(floor: Floor, attack_steps: int) -> Work:
+    def work() -> None:
+        for _ in range(attack_steps):
+            floor.attack()
+        floor.train()
+
+    return work
+
+
+def _attacks(floor: Floor, steps: int) -> Work:
+    def work() -> None:
+        for _ in range(steps):
+            floor.attack()
+
+    return work
+
+
+def theirs(net: Classifier, framework: Framework, dtype: torch.dtype | None) -> nn.Module:
+    """The network in another framework, in eval mode, under autocast if ``dtype`` is given."""
+    other = Twin(net, framework)
+    other.autocast = dtype
+    return other.eval()
