@@ -37,10 +37,16 @@ class Framework:
 
 def installed() -> dict[str, Callable[[], Framework]]:
     """Frameworks that are installed, by name and version; calling one imports it."""
+    known = versions()
+    return {f"{name} {known[name]}": make for name, make in (("spikingjelly", _spikingjelly), ("snntorch", _snntorch)) if name in known}
+
+
+def versions() -> dict[str, str]:
+    """What is installed of the frameworks, and of torchattacks, which attacks them."""
     found = {}
-    for name, make in (("spikingjelly", _spikingjelly), ("snntorch", _snntorch)):
+    for name in ("spikingjelly", "snntorch", "torchattacks"):
         try:
-            found[f"{name} {version(name)}"] = make
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found

@@ -43,7 +43,9 @@ class Subject:
 
     def network_on(self, device: torch.device, settle: bool = True) -> Classifier:
         """The network; ``settle``: in eval mode, its batch norms settled and its classes balanced, for untrained neurons would be silent."""
-        net = build(self.network, classes=10, in_shape=self.in_shape, timesteps=self.timesteps, neuron=NEURON, mean=(0.5,), std=(0.25,), **self.options)
+        net = build(
+            self.network, classes=10, in_shape=self.in_shape, timesteps=self.timesteps, neuron=NEURON, mean=(0.5,), std=(0.25,), **self.options
+        )
         net = net.to(device).train()
         if not settle:
             return net
@@ -74,7 +76,9 @@ WRN16 = Subject("wrn16", "wrn16", 64)
 class Step:
     """A training step of ours: crafting if ``adversarial``, forward with TGO if ``guarded``, backward, SGD."""
 
-    def __init__(self, net: Classifier, x: Tensor, y: Tensor, precision: str, guarded: bool, adversarial: bool = False, checkpoint: bool = False) -> None:
+    def __init__(
+        self, net: Classifier, x: Tensor, y: Tensor, precision: str, guarded: bool, adversarial: bool = False, checkpoint: bool = False
+    ) -> None:
         self.net, self.x, self.y, self.calls = net.train(), x, y, 0
         net.prefer(True, PRECISIONS[precision], checkpoint)
         if guarded:

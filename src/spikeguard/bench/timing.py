@@ -12,20 +12,19 @@ Work = Callable[[], object]
 
 
 def interleaved(
-    work: Mapping[str, Work], rounds: int, device: torch.device, tell: Callable[[str], None] = lambda _: None, warm: int = 1
+    work: Mapping[str, Work], rounds: int, device: torch.device, tell: Callable[[int, int], None] = lambda done, total: None, warm: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work in each of ``rounds``; every round runs all of them, each time starting with another one."""
     names = list(work)
     for name in names:
         for _ in range(warm):
-            tell(f"{name}, warming up")
             work[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            tell(f"{name}, {turn + 1} of {rounds}")
             seconds[name].append(once(work[name], device))
+        tell(turn + 1, rounds)
     return seconds
 
 

@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def prefer(self, channels_last: bool = True, autocast: torch.dtype | None = None, checkpoint: bool = False) -> Classifier:
-        """Set memory layout, half precision of the layers between neurons (logits stay float32), and whether training keeps less and computes more."""
+        """Set memory layout and half precision of the layers between neurons (logits stay float32); ``checkpoint``: training keeps less."""
         for module in self.modules():
             if isinstance(module, Blocks):
                 module.checkpoint = checkpoint

@@ -44,7 +44,10 @@ class Stages(nn.Module):
 
 def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32, depth: int = 1) -> tuple[nn.Module, int]:
     """The body and its number of features: ``depth`` stages each of ``width``, twice and four times that, each group halving the image."""
-    body = Stages([c for times in (1, 2, 4) for c in (*[times * width] * depth, "A")], in_shape[0], neuron)
+    channels: list[int | str] = []
+    for times in (1, 2, 4):
+        channels += [*[times * width] * depth, "A"]
+    body = Stages(channels, in_shape[0], neuron)
     return body, 4 * width * (in_shape[1] // 8) * (in_shape[2] // 8)
 
 

@@ -12,7 +12,8 @@ COLOURS = {"vanilla": "#b4532a", "control": "#8a8a8a", "tgo": "#1f6f8b"}
 INK = "#22262b"
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
+def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
+    """A figure in our style and its axes ``[rows][columns]``."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -23,19 +24,20 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any
         return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
 
 
-def _svg(figure: Any) -> str:
+def svg(drawn: Any) -> str:
+    """The figure as SVG text; it is closed."""
     from matplotlib import pyplot
 
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    drawn.savefig(out, format="svg", metadata={"Date": None})
+    pyplot.close(drawn)
     text = out.getvalue()
     return text[text.index("<svg") :]
 
 
 def bars(networks: Sequence[Mapping[str, Any]], eps: str) -> str:
     """Clean accuracy, what the training surrogate says, and the worst case, a group a network, with 95 % intervals."""
-    figure, axes = _figure(6.8, 3.0)
+    drawn, axes = figure(6.8, 3.0)
     axis, shades = axes[0][0], (0.35, 0.65, 1.0)
     for number, network in enumerate(networks):
         attacks = network["attacks"][eps]
@@ -51,13 +53,13 @@ def bars(networks: Sequence[Mapping[str, Any]], eps: str) -> str:
     axis.legend(keys, names, frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.14))
     axis.set_ylabel(f"accuracy at {eps}, %")
     axis.set_ylim(0, 108)
-    return _svg(figure)
+    return svg(drawn)
 
 
 def histograms(networks: Sequence[Mapping[str, Any]], edges: Sequence[float], delta: float) -> str:
     """Potentials before reset around the threshold, a column a layer, one outline a network; the band ``|u| < delta`` is shaded."""
     layers = list(networks[0]["neighbours"]["histogram"])
-    figure, axes = _figure(9.0, 2.9, 1, len(layers))
+    drawn, axes = figure(9.0, 2.9, 1, len(layers))
     middle = (np.array(edges[1:]) + np.array(edges[:-1])) / 2
     for number, (layer, axis) in enumerate(zip(layers, axes[0], strict=True)):
         axis.axvspan(-delta, delta, color="#f3e3b3", lw=0)
@@ -72,12 +74,12 @@ def histograms(networks: Sequence[Mapping[str, Any]], edges: Sequence[float], de
         axis.set_ylim(0, None)
     axes[0][0].set_ylabel("density")
     axes[0][-1].legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(drawn)
 
 
 def curves(networks: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy against eps."""
-    figure, axes = _figure(6.4, 3.2)
+    drawn, axes = figure(6.4, 3.2)
     axis = axes[0][0]
     for network in networks:
         eps, share = zip(*network["curve"], strict=True)
@@ -88,7 +90,7 @@ def curves(networks: Sequence[Mapping[str, Any]]) -> str:
     axis.set_xlim(0, None)
     axis.grid(axis="y", color="#e3e6ea")
     axis.legend(frameon=False)
-    return _svg(figure)
+    return svg(drawn)
 
 
 def twins(clean: Any, found: Any, names: Sequence[tuple[str, str]], amplified: float) -> str:
@@ -96,7 +98,7 @@ def twins(clean: Any, found: Any, names: Sequence[tuple[str, str]], amplified: f
     clean, found = np.asarray(clean), np.asarray(found)
     rows = (clean, found, np.clip(0.5 + amplified * (found - clean), 0, 1))
     titles = ("clean", "attacked", f"difference x {amplified:g}")
-    figure, axes = _figure(9.0, 3.6, 3, len(names))
+    drawn, axes = figure(9.0, 3.6, 3, len(names))
     for r, (row, title) in enumerate(zip(rows, titles, strict=True)):
         for c, image in enumerate(row):
             axis = axes[r][c]
@@ -110,4 +112,4 @@ def twins(clean: Any, found: Any, names: Sequence[tuple[str, str]], amplified: f
                 axis.set_title(names[c][r], fontsize=8)
             if c == 0:
                 axis.set_ylabel(title, fontsize=8)
-    return _svg(figure)
+    return svg(drawn)

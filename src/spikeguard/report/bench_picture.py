@@ -1,0 +1,56 @@
+"""The picture of a bench: how many times longer than our best each contender takes, a panel a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spikeguard.report.plots import COLOURS, INK, figure, svg
+
+OURS, FLOOR, OTHERS = COLOURS["tgo"], "#c9ced4", COLOURS["vanilla"]
+
+
+def picture(record: Mapping[str, Any]) -> str:
+    """SVG text of a bench's record: timed tasks, peak memory, growth curves."""
+    tasks = record["tasks"]
+    panels = [(name, entry["over_best"], entry["median"], "s") for name, entry in tasks.items() if "median" in entry]
+    for name, entry in tasks.items():
+        for subject, told in entry.get("bytes", {}).items():
+            known = {k: v / 2**30 for k, v in told.items() if v}
+            if known:
+                best = min(v for k, v in known.items() if k.startswith("TGO"))
+                panels.append((f"{name}, {subject}", {k: v / best for k, v in known.items()}, known, "GiB"))
+    curves = [(axis, c) for entry in tasks.values() for axis, c in entry.get("curves", {}).items()]
+    rows = -(-len(panels) // 2) + (1 if curves else 0)
+    drawn, axes = figure(11, 2.9 * rows, rows, 4 if curves else 2)
+    if curves:
+        for row in range(rows - 1):  # panels take two columns each, curves one
+            for column in (1, 3):
+                axes[row][column].remove()
+            for column in (0, 2):
+                place = axes[row][column].get_subplotspec()
+                axes[row][column].set_subplotspec(axes[row][column].get_gridspec()[row, column : column + 2])
+                assert place is not None
+    slots = [axes[row][column] for row in range(rows - bool(curves)) for column in ((0, 2) if curves else (0, 1))]
+    for axis, (title, ratio, value, unit) in zip(slots, panels, strict=False):
+        _bars(axis, title, ratio, value, unit)
+    for axis in slots[len(panels) :]:
+        axis.remove()
+    for axis, (name, curve) in zip(axes[-1] if curves else (), curves, strict=False):
+        axis.loglog(curve["values"], curve["seconds"], "o-", color=OURS, ms=4)
+        first, start = curve["values"][0], curve["seconds"][0]
+        axis.loglog(curve["values"], [start * v / first for v in curve["values"]], ":", color=INK, lw=1)
+        axis.set_title(f"seconds against {name} (dotted: linear)", fontsize=8)
+    return svg(drawn)
+
+
+def _bars(axis: Any, title: str, ratio: Mapping[str, float], value: Mapping[str, float], unit: str) -> None:
+    names = sorted(ratio, key=lambda n: ratio[n], reverse=True)
+    for place, name in enumerate(names):
+        ours = name.startswith(("TGO", "vanilla", "all steps", "dropping"))
+        axis.barh(place, ratio[name], 0.7, color=OURS if ours else FLOOR if name.startswith("floor") else OTHERS, lw=0)
+        axis.text(ratio[name], place, f" {ratio[name]:.2f}  ({value[name]:.2f} {unit})", va="center", fontsize=7)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.axvline(1, color=INK, lw=0.8)
+    axis.set_xlim(0, 1.3 * max(ratio.values()))
+    axis.set_title(f"{title}: times our best", fontsize=9, loc="left")
