@@ -21,7 +21,8 @@ from spikeguard.kernels import compiler
 log = logging.getLogger("spikeguard")
 
 SOURCE = Path(__file__).with_name("neuron.cpp")
-FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC", "-fopenmp"]
+FLAGS = ["-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC", "-fopenmp"]
+LEVELS = (["-O3", "-fno-tree-slp-vectorize"], ["-O1"])  # the second where a compiler breaks down over the first; the bits are the same
 FORWARD, BACKWARD, SMALL = 1, 2, 3
 _ZERO = {"HARD", "DETACH", "NOISE", "BAND", "NORM", "POOL", "WANT_U", "G_U", "G_BAND", "SHARP", "SCALARS", "AFFINE"}
 
@@ -75,19 +76,26 @@ def function(name: str, which: int, derivative: str, **flags: int) -> Callable[[
 def _library(which: int, derivative: str, flags: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
     macros = [f"-DPASS={which}", *(f"-D{k}={v}" for k, v in flags), f"-DDERIVATIVE={derivative}"]
     compiler_path, openmp = _compiler(), _openmp()
-    parts = [SOURCE.read_text(), " ".join(FLAGS), " ".join(macros), openmp, _target(compiler_path)]
+    parts = [SOURCE.read_text(), " ".join(LEVELS[0] + FLAGS), " ".join(macros), openmp, _target(compiler_path)]
     path = folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
     if not path.exists():
         handle, fresh = tempfile.mkstemp(dir=path.parent, suffix=".so")
         os.close(handle)
         try:
-            subprocess.run(
-                [compiler_path, *FLAGS, *macros, str(SOURCE), "-o", fresh, openmp], check=True, capture_output=True, text=True, timeout=120
-            )
+            _compile([compiler_path, *FLAGS, *macros, str(SOURCE), "-o", fresh, openmp])
             os.replace(fresh, path)
         finally:
             Path(fresh).unlink(missing_ok=True)
     return ctypes.CDLL(str(path))
+
+
+def _compile(command: list[str]) -> None:
+    for level in LEVELS:
+        done = subprocess.run([*command, *level], capture_output=True, text=True, timeout=120)
+        if done.returncode == 0:
+            return
+        log.debug("%s: %s", " ".join(level), done.stderr.strip()[:500])
+    raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
 
 
 def _compiler() -> str:

@@ -54,7 +54,7 @@ constexpr int GIVEN = CONSTANT ? 1 : STEPS;
 // ---- vectors ---------------------------------------------------------------------------------------------------------------
 
 static inline V all(float x) { return x - V{}; }
-static inline V choose(I mask, V a, V b) { return (V)((mask & (I)a) | (~mask & (I)b)); }
+static inline V choose(I mask, V a, V b) { return mask ? a : b; }
 static inline V abs(V x) { return (V)((I)x & 0x7fffffff); }
 static inline V max0(V x) { return choose(x > 0, x, V{}); }
 static inline V sign(V x) { return choose(x > 0, all(1), choose(x < 0, all(-1), V{})); }
@@ -292,6 +292,7 @@ extern "C" void backward(const Args *args) {
             V g_pooled[STEPS] = {};
             if (POOL && whole)
                 EACH_STEP for (int t = 0; t < STEPS; t++) g_pooled[t] = 0.25f * widen(read((const Element *)a.g_spikes + t * out_step + out, n));
+            V g_shift{}, g_scale{};
             for (int r = 0; r < count; r++) {
                 Place p{sample, rows[r], (sample * a.rows + rows[r]) * a.length + i, i, n};
                 Walk k;
@@ -318,15 +319,16 @@ extern "C" void backward(const Args *args) {
                 }
                 if (CONSTANT) g_x[0] = g_sum;
                 EACH_STEP for (int t = 0; t < GIVEN; t++) {
-                    if (AFFINE) {
-                        V g = only(n, g_x[t]);
-                        affine.add(p, 0, g);
-                        affine.add(p, 1, g * only(n, k.x[t] - per_channel(a.mean, p)));
-                    }
+                    if (AFFINE) g_shift += g_x[t], g_scale += g_x[t] * (k.x[t] - per_channel(a.mean, p));
                     V g = NORM == 1 ? g_x[t] * per_channel(a.scale, p) : g_x[t];
                     write((Element *)a.g_current + t * step + p.at, narrow(g), n);
                 }
                 if (SCALARS) sums[0] += total(only(n, g_decay)), sums[1] += total(only(n, g_threshold));
+            }
+            if (AFFINE) {
+                Place p{sample, rows[0], 0, i, n};
+                affine.add(p, 0, only(n, g_shift));
+                affine.add(p, 1, only(n, g_scale));
                 if (i + LANES >= a.length) affine.row_done();
             }
         });
@@ -339,13 +341,18 @@ extern "C" void moments(const Args *args) {
     const Args &a = *args;
     parallel(a, a.samples * a.rows * GIVEN, 2 * channels(a), [&](int64_t from, int64_t to, double *sums) {
         Channels held(a, sums, 2);
-        for (int64_t b = from; b < to; b++) {
+        const int64_t together = INNER ? 8 : 1;  // rows summed in registers: a sum in memory would wait for itself
+        for (int64_t b = from; b < to; b += together) {
             for (int64_t i = 0; i < a.length; i += LANES) {
                 int n = (int)(a.length - i < LANES ? a.length - i : LANES);
-                Place p{0, b % a.rows, b * a.length + i, (int)i, n};
-                V x = only(n, widen(read((const Element *)a.current + p.at, n)) - per_channel(a.mean, p));
-                held.add(p, 0, x);
-                held.add(p, 1, x * x);
+                Place p{0, b % a.rows, 0, (int)i, n};
+                V pivot = per_channel(a.mean, p), sum{}, squares{};
+                for (int64_t row = b; row < to && row < b + together; row++) {
+                    V x = widen(read((const Element *)a.current + row * a.length + i, n)) - pivot;
+                    sum += x, squares += x * x;
+                }
+                held.add(p, 0, only(n, sum));
+                held.add(p, 1, only(n, squares));
             }
             held.row_done();
         }
