@@ -57,8 +57,8 @@ def setup(extra):
     quiet = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", CONSTRAINTS]
     call(python(), *quiet, "torch", "numpy")
     call(python(), *quiet, "-e", "." + extra)
-    if extra:  # a test oracle whose pinned dependencies would break the rest
-        call(python(), *quiet, "--no-deps", "torchattacks==3.5.1")
+    if extra:  # test oracles and peers of the bench, whose own dependencies would break the rest (a CUDA torchvision, an old requests)
+        call(python(), *quiet, "--no-deps", "torchattacks==3.5.1", "spikingjelly==2.0.0", "snntorch==1.0.0")
     with open(mark, "w") as file:
         file.write(wanted(extra))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard import draws
-from spikeguard.attacks.sapgd import checkpoints
+from spikeguard.attacks.ascent import checkpoints
 from spikeguard.attacks.square import side
 from spikeguard.audit import runner, witness
 from spikeguard.audit.suite import DEMO, Member
@@ -28,6 +28,10 @@ ATTACKS = {
     "sapgd": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=6, restarts=2),
     "sapgd own": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=6, gradient=Own()),
     "sapgd triangle": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=4, gradient=sg.assg(0.8, sg.Triangle())),
+    "apgd": lambda m, x, y, t: sg.apgd(m, x, y, t, steps=9, restarts=2),
+    "apgd dlr": lambda m, x, y, t: sg.apgd(m, x, y, t, steps=6, loss="dlr"),
+    "apgd targeted": lambda m, x, y, t: sg.apgd_targeted(m, x, y, t, steps=4, targets=3),
+    "apgd targeted margin": lambda m, x, y, t: sg.apgd_targeted(m, x, y, t, steps=4, targets=20, loss="margin", gradient=sg.assg()),
     "square": lambda m, x, y, t: sg.square(m, x, y, t, queries=30),
 }
 
@@ -71,7 +75,7 @@ def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps
         assert torch.equal(tiny(got.x).argmax(1) != y, got.broken), "a sample counts as broken and its input is not, or the reverse"
 
 
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "pgd textbook", "sapgd own", "square"])
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "pgd textbook", "sapgd own", "apgd", "square"])
 def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
     """With two classes the margin can fall by at most eps |w_1 - w_0|_1, and every attack but random search reaches that."""
     torch.manual_seed(0)

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spikeguard.attacks.apgd import apgd as apgd
+    from spikeguard.attacks.apgd import apgd_targeted as apgd_targeted
     from spikeguard.attacks.ascent import Attacked as Attacked
     from spikeguard.attacks.pgd import bim as bim
     from spikeguard.attacks.pgd import fgsm as fgsm
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from spikeguard.training.recipe import Recipe as Recipe
 
 _HOMES = {
-    "attacks": ("Attacked", "bim", "fgsm", "pgd", "rfgsm", "sapgd", "square"),
+    "attacks": ("Attacked", "apgd", "apgd_targeted", "bim", "fgsm", "pgd", "rfgsm", "sapgd", "square"),
     "data.sources": ("load_data",),
     "defenses": ("AT", "TGO", "Defense"),
     "errors": ("AttackError", "UserError"),

@@ -24,7 +24,43 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - right
 
 
-LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio ``[N]``: the margin over the distance from the first to the third logit, free of scale. Needs 3 classes."""
+    top = _top(logits, 3, "dlr")
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def _top(logits: Tensor, count: int, name: str) -> Tensor:
+    if logits.shape[1] < count:
+        raise UserError(f"loss {name!r} needs at least {count} classes, the model has {logits.shape[1]}")
+    return logits.topk(count, 1).values
+
+
+class Targeted:
+    """A loss that leads to a class of its own for every sample: 'margin' ``z_t - z_y``, or 'dlr', that over a scale (4 classes at least)."""
+
+    def __init__(self, kind: str, targets: Tensor) -> None:
+        self.kind, self.targets = kind, targets
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        ahead = (logits.gather(1, self.targets[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+        if self.kind == "margin":
+            return ahead
+        top = _top(logits, 4, "targeted dlr")
+        return ahead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these samples go on."""
+        self.targets = self.targets[rows]
+
+
+def aim(loss: Loss, rows: Tensor) -> None:
+    """Tell a loss with a state per sample which samples go on."""
+    if isinstance(loss, Targeted):
+        loss.keep(rows)
+
+
+LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin, "dlr": dlr}
 
 
 def by_name(loss: str | Loss) -> Loss:

@@ -25,7 +25,7 @@ class Linf:
 
     def per_sample(self, x: Tensor) -> Tensor:
         """eps as ``[N, 1, ...]``, on the device and in the dtype of ``x``."""
-        eps = self.eps if isinstance(self.eps, Tensor) else torch.full((len(x),), float(self.eps))
+        eps = self.eps if isinstance(self.eps, Tensor) else torch.full((len(x),), float(self.eps), dtype=torch.float64)
         if len(eps) != len(x):
             raise UserError(f"Linf: {len(eps)} values of eps for {len(x)} images")
         return eps.to(x).view(-1, *[1] * (x.dim() - 1))

@@ -57,3 +57,23 @@ def test_early_stopping_breaks_everything_that_the_textbook_breaks(trained):
     assert (stopped.broken | ~textbook.broken).all()
     fgsm = sg.fgsm(net, x, y, sg.Linf(EPS))
     assert (fgsm.broken | (net(torchattacks.FGSM(net, eps=EPS)(x, y)).argmax(1) == y)).all()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda *a: sg.apgd(*a, steps=50), lambda m: torchattacks.APGD(m, eps=EPS, steps=50, loss="ce", seed=0)),
+        (lambda *a: sg.apgd(*a, steps=50, loss="dlr"), lambda m: torchattacks.APGD(m, eps=EPS, steps=50, loss="dlr", seed=0)),
+        (lambda *a: sg.apgd_targeted(*a, steps=50), lambda m: torchattacks.APGDT(m, eps=EPS, steps=50, n_classes=10, seed=0)),
+    ],
+    ids=["ce", "dlr", "targeted"],
+)
+def test_apgd_leaves_as_many_as_torchattacks(trained, ours, theirs):
+    """Starts are random on both sides, so shares are compared: within half a point."""
+    net, x, y = trained
+    got = ours(net.float(), x.float(), y, sg.Linf(EPS))
+    with torch.no_grad():
+        expected = net(theirs(net)(x.float(), y)).argmax(1) != y
+    net.double()
+    assert 0.3 <= float((~got.broken).double().mean()) <= 0.7
+    assert abs(float(got.broken.double().mean()) - float(expected.double().mean())) <= 0.005 + 1e-9

@@ -14,7 +14,7 @@ from spikeguard import draws
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model
 from spikeguard.gradients.estimators import Opened
-from spikeguard.losses import Loss
+from spikeguard.losses import Loss, aim
 from spikeguard.neurons import spiking
 from spikeguard.threat import Linf
 
@@ -37,8 +37,8 @@ class Attacked:
 class Rule(Protocol):
     """How a step follows from a gradient."""
 
-    def step(self, k: int, x: Tensor, gradient: Tensor) -> Tensor:
-        """The next point, before projection."""
+    def step(self, k: int, x: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
+        """The next point, before projection, from gradient and loss ``[n]`` at ``x``."""
 
     def keep(self, rows: Tensor) -> None:
         """Only these samples go on."""
@@ -78,6 +78,24 @@ def random_start(x: Tensor, threat: Linf, index: Tensor, seed: int, restart: int
     return threat.project(x + (2 * noise - 1) * threat.per_sample(x), x)
 
 
+def scaled_noise(x: Tensor, threat: Linf, index: Tensor, key: int) -> Tensor:
+    """Uniform noise stretched until its largest pixel lies on the ball's border; a function of the key and the sample's number."""
+    noise = 2 * draws.uniform(key, index.to(x.device), x[0].numel()) - 1
+    noise = (noise / noise.abs().amax(1, keepdim=True)).view_as(x).to(x.dtype)
+    return threat.project(x + threat.per_sample(x) * noise, x)
+
+
+def checkpoints(steps: int) -> set[int]:
+    """Steps after which APGD looks back and SA-PGD halves its step: after 0.22 n, then at gaps shrinking by 0.03 n down to 0.06 n."""
+    gap, floor, shrink = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
+    at, found = gap, set()
+    while at < steps:
+        found.add(at)
+        gap = max(gap - shrink, floor)
+        at += gap
+    return found
+
+
 class Best:
     """Best point of every sample so far, and who still stands."""
 
@@ -112,6 +130,7 @@ def ascend(
         return
     clean, labels, here, budget = x[rows], y[rows], start[rows], threat.take(rows)
     rule.keep(rows)
+    aim(loss, rows)
     with estimator.open(model) as opened:
         for k in range(steps + 1):
             if k < steps:
@@ -127,9 +146,11 @@ def ascend(
             if len(stand) < len(rows):
                 rows, clean, labels, here, gradient = rows[stand], clean[stand], labels[stand], here[stand], gradient[stand]
                 budget = budget.take(stand)
+                value = value[stand]
                 rule.keep(stand)
                 opened.keep(stand)
-            here = budget.project(rule.step(k, here, gradient), clean)
+                aim(loss, stand)
+            here = budget.project(rule.step(k, here, gradient, value), clean)
         best.forwards += opened.forwards
         best.backwards += opened.backwards
 
@@ -141,8 +162,8 @@ def walk(
     here = start
     with estimator.open(model) as opened:
         for k in range(steps):
-            gradient, _, _ = opened(here, y, loss)
-            here = threat.project(rule.step(k, here, gradient), x)
+            gradient, value, _ = opened(here, y, loss)
+            here = threat.project(rule.step(k, here, gradient, value), x)
     return here, opened
 
 

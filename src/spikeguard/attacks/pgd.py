@@ -24,7 +24,7 @@ class SignStep:
 
     size: Tensor
 
-    def step(self, k: int, x: Tensor, gradient: Tensor) -> Tensor:
+    def step(self, k: int, x: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
         return x + self.size * gradient.sign()
 
     def keep(self, rows: Tensor) -> None:

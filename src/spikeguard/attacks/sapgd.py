@@ -12,23 +12,12 @@ import torch
 from torch import Tensor
 
 from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Rule
+from spikeguard.attacks.ascent import Attacked, Rule, checkpoints, scaled_noise
 from spikeguard.attacks.pgd import numbers, search
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model, assg
 from spikeguard.losses import Loss, by_name
 from spikeguard.threat import Linf, check_images
-
-
-def checkpoints(steps: int) -> set[int]:
-    """Steps after which the step size is halved."""
-    gap, floor, shrink = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
-    at, found = gap, set()
-    while at < steps:
-        found.add(at)
-        gap = max(gap - shrink, floor)
-        at += gap
-    return found
 
 
 class AdaptiveStep:
@@ -39,7 +28,7 @@ class AdaptiveStep:
         self.m: Tensor | None = None
         self.v: Tensor | None = None
 
-    def step(self, k: int, x: Tensor, gradient: Tensor) -> Tensor:
+    def step(self, k: int, x: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
         if k in self.halve:
             self.eta = self.eta / 2
         size = gradient.abs().flatten(1).mean(1).clamp(min=1e-30).view_as(self.eta)
@@ -78,9 +67,6 @@ def sapgd(
     x = x.detach()
 
     def begin(restart: int) -> tuple[Tensor, Rule]:
-        key = draws.key(seed, "sapgd", restart)
-        noise = 2 * draws.uniform(key, index.to(x.device), x[0].numel()) - 1
-        noise = (noise / noise.abs().amax(1, keepdim=True)).view_as(x).to(x.dtype)
-        return threat.project(x + eps * noise, x), AdaptiveStep(eps, steps)
+        return scaled_noise(x, threat, index, draws.key(seed, "sapgd", restart)), AdaptiveStep(eps, steps)
 
     return search(model, x, y, threat, steps, restarts, begin, gradient or assg(), by_name(loss))

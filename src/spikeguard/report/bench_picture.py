@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.report.plots import COLOURS, INK, figure, svg
@@ -37,11 +37,18 @@ def picture(record: Mapping[str, Any]) -> str:
     for axis in slots[len(panels) :]:
         axis.remove()
     for axis, (name, curve) in zip(axes[-1] if curves else (), curves, strict=False):
-        axis.loglog(curve["values"], curve["seconds"], "o-", color=OURS, ms=4)
-        first, start = curve["values"][0], curve["seconds"][0]
-        axis.loglog(curve["values"], [start * v / first for v in curve["values"]], ":", color=INK, lw=1)
-        axis.set_title(f"seconds against {name} (dotted: linear)", fontsize=8)
+        _curve(axis, name, curve["values"], curve["seconds"])
     return svg(drawn)
+
+
+def _curve(axis: Any, name: str, values: Sequence[int], seconds: Sequence[float]) -> None:
+    power, told = (2, "dotted: as the area") if name == "side" else (1, "dotted: linear")
+    axis.loglog(values, [seconds[-1] * (v / values[-1]) ** power for v in values], ":", color=INK, lw=1)
+    axis.loglog(values, seconds, "o-", color=OURS, ms=4)
+    axis.set_xticks(values, [str(v) for v in values], fontsize=7)
+    axis.tick_params(labelsize=7)
+    axis.minorticks_off()
+    axis.set_title(f"seconds against {name}\n{told}", fontsize=8, loc="left")
 
 
 def _bars(axis: Any, title: str, ratio: Mapping[str, float], value: Mapping[str, float], unit: str) -> None:

@@ -1,0 +1,134 @@
+"""APGD: PGD with momentum whose step size falls when progress stalls. Croce and Hein, ICML 2020.
+
+    z = P(x_k + eta sign g),   x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1}))        (0.75 is 1 in the first step)
+
+eta starts at 2 eps. At a checkpoint a sample's eta is halved, and the sample goes on from its best point, if its loss rose in at most 75 % of
+the steps since the last one, or if its best loss did not rise and eta was not halved at the last one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spikeguard import draws
+from spikeguard.attacks.ascent import Attacked, Best, Rule, at_rest, checkpoints, scaled_noise
+from spikeguard.attacks.pgd import numbers, search
+from spikeguard.errors import UserError
+from spikeguard.gradients import Estimator, Model, Own
+from spikeguard.losses import Loss, Targeted, by_name, margin
+from spikeguard.threat import Linf, check_images
+
+RISING = 0.75
+
+
+class MomentumStep:
+    """The rule above, a state per sample."""
+
+    def __init__(self, clean: Tensor, threat: Linf, steps: int) -> None:
+        self.clean, self.threat, self.halve = clean, threat, checkpoints(steps)
+        self.eta = 2 * threat.per_sample(clean)
+        self.since = 0
+        self.held: dict[str, Tensor] = {}
+
+    def step(self, k: int, x: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
+        if k == 0:
+            none = torch.zeros_like(loss)
+            self.held = {"before": x, "best": x, "gradient": gradient, "top": loss, "last": loss, "rises": none, "checked": loss, "halved": none + 1}
+        h = self.held
+        if k:
+            self.since += 1
+            h["rises"] = h["rises"] + (loss > h["last"])
+            better = (loss > h["top"]).view_as(self.eta)
+            h["best"], h["gradient"] = torch.where(better, x, h["best"]), torch.where(better, gradient, h["gradient"])
+            h["top"], h["last"] = torch.maximum(loss, h["top"]), loss
+            if k in self.halve:
+                x, gradient = self._check(x, gradient)
+        z = self._project(x + self.eta * gradient.sign())
+        share = 0.75 if k else 1.0
+        following = self._project(x + share * (z - x) + (1 - share) * (x - h["before"]))
+        h["before"] = x
+        return following
+
+    def _check(self, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.held
+        stalled = (h["rises"] <= RISING * self.since) | ((h["halved"] == 0) & (h["top"] <= h["checked"]))
+        h["halved"], h["checked"], h["rises"], self.since = stalled.to(h["top"]), h["top"], torch.zeros_like(h["top"]), 0
+        back = stalled.view_as(self.eta)
+        self.eta = torch.where(back, self.eta / 2, self.eta)
+        return torch.where(back, h["best"], x), torch.where(back, h["gradient"], gradient)
+
+    def _project(self, x: Tensor) -> Tensor:
+        return self.threat.project(x, self.clean)
+
+    def keep(self, rows: Tensor) -> None:
+        self.clean, self.threat, self.eta = self.clean[rows], self.threat.take(rows), self.eta[rows]
+        self.held = {name: value[rows] for name, value in self.held.items()}
+
+
+def apgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    loss: str | Loss = "ce",
+    gradient: Estimator | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Attacked:
+    """APGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``loss`` 'ce', 'dlr' or 'margin'. Errors as in ``pgd``."""
+    check_images(x, y)
+    if steps < 1 or restarts < 1:
+        raise UserError(f"apgd: steps = {steps} and restarts = {restarts} must be at least 1")
+    index, objective = numbers(index, x), by_name(loss)
+    x = x.detach()
+
+    def begin(restart: int) -> tuple[Tensor, Rule]:
+        return scaled_noise(x, threat, index, draws.key(seed, "apgd", restart)), MomentumStep(x, threat, steps)
+
+    return search(model, x, y, threat, steps, restarts, begin, gradient or Own(), objective)
+
+
+def apgd_targeted(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    *,
+    steps: int = 100,
+    targets: int = 9,
+    loss: Literal["dlr", "margin"] = "dlr",
+    gradient: Estimator | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Attacked:
+    """APGD towards one wrong class after another: the ``targets`` highest of the clean logits; a broken sample goes no further.
+
+    ``loss`` of the result is the margin. UserError if there are no classes for it ('dlr' needs four).
+    """
+    check_images(x, y)
+    if steps < 1 or targets < 1 or loss not in ("dlr", "margin"):
+        raise UserError(f"apgd_targeted: steps = {steps} and targets = {targets} must be at least 1, loss = {loss!r} 'dlr' or 'margin'")
+    index, x = numbers(index, x), x.detach()
+    with at_rest(model), torch.no_grad():
+        logits = model(x)
+        best = Best(x, y, logits, margin)
+    others = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, : logits.shape[1] - 1]
+    for rank in range(min(targets, others.shape[1])):
+        rows = best.standing()
+        if not len(rows):
+            break
+        near, budget = x[rows], threat.take(rows)
+        start = scaled_noise(near, budget, index[rows.cpu()], draws.key(seed, "apgd targeted", rank))
+        aimed, rule = Targeted(loss, others[rows, rank]), MomentumStep(near, budget, steps)
+        got = search(model, near, y[rows], budget, steps, 1, lambda _, s=start, r=rule: (s, r), gradient or Own(), aimed)  # type: ignore[misc]
+        with at_rest(model), torch.no_grad():
+            value = margin(model(got.x), y[rows])
+        best.note(rows, got.x, value, got.broken)
+        best.forwards, best.backwards = best.forwards + got.forwards + len(rows), best.backwards + got.backwards
+    return best.result(x, threat)

@@ -1,0 +1,132 @@
+"""APGD step by step against a plain loop written from the paper; the losses it climbs; what aiming at every class is good for."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spikeguard as sg
+from spikeguard.attacks.apgd import MomentumStep
+from spikeguard.errors import UserError
+from spikeguard.losses import Targeted, ce, dlr, margin
+
+
+def wavy(x: Tensor) -> Tensor:
+    """A loss per sample with many hills, so that steps are halved and best points are returned to."""
+    flat = x.flatten(1)
+    weights = torch.linspace(3, 40, flat.shape[1], dtype=x.dtype)
+    return (torch.sin(weights * flat) + flat).sum(1)
+
+
+def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[list[float]]:
+    """One sample, pixel by pixel, from the description in the paper."""
+
+    def loss_and_gradient(at: list[float]) -> tuple[float, list[float]]:
+        leaf = torch.tensor([at], dtype=torch.float64, requires_grad=True)
+        value = wavy(leaf).sum()
+        return float(value.detach()), torch.autograd.grad(value, leaf)[0][0].tolist()
+
+    def project(at: list[float]) -> list[float]:
+        return [min(max(min(max(a, b - eps), b + eps), 0.0), 1.0) for a, b in zip(at, x, strict=True)]
+
+    here, before, eta = start, start, 2 * eps
+    loss, gradient = loss_and_gradient(here)
+    best, best_loss, best_gradient = here, loss, gradient
+    losses, path = [loss], [here]
+    gap, checked_at, halved_last, best_at_check = max(int(0.22 * steps), 1), 0, True, loss
+    following = gap
+    for k in range(steps):
+        if k == following:
+            rises = sum(losses[i] > losses[i - 1] for i in range(checked_at + 1, k + 1))
+            halve = rises <= 0.75 * (k - checked_at) or (not halved_last and best_loss <= best_at_check)
+            if halve:
+                eta, here, gradient = eta / 2, best, best_gradient
+            halved_last, best_at_check, checked_at = halve, best_loss, k
+            gap = max(gap - max(int(0.015 * steps), 1), max(int(0.06 * steps), 1))
+            following += gap
+        z = project([a + eta * ((g > 0) - (g < 0)) for a, g in zip(here, gradient, strict=True)])
+        a = 0.75 if k else 1.0
+        moved = project([h + a * (t - h) + (1 - a) * (h - b) for h, t, b in zip(here, z, before, strict=True)])
+        before, here = here, moved
+        loss, gradient = loss_and_gradient(here)
+        losses.append(loss)
+        path.append(here)
+        if loss > best_loss:
+            best, best_loss, best_gradient = here, loss, gradient
+    return path
+
+
+@pytest.mark.parametrize("steps", [1, 7, 40])
+def test_every_step_is_that_of_the_paper(steps):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(6, 5, generator=generator, dtype=torch.float64)
+    threat = sg.Linf(0.3)
+    here = start = threat.project(x + 0.3 * (2 * torch.rand(6, 5, generator=generator, dtype=torch.float64) - 1), x)
+    rule, path = MomentumStep(x, threat, steps), [start]
+    for k in range(steps):
+        leaf = here.clone().requires_grad_()
+        value = wavy(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        here = rule.step(k, here, gradient, value.detach())
+        path.append(here)
+    if steps == 40:
+        assert (rule.eta < 0.6).any(), "no step was ever halved: the test shows nothing"
+    for sample in range(6):
+        expected = torch.tensor(by_hand(x[sample].tolist(), start[sample].tolist(), 0.3, steps), dtype=torch.float64)
+        torch.testing.assert_close(torch.stack([p[sample] for p in path]), expected, rtol=0, atol=1e-12)
+
+
+def test_a_sample_does_not_notice_that_others_leave(tiny):
+    x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = tiny(x).argmax(1)
+    together = sg.apgd(tiny, x, y, sg.Linf(0.004), steps=12, index=torch.arange(12))
+    assert 0 < int(together.broken.sum()) < 12
+    for rows in ([0], [3, 7], list(range(6, 12))):
+        apart = sg.apgd(tiny, x[rows], y[rows], sg.Linf(0.004), steps=12, index=torch.tensor(rows))
+        assert torch.equal(apart.broken, together.broken[rows])
+        torch.testing.assert_close(apart.x, together.x[rows], rtol=0, atol=1e-6)
+
+
+def test_losses_are_their_formulas_and_free_of_scale():
+    logits = torch.tensor([[2.0, 5.0, 1.0, 0.0, 4.0], [9.0, 1.0, 3.0, 2.0, 5.0]], dtype=torch.float64)
+    y = torch.tensor([4, 0])
+    torch.testing.assert_close(margin(logits, y), torch.tensor([1.0, -4.0], dtype=torch.float64))
+    torch.testing.assert_close(dlr(logits, y), torch.tensor([1 / 3, -4 / 6], dtype=torch.float64))
+    torch.testing.assert_close(dlr(1000 * logits, y), dlr(logits, y))
+    towards = Targeted("dlr", torch.tensor([2, 4]))
+    torch.testing.assert_close(towards(logits, y), torch.tensor([-3 / 3.5, -4 / 6.5], dtype=torch.float64))
+    towards.keep(torch.tensor([1]))
+    torch.testing.assert_close(towards(logits[1:], y[1:]), torch.tensor([-4 / 6.5], dtype=torch.float64))
+    for name, loss, classes in (("dlr", dlr, 2), ("targeted dlr", Targeted("dlr", torch.tensor([1])), 3)):
+        with pytest.raises(UserError, match=f"'?{name}'? needs at least"):
+            loss(torch.zeros(1, classes), torch.tensor([0]))
+
+
+class Saturated(nn.Module):
+    """Cross-entropy has no gradient left in float32: its logits are ten million times what they should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e7 * self.flat(x.flatten(1))
+
+
+def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated():
+    torch.manual_seed(0)
+    model, x = Saturated(), 0.3 + 0.4 * torch.rand(100, 1, 4, 4)
+    with torch.no_grad():
+        model.flat.bias -= model.flat(x.flatten(1)).mean(0)
+    y = model(x).argmax(1)
+    assert float(torch.autograd.grad(ce(model(x.requires_grad_()), y).sum(), x)[0].abs().max()) == 0, "not saturated: the test shows nothing"
+    x = x.detach()
+    weight = model.flat.weight.detach()
+    scores = model.flat(x.flatten(1)).detach()
+    ahead = scores.gather(1, y[:, None]) - scores
+    reach = 0.015 * (weight[y][:, None] - weight).abs().sum(2)
+    closed = ((ahead < reach) & (torch.arange(5) != y[:, None])).any(1)  # some class can be reached within the ball
+    assert 20 < int(closed.sum()) < 80
+    got = sg.apgd_targeted(model, x, y, sg.Linf(0.015), steps=20, targets=4)
+    assert torch.equal(got.broken, closed)
+    assert sg.apgd(model, x, y, sg.Linf(0.015), steps=20, loss="dlr").broken.sum() >= 0.9 * closed.sum()
+    assert sg.pgd(model, x, y, sg.Linf(0.015), steps=20, restarts=1, start=False).broken.sum() == 0

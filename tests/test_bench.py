@@ -1,0 +1,226 @@
+"""The bench: what is compared is the same network and the same work; the record says what was found."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import torch
+
+from spikeguard.bench import growth, memory, parts, peers, run, tasks, timing
+from spikeguard.bench.floor import Floor
+from spikeguard.cli.main import main
+from spikeguard.errors import UserError
+from spikeguard.records import read_json
+from spikeguard.report.bench_picture import picture
+
+CPU = torch.device("cpu")
+TINY = {
+    "small": tasks.Subject("small", "small", 8, {"width": 4, "depth": 2}, 3, (3, 16, 16)),
+    "vgg11": tasks.Subject("vgg11", "vgg11", 8, {"hidden": (16, 12)}, 3, (3, 16, 16)),
+    "wrn16": tasks.Subject("wrn16", "wrn16", 8, {"widen": 1}, 3, (3, 16, 16)),
+}
+
+
+def stand_in() -> peers.Framework:
+    """A framework of our own, written from the equation: it needs no installation, so that twins are tested everywhere."""
+
+    class Fire(torch.nn.Module):
+        def forward(self, current: torch.Tensor) -> torch.Tensor:
+            v, spikes = torch.zeros_like(current[0]), []
+            for x in current:
+                h = 0.5 * v + x
+                s = (h >= 1.0).to(h.dtype)
+                v = h * (1 - s)
+                spikes.append(s)
+            return torch.stack(spikes)
+
+    class Fold(torch.nn.Module):
+        def __init__(self, layer: torch.nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def over_time(body: torch.nn.Module, x: torch.Tensor, timesteps: int) -> torch.Tensor:
+        return body(x.unsqueeze(0).repeat(timesteps, 1, 1, 1, 1)).mean(0)
+
+    return peers.Framework("stand-in", Fold, Fire, over_time)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_twin_is_the_same_network(name):
+    net = TINY[name].network_on(CPU)
+    x, _ = TINY[name].images(CPU)
+    told = run.agreement(net, x, {"stand-in": stand_in()})["stand-in"]
+    assert told["same_classes"] == 1.0
+    assert told["classes_used"] >= 3, "all images in one class would agree with anything"
+    with torch.no_grad():
+        torch.testing.assert_close(tasks.theirs(net, stand_in(), None)(x), net(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", TINY)
+def test_installed_frameworks_give_the_same_network(name):
+    if not peers.installed():
+        pytest.skip("no framework to compare with is installed")
+    net = TINY[name].network_on(CPU)
+    found = run.agreement(net, TINY[name].images(CPU)[0], {n: make() for n, make in peers.installed().items()})
+    assert all(t["same_classes"] >= run.ALIKE for t in found.values())
+
+
+def test_another_network_is_refused_before_anything_is_timed():
+    net = TINY["small"].network_on(CPU)
+    other = replace(stand_in(), run=lambda body, x, timesteps: torch.nn.functional.one_hot(torch.full((len(x),), 9), 10).float())
+    with pytest.raises(UserError, match="stand-in is not the same network as ours"):
+        run.agreement(net, TINY["small"].images(CPU)[0], {"stand-in": other})
+
+
+def test_the_floor_does_the_networks_products_and_nothing_else():
+    net = TINY["small"].network_on(CPU)
+    x, _ = TINY["small"].images(CPU)
+    floor = Floor(net, x, torch.float32)
+    assert [layer.first for layer in floor.layers] == [True] + [False] * 6
+    assert [len(layer.x) for layer in floor.layers] == [8] + [24] * 5 + [8], "the first layer once, the last on the mean over time"
+    convolutions = [(3, 4, 16), (4, 4, 16), (4, 8, 8), (8, 8, 8), (8, 16, 4), (16, 16, 4)]
+    by_hand = [2 * 9 * a * b * s * s * (8 if k == 0 else 24) for k, (a, b, s) in enumerate(convolutions)] + [2 * 8 * 64 * 10]
+    assert [layer.operations for layer in floor.layers] == by_hand
+    assert floor.train_operations == sum(v * (2 if k == 0 else 3) for k, v in enumerate(by_hand))
+    floor.train()
+    floor.attack()
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_contenders_learn_from_their_batch(adversarial):
+    """Every training contender lowers its loss over some steps: none of them is timed doing nothing."""
+    x, y = TINY["small"].images(CPU)
+    for guarded in (False, True):
+        step = tasks.Step(TINY["small"].network_on(CPU), x, y, "float32", guarded, adversarial)
+        for group in step.optimiser.param_groups:
+            group["lr"] = 0.05
+        with torch.no_grad():
+            before = torch.nn.functional.cross_entropy(step.net(x), y)
+        for _ in range(15):
+            step()
+        with torch.no_grad():
+            assert torch.nn.functional.cross_entropy(step.net(x), y) < before
+    net = tasks.theirs(TINY["small"].network_on(CPU), stand_in(), None)
+    before = [p.clone() for p in net.parameters()]
+    tasks.their_step(net, x, y, (lambda x, y: x) if adversarial else None)()
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_ratios_are_those_of_the_rounds():
+    seconds = {"floor float32": [1.0, 2.0, 3.0], "TGO float32": [2.0, 3.0, 6.0], "floor bfloat16": [4.0, 4.0, 4.0], "TGO bfloat16": [9.0, 9.0, 9.0]}
+    told = run.summary(seconds, 10)
+    assert told["best"] == "TGO float32"
+    assert told["over_floor"] == {"TGO float32": 2.0, "TGO bfloat16": 2.25}
+    assert told["best_over_floor"] == 2.0
+    assert told["over_best"]["floor bfloat16"] == pytest.approx(4 / 3)
+    assert told["images_per_second"]["TGO float32"] == pytest.approx(10 / 3)
+
+
+def test_rounds_start_with_another_contender_each_time():
+    order: list[str] = []
+    work = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = timing.interleaved(work, 3, CPU, warm=1)
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    assert all(len(v) == 3 for v in seconds.values())
+
+
+def test_parts_add_up_and_know_their_operations():
+    step = tasks.Step(TINY["wrn16"].network_on(CPU), *TINY["wrn16"].images(CPU), "float32", True)
+    step()
+    found = parts.parts(step, CPU)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found["convolutions, backward"] > 0
+    assert parts.kind("_IntegrateBackward").endswith("backward")
+    assert parts.kind("aten::mkldnn_convolution") == "convolutions, forward"
+    assert parts.kind("aten::copy_") == "the rest"
+
+
+def test_half_of_the_images_survive_at_the_eps_that_is_found():
+    subject = replace(TINY["small"], batch=40)
+    net = subject.network_on(CPU)
+    x, _ = subject.images(CPU)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    eps, share = run.half_eps(net, x, y)
+    held = 1 - float(tasks.our_attack(net, x, y, eps, run.STEPS, False)().broken.float().mean())
+    assert share == pytest.approx(1 - float(tasks.our_attack(net, x, y, eps, run.STEPS, True)().broken.float().mean()))
+    assert 0.0 < share < 1.0
+    assert share <= held, "dropping broken samples at their first break can only find more"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux")
+def test_peak_memory_is_that_of_the_step():
+    """A step keeps at least its currents, and eight times the batch needs more; nonsense gives no number."""
+    small = replace(TINY["small"], batch=32, options={"width": 16})
+    big = replace(small, batch=256)
+    sizes = [memory.peak("vanilla", "float32", asdict(s), "cpu", 2) for s in (small, big)]
+    currents = 3 * 256 * 4 * (16 * 256 + 32 * 64 + 64 * 16)
+    assert currents < sizes[1] < 60 * currents
+    assert sizes[0] < sizes[1]
+    assert memory.peak("no such framework", "float32", {}, "cpu", 2) is None
+
+
+def test_powers_of_growth():
+    assert growth._curve((1, 2, 4), {"1": [1.0], "2": [3.0], "4": [12.0]})["power"] == pytest.approx(2.0)
+
+
+def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run.Settings, "subjects", property(lambda self: (TINY["small"],)))
+    monkeypatch.setattr(run.Settings, "small", property(lambda self: TINY["small"]))
+    monkeypatch.setattr(run.Settings, "images", property(lambda self: 20))
+    monkeypatch.setattr(peers, "installed", lambda: {"stand-in 1": stand_in})
+    monkeypatch.setattr(tasks, "their_attack", lambda net, eps, step_size, steps: lambda x, y: x)
+    monkeypatch.setattr(peers, "versions", lambda: {"torchattacks": "of this test"})
+    assert main(["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2"]) == 0
+    shown = capsys.readouterr().out
+    record = read_json(tmp_path / "bench.json")
+    assert record["finished"]
+    assert set(record["tasks"]) == {
+        "training step, small",
+        "adversarial step, small",
+        "PGD-20, small network, trained",
+        "peak memory of a training step",
+    }
+    assert "times our best" in shown
+    assert "dropping broken samples is" in shown
+    assert "next: install spikingjelly, snntorch beside spikeguard" in shown
+    assert (tmp_path / "bench.svg").read_text().startswith("<svg")
+    del record["tasks"]["peak memory of a training step"]
+    kept = json.dumps(record["tasks"])
+    (tmp_path / "bench.json").write_text(json.dumps(record))
+    monkeypatch.setattr(tasks, "training", lambda *a: pytest.fail("a finished task was run again"))
+    assert main(["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2", "--resume", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert "peak memory of a training step" in again["tasks"]
+    assert json.dumps({k: v for k, v in again["tasks"].items() if "memory" not in k}) == kept
+    assert main(["bench", "--quick", "--rounds", "2", "--out", str(tmp_path), "--device", "cpu", "--threads", "2", "--resume"]) == 2
+    assert "made with other settings" in capsys.readouterr().err
+
+
+def test_growth_is_drawn_too():
+    curve = {"values": [1, 2], "seconds": [1.0, 2.0], "power": 1.0}
+    record = {
+        "tasks": {"training step, small": run.summary({"floor float32": [1.0], "TGO float32": [1.2]}, 4), "growth": {"curves": {"side": curve}}}
+    }
+    assert "seconds against side" in picture(record)
+
+
+def test_the_bench_starts_without_any_framework():
+    """In a process where none can be imported."""
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('spikingjelly', 'snntorch', 'torchattacks')))"
+    code = f"{hidden}; import spikeguard.cli.bench, spikeguard.bench.run"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_versions_are_those_installed():
+    for name, told in peers.versions().items():
+        assert version(name) == told
+    with pytest.raises(PackageNotFoundError):
+        version("no-such-framework")

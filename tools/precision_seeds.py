@@ -1,0 +1,54 @@
+"""Is accuracy traded for speed? The demo's TGO network trained in float32 and in bfloat16, three seeds each, both scored in float32.
+
+    python tools/precision_seeds.py
+
+Writes results/precision.json: per training its seconds, accuracy on all test images, and what PGD-20 with Atan(8) leaves of 300 at 8/255.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from spikeguard.attacks import pgd
+from spikeguard.data.sources import load_data
+from spikeguard.gradients import swap
+from spikeguard.kernels.memory import keep_freed_pages
+from spikeguard.records import SCHEMA, machine, write_json
+from spikeguard.study.recipes import recipe
+from spikeguard.surrogates import Atan
+from spikeguard.threat import Linf
+from spikeguard.training.loop import accuracy, train
+
+RESULT = Path(__file__).parent.parent / "results" / "precision.json"
+SEEDS = 3
+
+
+def main() -> None:
+    keep_freed_pages()
+    data = load_data("embedded")
+    test = data.test.balanced(300)
+    rows: list[dict[str, Any]] = []
+    for seed in range(SEEDS):
+        for precision in ("float32", "bfloat16"):
+            run = train(replace(recipe("tgo"), seed=seed, precision=precision), data=data)
+            net = run.net.prefer(True, None)
+            got = pgd(net, test.pixels(), test.y, Linf(8 / 255), restarts=1, gradient=swap(Atan(8.0)), index=test.index)
+            left = 1 - float(got.broken.float().mean())
+            rows.append(
+                {"seed": seed, "precision": precision, "seconds": run.metrics["cost"]["seconds"], "clean": accuracy(net, data.test), "left": left}
+            )
+            print(rows[-1], flush=True)
+    told = {}
+    for name in ("clean", "left"):
+        full, half = ([r[name] for r in rows if r["precision"] == p] for p in ("float32", "bfloat16"))
+        told[name] = {"difference": mean(half) - mean(full), "seed_noise": stdev(full), "seed_noise_bfloat16": stdev(half)}
+    write_json(
+        RESULT, {"schema": SCHEMA, "kind": "precision", "rows": rows, "summary": told, "machine": machine(), "threads": torch.get_num_threads()}
+    )
+
+
+if __name__ == "__main__":
+    main()
