@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from spikeguard.gradients.assg import assg as assg
     from spikeguard.gradients.estimators import eot as eot
     from spikeguard.gradients.estimators import swap as swap
+    from spikeguard.gradients.rate import bptr as bptr
+    from spikeguard.gradients.rate import hart as hart
+    from spikeguard.gradients.rate import rga as rga
     from spikeguard.kernels.mode import Band as Band
     from spikeguard.networks import build as build
     from spikeguard.neurons import IF as IF
@@ -57,7 +60,7 @@ _HOMES = {
     "data.sources": ("load_data",),
     "defenses": ("AT", "TGO", "Defense"),
     "errors": ("AttackError", "UserError"),
-    "gradients": ("assg", "eot", "swap"),
+    "gradients": ("assg", "bptr", "eot", "hart", "rga", "swap"),
     "kernels.mode": ("Band",),
     "networks": ("build",),
     "neurons": ("IF", "LIF", "PLIF", "Neuron", "Noise"),

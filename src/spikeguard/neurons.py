@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.errors import UserError
-from spikeguard.kernels import fused, native
+from spikeguard.kernels import fused, native, norms
 from spikeguard.kernels.layout import Layout
-from spikeguard.kernels.mode import Band, Draw, Fired, Mode, Norm
+from spikeguard.kernels.mode import Band, Draw, Fired, Mode
+from spikeguard.kernels.rewired import Sequence, rewired
 from spikeguard.surrogates import Surrogate, Triangle
 
 
@@ -107,6 +108,7 @@ class Seam:
     source: Source | None = None
     band: Band | None = None
     smooth: bool | None = None
+    backward: Sequence | None = None
     on_potentials: Callable[[Tensor], None] | None = None
     on_penalty: Callable[[Tensor], None] | None = None
 
@@ -170,8 +172,12 @@ class Spiking(nn.Module):
         )
         draw = None if noise is None else _draw(current, steps, noise, source)
         observe = surrogate.observe if type(surrogate).observe is not Surrogate.observe else None
-        want_u = self._asked("on_potentials") is not None
-        fired = self._run(current, mode, draw, observe, want_u, norm, pool)
+        rule: Sequence | None = self._asked("backward")
+        want_u = rule is not None or self._asked("on_potentials") is not None
+        if rule is None:
+            fired = self._run(current, mode, draw, observe, want_u, norm, pool)
+        else:
+            fired = self._rewired(rule, current, mode, draw, want_u, norm, pool)
         for seam in self.seams:
             if seam.on_potentials and fired.u is not None:
                 seam.on_potentials(fired.u)
@@ -182,16 +188,29 @@ class Spiking(nn.Module):
     def _run(
         self, current: Tensor, mode: Mode, draw: Draw | None, observe: native.Sharpness, want_u: bool, norm: nn.BatchNorm2d | None, pool: bool
     ) -> Fired:
-        if native.can(current, mode, current.numel()) and (norm is None or _plain(norm)):
-            asked = _asked_norm(norm, self.replays) if norm is not None else None
+        if native.can(current, mode, current.numel()) and (norm is None or norms.plain(norm)):
+            asked = norms.asked(norm, self.replays) if norm is not None else None
             inside = pool and native.can_pool(current)
             fired = native.integrate(current, self.decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside))
             return fired._replace(spikes=_pooled(fired.spikes)) if pool and not inside else fired
         if norm is not None:
-            current = _normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
+            current = norms.normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
         drawn = None if draw is None else _drawn(current, mode.timesteps, draw)
         fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, observe, want_u)
         return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
+
+    def _rewired(
+        self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, want_u: bool, norm: nn.BatchNorm2d | None, pool: bool
+    ) -> Fired:
+        """The same spikes as ever, a backward pass of ``rule``; potentials and penalty carry no gradient then."""
+        with torch.no_grad():
+            fired = self._run(current, mode, draw, None, want_u, norm, False)
+        assert fired.u is not None
+        if norm is not None:  # its running averages have moved in the pass above
+            current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
+        current = current.expand(mode.timesteps, *current.shape[1:])
+        spikes = rewired(current, fired.spikes, fired.u, float(self.decay), float(self.threshold), rule)
+        return fired._replace(spikes=_pooled(spikes) if pool else spikes)
 
     def _asked(self, name: str) -> Any:
         return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)
@@ -216,35 +235,6 @@ def _replaying(layer: Spiking, seams: list[Seam], sources: list[tuple[Source, in
         layer.seams, layer.replays = before, noise_free
         for (source, _), at in zip(sources, calls, strict=True):
             source.calls = at
-
-
-def _plain(norm: nn.BatchNorm2d) -> bool:
-    """Can a kernel stand in for this norm? Not if it is of another kind, or has hooks that want to see it called."""
-    return (
-        type(norm) is nn.BatchNorm2d
-        and norm.affine
-        and norm.track_running_stats
-        and norm.momentum is not None
-        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks)
-    )
-
-
-def _normed(norm: nn.BatchNorm2d, x: Tensor, replays: bool) -> Tensor:
-    if replays and norm.training:  # its running averages have seen this batch
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, 0.0, norm.eps)
-    normed: Tensor = norm(x)
-    return normed
-
-
-def _asked_norm(norm: nn.BatchNorm2d, replays: bool) -> Norm:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    if norm.training and not replays:
-        norm.num_batches_tracked.add_(1)
-    momentum = 0.0 if replays else norm.momentum
-    return Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, momentum, norm.training)
 
 
 def _pooled(spikes: Tensor) -> Tensor:

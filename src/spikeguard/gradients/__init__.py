@@ -2,5 +2,6 @@
 
 from spikeguard.gradients.assg import assg
 from spikeguard.gradients.estimators import Estimator, Model, Own, eot, swap
+from spikeguard.gradients.rate import bptr, hart, rga
 
-__all__ = ["Estimator", "Model", "Own", "assg", "eot", "swap"]
+__all__ = ["Estimator", "Model", "Own", "assg", "bptr", "eot", "hart", "rga", "swap"]

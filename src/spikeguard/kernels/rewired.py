@@ -1,0 +1,50 @@
+"""A layer's spikes with another backward pass over the whole sequence; forward values stay as they are, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spikeguard.kernels.mode import widen
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a layer did: currents, spikes and potentials ``u`` ``[T, N, ...]`` (before pooling), its decay and threshold."""
+
+    current: Tensor
+    spikes: Tensor
+    u: Tensor
+    decay: float
+    threshold: float
+
+
+class Sequence(Protocol):
+    """A backward pass of a whole layer."""
+
+    def back(self, g: Tensor, seen: Seen) -> Tensor:
+        """The gradient of the currents from that of the spikes, both ``[T, N, ...]``."""
+
+
+class _Rewired(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, spikes: Tensor, u: Tensor, decay: float, threshold: float, rule: Sequence) -> Tensor:
+        ctx.save_for_backward(current, spikes, u)
+        ctx.rest = (decay, threshold, rule)
+        return spikes.view_as(spikes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        current, spikes, u = ctx.saved_tensors
+        decay, threshold, rule = ctx.rest
+        seen = Seen(widen(current), widen(spikes), u, decay, threshold)
+        return rule.back(widen(grads[0]), seen).to(current.dtype), None, None, None, None, None
+
+
+rewired: Callable[[Tensor, Tensor, Tensor, float, float, Sequence], Tensor] = _Rewired.apply

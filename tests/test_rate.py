@@ -1,0 +1,112 @@
+"""Backward passes over a whole sequence: closed forms, forward values untouched, and attacks through them."""
+
+import pytest
+import torch
+from conftest import little_recipe
+from torch import Tensor
+
+import spikeguard as sg
+from spikeguard.errors import UserError
+from spikeguard.kernels import builder, compiler
+from spikeguard.neurons import spiking
+
+RULES = [sg.bptr(), sg.rga(), sg.rga(0.5), sg.hart(1.0), sg.hart(0.3)]
+
+
+def layer_gradient(rule, current: Tensor, g: Tensor, **settings: object) -> Tensor:
+    layer = sg.LIF(**settings)
+    leaf = current.clone().requires_grad_()
+    with sg.tap(layer, backward=rule):
+        spikes = layer(leaf)
+    assert torch.equal(spikes, layer(current)), "another backward pass changed the forward pass"
+    return torch.autograd.grad(spikes, leaf, g)[0]
+
+
+@pytest.fixture
+def case():
+    generator = torch.Generator().manual_seed(0)
+    current, g = (torch.randn(5, 4, 30, generator=generator, dtype=torch.float64) for _ in range(2))
+    return 1.5 * current + 0.5, g
+
+
+@pytest.mark.parametrize(("decay", "threshold", "reset"), [(1.0, 1.0, "hard"), (0.5, 0.8, "soft")])
+def test_gradients_are_the_closed_forms(case, decay, threshold, reset):
+    """Neuron by neuron, from the papers' formulas."""
+    current, g = case
+    settings = {"decay": decay, "threshold": threshold, "reset": reset}
+    got = {rule: layer_gradient(rule, current, g, **settings) for rule in RULES}
+    counts = dict.fromkeys(("fired", "silent", "steep", "flat", "outside"), 0)
+    for n in range(4):
+        for m in range(30):
+            v, fired, potentials = 0.0, 0, []
+            for t in range(5):
+                h = decay * v + float(current[t, n, m])
+                potentials.append(h - threshold)
+                s = h >= threshold
+                fired += s
+                v = (0.0 if s else h) if reset == "hard" else h - threshold * s
+            mean = float(current[:, n, m].mean()) / threshold
+            counts["fired" if fired else "silent"] += 1
+            counts["steep" if 1 - decay < mean <= 2 else "flat" if 0 <= mean <= 1 - decay else "outside"] += 1
+            near = g[:, n, m]
+            torch.testing.assert_close(got[sg.bptr()][:, n, m], near * (fired > 0))
+            for gamma in (0.2, 0.5):
+                steep = (1 - gamma + gamma * decay) / (1 + decay)
+                slope = steep if 1 - decay < mean <= 2 else gamma if 0 <= mean <= 1 - decay else 0.0
+                torch.testing.assert_close(got[sg.rga(gamma)][:, n, m], near * slope / threshold)
+            for gamma in (1.0, 0.3):
+                each = [float(near[t]) * max(0.0, gamma - abs(potentials[t])) / gamma**2 for t in range(5)]
+                torch.testing.assert_close(got[sg.hart(gamma)][:, n, m], torch.full((5,), sum(each) / 5, dtype=torch.float64))
+    assert all(v or (k == "flat" and decay == 1.0) for k, v in counts.items()), counts
+
+
+def test_one_step_of_hart_is_the_triangle(case):
+    current, g = case[0][:1], case[1][:1]
+    leaf = current.clone().requires_grad_()
+    expected = torch.autograd.grad(sg.LIF(surrogate=sg.Triangle(1.0))(leaf), leaf, g)[0]
+    torch.testing.assert_close(layer_gradient(sg.hart(1.0), current, g), expected)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", ["small", "wrn16"])
+def test_networks_keep_their_logits_to_the_bit(name, native, monkeypatch):
+    assert builder.verdict()[0]
+    monkeypatch.setattr(compiler, "WORTHWHILE", 0 if native else 2**62)
+    options = {"width": 5} if name == "small" else {"widen": 1}
+    net = sg.build(name, classes=4, in_shape=(2, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5), **options).train()
+    with torch.no_grad():
+        for _ in range(20):
+            net(torch.rand(16, 2, 16, 16))
+    net.eval()
+    x = torch.rand(4, 2, 16, 16)
+    logits, before = net(x), {k: v.clone() for k, v in net.state_dict().items()}
+    for rule in RULES:
+        leaf = x.clone().requires_grad_()
+        with sg.tap(net, backward=rule):
+            told = net(leaf)
+        assert torch.equal(told, logits)
+        assert torch.autograd.grad(told.square().sum(), leaf)[0].abs().sum() > 0
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(not layer.seams for layer in spiking(net).values())
+
+
+@pytest.fixture(scope="module")
+def trained(little_data):
+    """A network that has learned something: on an untrained one no gradient is better than chance."""
+    recipe = little_recipe(options={"width": 8}, epochs=8, validation=0.0, augment=False)
+    return sg.train(recipe, data=little_data).net
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_attacks_run_through_them_and_beat_noise(trained, little_data, rule):
+    x, y, threat = little_data.test.pixels(), little_data.test.y, sg.Linf(0.03)
+    got = sg.pgd(trained, x, y, threat, steps=5, restarts=1, gradient=rule)
+    assert torch.equal(trained(got.x).argmax(1) != y, got.broken)
+    noise = sg.pgd(trained, x, y, threat, steps=1, step_size=0.0, restarts=5)
+    assert got.broken.sum() >= noise.broken.sum() + 5, "hardly better than as many random points"
+
+
+def test_nonsense_is_refused():
+    for make in (lambda: sg.rga(1.5), lambda: sg.hart(0.0), lambda: sg.hart(float("nan"))):
+        with pytest.raises(UserError):
+            make()
