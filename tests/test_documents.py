@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 from spikeguard.records import read_json
 from spikeguard.report.reading import reading
@@ -9,10 +10,19 @@ from spikeguard.report.reading import reading
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_numbers_of_the_readme_are_those_of_its_record():
-    spec = importlib.util.spec_from_file_location("readme_picture", ROOT / "tools" / "readme_picture.py")
+def tool_named(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_the_page_of_the_bench_is_that_of_its_record():
+    assert (ROOT / "docs" / "bench.md").read_text() == tool_named("bench_page").page(read_json(ROOT / "results" / "bench.json"))
+
+
+def test_the_numbers_of_the_readme_are_those_of_its_record():
+    tool = tool_named("readme_picture")
     record = read_json(ROOT / "results" / "demo.json")
     text = (ROOT / "README.md").read_text()
     assert tool.MARKS.search(text)[0] == tool.MARKS.search(text)[1] + tool.numbers(record) + tool.MARKS.search(text)[2]
