@@ -54,7 +54,7 @@ def run_folder(trained, tmp_path_factory):
 
 
 BAD = [
-    (["fly"], "unknown verb 'fly' (known: demo, train, attack, doctor)"),
+    (["fly"], "unknown verb 'fly' (known: demo, train, attack, bench, doctor)"),
     (["train"], "name a recipe"),
     (["train", "nope"], "unknown recipe 'nope' (known: vanilla, tgo"),
     (["train", "tgo", "--epoch", "3"], "unknown field 'epoch'"),

@@ -1,7 +1,8 @@
 """Peak memory of one training step, in a process of its own: ``python -m spikeguard.bench.memory '{...}'`` prints the bytes.
 
 On a CPU the highest resident size during the second step, less what the process held before the network was built (Linux only: it asks
-the kernel to forget the peak so far); on a GPU what torch allocated at most.
+the kernel to forget the peak so far). What torch loads lazily for a step counts too, up to 0.2 GiB on either side. On a GPU what torch
+allocated at most.
 """
 
 from __future__ import annotations
