@@ -13,8 +13,8 @@ from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
 from spikeguard.neurons import spiking
 
-OPTIONS = {"small": {"width": 4, "depth": 2}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
-LAYERS = {"small": 6, "vgg11": 10, "wrn16": 13}
+OPTIONS = {"small": {"width": 4}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
+LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
 
 
 def make(name, **rest):
@@ -110,3 +110,13 @@ def test_neighbour_shares_equal_a_direct_count_and_the_control_reaches_the_share
     assert factor > 1
     assert neighbours(control, x, delta=0.3).mean == pytest.approx(target, rel=0.05)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_depth_repeats_every_stage_of_the_small_network():
+    """Convolutions 3-4, 4-4, 4-8, 8-8, 8-16, 16-16, each pair on half the side of the one before."""
+    net = make("small", depth=2)
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == [(3, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+    with sg.tap(net) as opened:
+        net(torch.rand(2, 3, 16, 16))
+    assert [u.shape[-1] for u in opened.potentials.values()] == [16, 16, 8, 8, 4, 4]

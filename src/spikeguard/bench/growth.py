@@ -36,8 +36,7 @@ def growth(device: torch.device, rounds: int, tell: Callable[[int, int], None]) 
     found["attack steps"] = _curve(ATTACK_STEPS, timing.interleaved(attacks, rounds, device, tell))
     threads = torch.get_num_threads()
     large = {
-        f"{precision}{', checkpoint' if checkpoint else ''}": memory.peak("TGO", precision, asdict(LARGE), device.type, threads, checkpoint)
-        for precision in tasks.PRECISIONS
+        f"bfloat16{', checkpoint' if checkpoint else ''}": memory.peak("TGO", "bfloat16", asdict(LARGE), device.type, threads, checkpoint)
         for checkpoint in (False, True)
     }
     return {"curves": found, "base": asdict(BASE), "large": {"subject": asdict(LARGE), "bytes": large}}
