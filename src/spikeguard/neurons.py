@@ -173,11 +173,8 @@ class Spiking(nn.Module):
         draw = None if noise is None else _draw(current, steps, noise, source)
         observe = surrogate.observe if type(surrogate).observe is not Surrogate.observe else None
         rule: Sequence | None = self._asked("backward")
-        want_u = rule is not None or self._asked("on_potentials") is not None
-        if rule is None:
-            fired = self._run(current, mode, draw, observe, want_u, norm, pool)
-        else:
-            fired = self._rewired(rule, current, mode, draw, want_u, norm, pool)
+        want_u = self._asked("on_potentials") is not None
+        fired = self._run(current, mode, draw, observe, want_u, norm, pool) if rule is None else self._rewired(rule, current, mode, draw, norm, pool)
         for seam in self.seams:
             if seam.on_potentials and fired.u is not None:
                 seam.on_potentials(fired.u)
@@ -199,12 +196,10 @@ class Spiking(nn.Module):
         fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, observe, want_u)
         return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
 
-    def _rewired(
-        self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, want_u: bool, norm: nn.BatchNorm2d | None, pool: bool
-    ) -> Fired:
+    def _rewired(self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, norm: nn.BatchNorm2d | None, pool: bool) -> Fired:
         """The same spikes as ever, a backward pass of ``rule``; potentials and penalty carry no gradient then."""
         with torch.no_grad():
-            fired = self._run(current, mode, draw, None, want_u, norm, False)
+            fired = self._run(current, mode, draw, None, True, norm, False)
         assert fired.u is not None
         if norm is not None:  # its running averages have moved in the pass above
             current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
@@ -225,14 +220,14 @@ def replaying(layer: Spiking) -> AbstractContextManager[None]:
 
 @contextmanager
 def _replaying(layer: Spiking, seams: list[Seam], sources: list[tuple[Source, int]]) -> Iterator[None]:
-    before, calls, noise_free = layer.seams, [s.calls for s, _ in sources], layer.replays
+    before, calls, replayed = layer.seams, [s.calls for s, _ in sources], layer.replays
     layer.seams, layer.replays = seams, True
     for source, at in sources:
         source.calls = at
     try:
         yield
     finally:
-        layer.seams, layer.replays = before, noise_free
+        layer.seams, layer.replays = before, replayed
         for (source, _), at in zip(sources, calls, strict=True):
             source.calls = at
 

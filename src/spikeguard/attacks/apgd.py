@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Best, Rule, at_rest, checkpoints, scaled_noise
-from spikeguard.attacks.pgd import numbers, search
+from spikeguard.attacks.ascent import Attacked, Best, at_rest, checkpoints, scaled_noise
+from spikeguard.attacks.pgd import numbers, search, search_from_border
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model, Own
-from spikeguard.losses import Loss, Targeted, by_name, margin
+from spikeguard.losses import Loss, Targeted, margin
 from spikeguard.threat import Linf, check_images
 
 RISING = 0.75
@@ -82,16 +82,11 @@ def apgd(
     index: Tensor | None = None,
 ) -> Attacked:
     """APGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``loss`` 'ce', 'dlr' or 'margin'. Errors as in ``pgd``."""
-    check_images(x, y)
-    if steps < 1 or restarts < 1:
-        raise UserError(f"apgd: steps = {steps} and restarts = {restarts} must be at least 1")
-    index, objective = numbers(index, x), by_name(loss)
-    x = x.detach()
 
-    def begin(restart: int) -> tuple[Tensor, Rule]:
-        return scaled_noise(x, threat, index, draws.key(seed, "apgd", restart)), MomentumStep(x, threat, steps)
+    def rule(x: Tensor) -> MomentumStep:
+        return MomentumStep(x, threat, steps)
 
-    return search(model, x, y, threat, steps, restarts, begin, gradient or Own(), objective)
+    return search_from_border("apgd", model, x, y, threat, steps, restarts, rule, gradient or Own(), loss, seed, index)
 
 
 def apgd_targeted(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Best, Rule, ascend, at_rest, climb, is_random, random_start
+from spikeguard.attacks.ascent import Attacked, Best, Rule, ascend, at_rest, climb, is_random, random_start, scaled_noise
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model, Own
 from spikeguard.losses import Loss, by_name
@@ -80,6 +80,32 @@ def pgd(
         return random_start(x, threat, index, seed, restart) if start else x, SignStep(size)
 
     return search(model, x, y, threat, steps, restarts if start else 1, begin, estimator, objective, early_stop)
+
+
+def search_from_border(
+    who: str,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Linf,
+    steps: int,
+    restarts: int,
+    rule: Callable[[Tensor], Rule],
+    estimator: Estimator,
+    loss: str | Loss,
+    seed: int,
+    index: Tensor | None,
+) -> Attacked:
+    """``search`` from ``scaled_noise``, arguments checked in the name of ``who``; ``rule(x)`` gives a fresh step rule for a restart."""
+    check_images(x, y)
+    if steps < 1 or restarts < 1:
+        raise UserError(f"{who}: steps = {steps} and restarts = {restarts} must be at least 1")
+    index, objective, x = numbers(index, x), by_name(loss), x.detach()
+
+    def begin(restart: int) -> tuple[Tensor, Rule]:
+        return scaled_noise(x, threat, index, draws.key(seed, who, restart)), rule(x)
+
+    return search(model, x, y, threat, steps, restarts, begin, estimator, objective)
 
 
 def search(

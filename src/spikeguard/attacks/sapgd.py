@@ -11,13 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Rule, checkpoints, scaled_noise
-from spikeguard.attacks.pgd import numbers, search
-from spikeguard.errors import UserError
+from spikeguard.attacks.ascent import Attacked, checkpoints
+from spikeguard.attacks.pgd import search_from_border
 from spikeguard.gradients import Estimator, Model, assg
-from spikeguard.losses import Loss, by_name
-from spikeguard.threat import Linf, check_images
+from spikeguard.losses import Loss
+from spikeguard.threat import Linf
 
 
 class AdaptiveStep:
@@ -60,13 +58,8 @@ def sapgd(
     index: Tensor | None = None,
 ) -> Attacked:
     """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. Errors as in ``pgd``."""
-    check_images(x, y)
-    if steps < 1 or restarts < 1:
-        raise UserError(f"sapgd: steps = {steps} and restarts = {restarts} must be at least 1")
-    index, eps = numbers(index, x), threat.per_sample(x)
-    x = x.detach()
 
-    def begin(restart: int) -> tuple[Tensor, Rule]:
-        return scaled_noise(x, threat, index, draws.key(seed, "sapgd", restart)), AdaptiveStep(eps, steps)
+    def rule(x: Tensor) -> AdaptiveStep:
+        return AdaptiveStep(threat.per_sample(x), steps)
 
-    return search(model, x, y, threat, steps, restarts, begin, gradient or assg(), by_name(loss))
+    return search_from_border("sapgd", model, x, y, threat, steps, restarts, rule, gradient or assg(), loss, seed, index)

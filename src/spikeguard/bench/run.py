@@ -93,8 +93,8 @@ def _tasks(settings: Settings, frameworks: Mapping[str, Any], threads: int, tell
 
     def timed(subject: Subject, adversarial: bool) -> dict[str, Any]:
         net = subject.network_on(device)
-        checked = agreement(net, subject.images(device)[0], frameworks)
         x, _ = subject.images(device)
+        checked = agreement(net, x, frameworks)
         work = tasks.training(subject, dict(frameworks), device, adversarial)
         entry = summary(timing.interleaved(work, settings.rounds, device, tell, warm=2), subject.batch) | {
             "subject": asdict(subject),

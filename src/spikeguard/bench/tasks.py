@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.attacks import pgd
+from spikeguard.attacks.pgd import default_step
 from spikeguard.bench.floor import Floor
 from spikeguard.bench.peers import NEURON, Framework, Twin
 from spikeguard.bench.timing import Work
@@ -142,7 +143,7 @@ def our_attack(net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, dr
 
 def step_size(eps: float, steps: int) -> float:
     """The default step size of ``pgd``, as both sides are given it."""
-    return max(2.5 * eps / steps, eps / 16)
+    return float(default_step(torch.tensor(eps, dtype=torch.float64), steps, None))
 
 
 def training(subject: Subject, frameworks: dict[str, Framework], device: torch.device, adversarial: bool = False) -> dict[str, Work]:
@@ -151,7 +152,7 @@ def training(subject: Subject, frameworks: dict[str, Framework], device: torch.d
     net = subject.network_on(device)
     work: dict[str, Work] = {}
     for precision, dtype in PRECISIONS.items():
-        work[f"floor {precision}"] = _floor(Floor(net, x, dtype or torch.float32), ADVERSARY.steps if adversarial else 0)
+        work[f"floor {precision}"] = _floor(Floor(net, x, dtype or torch.float32), ADVERSARY.steps if adversarial else 0, True)
         for guarded in (False, True):
             work[f"{'TGO' if guarded else 'vanilla'} {precision}"] = Step(subject.network_on(device), x, y, precision, guarded, adversarial)
         for name, framework in frameworks.items():
@@ -170,7 +171,7 @@ def attacking(
     work: dict[str, Callable[[], Any]] = {}
     for precision, dtype in PRECISIONS.items():
         own = copy.deepcopy(net).eval().prefer(True, dtype)
-        work[f"floor {precision}"] = _attacks(Floor(net, x, dtype or torch.float32), steps)
+        work[f"floor {precision}"] = _floor(Floor(net, x, dtype or torch.float32), steps, False)
         work[f"all steps {precision}"] = our_attack(own, x, y, eps, steps, False)
         if drop:
             work[f"dropping {precision}"] = our_attack(own, x, y, eps, steps, True)
@@ -180,19 +181,12 @@ def attacking(
     return work
 
 
-def _floor(floor: Floor, attack_steps: int) -> Work:
+def _floor(floor: Floor, attack_steps: int, train: bool) -> Work:
     def work() -> None:
         for _ in range(attack_steps):
             floor.attack()
-        floor.train()
-
-    return work
-
-
-def _attacks(floor: Floor, steps: int) -> Work:
-    def work() -> None:
-        for _ in range(steps):
-            floor.attack()
+        if train:
+            floor.train()
 
     return work
 
