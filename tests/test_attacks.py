@@ -10,8 +10,8 @@ import spikeguard as sg
 from spikeguard import draws
 from spikeguard.attacks.ascent import checkpoints
 from spikeguard.attacks.square import side
-from spikeguard.audit import runner, witness
-from spikeguard.audit.suite import DEMO, Member
+from spikeguard.auditing import runner, witness
+from spikeguard.auditing.suite import DEMO, Member
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import Own
 from spikeguard.losses import margin

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikeguard.attacks.apgd import apgd as apgd
-    from spikeguard.attacks.apgd import apgd_targeted as apgd_targeted
     from spikeguard.attacks.ascent import Attacked as Attacked
     from spikeguard.attacks.pgd import bim as bim
     from spikeguard.attacks.pgd import fgsm as fgsm
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from spikeguard.attacks.pgd import rfgsm as rfgsm
     from spikeguard.attacks.sapgd import sapgd as sapgd
     from spikeguard.attacks.square import square as square
+    from spikeguard.attacks.targeted import apgd_targeted as apgd_targeted
+    from spikeguard.attacks.targeted import targeted as targeted
     from spikeguard.data.sources import load_data as load_data
     from spikeguard.defenses import AT as AT
     from spikeguard.defenses import TGO as TGO
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from spikeguard.surrogates import StraightThrough as StraightThrough
     from spikeguard.surrogates import Triangle as Triangle
     from spikeguard.taps import tap as tap
+    from spikeguard.threat import L1 as L1
+    from spikeguard.threat import L2 as L2
     from spikeguard.threat import Linf as Linf
     from spikeguard.training.load import load as load
     from spikeguard.training.loop import Run as Run
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
     from spikeguard.training.recipe import Recipe as Recipe
 
 _HOMES = {
-    "attacks": ("Attacked", "apgd", "apgd_targeted", "bim", "fgsm", "pgd", "rfgsm", "sapgd", "square"),
+    "attacks": ("Attacked", "apgd", "apgd_targeted", "bim", "fgsm", "pgd", "rfgsm", "sapgd", "square", "targeted"),
     "data.sources": ("load_data",),
     "defenses": ("AT", "TGO", "Defense"),
     "errors": ("AttackError", "UserError"),
@@ -66,7 +69,7 @@ _HOMES = {
     "neurons": ("IF", "LIF", "PLIF", "Neuron", "Noise"),
     "surrogates": ("Atan", "Exponential", "Gaussian", "Rectangle", "Sigmoid", "StraightThrough", "Triangle"),
     "taps": ("tap",),
-    "threat": ("Linf",),
+    "threat": ("L1", "L2", "Linf"),
     "training.load": ("load",),
     "training.loop": ("Run", "train"),
     "training.recipe": ("Recipe",),

@@ -2,50 +2,179 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from spikeguard.errors import AttackError, UserError
 
+SPARSE = 0.05  # share of the pixels that one step moves under L1
+BISECTIONS = 40
+
 
 @dataclass(frozen=True)
-class Linf:
-    """Every pixel may move by at most ``eps`` (in units of images in [0, 1]); one number, or one a sample (``[N]``)."""
+class Threat(ABC):
+    """The ball of images that an adversary may choose from: ``|x' - x| <= eps`` in some norm, inside [0, 1].
+
+    ``eps``: one number, or one a sample (``[N]``), in units of images in [0, 1].
+    """
 
     eps: float | Tensor
+    norm: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        name = type(self).__name__
         lowest = float(self.eps.min()) if isinstance(self.eps, Tensor) else float(self.eps)
         if not lowest >= 0:
-            raise UserError(f"Linf: eps = {lowest} must be 0 or more")
+            raise UserError(f"{name}: eps = {lowest} must be 0 or more")
         if isinstance(self.eps, Tensor) and self.eps.dim() != 1:
-            raise UserError(f"Linf: eps of shape {tuple(self.eps.shape)} must be a number or of shape [N]")
+            raise UserError(f"{name}: eps of shape {tuple(self.eps.shape)} must be a number or of shape [N]")
 
     def per_sample(self, x: Tensor) -> Tensor:
         """eps as ``[N, 1, ...]``, on the device and in the dtype of ``x``."""
         eps = self.eps if isinstance(self.eps, Tensor) else torch.full((len(x),), float(self.eps), dtype=torch.float64)
         if len(eps) != len(x):
-            raise UserError(f"Linf: {len(eps)} values of eps for {len(x)} images")
+            raise UserError(f"{type(self).__name__}: {len(eps)} values of eps for {len(x)} images")
         return eps.to(x).view(-1, *[1] * (x.dim() - 1))
 
-    def take(self, rows: Tensor) -> Linf:
+    def take(self, rows: Tensor) -> Self:
         """The threat to some of the samples."""
         return replace(self, eps=self.eps[rows.to(self.eps.device)]) if isinstance(self.eps, Tensor) else self
 
+    def scaled(self, factor: float) -> Self:
+        """The same norm with ``factor`` times the budget."""
+        return replace(self, eps=self.eps * factor)
+
+    @abstractmethod
+    def length(self, moved: Tensor) -> Tensor:
+        """The norm of ``x' - x``, ``[N]``."""
+
+    @abstractmethod
     def project(self, candidate: Tensor, x: Tensor) -> Tensor:
-        """The nearest point inside the budget around ``x`` and inside [0, 1]."""
+        """The nearest point (Euclidean) inside the budget around ``x`` and inside [0, 1]."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
+        """The step of length ``size`` ``[N, 1, ...]`` along a gradient: where a linear function rises most."""
+
+    def along(self, direction: Tensor, size: Tensor) -> Tensor:
+        """A step along a direction whose pixels are scaled already (of the order of 1), no longer than ``size``."""
+        return self.steepest(direction, size)
+
+    def stretch(self, noise: Tensor, x: Tensor) -> Tensor:
+        """Noise scaled to the border of the ball."""
+        return self.per_sample(x) * noise / _column(self.length(noise).clamp(min=1e-12), x)
+
+    def spread(self, noise: Tensor, x: Tensor) -> Tensor:
+        """Uniform noise in (-1, 1) as a random displacement inside the ball."""
+        return self.stretch(noise, x)
+
+    def check(self, found: Tensor, x: Tensor) -> None:
+        """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget, to 1e-6 (relative for L2 and L1)."""
+        if not bool(torch.isfinite(found).all()):
+            raise AttackError("attack returned values that are not finite")
+        eps = self.per_sample(x).flatten()
+        over = float((self.length(found - x) - eps * (1 + self.slack)).max()) if len(x) else 0.0
+        if over > 1e-6 or bool((found < 0).any()) or bool((found > 1).any()):
+            raise AttackError(f"attack left its budget by {over:.2e} or left [0, 1]")
+
+    slack: ClassVar[float] = 1e-6
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Linf(Threat):
+    """Every pixel may move by at most ``eps`` (in units of images in [0, 1]); one number, or one a sample (``[N]``)."""
+
+    norm: ClassVar[str] = "linf"
+    slack: ClassVar[float] = 0.0
+
+    def length(self, moved: Tensor) -> Tensor:
+        return moved.abs().flatten(1).amax(1)
+
+    def project(self, candidate: Tensor, x: Tensor) -> Tensor:
         eps = self.per_sample(x)
         return torch.minimum(torch.maximum(candidate, x - eps), x + eps).clamp(0.0, 1.0)
 
-    def check(self, found: Tensor, x: Tensor) -> None:
-        """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget, to 1e-6."""
-        if not bool(torch.isfinite(found).all()):
-            raise AttackError("attack returned values that are not finite")
-        over = float(((found - x).abs() - self.per_sample(x)).max()) if len(x) else 0.0
-        if over > 1e-6 or bool((found < 0).any()) or bool((found > 1).any()):
-            raise AttackError(f"attack left its budget by {over:.2e} or left [0, 1]")
+    def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
+        return size * gradient.sign()
+
+    def along(self, direction: Tensor, size: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(size * direction, -size), size)
+
+    def spread(self, noise: Tensor, x: Tensor) -> Tensor:
+        return self.per_sample(x) * noise
+
+
+@dataclass(frozen=True)
+class L2(Threat):
+    """The Euclidean length of the change is at most ``eps``; one number, or one a sample (``[N]``)."""
+
+    norm: ClassVar[str] = "l2"
+
+    def length(self, moved: Tensor) -> Tensor:
+        return moved.flatten(1).square().sum(1).sqrt()
+
+    def project(self, candidate: Tensor, x: Tensor) -> Tensor:
+        moved, eps = candidate - x, self.per_sample(x).flatten()
+
+        def shrunk(share: Tensor) -> Tensor:
+            return (x + _column(share, x) * moved).clamp(0.0, 1.0)
+
+        low, high = torch.zeros_like(eps), torch.ones_like(eps)
+        return _bisect(shrunk, low, high, lambda point: self.length(point - x) <= eps, rising=True)
+
+    def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
+        return size * gradient / _column(self.length(gradient).clamp(min=1e-30), gradient)
+
+
+@dataclass(frozen=True)
+class L1(Threat):
+    """The sum of absolute changes is at most ``eps``; one number, or one a sample (``[N]``)."""
+
+    norm: ClassVar[str] = "l1"
+
+    def length(self, moved: Tensor) -> Tensor:
+        return moved.abs().flatten(1).sum(1)
+
+    def project(self, candidate: Tensor, x: Tensor) -> Tensor:
+        moved, eps = candidate - x, self.per_sample(x).flatten()
+
+        def shrunk(cut: Tensor) -> Tensor:
+            return (x + moved.sign() * (moved.abs() - _column(cut, x)).clamp(min=0.0)).clamp(0.0, 1.0)
+
+        low, high = torch.zeros_like(eps), moved.abs().flatten(1).amax(1)
+        return _bisect(shrunk, low, high, lambda point: self.length(point - x) <= eps, rising=False)
+
+    def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
+        flat = gradient.flatten(1)
+        count = max(1, round(SPARSE * flat.shape[1]))
+        at = flat.abs().topk(count, 1).indices
+        return size * torch.zeros_like(flat).scatter(1, at, flat.gather(1, at).sign() / count).view_as(gradient)
+
+
+def _bisect(point: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, inside: Callable[[Tensor], Tensor], rising: bool) -> Tensor:
+    """The farthest of ``point(s)`` that is still inside, ``s`` in [low, high] per sample; ``rising``: larger s lie farther out."""
+    outermost = high if rising else low
+    if bool(inside(point(outermost)).all()):
+        return point(outermost)
+    free = inside(point(outermost))
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        fits = inside(point(middle))
+        up = fits if rising else ~fits
+        low, high = torch.where(up, middle, low), torch.where(up, high, middle)
+    return point(torch.where(free, outermost, low if rising else high))
+
+
+THREATS: dict[str, type[Threat]] = {t.norm: t for t in (Linf, L2, L1)}
 
 
 def check_images(x: Tensor, y: Tensor | None = None) -> None:

@@ -8,18 +8,14 @@ the steps since the last one, or if its best loss did not rise and eta was not h
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Best, at_rest, checkpoints, scaled_noise
-from spikeguard.attacks.pgd import numbers, search, search_from_border
-from spikeguard.errors import UserError
+from spikeguard.attacks.ascent import Attacked, checkpoints
+from spikeguard.attacks.pgd import search_from_border
 from spikeguard.gradients import Estimator, Model, Own
-from spikeguard.losses import Loss, Targeted, margin
-from spikeguard.threat import Linf, check_images
+from spikeguard.losses import Loss
+from spikeguard.threat import Threat
 
 RISING = 0.75
 
@@ -27,7 +23,7 @@ RISING = 0.75
 class MomentumStep:
     """The rule above, a state per sample."""
 
-    def __init__(self, clean: Tensor, threat: Linf, steps: int) -> None:
+    def __init__(self, clean: Tensor, threat: Threat, steps: int) -> None:
         self.clean, self.threat, self.halve = clean, threat, checkpoints(steps)
         self.eta = 2 * threat.per_sample(clean)
         self.since = 0
@@ -46,7 +42,7 @@ class MomentumStep:
             h["top"], h["last"] = torch.maximum(loss, h["top"]), loss
             if k in self.halve:
                 x, gradient = self._check(x, gradient)
-        z = self._project(x + self.eta * gradient.sign())
+        z = self._project(x + self.threat.steepest(gradient, self.eta))
         share = 0.75 if k else 1.0
         following = self._project(x + share * (z - x) + (1 - share) * (x - h["before"]))
         h["before"] = x
@@ -72,58 +68,19 @@ def apgd(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     *,
     steps: int = 100,
     restarts: int = 1,
+    first: Tensor | None = None,
     loss: str | Loss = "ce",
     gradient: Estimator | None = None,
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """APGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``loss`` 'ce', 'dlr' or 'margin'. Errors as in ``pgd``."""
+    """APGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``loss`` 'ce', 'dlr' or 'margin'. The rest as in ``pgd``."""
 
     def rule(x: Tensor) -> MomentumStep:
         return MomentumStep(x, threat, steps)
 
-    return search_from_border("apgd", model, x, y, threat, steps, restarts, rule, gradient or Own(), loss, seed, index)
-
-
-def apgd_targeted(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: Linf,
-    *,
-    steps: int = 100,
-    targets: int = 9,
-    loss: Literal["dlr", "margin"] = "dlr",
-    gradient: Estimator | None = None,
-    seed: int = 0,
-    index: Tensor | None = None,
-) -> Attacked:
-    """APGD towards one wrong class after another: the ``targets`` highest of the clean logits; a broken sample goes no further.
-
-    ``loss`` of the result is the margin. UserError if there are no classes for it ('dlr' needs four).
-    """
-    check_images(x, y)
-    if steps < 1 or targets < 1 or loss not in ("dlr", "margin"):
-        raise UserError(f"apgd_targeted: steps = {steps} and targets = {targets} must be at least 1, loss = {loss!r} 'dlr' or 'margin'")
-    index, x = numbers(index, x), x.detach()
-    with at_rest(model), torch.no_grad():
-        logits = model(x)
-        best = Best(x, y, logits, margin)
-    others = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, : logits.shape[1] - 1]
-    for rank in range(min(targets, others.shape[1])):
-        rows = best.standing()
-        if not len(rows):
-            break
-        near, budget = x[rows], threat.take(rows)
-        start = scaled_noise(near, budget, index[rows.cpu()], draws.key(seed, "apgd targeted", rank))
-        aimed, rule = Targeted(loss, others[rows, rank]), MomentumStep(near, budget, steps)
-        got = search(model, near, y[rows], budget, steps, 1, lambda _, s=start, r=rule: (s, r), gradient or Own(), aimed)  # type: ignore[misc]
-        with at_rest(model), torch.no_grad():
-            value = margin(model(got.x), y[rows])
-        best.note(rows, got.x, value, got.broken)
-        best.forwards, best.backwards = best.forwards + got.forwards + len(rows), best.backwards + got.backwards
-    return best.result(x, threat)
+    return search_from_border("apgd", model, x, y, threat, steps, restarts, rule, gradient or Own(), loss, seed, index, first)

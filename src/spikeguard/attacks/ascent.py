@@ -16,7 +16,7 @@ from spikeguard.gradients import Estimator, Model
 from spikeguard.gradients.estimators import Opened
 from spikeguard.losses import Loss, aim
 from spikeguard.neurons import spiking
-from spikeguard.threat import Linf
+from spikeguard.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Attacked:
     """Result of an attack on ``[N, ...]`` images.
 
     ``x``: for a broken sample the first input that is misclassified, else the one of highest loss. ``broken``: ``[N]`` bool.
-    ``loss``: ``[N]`` at ``x``. ``forwards`` and ``backwards`` count samples.
+    ``loss``: ``[N]`` at ``x``. ``forwards`` and ``backwards`` count samples. ``when``: ``[N]``, the step at which a sample was first broken (0:
+    at the start), -1 where it was not, or where that was not asked.
     """
 
     x: Tensor
@@ -32,6 +33,7 @@ class Attacked:
     loss: Tensor
     forwards: int
     backwards: int
+    when: Tensor
 
 
 class Rule(Protocol):
@@ -72,17 +74,16 @@ def is_random(model: Model, x: Tensor, y: Tensor) -> bool:
     return noisy or not torch.equal(logits, again)
 
 
-def random_start(x: Tensor, threat: Linf, index: Tensor, seed: int, restart: int) -> Tensor:
+def random_start(x: Tensor, threat: Threat, index: Tensor, seed: int, restart: int) -> Tensor:
     """Uniform in the ball; a function of seed, restart and the sample's number."""
     noise = draws.uniform(draws.key(seed, "start", restart), index.to(x.device), x[0].numel()).view_as(x).to(x.dtype)
-    return threat.project(x + (2 * noise - 1) * threat.per_sample(x), x)
+    return threat.project(x + threat.spread(2 * noise - 1, x), x)
 
 
-def scaled_noise(x: Tensor, threat: Linf, index: Tensor, key: int) -> Tensor:
+def scaled_noise(x: Tensor, threat: Threat, index: Tensor, key: int) -> Tensor:
     """Uniform noise stretched until its largest pixel lies on the ball's border; a function of the key and the sample's number."""
-    noise = 2 * draws.uniform(key, index.to(x.device), x[0].numel()) - 1
-    noise = (noise / noise.abs().amax(1, keepdim=True)).view_as(x).to(x.dtype)
-    return threat.project(x + threat.per_sample(x) * noise, x)
+    noise = 2 * draws.uniform(key, index.to(x.device), x[0].numel()).view_as(x).to(x.dtype) - 1
+    return threat.project(x + threat.stretch(noise, x), x)
 
 
 def checkpoints(steps: int) -> set[int]:
@@ -102,27 +103,29 @@ class Best:
     def __init__(self, x: Tensor, y: Tensor, logits: Tensor, loss: Loss) -> None:
         self.x, self.loss = x.clone(), loss(logits, y)
         self.broken = logits.argmax(1) != y
+        self.when = torch.where(self.broken, 0, -1)
         self.forwards, self.backwards = len(x), 0
 
     def standing(self) -> Tensor:
         """Rows that are not broken yet."""
         return torch.nonzero(~self.broken).flatten()
 
-    def note(self, rows: Tensor, x: Tensor, loss: Tensor, broken: Tensor) -> None:
-        """Take over points that break their sample or have a higher loss."""
+    def note(self, rows: Tensor, x: Tensor, loss: Tensor, broken: Tensor, step: int = -1) -> None:
+        """Take over points that break their sample or have a higher loss, found at ``step``."""
         better = broken | (loss > self.loss[rows])
         chosen = rows[better]
         self.x[chosen], self.loss[chosen] = x[better], loss[better]
         self.broken[rows[broken]] = True
+        self.when[rows[broken]] = step
 
-    def result(self, x: Tensor, threat: Linf) -> Attacked:
+    def result(self, x: Tensor, threat: Threat) -> Attacked:
         """As ``Attacked``, budget checked."""
         threat.check(self.x, x)
-        return Attacked(self.x, self.broken, self.loss, self.forwards, self.backwards)
+        return Attacked(self.x, self.broken, self.loss, self.forwards, self.backwards, self.when)
 
 
 def ascend(
-    model: Model, best: Best, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
+    model: Model, best: Best, x: Tensor, y: Tensor, start: Tensor, threat: Threat, steps: int, rule: Rule, estimator: Estimator, loss: Loss
 ) -> None:
     """One restart from ``start`` for the samples that still stand; a sample leaves the batch as soon as it is broken."""
     rows = best.standing()
@@ -139,7 +142,7 @@ def ascend(
                 logits = opened.look(here)
                 value = loss(logits, labels)
             broken = logits.argmax(1) != labels
-            best.note(rows, here, value, broken)
+            best.note(rows, here, value, broken, k)
             if k == steps or bool(broken.all()):
                 break
             stand = torch.nonzero(~broken).flatten()
@@ -156,7 +159,7 @@ def ascend(
 
 
 def walk(
-    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss
+    model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Threat, steps: int, rule: Rule, estimator: Estimator, loss: Loss
 ) -> tuple[Tensor, Opened]:
     """The textbook loop: every sample takes every step; the last point, and what it cost. For adversarial training and ``climb``."""
     here = start
@@ -167,10 +170,11 @@ def walk(
     return here, opened
 
 
-def climb(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Linf, steps: int, rule: Rule, estimator: Estimator, loss: Loss) -> Attacked:
+def climb(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: Threat, steps: int, rule: Rule, estimator: Estimator, loss: Loss) -> Attacked:
     """``walk``, its last point judged by one more pass of the model itself: for random models and textbook comparisons."""
     found, cost = walk(model, x, y, start, threat, steps, rule, estimator, loss)
     with torch.no_grad():
         logits = model(found)
     threat.check(found, x)
-    return Attacked(found, logits.argmax(1) != y, loss(logits, y), cost.forwards + len(x), cost.backwards)
+    broken = logits.argmax(1) != y
+    return Attacked(found, broken, loss(logits, y), cost.forwards + len(x), cost.backwards, torch.full_like(y, -1))

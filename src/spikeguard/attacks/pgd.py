@@ -1,4 +1,4 @@
-"""Attacks that step along the sign of the gradient: FGSM, its family's half-strength random version, BIM, PGD."""
+"""Attacks that step along the gradient, by its sign under Linf: FGSM, its family's half-strength random version, BIM, PGD, MI-FGSM."""
 
 from __future__ import annotations
 
@@ -13,27 +13,40 @@ from spikeguard.attacks.ascent import Attacked, Best, Rule, ascend, at_rest, cli
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model, Own
 from spikeguard.losses import Loss, by_name
-from spikeguard.threat import Linf, check_images
+from spikeguard.threat import Linf, Threat, check_images
 
 Begin = Callable[[int], tuple[Tensor, Rule]]
 
 
 @dataclass
 class SignStep:
-    """``x + size * sign(gradient)``; ``size`` is ``[N, 1, ...]``."""
+    """A step of ``size`` ``[N, 1, ...]`` along the gradient; with ``momentum``, along ``m <- momentum m + g / mean|g|``."""
 
+    threat: Threat
     size: Tensor
+    momentum: float = 0.0
+    m: Tensor | None = None
 
     def step(self, k: int, x: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
-        return x + self.size * gradient.sign()
+        if self.momentum:
+            scaled = gradient / (gradient.abs().flatten(1).mean(1).view_as(self.size) + 1e-12)
+            gradient = self.m = scaled if self.m is None else self.momentum * self.m + scaled
+        return x + self.threat.steepest(gradient, self.size)
 
     def keep(self, rows: Tensor) -> None:
         self.size = self.size[rows]
+        self.m = None if self.m is None else self.m[rows]
 
 
 def default_step(eps: Tensor, steps: int, step_size: float | None) -> Tensor:
     """The step size per sample: as given, else ``max(2.5 eps / steps, eps / 16)``."""
     return torch.maximum(2.5 * eps / steps, eps / 16) if step_size is None else torch.full_like(eps, step_size)
+
+
+def only_linf(threat: Threat, who: str) -> None:
+    """Refuse a threat of another norm."""
+    if not isinstance(threat, Linf):
+        raise UserError(f"{who} is an attack under Linf, not under {type(threat).__name__}")
 
 
 def numbers(index: Tensor | None, x: Tensor) -> Tensor:
@@ -48,12 +61,14 @@ def pgd(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     *,
     steps: int = 20,
     step_size: float | None = None,
     restarts: int = 5,
     start: bool = True,
+    first: Tensor | None = None,
+    momentum: float = 0.0,
     loss: str | Loss = "ce",
     gradient: Estimator | None = None,
     seed: int = 0,
@@ -62,8 +77,9 @@ def pgd(
 ) -> Attacked:
     """Projected gradient ascent on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y`` ``[N]``. Madry et al., ICLR 2018.
 
-    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``start``: from a random point of the ball, else from x. ``index``: the
-    samples' numbers, on which their random starts depend. ``early_stop`` False takes all steps with all samples and judges the last
+    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``start``: from a random point of the ball, else from x; ``first``: from these
+    points in the first restart. ``momentum`` 1 is MI-FGSM (Dong et al., CVPR 2018). ``index``: the samples' numbers; starts depend on them.
+    ``early_stop`` False takes all steps with all samples and judges the last
     point only; so does a model that answers twice differently. Raises AttackError without a gradient or outside the budget,
     UserError on bad images.
     """
@@ -77,7 +93,8 @@ def pgd(
     size = default_step(eps, steps, step_size)
 
     def begin(restart: int) -> tuple[Tensor, Rule]:
-        return random_start(x, threat, index, seed, restart) if start else x, SignStep(size)
+        drawn = random_start(x, threat, index, seed, restart) if start else x
+        return drawn if first is None or restart else threat.project(first, x), SignStep(threat, size, momentum)
 
     return search(model, x, y, threat, steps, restarts if start else 1, begin, estimator, objective, early_stop)
 
@@ -87,7 +104,7 @@ def search_from_border(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     steps: int,
     restarts: int,
     rule: Callable[[Tensor], Rule],
@@ -95,15 +112,17 @@ def search_from_border(
     loss: str | Loss,
     seed: int,
     index: Tensor | None,
+    first: Tensor | None = None,
 ) -> Attacked:
-    """``search`` from ``scaled_noise``, arguments checked in the name of ``who``; ``rule(x)`` gives a fresh step rule for a restart."""
+    """``search`` from ``scaled_noise`` (from ``first`` in the first restart), arguments checked in the name of ``who``; ``rule(x)``: a step rule."""
     check_images(x, y)
     if steps < 1 or restarts < 1:
         raise UserError(f"{who}: steps = {steps} and restarts = {restarts} must be at least 1")
     index, objective, x = numbers(index, x), by_name(loss), x.detach()
 
     def begin(restart: int) -> tuple[Tensor, Rule]:
-        return scaled_noise(x, threat, index, draws.key(seed, who, restart)), rule(x)
+        drawn = scaled_noise(x, threat, index, draws.key(seed, who, restart))
+        return drawn if first is None or restart else threat.project(first, x), rule(x)
 
     return search(model, x, y, threat, steps, restarts, begin, estimator, objective)
 
@@ -112,20 +131,24 @@ def search(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     steps: int,
     restarts: int,
     begin: Begin,
     estimator: Estimator,
     objective: Loss,
     early_stop: bool = True,
+    known: Tensor | None = None,
 ) -> Attacked:
-    """Restarts of one gradient attack on the model in eval mode; ``begin(restart)`` gives the start and a fresh step rule."""
+    """Restarts of one gradient attack on the model in eval mode; ``begin(restart)`` gives the start and a fresh step rule.
+
+    ``known``: logits at ``x`` of a model that is known to answer alike every time.
+    """
     with at_rest(model):
-        random = is_random(model, x, y)
+        random = known is None and is_random(model, x, y)
         if early_stop and not random:
             with torch.no_grad():
-                best = Best(x, y, model(x), objective)
+                best = Best(x, y, model(x) if known is None else known, objective)
             for restart in range(restarts):
                 first, rule = begin(restart)
                 ascend(model, best, x, y, first, threat, steps, rule, estimator, objective)
@@ -144,14 +167,14 @@ def _higher(a: Attacked, b: Attacked) -> Attacked:
     better = b.loss > a.loss
     x = torch.where(better.view(-1, *[1] * (a.x.dim() - 1)), b.x, a.x)
     broken, loss = torch.where(better, b.broken, a.broken), torch.where(better, b.loss, a.loss)
-    return Attacked(x, broken, loss, a.forwards + b.forwards, a.backwards + b.backwards)
+    return Attacked(x, broken, loss, a.forwards + b.forwards, a.backwards + b.backwards, a.when)
 
 
 def bim(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     *,
     steps: int = 10,
     step_size: float | None = None,
@@ -163,18 +186,18 @@ def bim(
     return pgd(model, x, y, threat, steps=steps, step_size=step_size, start=False, loss=loss, gradient=gradient, early_stop=early_stop)
 
 
-def fgsm(model: Model, x: Tensor, y: Tensor, threat: Linf, *, loss: str | Loss = "ce", gradient: Estimator | None = None) -> Attacked:
+def fgsm(model: Model, x: Tensor, y: Tensor, threat: Threat, *, loss: str | Loss = "ce", gradient: Estimator | None = None) -> Attacked:
     """One step of size eps along the sign. Goodfellow et al., ICLR 2015. Samples that are wrong at ``x`` are broken there."""
     check_images(x, y)
     size = threat.per_sample(x)
-    return search(model, x.detach(), y, threat, 1, 1, lambda _: (x.detach(), SignStep(size)), gradient or Own(), by_name(loss))
+    return search(model, x.detach(), y, threat, 1, 1, lambda _: (x.detach(), SignStep(threat, size)), gradient or Own(), by_name(loss))
 
 
 def rfgsm(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     *,
     loss: str | Loss = "ce",
     gradient: Estimator | None = None,
@@ -183,10 +206,11 @@ def rfgsm(
 ) -> Attacked:
     """Half-strength FGSM as papers on robust spiking networks use it: a random sign step of eps/2, then a gradient step of eps/2.
 
-    For their tables only; it is weaker than ``fgsm``.
+    For their tables only; it is weaker than ``fgsm``. Linf only.
     """
     check_images(x, y)
+    only_linf(threat, "rfgsm")
     x, half = x.detach(), threat.per_sample(x) / 2
     sign = (draws.uniform(draws.key(seed, "rfgsm"), numbers(index, x).to(x.device), x[0].numel()) - 0.5).sign().view_as(x)
     first = (x + half * sign.to(x.dtype)).clamp(0.0, 1.0)
-    return search(model, x, y, threat, 1, 1, lambda _: (first, SignStep(half)), gradient or Own(), by_name(loss))
+    return search(model, x, y, threat, 1, 1, lambda _: (first, SignStep(threat, half)), gradient or Own(), by_name(loss))

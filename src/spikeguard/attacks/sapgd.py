@@ -8,21 +8,20 @@ down to 0.06 n. Meant for the estimator ``assg``.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from spikeguard.attacks.ascent import Attacked, checkpoints
 from spikeguard.attacks.pgd import search_from_border
 from spikeguard.gradients import Estimator, Model, assg
 from spikeguard.losses import Loss
-from spikeguard.threat import Linf
+from spikeguard.threat import Threat
 
 
 class AdaptiveStep:
     """The rule above; a sample without any gradient stays where it is."""
 
-    def __init__(self, eps: Tensor, steps: int) -> None:
-        self.eta, self.halve = eps.clone(), checkpoints(steps)
+    def __init__(self, threat: Threat, eps: Tensor, steps: int) -> None:
+        self.threat, self.eta, self.halve = threat, eps.clone(), checkpoints(steps)
         self.m: Tensor | None = None
         self.v: Tensor | None = None
 
@@ -35,8 +34,7 @@ class AdaptiveStep:
         square = square / square.flatten(1).mean(1).clamp(min=1e-30).view_as(self.eta)
         self.m = scaled if self.m is None else 0.5 * self.m + scaled
         self.v = square if self.v is None else 0.8 * self.v + square
-        move = self.eta * self.m / (self.v.sqrt() + 1e-12)
-        return x + torch.minimum(torch.maximum(move, -self.eta), self.eta)
+        return x + self.threat.along(self.m / (self.v.sqrt() + 1e-12), self.eta)
 
     def keep(self, rows: Tensor) -> None:
         self.eta = self.eta[rows]
@@ -48,18 +46,19 @@ def sapgd(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     *,
     steps: int = 100,
     restarts: int = 1,
+    first: Tensor | None = None,
     loss: str | Loss = "ce",
     gradient: Estimator | None = None,
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. Errors as in ``pgd``."""
+    """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. The rest as in ``pgd``."""
 
     def rule(x: Tensor) -> AdaptiveStep:
-        return AdaptiveStep(threat.per_sample(x), steps)
+        return AdaptiveStep(threat, threat.per_sample(x), steps)
 
-    return search_from_border("sapgd", model, x, y, threat, steps, restarts, rule, gradient or assg(), loss, seed, index)
+    return search_from_border("sapgd", model, x, y, threat, steps, restarts, rule, gradient or assg(), loss, seed, index, first)

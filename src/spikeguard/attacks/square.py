@@ -9,11 +9,11 @@ from torch import Tensor
 
 from spikeguard import draws
 from spikeguard.attacks.ascent import Attacked, Best, at_rest, is_random
-from spikeguard.attacks.pgd import numbers
+from spikeguard.attacks.pgd import numbers, only_linf
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model
 from spikeguard.losses import margin
-from spikeguard.threat import Linf, check_images
+from spikeguard.threat import Threat, check_images
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -24,12 +24,13 @@ def side(query: int, height: int, width: int, share: float = 0.8) -> int:
     return min(max(round(math.sqrt(share * height * width)), 1), min(height, width))
 
 
-def square(model: Model, x: Tensor, y: Tensor, threat: Linf, *, queries: int = 5000, seed: int = 0, index: Tensor | None = None) -> Attacked:
+def square(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int = 5000, seed: int = 0, index: Tensor | None = None) -> Attacked:
     """Linf Square attack on ``x`` ``[N, C, H, W]`` in [0, 1]: starts at vertical stripes, keeps what raises the margin loss.
 
     Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on bad images.
     """
     check_images(x, y)
+    only_linf(threat, "square")
     if queries < 1:
         raise UserError(f"square: queries = {queries} must be at least 1")
     index = numbers(index, x).to(x.device)
@@ -55,7 +56,7 @@ def square(model: Model, x: Tensor, y: Tensor, threat: Linf, *, queries: int = 5
             candidate = threat.take(rows).project(candidate, clean)
             logits = model(candidate)
             best.forwards += len(rows)
-            best.note(rows, candidate, margin(logits, y[rows]), logits.argmax(1) != y[rows])
+            best.note(rows, candidate, margin(logits, y[rows]), logits.argmax(1) != y[rows], query + 1)
     return best.result(x, threat)
 
 

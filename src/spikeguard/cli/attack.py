@@ -35,8 +35,8 @@ def run(arguments: list[str]) -> int:
             parser.error(f"--{name.replace('_', '-')} is for {' and '.join(allowed)}, not for {given.attack}")
     common.start(given.threads)
     from spikeguard import draws
-    from spikeguard.audit import runner
-    from spikeguard.audit.suite import Member
+    from spikeguard.auditing import runner
+    from spikeguard.auditing.suite import Member
     from spikeguard.data.sources import load_data
     from spikeguard.threat import Linf
     from spikeguard.training.load import load_with_recipe

@@ -52,7 +52,7 @@ class _Crafting(Hooks):
         s = self.settings
         threat = Linf(s.eps)
         first = random_start(x, threat, torch.arange(len(x)), key, 0) if s.random_start else x
-        rule = SignStep(default_step(threat.per_sample(x), s.steps, s.step_size))
+        rule = SignStep(threat, default_step(threat.per_sample(x), s.steps, s.step_size))
         with at_rest(net):
             found, _ = walk(net, x, y, first, threat, s.steps, rule, Own(), ce)
         views["adversarial"] = View(found, 1 - s.clean_share)

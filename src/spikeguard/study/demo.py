@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from spikeguard.attacks import pgd
-from spikeguard.audit import runner
-from spikeguard.audit.suite import DEMO, Member
-from spikeguard.audit.witness import Witnesses
+from spikeguard.auditing import runner
+from spikeguard.auditing.suite import DEMO, Member
+from spikeguard.auditing.witness import Witnesses
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.diagnose.neighbours import EDGES, gain_scaled, neighbours
@@ -172,7 +172,7 @@ def _shares(net: Classifier, x: Tensor) -> dict[str, Any]:
 
 
 def _curve(net: Classifier, x: Tensor, y: Tensor, index: Tensor, seed: int) -> list[list[float]]:
-    def attack(model: Any, x: Tensor, y: Tensor, threat: Linf, seed: int, index: Tensor) -> Any:
+    def attack(model: Any, x: Tensor, y: Tensor, threat: Any, seed: int, index: Tensor) -> Any:
         return pgd(model, x, y, threat, restarts=1, gradient=swap(Atan(8.0)), seed=seed, index=index)
 
     points = []

@@ -10,9 +10,9 @@ from torch import Tensor
 from spikeguard.attacks import Attacked, fgsm, pgd, sapgd, square
 from spikeguard.gradients import Model, assg, swap
 from spikeguard.surrogates import Atan, StraightThrough, Triangle
-from spikeguard.threat import Linf
+from spikeguard.threat import Threat
 
-Attack = Callable[[Model, Tensor, Tensor, Linf, int, Tensor], Attacked]
+Attack = Callable[[Model, Tensor, Tensor, Threat, int, Tensor], Attacked]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Member:
 
 
 def _pgd(restarts: int, surrogate: Atan | Triangle | StraightThrough | None = None) -> Attack:
-    def run(model: Model, x: Tensor, y: Tensor, threat: Linf, seed: int, index: Tensor) -> Attacked:
+    def run(model: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, index: Tensor) -> Attacked:
         gradient = None if surrogate is None else swap(surrogate)
         return pgd(model, x, y, threat, steps=20, restarts=restarts, gradient=gradient, seed=seed, index=index)
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.attacks.ascent import at_rest, is_random
-from spikeguard.audit.suite import Member
-from spikeguard.audit.witness import Witnesses, keep, misclassified
+from spikeguard.auditing.suite import Member
+from spikeguard.auditing.witness import Witnesses, keep, misclassified
 from spikeguard.gradients import Model
 from spikeguard.neurons import seed_noise, spiking
 from spikeguard.records import SCHEMA, machine, wilson, write_json
-from spikeguard.threat import Linf, check_images
+from spikeguard.threat import Threat, check_images
 
 FRESH_DRAWS = 100
 ROBUST, CLEAN_WRONG = -1, -2
@@ -56,7 +56,7 @@ def run(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: Linf,
+    threat: Threat,
     members: Sequence[Member],
     seed: int = 0,
     index: Tensor | None = None,
@@ -125,7 +125,7 @@ def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = FRES
     return right / count
 
 
-def record(outcome: Outcome, threat: Linf, seed: int, index: Tensor, about: dict[str, Any]) -> dict[str, Any]:
+def record(outcome: Outcome, threat: Threat, seed: int, index: Tensor, about: dict[str, Any]) -> dict[str, Any]:
     """The outcome as a record; ``about`` says what was attacked. Intervals are 95 % over the sampling of images."""
     n = len(outcome.first)
 
@@ -136,7 +136,7 @@ def record(outcome: Outcome, threat: Linf, seed: int, index: Tensor, about: dict
         "schema": SCHEMA,
         "kind": "attack",
         **about,
-        "threat": {"linf": float(threat.eps)},
+        "threat": {threat.norm: float(threat.eps)},
         "seed": seed,
         "images": n,
         "random_model": outcome.random,

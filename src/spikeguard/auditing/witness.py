@@ -23,7 +23,7 @@ from spikeguard.errors import UserError
 from spikeguard.gradients import Model
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records import write_bytes
-from spikeguard.threat import Linf
+from spikeguard.threat import Threat
 
 
 def check_batch(count: int, unlike: int) -> int:
@@ -65,7 +65,7 @@ class Witnesses:
     exact_rows: Tensor
     exact: Tensor
 
-    def read(self, x: Tensor, threat: Linf) -> tuple[Tensor, Tensor]:
+    def read(self, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         """Rows and inputs ``[n, ...]``, for the attacked images ``x`` of the same threat."""
         near = x[self.rows]
         held = threat.take(self.rows).project(self.grid.to(near) / 65535.0, near)
@@ -91,7 +91,7 @@ class Witnesses:
             raise UserError(f"{path} holds no witnesses ({error})") from error
 
 
-def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Linf, unlike: int = 0) -> tuple[Witnesses, Tensor]:
+def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Threat, unlike: int = 0) -> tuple[Witnesses, Tensor]:
     """Store the claimed ones of ``found`` that hold when re-checked; also returns which samples those are, ``[N]`` bool."""
     rows = torch.nonzero(broken).flatten()
     grid = (found[rows].double() * 65535.0).round().to(torch.int32)

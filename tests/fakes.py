@@ -1,0 +1,340 @@
+"""Tiny spiking networks in plain torch, planted fakes of robustness, and attacks that know each trick: the independent judge of the audit.
+
+Nothing here comes from spikeguard, so an error there cannot hide itself. A fake has the weights of an honestly trained `Net`; it looks robust
+to an attack that trusts its gradient, and `true_accuracy` says how robust it is to one that does not.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MEAN, STD = 0.286, 0.353
+STEPS = 60  # of each run of the judge
+SLOPES = (2.0, 4.0, 8.0)  # of the judge's own surrogates
+
+
+def _atan(u: Tensor, slope: float) -> Tensor:
+    return slope / 2 / (1 + (math.pi / 2 * slope * u) ** 2)
+
+
+DERIVATIVES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "atan": _atan,
+    "triangle": lambda u, width: (1 - u.abs() / width).clamp(min=0) / width,
+    "flipped": lambda u, slope: -_atan(u, slope),
+    "zero": lambda u, _: torch.zeros_like(u),
+}
+
+
+class Spike(torch.autograd.Function):
+    """A step forward, a surrogate's derivative backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, shape: str, width: float) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.surrogate = shape, width
+        return (u >= 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (u,) = ctx.saved_tensors
+        shape, width = ctx.surrogate
+        return grad * DERIVATIVES[shape](u, width), None, None
+
+
+class Net(nn.Module):
+    """Two convolutions of spiking neurons and a linear readout, for images [N, 1, 28, 28] in [0, 1]; with `relu` the same as an ANN."""
+
+    def __init__(
+        self,
+        timesteps: int = 4,
+        surrogate: tuple[str, float] = ("atan", 2.0),
+        relu: bool = False,
+        sigma: float = 0.0,
+        decay: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {"timesteps": timesteps, "surrogate": surrogate, "relu": relu, "sigma": sigma, "decay": decay}
+        self.timesteps, self.surrogate, self.relu, self.sigma, self.decay = 1 if relu else timesteps, surrogate, relu, sigma, decay
+        self.conv1 = nn.Conv2d(1, 12, 3, padding=1)
+        self.conv2 = nn.Conv2d(12, 24, 3, padding=1)
+        self.head = nn.Linear(24 * 9, 10)
+
+    def current(self, x: Tensor) -> Tensor:
+        """The input of the first neurons, the same in every step."""
+        return self.conv1(F.avg_pool2d((x - MEAN) / STD, 2))
+
+    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+        """Spikes and the membrane after the hard reset; `layer` is for fakes that treat one layer differently."""
+        if self.relu:
+            return current.relu(), 0.0
+        h = self.decay * v + current
+        noise = self.sigma * torch.randn(h.shape) if self.sigma else 0.0
+        s = Spike.apply(h - 1 + noise, *self.surrogate)
+        return s, h * (1 - s)
+
+    def run(self, x: Tensor, v1: Tensor | float = 0.0, v2: Tensor | float = 0.0) -> tuple[list[Tensor], tuple[Tensor | float, Tensor | float]]:
+        """The readout of every step, and the membranes at the end."""
+        current, logits = self.current(x), []
+        for _ in range(self.timesteps):
+            s1, v1 = self.fire(current, v1, 1)
+            s2, v2 = self.fire(self.conv2(F.avg_pool2d(s1, 2)), v2, 2)
+            logits.append(self.head(F.avg_pool2d(s2, 2).flatten(1)))
+        return logits, (v1, v2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack(self.run(x)[0]).mean(0)
+
+
+N = TypeVar("N", bound=Net)
+
+
+def remade(kind: type[N], net: Net, **changes: Any) -> N:
+    """`net` with its weights copied into another class, or with other options, in eval mode."""
+    other = kind(**{**net.options, **changes})
+    other.load_state_dict(net.state_dict())
+    return other.eval()
+
+
+def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -> Net:
+    """Adam on batches of 100, on images attacked by PGD-2 within `adversarial` if that is not 0; returns the net in eval mode."""
+    net.train()
+    adam = torch.optim.Adam(net.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(100):
+            z = x[rows]
+            if adversarial:
+                z = _random_start(z, adversarial)
+                for _ in range(2):
+                    z = _ascend(_gradient(net, z, y[rows], _cross_entropy), z, x[rows], adversarial, 0.75 * adversarial)
+            loss = F.cross_entropy(net(z), y[rows])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        schedule.step()
+    return net.eval()
+
+
+@dataclass(frozen=True)
+class Honest:
+    """How an honest network is built and trained."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 12
+    adversarial: float = 0.0
+
+    def __call__(self, x: Tensor, y: Tensor, seed: int = 0) -> Net:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return fit(Net(**self.options), x, y, self.epochs, self.adversarial)
+
+
+HONEST: dict[str, Honest] = {
+    "vanilla": Honest(),
+    "AT": Honest(adversarial=8 / 255),
+    "ANN": Honest({"relu": True}),
+    "T=1": Honest({"timesteps": 1}),
+    "T=8": Honest({"timesteps": 8}),
+    "wide surrogate": Honest({"surrogate": ("atan", 1.0)}),
+    "narrow surrogate": Honest({"surrogate": ("atan", 6.0)}),
+    "noisy": Honest({"sigma": 0.2}),
+}
+
+
+class LostInEval(Net):
+    """Differentiable in training only: in eval mode no gradient passes a spike."""
+
+    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+        s, v = super().fire(current, v, layer)
+        return (s if self.training else s.detach()), v
+
+
+class DetachedTime(Net):
+    """No gradient through the membrane from step to step, and none through the spikes of the first layer."""
+
+    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+        s, v = super().fire(current, v, layer)
+        return (s.detach() if layer == 1 else s), torch.as_tensor(v).detach()
+
+
+class NoGradInside(Net):
+    """The first convolution takes no part in the graph in eval mode."""
+
+    def current(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            return super().current(x)
+
+
+class LastStep(Net):
+    """Only the logits of the last step carry gradient, and none comes through the membrane."""
+
+    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+        s, v = super().fire(current, v, layer)
+        return s, torch.as_tensor(v).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, _ = self.run(x)
+        return torch.stack([*(step.detach() for step in logits[:-1]), logits[-1]]).mean(0)
+
+
+class Carried(Net):
+    """Starts from the membranes that the last call with as many images left behind; `memory` forgets them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.memory: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, (v1, v2) = self.run(x, *self.memory.get(len(x), (0.0, 0.0)))
+        self.memory[len(x)] = torch.as_tensor(v1).detach(), torch.as_tensor(v2).detach()
+        return torch.stack(logits).mean(0)
+
+
+class Decoy(Net):
+    """Shows whoever asks for a gradient another function: a fixed random linear map of the pooled image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            return super().forward(x)
+        return F.avg_pool2d(x, 2).flatten(1) @ torch.randn(196, 10, generator=torch.Generator().manual_seed(0))
+
+
+class Warped(nn.Module):
+    """`net` behind a change of its input; `straight` gives that change the gradient of the identity, which the judge's twins have."""
+
+    def __init__(self, net: Net, warp: Callable[[Tensor], Tensor], straight: bool = False) -> None:
+        super().__init__()
+        self.net, self.warp, self.straight = net, warp, straight
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.warp(x)
+        return self.net(x + (z - x).detach() if self.straight else z)
+
+
+class Output(nn.Module):
+    """`net` with a change of its logits that no decision notices."""
+
+    def __init__(self, net: Net, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.net(x))
+
+
+def _shift(x: Tensor) -> Tensor:
+    """Every image moved by up to one pixel each way, by chance."""
+    windows = F.pad(x, (1, 1, 1, 1)).unfold(2, 28, 1).unfold(3, 28, 1)  # [N, 1, 3, 3, 28, 28]
+    down, right = torch.randint(3, (2, len(x)))
+    return windows[torch.arange(len(x)), :, down, right]
+
+
+WARPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quantised input": lambda x: torch.round(x * 7) / 7,
+    "clamped normalised input": lambda x: x.clamp(MEAN, MEAN + STD),  # what clamping to [0, 1] after normalising comes to
+    "sharp tanh input": lambda x: 0.5 + 0.5 * torch.tanh(50 * (x - 0.5)),
+    "batch mean": lambda x: x - x.mean(0) + MEAN,
+    "batch statistics": lambda x: (x - x.mean()) / x.std() * STD + MEAN,
+    "random shift": _shift,
+}
+STRAIGHT = {"quantised input", "clamped normalised input", "sharp tanh input"}  # whose own gradient is spoilt
+RANDOM = {"noise without EOT", "random shift"}  # the accuracy is a mean over draws
+COMPANY = {"batch mean", "batch statistics"}  # the class depends on the rest of the batch
+
+FAKES: dict[str, Callable[[Net], nn.Module]] = {
+    "gradient lost in eval": lambda net: remade(LostInEval, net),
+    "detached time": lambda net: remade(DetachedTime, net),
+    "no_grad inside": lambda net: remade(NoGradInside, net),
+    "very narrow surrogate": lambda net: remade(Net, net, surrogate=("triangle", 1e-3)),
+    "sign-flipped surrogate": lambda net: remade(Net, net, surrogate=("flipped", 2.0)),
+    "zero gradient": lambda net: remade(Net, net, surrogate=("zero", 0.0)),
+    "noise without EOT": lambda net: remade(Net, net, sigma=0.4),
+    "saturated logits": lambda net: Output(remade(Net, net), lambda logits: logits * 1e4).eval(),
+    "softmax": lambda net: Output(remade(Net, net), lambda logits: (logits * 50).softmax(1)).eval(),
+    "argmax": lambda net: Output(remade(Net, net), lambda logits: F.one_hot(logits.argmax(1), 10).to(logits.dtype)).eval(),
+    "state carried over": lambda net: remade(Carried, net, decay=0.9),
+    "one-timestep gradient": lambda net: remade(LastStep, net),
+    "decoy logits": lambda net: remade(Decoy, net),
+    **{name: lambda net, warp=warp: Warped(remade(Net, net), warp).eval() for name, warp in WARPS.items()},
+}
+
+
+def _twin(name: str, honest: Net, slope: float) -> nn.Module:
+    """What the fake computes, with a gradient nobody spoilt."""
+    changes = {"noise without EOT": {"sigma": 0.4}, "state carried over": {"decay": 0.9}}.get(name, {})
+    net = remade(Net, honest, surrogate=("atan", slope), **changes)
+    return Warped(net, WARPS[name], name in STRAIGHT).eval() if name in WARPS else net
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="sum")
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    own = F.one_hot(y, logits.shape[1]).bool()
+    return (logits.masked_fill(own, -math.inf).amax(1) - logits[own]).sum()
+
+
+def _gradient(net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], draws: int = 1) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(loss(net(x.repeat(draws, 1, 1, 1)), y.repeat(draws)), x)[0]
+
+
+def _ascend(grad: Tensor, z: Tensor, x: Tensor, eps: float, step: float) -> Tensor:
+    return (z + step * grad.sign()).clamp(x - eps, x + eps).clamp(0, 1)
+
+
+def _random_start(x: Tensor, eps: float) -> Tensor:
+    return (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+
+
+@torch.no_grad()
+def _score(net: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
+    """Per image, the share of draws in which it is classified right; a net with a memory starts fresh each time."""
+    right = torch.zeros(len(x))
+    for _ in range(draws):
+        if isinstance(net, Carried):
+            net.memory.clear()
+        right += net(x).argmax(1) == y
+    return right / draws
+
+
+def _attacked(net: nn.Module, twins: list[nn.Module], x: Tensor, y: Tensor, eps: float, random: bool, company: bool) -> float:
+    """Accuracy of `net` on the worst candidate of each image, from PGD along each twin with both losses, at x and from a random start.
+
+    A random net is attacked over 4 draws, its candidates are chosen by 20 draws every tenth step, and the accuracy is that of 100 others. A net
+    whose classes depend on the company is judged in the whole batch as given, all of it attacked; elsewhere a fooled image is done with.
+    """
+    every, draws = (10, 20) if random else (1, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        worst, chosen = _score(net, x, y, draws), x.clone()
+        for twin in twins:
+            for loss, start in ((_cross_entropy, x), (_margin, _random_start(x, eps))):
+                z = start.clone()
+                for step in range(1, STEPS + 1):
+                    rows = torch.arange(len(x)) if company else worst.nonzero()[:, 0]
+                    if not len(rows):
+                        return 0.0
+                    z[rows] = _ascend(_gradient(twin, z[rows], y[rows], loss, 4 if random else 1), z[rows], x[rows], eps, eps / 8)
+                    if step % every == 0:
+                        score = _score(net, z[rows], y[rows], draws)
+                        better = score < worst[rows]
+                        worst[rows[better]], chosen[rows[better]] = score[better], z[rows[better]]
+        return (_score(net, chosen, y, 100) if random else worst).mean().item()
+
+
+def true_accuracy(name: str, fake: nn.Module, honest: Net, x: Tensor, y: Tensor, eps: float) -> float:
+    """An upper bound on the fake's robust accuracy that knows its trick: attacks by twins without it, judged on the fake."""
+    return _attacked(fake, [_twin(name, honest, slope) for slope in SLOPES], x, y, eps, name in RANDOM, name in COMPANY)
+
+
+def reference_accuracy(net: Net, x: Tensor, y: Tensor, eps: float) -> float:
+    """The same for an honest net, by its own gradient and by those of the judge's surrogates."""
+    twins = [net, *(remade(Net, net, surrogate=("atan", slope)) for slope in SLOPES)]
+    return _attacked(net, twins, x, y, eps, net.sigma > 0, False)
