@@ -6,14 +6,18 @@ to an attack that trusts its gradient, and `true_accuracy` says how robust it is
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Surrogate = tuple[str, float]  # a shape, and its slope or width
+Loss = Callable[[Tensor, Tensor], Tensor]
+Warp = Callable[[Tensor], Tensor]
+
 MEAN, STD = 0.286, 0.353
+REST = torch.zeros(())  # the membrane before the first step
 STEPS = 60  # of each run of the judge
 SLOPES = (2.0, 4.0, 8.0)  # of the judge's own surrogates
 
@@ -49,14 +53,7 @@ class Spike(torch.autograd.Function):
 class Net(nn.Module):
     """Two convolutions of spiking neurons and a linear readout, for images [N, 1, 28, 28] in [0, 1]; with `relu` the same as an ANN."""
 
-    def __init__(
-        self,
-        timesteps: int = 4,
-        surrogate: tuple[str, float] = ("atan", 2.0),
-        relu: bool = False,
-        sigma: float = 0.0,
-        decay: float = 0.5,
-    ) -> None:
+    def __init__(self, timesteps: int = 4, surrogate: Surrogate = ("atan", 2.0), relu: bool = False, sigma: float = 0.0, decay: float = 0.5):
         super().__init__()
         self.options: dict[str, Any] = {"timesteps": timesteps, "surrogate": surrogate, "relu": relu, "sigma": sigma, "decay": decay}
         self.timesteps, self.surrogate, self.relu, self.sigma, self.decay = 1 if relu else timesteps, surrogate, relu, sigma, decay
@@ -68,23 +65,23 @@ class Net(nn.Module):
         """The input of the first neurons, the same in every step."""
         return self.conv1(F.avg_pool2d((x - MEAN) / STD, 2))
 
-    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Spikes and the membrane after the hard reset; `layer` is for fakes that treat one layer differently."""
         if self.relu:
-            return current.relu(), 0.0
+            return current.relu(), v
         h = self.decay * v + current
         noise = self.sigma * torch.randn(h.shape) if self.sigma else 0.0
         s = Spike.apply(h - 1 + noise, *self.surrogate)
         return s, h * (1 - s)
 
-    def run(self, x: Tensor, v1: Tensor | float = 0.0, v2: Tensor | float = 0.0) -> tuple[list[Tensor], tuple[Tensor | float, Tensor | float]]:
+    def run(self, x: Tensor, v1: Tensor = REST, v2: Tensor = REST) -> tuple[list[Tensor], Tensor, Tensor]:
         """The readout of every step, and the membranes at the end."""
         current, logits = self.current(x), []
         for _ in range(self.timesteps):
             s1, v1 = self.fire(current, v1, 1)
             s2, v2 = self.fire(self.conv2(F.avg_pool2d(s1, 2)), v2, 2)
             logits.append(self.head(F.avg_pool2d(s2, 2).flatten(1)))
-        return logits, (v1, v2)
+        return logits, v1, v2
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack(self.run(x)[0]).mean(0)
@@ -103,7 +100,7 @@ def remade(kind: type[N], net: Net, **changes: Any) -> N:
 def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -> Net:
     """Adam on batches of 100, on images attacked by PGD-2 within `adversarial` if that is not 0; returns the net in eval mode."""
     net.train()
-    adam = torch.optim.Adam(net.parameters(), lr=4e-3)
+    adam = torch.optim.Adam(net.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(100):
@@ -120,36 +117,29 @@ def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -
     return net.eval()
 
 
-@dataclass(frozen=True)
-class Honest:
-    """How an honest network is built and trained."""
-
-    options: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 12
-    adversarial: float = 0.0
-
-    def __call__(self, x: Tensor, y: Tensor, seed: int = 0) -> Net:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return fit(Net(**self.options), x, y, self.epochs, self.adversarial)
-
-
-HONEST: dict[str, Honest] = {
-    "vanilla": Honest(),
-    "AT": Honest(adversarial=8 / 255),
-    "ANN": Honest({"relu": True}),
-    "T=1": Honest({"timesteps": 1}),
-    "T=8": Honest({"timesteps": 8}),
-    "wide surrogate": Honest({"surrogate": ("atan", 1.0)}),
-    "narrow surrogate": Honest({"surrogate": ("atan", 6.0)}),
-    "noisy": Honest({"sigma": 0.2}),
+HONEST: dict[str, Callable[[], Net]] = {
+    "vanilla": Net,
+    "AT": Net,
+    "ANN": lambda: Net(relu=True),
+    "T=1": lambda: Net(timesteps=1),
+    "T=8": lambda: Net(timesteps=8),
+    "wide surrogate": lambda: Net(surrogate=("atan", 1.0)),
+    "narrow surrogate": lambda: Net(surrogate=("atan", 6.0)),
+    "noisy": lambda: Net(sigma=0.2),
 }
+
+
+def honest(name: str, x: Tensor, y: Tensor, seed: int = 0) -> Net:
+    """The honest network of that name, trained on these images: 16 epochs, or 10 of adversarial training for AT."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return fit(HONEST[name](), x, y, 10, 8 / 255) if name == "AT" else fit(HONEST[name](), x, y, 16)
 
 
 class LostInEval(Net):
     """Differentiable in training only: in eval mode no gradient passes a spike."""
 
-    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         s, v = super().fire(current, v, layer)
         return (s if self.training else s.detach()), v
 
@@ -157,9 +147,9 @@ class LostInEval(Net):
 class DetachedTime(Net):
     """No gradient through the membrane from step to step, and none through the spikes of the first layer."""
 
-    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         s, v = super().fire(current, v, layer)
-        return (s.detach() if layer == 1 else s), torch.as_tensor(v).detach()
+        return (s.detach() if layer == 1 else s), v.detach()
 
 
 class NoGradInside(Net):
@@ -173,12 +163,12 @@ class NoGradInside(Net):
 class LastStep(Net):
     """Only the logits of the last step carry gradient, and none comes through the membrane."""
 
-    def fire(self, current: Tensor, v: Tensor | float, layer: int) -> tuple[Tensor, Tensor | float]:
+    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         s, v = super().fire(current, v, layer)
-        return s, torch.as_tensor(v).detach()
+        return s, v.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        logits, _ = self.run(x)
+        logits = self.run(x)[0]
         return torch.stack([*(step.detach() for step in logits[:-1]), logits[-1]]).mean(0)
 
 
@@ -190,8 +180,8 @@ class Carried(Net):
         self.memory: dict[int, tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        logits, (v1, v2) = self.run(x, *self.memory.get(len(x), (0.0, 0.0)))
-        self.memory[len(x)] = torch.as_tensor(v1).detach(), torch.as_tensor(v2).detach()
+        logits, v1, v2 = self.run(x, *self.memory.get(len(x), (REST, REST)))
+        self.memory[len(x)] = v1.detach(), v2.detach()
         return torch.stack(logits).mean(0)
 
 
@@ -207,7 +197,7 @@ class Decoy(Net):
 class Warped(nn.Module):
     """`net` behind a change of its input; `straight` gives that change the gradient of the identity, which the judge's twins have."""
 
-    def __init__(self, net: Net, warp: Callable[[Tensor], Tensor], straight: bool = False) -> None:
+    def __init__(self, net: Net, warp: Warp, straight: bool = False) -> None:
         super().__init__()
         self.net, self.warp, self.straight = net, warp, straight
 
@@ -219,7 +209,7 @@ class Warped(nn.Module):
 class Output(nn.Module):
     """`net` with a change of its logits that no decision notices."""
 
-    def __init__(self, net: Net, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, net: Net, change: Warp) -> None:
         super().__init__()
         self.net, self.change = net, change
 
@@ -234,7 +224,7 @@ def _shift(x: Tensor) -> Tensor:
     return windows[torch.arange(len(x)), :, down, right]
 
 
-WARPS: dict[str, Callable[[Tensor], Tensor]] = {
+WARPS: dict[str, Warp] = {
     "quantised input": lambda x: torch.round(x * 7) / 7,
     "clamped normalised input": lambda x: x.clamp(MEAN, MEAN + STD),  # what clamping to [0, 1] after normalising comes to
     "sharp tanh input": lambda x: 0.5 + 0.5 * torch.tanh(50 * (x - 0.5)),
@@ -280,7 +270,7 @@ def _margin(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.masked_fill(own, -math.inf).amax(1) - logits[own]).sum()
 
 
-def _gradient(net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], draws: int = 1) -> Tensor:
+def _gradient(net: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: int = 1) -> Tensor:
     x = x.detach().requires_grad_()
     return torch.autograd.grad(loss(net(x.repeat(draws, 1, 1, 1)), y.repeat(draws)), x)[0]
 

@@ -30,11 +30,22 @@ if TYPE_CHECKING:
     from spikeguard.errors import AttackError as AttackError
     from spikeguard.errors import UserError as UserError
     from spikeguard.gradients.assg import assg as assg
+    from spikeguard.gradients.borrowed import each_step as each_step
+    from spikeguard.gradients.borrowed import mean_field as mean_field
+    from spikeguard.gradients.borrowed import relu_twin as relu_twin
+    from spikeguard.gradients.borrowed import soft as soft
+    from spikeguard.gradients.borrowed import still as still
+    from spikeguard.gradients.borrowed import through as through
     from spikeguard.gradients.estimators import eot as eot
-    from spikeguard.gradients.estimators import swap as swap
+    from spikeguard.gradients.pulled import pulled as pulled
     from spikeguard.gradients.rate import bptr as bptr
     from spikeguard.gradients.rate import hart as hart
     from spikeguard.gradients.rate import rga as rga
+    from spikeguard.gradients.swap import swap as swap
+    from spikeguard.gradients.unlocked import unlocked as unlocked
+    from spikeguard.gradients.varied import drawn as drawn
+    from spikeguard.gradients.varied import pdsg as pdsg
+    from spikeguard.gradients.zeroth import zeroth as zeroth
     from spikeguard.kernels.mode import Band as Band
     from spikeguard.networks import build as build
     from spikeguard.neurons import IF as IF
@@ -63,7 +74,25 @@ _HOMES = {
     "data.sources": ("load_data",),
     "defenses": ("AT", "TGO", "Defense"),
     "errors": ("AttackError", "UserError"),
-    "gradients": ("assg", "bptr", "eot", "hart", "rga", "swap"),
+    "gradients": (
+        "assg",
+        "bptr",
+        "drawn",
+        "each_step",
+        "eot",
+        "hart",
+        "mean_field",
+        "pdsg",
+        "pulled",
+        "relu_twin",
+        "rga",
+        "soft",
+        "still",
+        "swap",
+        "through",
+        "unlocked",
+        "zeroth",
+    ),
     "kernels.mode": ("Band",),
     "networks": ("build",),
     "neurons": ("IF", "LIF", "PLIF", "Neuron", "Noise"),

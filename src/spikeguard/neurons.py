@@ -107,7 +107,9 @@ class Seam:
     noise: Noise | None = None
     source: Source | None = None
     band: Band | None = None
+    detach_reset: bool | None = None
     smooth: bool | None = None
+    relu: bool | None = None
     backward: Sequence | None = None
     on_potentials: Callable[[Tensor], None] | None = None
     on_penalty: Callable[[Tensor], None] | None = None
@@ -153,6 +155,8 @@ class Spiking(nn.Module):
         steps = len(current) if timesteps is None and current.dim() else timesteps
         if current.dim() < 2 or not steps or len(current) not in (1, steps):
             raise UserError(f"current of shape {tuple(current.shape)} must be [T, N, ...] with T >= 1 (or [1, N, ...] with timesteps=T)")
+        if self._asked("relu"):
+            return self._without_time(current, steps, norm, pool)
         surrogate: Surrogate = self._asked("surrogate") or self.spec.surrogate
         noise: Noise | None = self._asked("noise")
         source = self._asked("source") if noise else self.source
@@ -164,7 +168,7 @@ class Spiking(nn.Module):
             steps,
             surrogate,
             self.spec.reset,
-            self.spec.detach_reset,
+            self.spec.detach_reset if (asked := self._asked("detach_reset")) is None else asked,
             self.spec.v_init,
             noise.site if noise else "compare",
             bool(self._asked("smooth")),
@@ -206,6 +210,12 @@ class Spiking(nn.Module):
         current = current.expand(mode.timesteps, *current.shape[1:])
         spikes = rewired(current, fired.spikes, fired.u, float(self.decay), float(self.threshold), rule)
         return fired._replace(spikes=_pooled(spikes) if pool else spikes)
+
+    def _without_time(self, current: Tensor, steps: int, norm: nn.BatchNorm2d | None, pool: bool) -> Tensor:
+        if norm is not None:
+            current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
+        rate = (torch.relu(current) / self.threshold.to(current.dtype)).expand(steps, *current.shape[1:])
+        return _pooled(rate) if pool else rate
 
     def _asked(self, name: str) -> Any:
         return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)

@@ -21,8 +21,9 @@ class tap:
     ``potentials``: ``{layer: u [T, N, ...]}`` of every forward pass since entry or ``clear()``, detached unless ``grad``; a second
     call of a layer is ``name#1``. Kept only if no other argument but ``grad`` is given, or ``potentials=True``.
     ``noise`` (sigma or Noise) with ``seed``: noise in every neuron, training or not. ``surrogate``: another derivative in the backward
-    pass, one for all or a function of the layer's name; ``backward``: another pass over the whole sequence (``bptr``, ``rga``, ``hart``);
-    forward values never change. ``smooth``: soft spikes in the forward pass. ``band``: the mean of ``max(0, delta - |u|)`` per layer,
+    pass, one for all or a function of the layer's name; ``detach_reset``: with or without the path through the reset; ``backward``: another
+    pass over the whole sequence (``bptr``, ``rga``, ``hart``); forward values never change. ``smooth``: soft spikes in the forward pass;
+    ``relu``: neurons without time instead, ``max(0, current) / threshold``. ``band``: the mean of ``max(0, delta - |u|)`` per layer,
     in ``penalties``, at no extra pass.
     Raises UserError if the model has no neuron it knows.
     """
@@ -34,7 +35,9 @@ class tap:
         noise: float | Noise | None = None,
         seed: int = 0,
         surrogate: Surrogate | Callable[[str], Surrogate] | None = None,
+        detach_reset: bool | None = None,
         smooth: bool = False,
+        relu: bool = False,
         backward: Sequence | None = None,
         band: Band | None = None,
         potentials: bool | None = None,
@@ -43,7 +46,7 @@ class tap:
         self._layers = spiking(model)
         if not self._layers:
             raise UserError(f"tap: {type(model).__name__} has no spiking layer of spikeguard (LIF, IF, PLIF)")
-        plain = noise is None and surrogate is None and band is None and backward is None and not smooth
+        plain = noise is None and surrogate is None and band is None and backward is None and detach_reset is None and not smooth and not relu
         self._keep = plain if potentials is None else potentials
         self._grad = grad
         self.potentials: dict[str, Tensor] = {}
@@ -54,7 +57,9 @@ class tap:
                 noise=Noise(noise) if isinstance(noise, (int, float)) else noise,
                 source=None if noise is None else Source(draws.key(seed, name)),
                 band=band,
+                detach_reset=detach_reset,
                 smooth=smooth or None,
+                relu=relu or None,
                 backward=backward,
                 on_potentials=self._recorder(self.potentials, name) if self._keep else None,
                 on_penalty=self._recorder(self.penalties, name, grad=True) if band is not None else None,

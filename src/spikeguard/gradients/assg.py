@@ -3,7 +3,8 @@
     M <- 0.9 M + 0.1 |u|,  D <- 0.9 D + 0.1 ||u| - M|,  a = omega / (M + 1.5 D + 1e-4),  derivative = a k(a u)
 
 M starts at 1, D at 0; both are kept per layer, time step, sample and neuron over the steps of an attack, and start anew at each
-restart. For atan omega = 2/pi tan(pi strength), else omega = strength. arXiv 2512.22522 (CVPR 2026).
+restart. For atan omega = 2/pi tan(pi strength), else omega = strength. arXiv 2512.22522 (CVPR 2026). In networks of other frameworks M and D
+are means over each call of a layer.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import torch
 from torch import Tensor
 
 from spikeguard.errors import UserError
-from spikeguard.gradients.estimators import Model, Opened, as_module
+from spikeguard.gradients.estimators import Model, Opened
+from spikeguard.gradients.swap import Swapped, known
 from spikeguard.kernels.running import adapt
 from spikeguard.surrogates import Atan, Stretched, Surrogate
-from spikeguard.taps import tap
 
 
 class AdaptiveSharpness(Surrogate):
-    """A surrogate whose sharpness follows the running mean and deviation of ``|u|``."""
+    """A surrogate whose sharpness follows the running mean and deviation of ``|u|``; ``pooled``: of its mean over all neurons and samples."""
 
-    def __init__(self, shape: Stretched, omega: float) -> None:
-        self.shape, self.omega, self.frozen = shape, omega, False
+    def __init__(self, shape: Stretched, omega: float, pooled: bool = False) -> None:
+        self.shape, self.omega, self.pooled, self.frozen = shape, omega, pooled, False
         self.mean: Tensor | None = None
         self.spread: Tensor | None = None
 
@@ -40,8 +41,12 @@ class AdaptiveSharpness(Surrogate):
 
     def observe(self, u: Tensor) -> Tensor:
         if self.mean is None or self.spread is None:
-            self.mean, self.spread = torch.ones_like(u), torch.zeros_like(u)
-        if not self.frozen:
+            like = u.mean() if self.pooled else u
+            self.mean, self.spread = torch.ones_like(like), torch.zeros_like(like)
+        if not self.frozen and self.pooled:
+            self.mean = 0.9 * self.mean + 0.1 * u.abs().mean()
+            self.spread = 0.9 * self.spread + 0.1 * (u.abs() - self.mean).abs().mean()
+        elif not self.frozen:
             adapt(u, self.mean, self.spread)
         return self.omega / (self.mean + 1.5 * self.spread + 1e-4)
 
@@ -53,12 +58,12 @@ class AdaptiveSharpness(Surrogate):
 
 
 @dataclass
-class _Adapting(Opened):
+class _Adapting(Swapped):
     layers: dict[str, AdaptiveSharpness] = field(default_factory=dict)
 
     def keep(self, rows: Tensor) -> None:
         for layer in self.layers.values():
-            if layer.mean is not None and layer.spread is not None:
+            if layer.mean is not None and layer.spread is not None and not layer.pooled:
                 layer.mean, layer.spread = layer.mean[:, rows], layer.spread[:, rows]
 
     def freeze(self, frozen: bool) -> None:
@@ -84,7 +89,6 @@ class assg:
         layers: dict[str, AdaptiveSharpness] = {}
 
         def adaptive(name: str) -> AdaptiveSharpness:
-            return layers.setdefault(name, AdaptiveSharpness(self.shape, omega))
+            return layers.setdefault(name, AdaptiveSharpness(self.shape, omega, pooled=not known(model)))
 
-        with tap(as_module(model, "assg"), surrogate=adaptive):
-            yield _Adapting(model, layers=layers)
+        yield _Adapting(model, choose=adaptive, layers=layers)

@@ -15,10 +15,27 @@ from torch import Tensor, nn
 
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import Loss
-from spikeguard.surrogates import Surrogate
-from spikeguard.taps import tap
 
 Model = Callable[[Tensor], Tensor]
+
+
+def derive(model: Model, x: Tensor, y: Tensor, loss: Loss, rewire: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the summed loss by ``x``, loss ``[N]``, logits; ``rewire`` is shown the loss before the backward pass. AttackError without one."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        value = loss(logits, y)
+        if not value.requires_grad:
+            raise AttackError("no gradient reaches the input: the model detaches it or computes without autograd")
+        total = value.sum()
+        if rewire:
+            rewire(total)
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+    if gradient is None:
+        raise AttackError("no gradient reaches the input: the logits do not depend on it through autograd")
+    if not bool(torch.isfinite(gradient).all()):
+        raise AttackError("the input gradient is not finite")
+    return gradient, value.detach(), logits.detach()
 
 
 @dataclass
@@ -30,20 +47,9 @@ class Opened:
     backwards: int = 0
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = self.model(x)
-            value = loss(logits, y)
-            if not value.requires_grad:
-                raise AttackError("no gradient reaches the input: the model detaches it or computes without autograd")
-            (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-        if gradient is None:
-            raise AttackError("no gradient reaches the input: the logits do not depend on it through autograd")
-        if not bool(torch.isfinite(gradient).all()):
-            raise AttackError("the input gradient is not finite")
         self.forwards += len(x)
         self.backwards += len(x)
-        return gradient, value.detach(), logits.detach()
+        return derive(self.model, x, y, loss)
 
     def look(self, x: Tensor) -> Tensor:
         """Logits without a gradient."""
@@ -72,18 +78,6 @@ class Own:
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
         yield Opened(model)
-
-
-@dataclass(frozen=True)
-class swap:
-    """Another surrogate in all neurons; the forward pass stays as it is, to the bit."""
-
-    surrogate: Surrogate
-
-    @contextmanager
-    def open(self, model: Model) -> Iterator[Opened]:
-        with tap(as_module(model, "swap"), surrogate=self.surrogate):
-            yield Opened(model)
 
 
 @dataclass

@@ -191,7 +191,8 @@ def integrate(
     elif sharpness is not None:
         sharpness = layout.flat(sharpness)
     if compiled is None:
-        compiled = compiler.use(mode.timesteps * flat.shape[1], flat.device)
+        soft = mode.smooth and flat.device.type == "cpu"  # another kernel for every sharpness: compiling costs more than it saves
+        compiled = not soft and compiler.use(mode.timesteps * flat.shape[1], flat.device)
     spikes, u, penalty = _integrate(
         flat,
         decay.to(wide(flat.dtype)),
