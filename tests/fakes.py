@@ -6,30 +6,23 @@ to an attack that trusts its gradient, and `true_accuracy` says how robust it is
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Surrogate = tuple[str, float]  # a shape, and its slope or width
-Loss = Callable[[Tensor, Tensor], Tensor]
-Warp = Callable[[Tensor], Tensor]
+Change = Callable[[Tensor], Tensor]
 
 MEAN, STD = 0.286, 0.353
 REST = torch.zeros(())  # the membrane before the first step
-STEPS = 60  # of each run of the judge
-SLOPES = (2.0, 4.0, 8.0)  # of the judge's own surrogates
-
-
-def _atan(u: Tensor, slope: float) -> Tensor:
-    return slope / 2 / (1 + (math.pi / 2 * slope * u) ** 2)
-
+STEPS = 50  # of each run of the judge
+SLOPES = (4.0, 8.0, 2.0)  # of the judge's own surrogates
 
 DERIVATIVES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "atan": _atan,
+    "atan": lambda u, slope: slope / 2 / (1 + (math.pi / 2 * slope * u) ** 2),
     "triangle": lambda u, width: (1 - u.abs() / width).clamp(min=0) / width,
-    "flipped": lambda u, slope: -_atan(u, slope),
     "zero": lambda u, _: torch.zeros_like(u),
 }
 
@@ -45,9 +38,8 @@ class Spike(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (u,) = ctx.saved_tensors
         shape, width = ctx.surrogate
-        return grad * DERIVATIVES[shape](u, width), None, None
+        return grad * DERIVATIVES[shape](*ctx.saved_tensors, width), None, None
 
 
 class Net(nn.Module):
@@ -70,7 +62,7 @@ class Net(nn.Module):
         if self.relu:
             return current.relu(), v
         h = self.decay * v + current
-        noise = self.sigma * torch.randn(h.shape) if self.sigma else 0.0
+        noise = self.sigma * torch.randn(h.shape, dtype=h.dtype, device=h.device) if self.sigma else 0.0
         s = Spike.apply(h - 1 + noise, *self.surrogate)
         return s, h * (1 - s)
 
@@ -87,12 +79,10 @@ class Net(nn.Module):
         return torch.stack(self.run(x)[0]).mean(0)
 
 
-N = TypeVar("N", bound=Net)
-
-
-def remade(kind: type[N], net: Net, **changes: Any) -> N:
+def remade(kind: type[Net], net: Net, **changes: Any) -> Net:
     """`net` with its weights copied into another class, or with other options, in eval mode."""
-    other = kind(**{**net.options, **changes})
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn in vain
+        other = kind(**{**net.options, **changes})
     other.load_state_dict(net.state_dict())
     return other.eval()
 
@@ -108,10 +98,9 @@ def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -
             if adversarial:
                 z = _random_start(z, adversarial)
                 for _ in range(2):
-                    z = _ascend(_gradient(net, z, y[rows], _cross_entropy), z, x[rows], adversarial, 0.75 * adversarial)
-            loss = F.cross_entropy(net(z), y[rows])
+                    z = _ascend(_gradient(net, z, y[rows], F.cross_entropy), z, x[rows], adversarial, 0.75 * adversarial)
             adam.zero_grad()
-            loss.backward()
+            F.cross_entropy(net(z), y[rows]).backward()
             adam.step()
         schedule.step()
     return net.eval()
@@ -136,40 +125,32 @@ def honest(name: str, x: Tensor, y: Tensor, seed: int = 0) -> Net:
         return fit(HONEST[name](), x, y, 10, 8 / 255) if name == "AT" else fit(HONEST[name](), x, y, 16)
 
 
-class LostInEval(Net):
-    """Differentiable in training only: in eval mode no gradient passes a spike."""
+class Spoilt(Net):
+    """In eval mode `spoil` gets the spikes, the membrane and the layer, and changes their gradient, not their values."""
+
+    def __init__(self, spoil: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]], **options: Any) -> None:
+        super().__init__(**options)
+        self.spoil = spoil
 
     def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         s, v = super().fire(current, v, layer)
-        return (s if self.training else s.detach()), v
+        return (s, v) if self.training else self.spoil(s, v, layer)
 
 
-class DetachedTime(Net):
-    """No gradient through the membrane from step to step, and none through the spikes of the first layer."""
+class LastStep(Spoilt):
+    """Only the logits of the last step carry gradient."""
 
-    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        s, v = super().fire(current, v, layer)
-        return (s.detach() if layer == 1 else s), v.detach()
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.run(x)[0]
+        return torch.stack([*(step.detach() for step in logits[:-1]), logits[-1]]).mean(0)
 
 
 class NoGradInside(Net):
     """The first convolution takes no part in the graph in eval mode."""
 
     def current(self, x: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.training):
             return super().current(x)
-
-
-class LastStep(Net):
-    """Only the logits of the last step carry gradient, and none comes through the membrane."""
-
-    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        s, v = super().fire(current, v, layer)
-        return s, v.detach()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.run(x)[0]
-        return torch.stack([*(step.detach() for step in logits[:-1]), logits[-1]]).mean(0)
 
 
 class Carried(Net):
@@ -191,30 +172,20 @@ class Decoy(Net):
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
             return super().forward(x)
-        return F.avg_pool2d(x, 2).flatten(1) @ torch.randn(196, 10, generator=torch.Generator().manual_seed(0))
+        return F.avg_pool2d(x, 2).flatten(1) @ torch.randn(196, 10, generator=torch.Generator().manual_seed(0)).to(x)
 
 
-class Warped(nn.Module):
-    """`net` behind a change of its input; `straight` gives that change the gradient of the identity, which the judge's twins have."""
+class Wrapped(nn.Module):
+    """`net` between a change of its input and one of its logits; `straight` passes the gradient by the former, for the judge's twins."""
 
-    def __init__(self, net: Net, warp: Warp, straight: bool = False) -> None:
+    def __init__(self, net: Net, before: Change, after: Change = lambda logits: logits, straight: bool = False) -> None:
         super().__init__()
-        self.net, self.warp, self.straight = net, warp, straight
+        self.net, self.before, self.after, self.straight = net, before, after, straight
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.warp(x)
-        return self.net(x + (z - x).detach() if self.straight else z)
-
-
-class Output(nn.Module):
-    """`net` with a change of its logits that no decision notices."""
-
-    def __init__(self, net: Net, change: Warp) -> None:
-        super().__init__()
-        self.net, self.change = net, change
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.change(self.net(x))
+        z = self.before(x)
+        return self.after(self.net(x + (z - x).detach() if self.straight else z))
 
 
 def _shift(x: Tensor) -> Tensor:
@@ -224,33 +195,36 @@ def _shift(x: Tensor) -> Tensor:
     return windows[torch.arange(len(x)), :, down, right]
 
 
-WARPS: dict[str, Warp] = {
+WARPS: dict[str, Change] = {
     "quantised input": lambda x: torch.round(x * 7) / 7,
     "clamped normalised input": lambda x: x.clamp(MEAN, MEAN + STD),  # what clamping to [0, 1] after normalising comes to
-    "sharp tanh input": lambda x: 0.5 + 0.5 * torch.tanh(50 * (x - 0.5)),
     "batch mean": lambda x: x - x.mean(0) + MEAN,
     "batch statistics": lambda x: (x - x.mean()) / x.std() * STD + MEAN,
     "random shift": _shift,
 }
-STRAIGHT = {"quantised input", "clamped normalised input", "sharp tanh input"}  # whose own gradient is spoilt
+OUTPUTS: dict[str, Change] = {
+    "saturated logits": lambda logits: logits * 1e4,
+    "softmax": lambda logits: (logits * 50).softmax(1),
+    "argmax": lambda logits: F.one_hot(logits.argmax(1), 10).to(logits.dtype),
+}
+STRAIGHT = {"quantised input", "clamped normalised input"}  # whose own gradient is spoilt
 RANDOM = {"noise without EOT", "random shift"}  # the accuracy is a mean over draws
 COMPANY = {"batch mean", "batch statistics"}  # the class depends on the rest of the batch
 
 FAKES: dict[str, Callable[[Net], nn.Module]] = {
-    "gradient lost in eval": lambda net: remade(LostInEval, net),
-    "detached time": lambda net: remade(DetachedTime, net),
+    "gradient lost in eval": lambda net: remade(Spoilt, net, spoil=lambda s, v, layer: (s.detach(), v)),
+    "detached time": lambda net: remade(Spoilt, net, spoil=lambda s, v, layer: (s.detach() if layer == 1 else s, v.detach())),
     "no_grad inside": lambda net: remade(NoGradInside, net),
     "very narrow surrogate": lambda net: remade(Net, net, surrogate=("triangle", 1e-3)),
-    "sign-flipped surrogate": lambda net: remade(Net, net, surrogate=("flipped", 2.0)),
+    # in one layer: two flips in a row would cancel
+    "sign-flipped surrogate": lambda net: remade(Spoilt, net, spoil=lambda s, v, layer: (2 * s.detach() - s if layer == 1 else s, v)),
     "zero gradient": lambda net: remade(Net, net, surrogate=("zero", 0.0)),
     "noise without EOT": lambda net: remade(Net, net, sigma=0.4),
-    "saturated logits": lambda net: Output(remade(Net, net), lambda logits: logits * 1e4).eval(),
-    "softmax": lambda net: Output(remade(Net, net), lambda logits: (logits * 50).softmax(1)).eval(),
-    "argmax": lambda net: Output(remade(Net, net), lambda logits: F.one_hot(logits.argmax(1), 10).to(logits.dtype)).eval(),
     "state carried over": lambda net: remade(Carried, net, decay=0.9),
-    "one-timestep gradient": lambda net: remade(LastStep, net),
+    "one-timestep gradient": lambda net: remade(LastStep, net, spoil=lambda s, v, layer: (s, v.detach())),
     "decoy logits": lambda net: remade(Decoy, net),
-    **{name: lambda net, warp=warp: Warped(remade(Net, net), warp).eval() for name, warp in WARPS.items()},
+    **{name: lambda net, warp=warp: Wrapped(remade(Net, net), warp) for name, warp in WARPS.items()},
+    **{name: lambda net, after=after: Wrapped(remade(Net, net), torch.clone, after) for name, after in OUTPUTS.items()},
 }
 
 
@@ -258,11 +232,7 @@ def _twin(name: str, honest: Net, slope: float) -> nn.Module:
     """What the fake computes, with a gradient nobody spoilt."""
     changes = {"noise without EOT": {"sigma": 0.4}, "state carried over": {"decay": 0.9}}.get(name, {})
     net = remade(Net, honest, surrogate=("atan", slope), **changes)
-    return Warped(net, WARPS[name], name in STRAIGHT).eval() if name in WARPS else net
-
-
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(logits, y, reduction="sum")
+    return Wrapped(net, WARPS[name], straight=name in STRAIGHT) if name in WARPS else net
 
 
 def _margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -270,7 +240,7 @@ def _margin(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.masked_fill(own, -math.inf).amax(1) - logits[own]).sum()
 
 
-def _gradient(net: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: int = 1) -> Tensor:
+def _gradient(net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], draws: int = 1) -> Tensor:
     x = x.detach().requires_grad_()
     return torch.autograd.grad(loss(net(x.repeat(draws, 1, 1, 1)), y.repeat(draws)), x)[0]
 
@@ -297,21 +267,21 @@ def _score(net: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
 def _attacked(net: nn.Module, twins: list[nn.Module], x: Tensor, y: Tensor, eps: float, random: bool, company: bool) -> float:
     """Accuracy of `net` on the worst candidate of each image, from PGD along each twin with both losses, at x and from a random start.
 
-    A random net is attacked over 4 draws, its candidates are chosen by 20 draws every tenth step, and the accuracy is that of 100 others. A net
+    A random net is attacked over 2 draws, its candidates are chosen by 60 draws every 25 steps, and the accuracy is that of 100 others. A net
     whose classes depend on the company is judged in the whole batch as given, all of it attacked; elsewhere a fooled image is done with.
     """
-    every, draws = (10, 20) if random else (1, 1)
+    every, draws = (25, 60) if random else (1, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         worst, chosen = _score(net, x, y, draws), x.clone()
         for twin in twins:
-            for loss, start in ((_cross_entropy, x), (_margin, _random_start(x, eps))):
+            for loss, start in ((F.cross_entropy, x), (_margin, _random_start(x, eps))):
                 z = start.clone()
                 for step in range(1, STEPS + 1):
                     rows = torch.arange(len(x)) if company else worst.nonzero()[:, 0]
                     if not len(rows):
                         return 0.0
-                    z[rows] = _ascend(_gradient(twin, z[rows], y[rows], loss, 4 if random else 1), z[rows], x[rows], eps, eps / 8)
+                    z[rows] = _ascend(_gradient(twin, z[rows], y[rows], loss, 2 if random else 1), z[rows], x[rows], eps, eps / 8)
                     if step % every == 0:
                         score = _score(net, z[rows], y[rows], draws)
                         better = score < worst[rows]

@@ -89,6 +89,33 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p of a paired test: samples where only one of two outcomes holds fall on either side with equal chance."""
+    total, low = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(total, k) for k in range(low + 1)) / 2**total
+    return min(1.0, 2 * tail)
+
+
+def share_above(count: int, total: int) -> float:
+    """One-sided 95 % lower bound of a share (exact, Clopper and Pearson)."""
+    if count == 0:
+        return 0.0
+    low, high = 0.0, count / total
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_least(count, total, middle) < 0.05 else (low, middle)
+    return low
+
+
+def _at_least(count: int, total: int, p: float) -> float:
+    """P(X >= count) for a binomial X."""
+    if not 0 < p < 1:
+        return float(p >= 1)
+    ways = math.lgamma(total + 1)
+    logs = (ways - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * math.log(p) + (total - k) * math.log1p(-p) for k in range(count))
+    return 1 - sum(math.exp(v) for v in logs)
+
+
 @lru_cache(maxsize=1)
 def machine() -> dict[str, Any]:
     """What a result depends on besides the code: versions, processor, matrix instructions."""

@@ -1,162 +1,187 @@
-"""Running attacks over a set of images: in chunks, survivors only, every success re-checked, everything written down."""
+"""Running a suite over a set of images: in chunks by index, survivors only, every success re-checked on the untouched model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spikeguard import draws
-from spikeguard.attacks.ascent import at_rest, is_random
-from spikeguard.auditing.suite import Member
+from spikeguard.attacks.ascent import Attacked, at_rest, is_random
+from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws
+from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
+from spikeguard.auditing.suite import EOT_DRAWS, Member
 from spikeguard.auditing.witness import Witnesses, keep, misclassified
+from spikeguard.errors import AttackError, Interrupted
 from spikeguard.gradients import Model
-from spikeguard.neurons import seed_noise, spiking
-from spikeguard.records import SCHEMA, machine, wilson, write_json
+from spikeguard.losses import margin
+from spikeguard.neurons import spiking
 from spikeguard.threat import Threat, check_images
 
-FRESH_DRAWS = 100
-ROBUST, CLEAN_WRONG = -1, -2
+SAVE_EVERY = 20.0  # seconds
+BROKEN = 0.02  # a sample of a random model counts as broken where a share of draws this small is right
+FAMILIES_WANTED = 2
+
+Tell = Callable[[str, int, int], None]
 
 
 @dataclass
-class Outcome:
-    """What a list of members did to ``[N]`` images under one threat.
+class Task:
+    """What is attacked, and how it is gone about. ``draws``: gradients averaged a step if it is random. ``store``:
+    where the state is kept, under which conditions; ``stop``: asks for an end."""
 
-    ``first``: the member that broke each sample first, ROBUST or CLEAN_WRONG. ``right``: per sample the share of fresh draws of the
-    model's noise that are right at the worst input found (0 or 1 for a model without noise).
-    """
-
-    members: Sequence[Member]
+    model: Model
     x: Tensor
-    first: Tensor
-    right: Tensor
-    clean_right: Tensor
-    random: bool
-    alone: dict[str, float] = field(default_factory=dict)
-    after: dict[str, float] = field(default_factory=dict)
-    cost: dict[str, dict[str, float]] = field(default_factory=dict)
-    witnesses: Witnesses | None = None
+    y: Tensor
+    threat: Threat
+    members: Sequence[Member]
+    seed: int = 0
+    index: Tensor | None = None
+    batch_size: int = 250
+    draws: int = EOT_DRAWS
+    tell: Tell = lambda stage, done, total: None
+    store: tuple[Path, dict[str, Any]] | None = None
+    stop: Event | None = None
 
-    @property
-    def clean_accuracy(self) -> float:
-        return float(self.clean_right.mean())
+    def __post_init__(self) -> None:
+        check_images(self.x, self.y)
+        self.numbers = torch.arange(len(self.x)) if self.index is None else self.index
+        self.families = list(dict.fromkeys(m.family for m in self.members))
+        with at_rest(self.model):
+            self.random = is_random(self.model, self.x, self.y)
 
-    @property
-    def robust_accuracy(self) -> float:
-        return float(self.right.mean())
+
+def traits(model: Model, random: bool, *found: str) -> frozenset[str]:
+    """What decides which members make sense."""
+    neurons = {"neurons"} if isinstance(model, nn.Module) and spiking(model) else set()
+    return frozenset({*neurons, *({"noise"} if random else set()), *found})
 
 
-def run(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    members: Sequence[Member],
-    seed: int = 0,
-    index: Tensor | None = None,
-    batch_size: int = 250,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Outcome:
-    """Attack ``x`` ``[N, C, H, W]`` by all members; a success counts if its witness holds. ``progress(member, done, all)``."""
-    check_images(x, y)
-    index = torch.arange(len(x)) if index is None else index
-    with at_rest(model):
-        random = is_random(model, x, y)
-        clean = fresh_draws(model, x, y, draws.key(seed, "choose")) if random else (~misclassified(model, x, y)).float()
-    first = torch.where(clean > 0, ROBUST, CLEAN_WRONG)
-    found, right, out = x.clone(), clean.clone(), Outcome(members, x, first, clean, clean, random)
-    for number, member in enumerate(members):
-        begun, cost = time.perf_counter(), [0, 0]
-        rows = torch.nonzero((first != CLEAN_WRONG) if member.on_all or random else (first == ROBUST)).flatten()
-        success, at = torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone()
-        for chunk in rows.split(batch_size) if len(rows) else ():
-            got = member.run(model, x[chunk], y[chunk], threat.take(chunk), draws.key(seed, member.name), index[chunk.cpu()])
-            success[chunk], at[chunk] = got.broken, got.x
-            cost[0] += got.forwards
-            cost[1] += got.backwards
-            if progress:
-                progress(member.name, int(chunk[-1]) + 1, len(x))
-        if random:
-            with at_rest(model):
-                share = torch.minimum(clean, fresh_draws(model, at, y, draws.key(seed, "choose")))
-            alone, lower = share, share < right
-            right[lower], found[lower] = share[lower], at[lower]
-            first[lower & (right < 0.5)] = number
+def begin(task: Task) -> State:
+    """The state before the first attack, or the one that was stored."""
+    if task.store and task.store[0].exists():
+        return State.load(*task.store, task.x.device)
+    with at_rest(task.model):
+        if task.random:
+            clean = fresh_draws(task.model, task.x, task.y, draws.key(task.seed, "choose"), CHOOSE_DRAWS, task.batch_size)
         else:
-            _, success = keep(model, x, y, at, success, threat, batch_size)
-            alone = clean * ~success
-            new = success & (first == ROBUST)
-            first[new], found[new], right[new] = number, at[new], 0.0
-        if member.on_all:
-            out.alone[member.name] = float(alone.mean())
-        out.after[member.name] = float(right.mean())
-        out.cost[member.name] = {"seconds": round(time.perf_counter() - begun, 2), "forwards": cost[0], "backwards": cost[1]}
-    out.x, out.first, out.right = found, first, right
-    if random:  # chosen on one set of draws, scored on another
-        with at_rest(model):
-            out.clean_right = fresh_draws(model, x, y, draws.key(seed, "score"))
-            out.right = fresh_draws(model, found, y, draws.key(seed, "score"))
-    else:
-        out.witnesses, confirmed = keep(model, x, y, found, first >= 0, threat, batch_size)
-        lost = (first >= 0) & ~confirmed
-        first[lost], right[lost] = ROBUST, 1.0
-    return out
+            clean = (~misclassified(task.model, task.x, task.y)).float()
+        values = _margins(task, task.x, task.y)
+    return State.start(task.x, clean, values, len(task.families))
 
 
-def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = FRESH_DRAWS) -> Tensor:
-    """Per sample the share of fresh draws of the model's noise at which it is right: an adversary knows its law, not the draw."""
-    right = torch.zeros(len(x), device=x.device)
-    sources = [(layer, layer.source) for layer in spiking(model).values()] if isinstance(model, nn.Module) else []
+def run(task: Task, state: State | None = None) -> State:
+    """All members in turn from where ``state`` stands. Raises Interrupted once the state is stored, if asked to stop."""
+    state = state or begin(task)
+    chunks = torch.arange(len(task.x), device=task.x.device).split(task.batch_size)
+    saved = time.monotonic()
+    for number, member in enumerate(task.members):
+        for place, chunk in enumerate(chunks):
+            if (number, place) < tuple(state.done):
+                continue
+            task.tell(f"{number + 1} of {len(task.members)}: {member.name}", place, len(chunks))
+            rows = chunk[_wanted(task, state, member, chunk)]
+            if len(rows):
+                _attack(task, state, number, member, rows)
+            state.done = (number, place + 1) if place + 1 < len(chunks) else (number + 1, 0)
+            stopped = task.stop is not None and task.stop.is_set()
+            if task.store and (stopped or time.monotonic() - saved > SAVE_EVERY):
+                state.save(*task.store)
+                saved = time.monotonic()
+            if stopped:
+                kept = (
+                    f"what was found is kept in {task.store[0].parent}; go on with --resume"
+                    if task.store
+                    else "nothing was kept (no folder was named)"
+                )
+                raise Interrupted(f"audit stopped after {member.name}; {kept}")
+        if state.done == (number + 1, 0):
+            state.after[member.name] = float(state.right.mean())
+    return state
+
+
+def _wanted(task: Task, state: State, member: Member, chunk: Tensor) -> Tensor:
+    """Which samples of a chunk a member meets, ``[n]`` bool."""
+    broken = state.by_family[:, chunk] <= BROKEN * (state.clean[chunk] > 0)
+    mine, valid = broken[task.families.index(member.family)], state.first[chunk] != CLEAN_WRONG
+    if member.all:
+        return valid
+    if member.exact:
+        return valid & ~mine
+    return valid & ~mine & (broken.sum(0) < FAMILIES_WANTED)
+
+
+def _attack(task: Task, state: State, number: int, member: Member, rows: Tensor) -> None:
+    begun = time.perf_counter()
+    x, y, threat = task.x[rows], task.y[rows], task.threat.take(rows)
+    cost = state.cost.setdefault(member.name, {"seconds": 0.0, "forwards": 0, "backwards": 0})
     try:
-        with torch.no_grad():
-            for draw in range(count):
-                if isinstance(model, nn.Module):
-                    seed_noise(model, draws.key(seed, "fresh draw", draw))
-                right += torch.cat([model(a).argmax(1) for a in x.split(250)]) == y
-    finally:
-        for layer, source in sources:
-            layer.source = source
-    return right / count
+        key = draws.key(task.seed, member.name)
+        got = member.run(task.model, x, y, threat, key, task.numbers[rows.cpu()], state.found[rows], task.draws if task.random else 1)
+    except AttackError as error:
+        state.failed[member.name] = str(error)
+    else:
+        cost["forwards"] += got.forwards
+        cost["backwards"] += got.backwards
+        _note(task, state, number, member, rows, got)
+    cost["seconds"] = round(cost["seconds"] + time.perf_counter() - begun, 3)
 
 
-def record(outcome: Outcome, threat: Threat, seed: int, index: Tensor, about: dict[str, Any]) -> dict[str, Any]:
-    """The outcome as a record; ``about`` says what was attacked. Intervals are 95 % over the sampling of images."""
-    n = len(outcome.first)
+def _note(task: Task, state: State, number: int, member: Member, rows: Tensor, got: Attacked) -> None:
+    x, y, family = task.x[rows], task.y[rows], task.families.index(member.family)
+    if task.random:
+        with at_rest(task.model):
+            share = torch.minimum(state.clean[rows], fresh_draws(task.model, got.x, y, draws.key(task.seed, "choose"), CHOOSE_DRAWS, task.batch_size))
+        confirmed = share <= BROKEN
+    else:
+        _, confirmed = keep(task.model, x, y, got.x, got.broken, task.threat.take(rows), task.batch_size)
+        state.unconfirmed[member.name] = state.unconfirmed.get(member.name, 0) + int((got.broken & ~confirmed).sum())
+        share = state.clean[rows] * ~confirmed
+    if member.all:
+        total = state.alone.get(member.name, 0.0) + float(share.sum())
+        state.alone[member.name] = total
+    with at_rest(task.model):
+        value = _margins(task, got.x, y)
+    lower, standing = share < state.right[rows], state.right[rows] > BROKEN
+    closer = standing & (share <= state.right[rows]) & (value > state.margin[rows])
+    better = lower | closer
+    state.found[rows[better]], state.margin[rows[better]] = got.x[better], value[better]
+    state.right[rows] = torch.minimum(state.right[rows], share)
+    state.by_family[family, rows] = torch.minimum(state.by_family[family, rows], share)
+    new = confirmed & (state.first[rows] == ROBUST)
+    other = torch.tensor([task.families.index(m.family) for m in task.members], device=rows.device)
+    known = state.first[rows].clamp(min=0)
+    again = confirmed & ~new & (state.first[rows] >= 0) & (state.second[rows] == ROBUST) & (other[known] != family)
+    state.first[rows[new]], state.second[rows[again]] = number, number
+    state.met[member.name] = state.met.get(member.name, 0) + len(rows)
+    state.broke[member.name] = state.broke.get(member.name, 0) + int(confirmed.sum())
+    if not task.random and (when := got.when[got.broken]).numel() and int(when.max()) > 0:
+        counts = torch.bincount(when.clamp(min=0)).tolist()
+        before = state.steps.get(member.name, [])
+        longer = max(len(before), len(counts))
+        state.steps[member.name] = [sum(v[k] for v in (before, counts) if k < len(v)) for k in range(longer)]
 
-    def told(share: float) -> dict[str, Any]:
-        return {"accuracy": share, "interval": list(wilson(round(share * n), n))}
 
-    return {
-        "schema": SCHEMA,
-        "kind": "attack",
-        **about,
-        "threat": {threat.norm: float(threat.eps)},
-        "seed": seed,
-        "images": n,
-        "random_model": outcome.random,
-        "scored_by": f"mean share of {FRESH_DRAWS} fresh noise draws" if outcome.random else "witnesses re-checked on the untouched model",
-        "clean": told(outcome.clean_accuracy),
-        "worst_case": told(outcome.robust_accuracy),
-        "alone": {k: told(v) for k, v in outcome.alone.items()},
-        "after": dict(outcome.after),
-        "members": [m.name for m in outcome.members],
-        "first": outcome.first.tolist(),
-        "index": index.tolist(),
-        "cost": outcome.cost,
-        "machine": machine(),
-    }
+def _margins(task: Task, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([margin(task.model(a), b) for a, b in zip(x.split(task.batch_size), y.split(task.batch_size), strict=True)])
 
 
-def save(outcome: Outcome, entry: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Write the record to ``path`` and the witnesses beside it; returns the record as written."""
-    if outcome.witnesses is not None:
-        beside = path.with_suffix(".witnesses.npz")
-        entry = {**entry, "witnesses": {"file": beside.name, "sha256": outcome.witnesses.save(beside)}}
-    write_json(path, entry)
-    return entry
+def settle(task: Task, state: State) -> Witnesses | None:
+    """The end of it: all witnesses checked once more; for a random model candidates are scored on draws that did not choose them."""
+    if task.random:
+        with at_rest(task.model):
+            key = draws.key(task.seed, "score")
+            state.clean = fresh_draws(task.model, task.x, task.y, key, batch=task.batch_size)
+            state.right = torch.where(state.first == CLEAN_WRONG, 0.0, fresh_draws(task.model, state.found, task.y, key, batch=task.batch_size))
+        return None
+    witnesses, confirmed = keep(task.model, task.x, task.y, state.found, state.first >= 0, task.threat, task.batch_size)
+    lost = (state.first >= 0) & ~confirmed
+    state.first[lost], state.right[lost] = ROBUST, 1.0
+    return witnesses

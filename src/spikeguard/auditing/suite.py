@@ -1,47 +1,205 @@
-"""Attacks as data: which members a suite has, in the order in which they run."""
+"""Attacks as data: which members a suite has, in which order, with which counts. Changing any of it is a new version.
+
+Order: cheapest first. A family is a set of members that fail together (one source of gradients); an audit runs every sample until two families
+have broken it, so that it can say what each family was needed for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
-from spikeguard.attacks import Attacked, fgsm, pgd, sapgd, square
-from spikeguard.gradients import Model, assg, swap
-from spikeguard.surrogates import Atan, StraightThrough, Triangle
+from spikeguard import attacks
+from spikeguard.attacks import Attacked
+from spikeguard.gradients import (
+    ENSEMBLE,
+    Estimator,
+    Model,
+    Own,
+    assg,
+    bptr,
+    drawn,
+    each_step,
+    eot,
+    hart,
+    mean_field,
+    pdsg,
+    pulled,
+    rga,
+    soft,
+    still,
+    swap,
+    unlocked,
+    zeroth,
+)
+from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 from spikeguard.threat import Threat
 
-Attack = Callable[[Model, Tensor, Tensor, Threat, int, Tensor], Attacked]
+VERSION = "suite-v1"
+Effort = Literal["quick", "standard", "full"]
+EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None}
+"""Images that an effort is meant for (None: all there are)."""
+OWN, BLACK = "own gradient", ("random", "scores", "labels", "transfer")
+EOT_DRAWS = 10
 
 
 @dataclass(frozen=True)
 class Member:
-    """One attack. ``on_all``: it meets every sample, so that it has an accuracy of its own; else only those that still stand."""
+    """One attack with its settings and where its gradient comes from.
+
+    ``needs``: 'neurons' (of ours), 'noise' (a random model), 'no gradient' or 'no logits' (only then is it worth its cost). ``all``: it meets every
+    sample, so that it has an accuracy of its own; ``exact``: every sample that its own family has not broken. ``warm``: it starts at the
+    best point so far.
+    """
 
     name: str
-    run: Attack
-    on_all: bool = False
-    own_surrogate: bool = False
+    family: str
+    attack: Callable[..., Attacked]
+    settings: dict[str, Any] = field(default_factory=dict)
+    gradient: Estimator | None = None
+    needs: str = ""
+    all: bool = False
+    exact: bool = False
+    warm: bool = False
+
+    def run(
+        self, model: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, index: Tensor, first: Tensor | None = None, draws: int = 1
+    ) -> Attacked:
+        """Attack; with ``draws`` above 1 every gradient is an average over the model's noise."""
+        takes = inspect.signature(self.attack).parameters
+        gradient = self.gradient
+        if draws > 1 and "gradient" in takes:
+            gradient = eot(draws, gradient or (assg() if self.attack is attacks.sapgd else Own()))
+        given = {"gradient": gradient, "seed": seed, "index": index, "first": first if self.warm else None}
+        return self.attack(model, x, y, threat, **self.settings, **{k: v for k, v in given.items() if k in takes and v is not None})
+
+    def told(self) -> dict[str, Any]:
+        """What a record says of it, and what the suite's hash is made of."""
+        return {
+            "name": self.name,
+            "family": self.family,
+            "attack": self.attack.__name__,
+            "settings": dict(self.settings),
+            "gradient": "own" if self.gradient is None else repr(self.gradient),
+            "needs": self.needs,
+        }
 
 
-def _pgd(restarts: int, surrogate: Atan | Triangle | StraightThrough | None = None) -> Attack:
-    def run(model: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, index: Tensor) -> Attacked:
-        gradient = None if surrogate is None else swap(surrogate)
-        return pgd(model, x, y, threat, steps=20, restarts=restarts, gradient=gradient, seed=seed, index=index)
-
-    return run
+def _sapgd(steps: int, strength: float, shape: Atan | Triangle, loss: str = "ce", warm: bool = False) -> Member:
+    law = type(shape).__name__.lower()
+    name = f"SA-PGD-{steps} ASSG {law} {strength:g} {loss}{' warm' if warm else ''}"
+    return Member(name, "adaptive sharpness", attacks.sapgd, {"steps": steps, "loss": loss}, assg(strength, shape), warm=warm)
 
 
-DEMO = (
-    Member("FGSM", lambda m, x, y, t, seed, index: fgsm(m, x, y, t), on_all=True, own_surrogate=True),
-    Member("PGD-20", _pgd(2), on_all=True, own_surrogate=True),
-    Member("PGD-20 Atan(8)", _pgd(1, Atan(8.0))),
-    Member("PGD-20 Triangle(2)", _pgd(1, Triangle(2.0))),
-    Member("PGD-20 straight-through", _pgd(1, StraightThrough())),
-    Member(
-        "SA-PGD-20 ASSG",
-        lambda m, x, y, t, seed, index: sapgd(m, x, y, t, steps=20, gradient=assg(), seed=seed, index=index),
-    ),
-    Member("Square-200", lambda m, x, y, t, seed, index: square(m, x, y, t, queries=200, seed=seed, index=index)),
+def _towards(steps: int, targets: int) -> Member:
+    settings = {"rule": "sapgd", "steps": steps, "targets": targets, "loss": "margin"}
+    return Member(f"SA-PGD-{steps} ASSG towards {targets}", "adaptive sharpness", attacks.targeted, settings, assg())
+
+
+def _pgd(steps: int, family: str, told: str, gradient: Estimator | None, needs: str = "", loss: str = "ce", restarts: int = 1) -> Member:
+    settings = {"steps": steps, "restarts": restarts, "loss": loss}
+    return Member(f"PGD-{steps} {told}", family, attacks.pgd, settings, gradient, needs=needs, exact=family == OWN)
+
+
+FGSM = Member("FGSM", OWN, attacks.fgsm, all=True)
+PGD_20 = Member("PGD-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1}, all=True)
+
+QUICK = (
+    Member("noise", "random", attacks.noise, {"tries": 10}, all=True),
+    FGSM,
+    PGD_20,
+    _sapgd(20, 0.435, Atan()),
+    _sapgd(20, 0.8, Triangle()),
+    _pgd(10, "other surrogates", "straight-through", swap(StraightThrough())),
+    _pgd(10, "other surrogates", "rectangle", swap(Rectangle(1.0))),
+    _pgd(20, "unlocked", "unlocked, margin", unlocked(Atan(4.0)), loss="margin"),
+    _towards(20, 3),
+    Member("PGD-10 NES", "differences", attacks.pgd, {"steps": 10, "restarts": 1, "loss": "margin"}, zeroth(samples=20), needs="no gradient"),
+    Member("Square-200", "scores", attacks.square, {"queries": 200}),
+    Member("RayS-500", "labels", attacks.rays, {"queries": 500}, needs="no logits"),
 )
+
+STANDARD = (
+    *QUICK,
+    Member("PGD-40 x 2", OWN, attacks.pgd, {"steps": 40, "restarts": 2}, exact=True),
+    Member("MI-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1, "momentum": 1.0}, exact=True),
+    Member("APGD-50", OWN, attacks.apgd, {"steps": 50}, exact=True),
+    Member("APGD-T-50", OWN, attacks.apgd_targeted, {"steps": 50, "targets": 3}, exact=True),
+    _pgd(20, OWN, "per step", each_step(), "neurons"),
+    *(_pgd(10, "other surrogates", f"ensemble {name}", e, "" if isinstance(e, swap) else "neurons") for name, e in ENSEMBLE.items()),
+    _pgd(20, "other surrogates", "PDSG", pdsg()),
+    _pgd(20, "other surrogates", "by lot", drawn()),
+    _pgd(20, "other surrogates", "Atan(4), reset detached", swap(Atan(4.0), True), "neurons"),
+    _pgd(20, "other surrogates", "Atan(4), reset kept", swap(Atan(4.0), False), "neurons"),
+    _pgd(20, "rates", "HART", hart(0.5), "neurons"),
+    _pgd(20, "rates", "RGA", rga(), "neurons"),
+    _pgd(20, "rates", "BPTR", bptr(), "neurons"),
+    _pgd(20, "soft spikes", "mean field", mean_field(), "neurons"),
+    _pgd(20, "soft spikes", "soft spikes", soft(), "neurons"),
+    _pgd(20, "soft spikes", "noise-free copy", still(Atan(4.0)), "noise"),
+    Member("SA-PGD-30 pulled", "threshold", attacks.sapgd, {"steps": 30}, pulled(), needs="neurons"),
+    _sapgd(100, 0.435, Atan()),
+    _sapgd(100, 0.35, Atan()),
+    _sapgd(100, 0.8, Triangle()),
+    _sapgd(100, 1.6, Triangle()),
+    _towards(50, 9),
+    _sapgd(50, 0.435, Atan(), "margin", warm=True),
+    Member("Square-1000", "scores", attacks.square, {"queries": 1000}),
+    Member("random search-1000", "scores", attacks.random_search, {"queries": 1000}),
+    Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
+)
+
+AUTOATTACK = (
+    Member("AutoAttack APGD-CE", OWN, attacks.apgd, {"steps": 100}, exact=True),
+    Member("AutoAttack APGD-T", OWN, attacks.apgd_targeted, {"steps": 100, "targets": 9}, exact=True),
+    Member("AutoAttack FAB-T", OWN, attacks.fab, {"steps": 100, "targets": 9}, exact=True),
+    Member("AutoAttack Square", "scores", attacks.square, {"queries": 5000}),
+)
+"""AutoAttack's standard protocol. Croce and Hein, ICML 2020."""
+AUTOATTACK_RAND = (
+    Member("AutoAttack APGD-CE, EOT", OWN, attacks.apgd, {"steps": 100}, eot(20), exact=True),
+    Member("AutoAttack APGD-DLR, EOT", OWN, attacks.apgd, {"steps": 100, "loss": "dlr"}, eot(20), exact=True),
+)
+"""AutoAttack's protocol for random models."""
+
+FULL = (
+    *STANDARD,
+    *AUTOATTACK,
+    Member("PGD-1000 x 5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True),
+    _sapgd(1000, 0.435, Atan()),
+)
+C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100})
+SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "full": FULL}
+ONLY_LINF = (attacks.square, attacks.rays)
+
+
+def members(effort: str, threat: Threat, traits: frozenset[str], extra: Sequence[Member] = ()) -> tuple[list[Member], dict[str, str]]:
+    """The members that meet a model with these traits under this threat, and the others with the reason why not."""
+    chosen, left = [], {}
+    rows = list(SUITES[effort])
+    if "noise" in traits and effort == "full":
+        rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
+    if threat.norm == "l2" and effort != "quick":
+        rows.append(C_AND_W)
+    for member in [*rows, *extra]:
+        if member.needs and member.needs not in traits:
+            left[member.name] = {"neurons": "the model has no neurons of ours", "noise": "the model is not random"}.get(
+                member.needs, "not needed: the model gives gradients" if member.needs == "no gradient" else "not needed: the model gives logits"
+            )
+        elif member.attack in ONLY_LINF and threat.norm != "linf":
+            left[member.name] = f"an attack under Linf only, not under {threat.norm}"
+        else:
+            chosen.append(member)
+    return chosen, left
+
+
+def fingerprint(effort: str) -> str:
+    """The first 16 digits of a hash of all that a suite is made of."""
+    text = json.dumps([VERSION, EOT_DRAWS, [m.told() for m in SUITES[effort]]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -36,7 +36,8 @@ def run(arguments: list[str]) -> int:
     common.start(given.threads)
     from spikeguard import draws
     from spikeguard.auditing import runner
-    from spikeguard.auditing.suite import Member
+    from spikeguard.auditing.audit import attack_record, save
+    from spikeguard.auditing.suite import OWN
     from spikeguard.data.sources import load_data
     from spikeguard.threat import Linf
     from spikeguard.training.load import load_with_recipe
@@ -47,15 +48,20 @@ def run(arguments: list[str]) -> int:
     test = data.test.balanced(given.images).to(next(net.parameters()).device)
     settings = _settings(given)
     title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
-    member = Member(title, _attack(given, settings), on_all=True)
-    threat = Linf(given.eps)
+    member = _member(given, settings, title, OWN)
     with common.progress() as shown:
-        outcome = runner.run(net, test.pixels(), test.y, threat, [member], given.seed, test.index, given.batch_size, shown.tell)
+        task = runner.Task(
+            net, test.pixels(), test.y, Linf(given.eps), [member], given.seed, test.index, given.batch_size, draws=given.eot, tell=shown.tell
+        )
+        state = runner.run(task)
+        witnesses = runner.settle(task, state)
+    if member.name in state.failed:
+        raise UserError(f"attack: {state.failed[member.name]}")
     about = {"target": str(given.target), "recipe": recipe.values(), "data": data.name, "split": "test", "attack": given.attack, "settings": settings}
     root = Path(given.target) if Path(given.target).is_dir() else Path(given.target).parent
     which = draws.key(json.dumps(settings), given.images, given.seed) % 16**6  # other settings, another file
     out = given.out or root / "attacks" / f"{given.attack}-{round(given.eps * 255, 3):g}of255-{which:06x}.json"
-    entry = runner.save(outcome, runner.record(outcome, threat, given.seed, test.index, about), out)
+    entry = save(attack_record(task, state, about), witnesses, out)
     if given.json:
         common.print_json(entry)
         return 0
@@ -81,20 +87,14 @@ def _settings(given: Any) -> dict[str, Any]:
     return settings
 
 
-def _attack(given: Any, settings: dict[str, Any]) -> Any:
+def _member(given: Any, settings: dict[str, Any], title: str, family: str) -> Any:
     from spikeguard import attacks
-    from spikeguard.gradients import Own, eot, swap
+    from spikeguard.auditing.suite import Member
+    from spikeguard.gradients import swap
 
-    gradient: Any = Own() if given.surrogate is None else swap(_surrogate(given.surrogate))
-    gradient = eot(given.eot, gradient) if given.eot > 1 else gradient
-    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot")} | {"gradient": gradient}
-    function = getattr(attacks, given.attack)
-
-    def run(model: Any, x: Any, y: Any, threat: Any, seed: int, index: Any) -> Any:
-        draws = {"seed": seed, "index": index} if given.attack in ("rfgsm", "pgd") else {}
-        return function(model, x, y, threat, **keywords, **draws)
-
-    return run
+    gradient = None if given.surrogate is None else swap(_surrogate(given.surrogate))
+    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot")}
+    return Member(title, family, getattr(attacks, given.attack), keywords, gradient, all=True)
 
 
 def _surrogate(text: str) -> Any:

@@ -50,6 +50,17 @@ def share(text: str) -> float:
     return value
 
 
+def share_or_more(text: str) -> float:
+    """A number of at least 0, also written as a fraction (L2 and L1 budgets may exceed 1)."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0, such as 8/255 or 0.5")
+    return value
+
+
 def start(threads: int | None) -> None:
     """Set up the process: log to stderr, keep memory, use the asked number of threads."""
     import torch

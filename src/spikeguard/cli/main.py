@@ -11,6 +11,7 @@ VERBS = {
     "demo": "train vanilla and TGO on the embedded images, attack both, write a page",
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
     "attack": "attack a trained network, write a record with witnesses",
+    "audit": "judge a network by the strongest attacks known; record, witnesses, page",
     "bench": "speed and memory against this machine's floor and against installed frameworks",
     "doctor": "what this machine has, which path is used, what each missing part costs",
 }

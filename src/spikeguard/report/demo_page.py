@@ -22,21 +22,30 @@ def with_interval(told: Mapping[str, Any]) -> str:
     return f"{percent(told['accuracy'])} ({percent(low)} to {percent(high)})"
 
 
-def write_page(record: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
-    """Render ``record`` (``study.demo``) and the pictured images to ``path``."""
+def environment() -> Any:
+    """The templates, with the filters that pages use."""
     import jinja2
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("spikeguard.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "with_interval": with_interval}
+    made.filters |= {"percent": percent, "with_interval": with_interval}
+    return made
+
+
+def write_page(record: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
+    """Render ``record`` (``study.demo``) and the pictured images to ``path``."""
     networks = record["networks"]
-    page = environment.get_template("demo.html").render(
-        record=record,
-        reading=reading(record),
-        bars=plots.bars(networks, record["eps"][0]),
-        histograms=plots.histograms(networks, record["edges"], record["delta"]),
-        curves=plots.curves(networks),
-        twins=plots.twins(images["clean"], images["found"], images["names"], 5.0) if len(images["names"]) else "",
+    page = (
+        environment()
+        .get_template("demo.html")
+        .render(
+            record=record,
+            reading=reading(record),
+            bars=plots.bars(networks, record["eps"][0]),
+            histograms=plots.histograms(networks, record["edges"], record["delta"]),
+            curves=plots.curves(networks),
+            twins=plots.twins(images["clean"], images["found"], images["names"], 5.0) if len(images["names"]) else "",
+        )
     )
     write_bytes(path, page.encode())

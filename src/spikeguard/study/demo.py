@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.attacks import pgd
-from spikeguard.auditing import runner
-from spikeguard.auditing.suite import DEMO, Member
+from spikeguard.auditing.audit import audit
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
@@ -146,9 +145,9 @@ def _measure(
         def progress(member: str, done: int, total: int, eps: str = eps) -> None:
             tell(f"attacking {label} at {eps}: {member}", done, total)
 
-        outcome = runner.run(net, x, y, threat, DEMO, settings.seed, index, progress=progress)
-        entry = runner.record(outcome, threat, settings.seed, index, {"target": f"runs/{role}" if role != "control" else "control"})
-        attacks[eps] = runner.save(outcome, entry, out / "records" / f"{role}-{eps.replace('/', 'of')}.json")
+        done = audit(net, x, y, threat, effort="quick", seed=settings.seed, progress=progress, index=index)
+        done.record["target"] = f"runs/{role}" if role != "control" else "control"
+        attacks[eps] = read_json(done.save(out / "records" / f"{role}-{eps.replace('/', 'of')}.json"))
     right = accuracy(net, data.test.to(x.device))
     row = {
         "schema": SCHEMA,
@@ -172,13 +171,10 @@ def _shares(net: Classifier, x: Tensor) -> dict[str, Any]:
 
 
 def _curve(net: Classifier, x: Tensor, y: Tensor, index: Tensor, seed: int) -> list[list[float]]:
-    def attack(model: Any, x: Tensor, y: Tensor, threat: Any, seed: int, index: Tensor) -> Any:
-        return pgd(model, x, y, threat, restarts=1, gradient=swap(Atan(8.0)), seed=seed, index=index)
-
     points = []
     for eps in CURVE:
-        outcome = runner.run(net, x, y, Linf(eps / 255), [Member("PGD-20 Atan(8)", attack)], seed, index)
-        points.append([eps / 255, outcome.robust_accuracy])
+        got = pgd(net, x, y, Linf(eps / 255), restarts=1, gradient=swap(Atan(8.0)), seed=seed, index=index)
+        points.append([eps / 255, 1 - float(got.broken.float().mean())])
     return points
 
 

@@ -1,0 +1,274 @@
+"""The audit: checks, a suite of attacks, controls, flags, a verdict; and its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import attacks
+from spikeguard.auditing import checks, controls, flags, masking, runner
+from spikeguard.auditing.flags import Flag, flag
+from spikeguard.auditing.runner import Task, Tell
+from spikeguard.auditing.scoring import SCORE_DRAWS
+from spikeguard.auditing.state import State, digest
+from spikeguard.auditing.suite import EFFORTS, VERSION, Effort, Member, fingerprint, members
+from spikeguard.auditing.witness import Witnesses
+from spikeguard.errors import UserError
+from spikeguard.gradients import Model, through
+from spikeguard.records import SCHEMA, machine, write_json
+from spikeguard.threat import THREATS, Threat, check_images
+
+STATE, RECORD = "audit.state.npz", "audit.json"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Result of an audit. Accuracies are fractions; ``robust_accuracy`` is an upper bound. ``record``: all of it, as it is written."""
+
+    record: dict[str, Any]
+    flags: tuple[Flag, ...]
+    witnesses: Witnesses | None
+
+    @property
+    def robust_accuracy(self) -> float:
+        return float(self.record["worst_case"]["accuracy"])
+
+    @property
+    def clean_accuracy(self) -> float:
+        return float(self.record["clean"]["accuracy"])
+
+    @property
+    def attacks(self) -> list[dict[str, Any]]:
+        """A row a member of the suite."""
+        return list(self.record["members"])
+
+    @property
+    def verdict(self) -> str:
+        return str(self.record["verdict"])
+
+    @property
+    def reliable(self) -> bool:
+        """No flag of level error."""
+        return all(f.level != "error" for f in self.flags)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record to ``path`` and the witnesses beside it; returns the path."""
+        save(self.record, self.witnesses, Path(path))
+        return Path(path)
+
+
+def save(entry: dict[str, Any], witnesses: Witnesses | None, path: Path) -> dict[str, Any]:
+    """Write a record to ``path`` and the witnesses beside it; returns the record as written."""
+    if witnesses is not None:
+        beside = path.with_suffix(".witnesses.npz")
+        entry = {**entry, "witnesses": {"file": beside.name, "sha256": witnesses.save(beside)}}
+    write_json(path, entry)
+    return entry
+
+
+def audit(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    effort: Effort = "standard",
+    seed: int = 0,
+    batch_size: int | None = None,
+    out: str | Path | None = None,
+    extra: Sequence[Member | Model] = (),
+    progress: Tell | None = None,
+    index: Tensor | None = None,
+    stop: Event | None = None,
+) -> Audit:
+    """The harshest fair judgement of ``model``, any callable from images ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``, with labels ``y`` ``[N]``.
+
+    ``effort``: 'quick', 'standard' or 'full'. ``extra``: further members, or other networks whose gradients are tried (transfer). ``out``: a
+    folder; state is kept there while it runs (an interrupted audit goes on from it), record and witnesses at the end. ``progress(stage, done,
+    total)``. Never raises on a fault of the model: that is a flag of level error. UserError on bad input, Interrupted after ``stop``.
+    """
+    check_images(x, y)
+    _check_settings(model, threat, effort, batch_size, extra)
+    begun, tell = time.perf_counter(), progress or (lambda stage, done, total: None)
+    folder = None if out is None else Path(out)
+    bare = Task(model, x, y, threat, (), seed, index, batch_size or 250, tell=tell)
+    tell("looking at the model", 0, 1)
+    checked = checks.look(model, x, y, bare.random and not _stateful(model, x, bare))
+    random = "noise" in checked.traits
+    chosen, left_out = members(effort, threat, runner.traits(model, random, *checked.traits), _extra(extra))
+    conditions = {
+        "suite": fingerprint(effort),
+        "effort": effort,
+        "members": [m.name for m in chosen],
+        "threat": [threat.norm, digest(threat.per_sample(x))],
+        "seed": seed,
+        "batch_size": batch_size or 250,
+        "images": digest(x, y),
+        "model": weights(model),
+    }
+    store = (folder / STATE, conditions) if folder else None
+    task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, tell=tell, store=store, stop=stop)
+    task.random = random
+    state = runner.run(task)
+    told = controls.run(task, effort)
+    told["survivors with a gradient"] = controls.survivors_with_gradient(task, state)
+    told["second look"] = controls.second_look(task, state)
+    witnesses = runner.settle(task, state)
+    found = _flags(task, state, checked.findings, told, effort)
+    entry = _record(task, state, effort, conditions, left_out, told, found, time.perf_counter() - begun)
+    result = Audit(entry, found, witnesses)
+    if folder:
+        result.save(folder / RECORD)
+        (folder / STATE).unlink(missing_ok=True)
+    return result
+
+
+def _stateful(model: Model, x: Tensor, task: Task) -> bool:
+    """A model that answers differently although every generator it can reach is set anew each time is not random: it carries state."""
+    first, again = (checks._same(model, x[:8], True) for _ in range(2))
+    return not torch.equal(first, again)
+
+
+def _check_settings(model: Model, threat: Threat, effort: str, batch_size: int | None, extra: Sequence[object]) -> None:
+    if not callable(model):
+        raise UserError(f"audit: {type(model).__name__} is not callable; pass a function from images to logits")
+    if effort not in EFFORTS:
+        raise UserError(f"audit: unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
+    if not isinstance(threat, Threat):
+        raise UserError(f"audit: threat is a {type(threat).__name__}, must be one of {', '.join(t.__name__ for t in THREATS.values())}")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"audit: batch_size = {batch_size} must be at least 1")
+    for one in extra:
+        if not isinstance(one, Member) and not callable(one):
+            raise UserError(f"audit: extra holds a {type(one).__name__}; pass members of a suite, or networks to transfer from")
+
+
+def _extra(extra: Sequence[Member | Model]) -> list[Member]:
+    rows = []
+    for number, one in enumerate(extra):
+        if isinstance(one, Member):
+            rows.append(one)
+        else:
+            name = f"PGD-40 through network {number + 1} ({type(one).__name__})"
+            rows.append(Member(name, "transfer", attacks.pgd, {"steps": 40, "restarts": 1}, through(one)))
+    return rows
+
+
+def weights(model: Model) -> str:
+    """A digest of the model's tensors, or the name of a callable that has none."""
+    if isinstance(model, nn.Module):
+        return digest(*model.state_dict().values())
+    return getattr(model, "__qualname__", type(model).__name__)
+
+
+def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: dict[str, Any], effort: str) -> tuple[Flag, ...]:
+    n, raised = len(task.x), flags.from_checks(findings) + flags.from_controls(told)
+    gradients = told["survivors with a gradient"]
+    if gradients and max(gradients.values()) <= 0.05:
+        raised.append(flag("no-gradient", shares=gradients))
+    second = told["second look"]
+    if second.get("left by the second look", 0) >= 3 and second["lower bound of the share"] > 0.002:
+        raised.append(flag("black-box-beats-white-box", f"({second['left by the second look']} images)", **second))
+    elif second["by black box only"]:
+        raised.append(flag("black-box-first", f"({second['by black box only']} images)", **second))
+    for name, why in state.failed.items():
+        invalid = "budget" in why or "not finite" in why
+        raised.append(flag("attack-invalid" if invalid and "gradient" not in why else "attack-failed", f"({name}: {why})", member=name))
+    if (lost := sum(state.unconfirmed.values())) > max(3, 0.01 * n):
+        raised.append(flag("witness-lost", f"({lost})", **state.unconfirmed))
+    parts = masking.masking(task, state)
+    if parts and (gap := parts["PGD-20"] - parts["worst case"]) > 0.05:
+        raised.append(flag("masking", f"({100 * gap:.1f} points)", **parts))
+    curve = masking.convergence(task, state)
+    if curve and curve["last doubling"] > 0.005:
+        raised.append(flag("not-converged", f"({100 * curve['last doubling']:.1f} points, {curve['member']})", **curve))
+    clean = float(state.clean.mean())
+    if clean < 2.0 / (int(task.y.max()) + 1):
+        raised.append(flag("clean-accuracy-low", f"({100 * clean:.1f} %)", clean=clean))
+    moved, eps = task.threat.length(state.found - task.x), task.threat.per_sample(task.x).flatten()
+    if float(eps.max()) > 0 and bool((moved < 0.5 * eps).all()):
+        raised.append(flag("budget-unused", largest_share=float((moved / eps.clamp(min=1e-12)).max())))
+    if n < min(EFFORTS[effort] or 1000, 200):
+        raised.append(flag("few-images", f"({n} images)", images=n))
+    if task.random:
+        raised.append(flag("random-model"))
+    return flags.sorted_by_level(raised)
+
+
+def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, Any]:
+    """The record of a single attack; ``about`` says what was attacked, and how."""
+    n, raised = len(task.x), [flag("random-without-eot")] if task.random and task.draws == 1 else []
+    return {
+        "schema": SCHEMA,
+        "kind": "attack",
+        **about,
+        **_common(task, n),
+        "clean": masking.told(float(state.clean.mean()), n),
+        "worst_case": masking.told(float(state.right.mean()), n),
+        "flags": [{"id": f.id, "level": f.level, "message": f.message, "evidence": f.evidence} for f in raised],
+        "failed": state.failed,
+        "first": state.first.tolist(),
+        "index": task.numbers.tolist(),
+        "cost": state.cost,
+        "machine": machine(),
+    }
+
+
+def _common(task: Task, n: int) -> dict[str, Any]:
+    eps = task.threat.eps
+    return {
+        "threat": {task.threat.norm: eps.tolist() if isinstance(eps, Tensor) else float(eps)},
+        "seed": task.seed,
+        "images": n,
+        "random_model": task.random,
+        "scored_by": f"mean share of {SCORE_DRAWS} fresh draws" if task.random else "witnesses checked again in float32 on the untouched model",
+    }
+
+
+def _record(
+    task: Task,
+    state: State,
+    effort: str,
+    conditions: dict[str, Any],
+    left_out: dict[str, str],
+    told: dict[str, Any],
+    found: tuple[Flag, ...],
+    seconds: float,
+) -> dict[str, Any]:
+    n = len(task.x)
+    robust, clean = float(state.right.mean()), float(state.clean.mean())
+    worst, parts = masking.told(robust, n), masking.masking(task, state)
+    suite = f"{VERSION}, {effort}"
+    return {
+        "schema": SCHEMA,
+        "kind": "audit",
+        "suite": {"version": VERSION, "effort": effort, "hash": conditions["suite"]},
+        **_common(task, n),
+        "batch_size": task.batch_size,
+        "digests": {"images": conditions["images"], "model": conditions["model"]},
+        "clean": masking.told(clean, n),
+        "worst_case": worst,
+        "verdict": masking.verdict(worst, [f.id for f in found if f.level == "error"], suite, parts, task.random),
+        "flags": [{"id": f.id, "level": f.level, "message": f.message, "evidence": f.evidence} for f in found],
+        "masking": parts,
+        "without_each_family": masking.without_each_family(task, state),
+        "alone": {name: masking.told(total / n, n) for name, total in state.alone.items()},
+        "members": masking.member_rows(task, state),
+        "left_out": left_out,
+        "convergence": masking.convergence(task, state),
+        "controls": told,
+        "first": state.first.tolist(),
+        "second": state.second.tolist(),
+        "right": [round(v, 4) for v in state.right.tolist()],
+        "index": task.numbers.tolist(),
+        "cost": {k: round(sum(c[k] for c in state.cost.values()), 2) for k in ("seconds", "forwards", "backwards")}
+        | {"all_seconds": round(seconds, 1)},
+        "machine": machine(),
+    }

@@ -1,0 +1,139 @@
+"""Is this a model that can be measured at all? Looked at before any attack, on the model as it is; nothing is raised, everything is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.attacks.ascent import at_rest
+from spikeguard.auditing.scoring import drawn
+from spikeguard.auditing.state import digest
+from spikeguard.errors import AttackError
+from spikeguard.gradients import Model, Own, unlocked
+from spikeguard.losses import margin
+
+BATCHES = (1, 7, 50)
+CHANGED = 0.02  # share of classes that may change with the company: a last-bit difference of a kernel can flip a spike
+
+
+@dataclass
+class Checked:
+    """Findings by name (each the evidence of one flag), and what the model is like: 'noise', 'no gradient', 'no logits'."""
+
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    traits: set[str] = field(default_factory=set)
+
+
+def look(model: Model, x: Tensor, y: Tensor, random: bool) -> Checked:
+    """All checks on up to 100 images."""
+    x, y = x[:100], y[:100]
+    found = Checked(traits={"noise"} if random else set())
+    before = _contents(model)
+    with at_rest(model):
+        _outputs(model, x, found)
+        _repetition(model, x, random, found)
+        if "state-carried-over" not in found.findings:
+            _company(model, x, random, found)
+        _decoy(model, x, random, found)
+        _gradients(model, x, y, found)
+    after = _contents(model)
+    if changed := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
+        found.findings["model-changed"] = {"changed": changed[:5]}
+    return found
+
+
+def _contents(model: Model) -> dict[str, Any]:
+    if not isinstance(model, nn.Module):
+        return {}
+    held: dict[str, Any] = {name: digest(t) for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    return held | {f"mode of {name or 'the model'}": m.training for name, m in model.named_modules()}
+
+
+def _same(model: Model, x: Tensor, random: bool, key: int = 0) -> Tensor:
+    """Logits, under the same draw each time if the model is random."""
+    with torch.no_grad():
+        if not random:
+            return model(x)
+        with drawn(model, draws.key("check", key)):
+            return model(x)
+
+
+def _outputs(model: Model, x: Tensor, found: Checked) -> None:
+    logits = _same(model, x, "noise" in found.traits)
+    if not bool(torch.isfinite(logits).all()):
+        found.findings["no-logits"] = {"reason": "values that are not finite"}
+        return
+    sums, low = logits.sum(1), float(logits.min())
+    levels = torch.tensor([len(row.unique()) for row in logits])
+    if logits.shape[1] > 2 and float((levels <= 2).float().mean()) > 0.9:
+        found.findings["no-logits"] = {"reason": "two values an image: classes, not logits"}
+    elif low >= 0 and bool(((sums - 1).abs() < 1e-4).all()):
+        found.findings["no-logits"] = {"reason": "probabilities (they sum to 1)"}
+    else:
+        right = torch.softmax(logits.float(), 1).amax(1)
+        if (share := float((right == 1).float().mean())) > 0.5:
+            found.findings["saturated-logits"] = {"share of images whose softmax is exactly 1": share}
+    if found.findings:
+        found.traits.add("no logits")
+
+
+def _repetition(model: Model, x: Tensor, random: bool, found: Checked) -> None:
+    """The same question twice, another one in between: only a model that carries state over answers differently."""
+    first = _same(model, x, random)
+    again = _same(model, x, random)
+    _same(model, x.flip(0), random)
+    later = _same(model, x, random)
+    if differs := [name for name, other in (("asked twice", again), ("asked after other images", later)) if not torch.equal(first, other)]:
+        moved = max(float((first - other).abs().max()) for other in (again, later))
+        found.findings["state-carried-over"] = {"differs when": differs, "largest difference": moved}
+
+
+def _company(model: Model, x: Tensor, random: bool, found: Checked) -> None:
+    """Classes of the same images alone, in small batches, in reversed order. A random model's draws depend on the batch: not judged here."""
+    if random:
+        return
+    whole = _same(model, x, False).argmax(1)
+    shares = {f"batches of {b}": torch.cat([_same(model, part, False).argmax(1) for part in x.split(b)]) for b in BATCHES if b < len(x)}
+    shares["reversed order"] = _same(model, x.flip(0), False).argmax(1).flip(0)
+    changed = {name: float((other != whole).float().mean()) for name, other in shares.items()}
+    if max(changed.values()) > CHANGED:
+        found.findings["depends-on-batch"] = {"share of classes that change": changed}
+
+
+def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
+    """Logits when a gradient is asked for must be those when it is not."""
+    plain = _same(model, x, random)
+    leaf = x.clone().requires_grad_()
+    with torch.enable_grad(), drawn(model, draws.key("check", 0)):
+        asked = model(leaf).detach()
+    if not torch.allclose(plain, asked, rtol=1e-4, atol=1e-5):
+        found.findings["decoy-logits"] = {"largest difference": float((plain - asked).abs().max())}
+
+
+def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> None:
+    """How many images have any own gradient at all, and whether it is that of the forward pass with all locks off."""
+    own, free = gradient(model, Own(), x, y), gradient(model, unlocked(), x, y)
+    share = 0.0 if own is None else float((own.flatten(1).abs().amax(1) > 0).float().mean())
+    if share < 0.95:
+        found.findings["zero-gradient"] = {"share of images with a gradient": share}
+    if share <= 0.05:
+        found.traits.add("no gradient")
+    if own is None or free is None or "noise" in found.traits:
+        return
+    alike = torch.nn.functional.cosine_similarity(own.flatten(1), free.flatten(1))
+    if float(alike.median()) < 0.9 and share > 0.05:
+        found.findings["locked-gradient"] = {"median cosine between own and unlocked gradient": float(alike.median())}
+
+
+def gradient(model: Model, estimator: Any, x: Tensor, y: Tensor) -> Tensor | None:
+    """The gradient of the margin by an estimator, None if it has none."""
+    try:
+        with estimator.open(model) as opened:
+            got: Tensor = opened(x, y, margin)[0]
+            return got
+    except AttackError:
+        return None

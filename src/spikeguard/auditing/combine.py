@@ -1,0 +1,173 @@
+"""Several records: their union for one model, a paired test between two models, tables, a paragraph on the method. No model is run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spikeguard.auditing.masking import told
+from spikeguard.errors import UserError
+from spikeguard.records import SCHEMA, machine, mcnemar
+
+Record = Mapping[str, Any]
+
+
+def _audits(records: Sequence[Record], at_least: int = 1) -> None:
+    if len(records) < at_least:
+        raise UserError(f"needs at least {at_least} records, got {len(records)}")
+    for record in records:
+        if record.get("kind") != "audit":
+            raise UserError(f"a record of kind {record.get('kind')!r} is no audit")
+
+
+def merge(records: Sequence[Record]) -> dict[str, Any]:
+    """The union of audits of the same model, images and threat: a sample counts as broken if any of them broke it. UserError if they differ."""
+    _audits(records, 2)
+    first = records[0]
+    for other in records[1:]:
+        for name in ("digests", "threat", "random_model"):
+            if other[name] != first[name]:
+                raise UserError(f"records differ in {name} ({first[name]} and {other[name]}): only audits of the same model and images have a union")
+    n = first["images"]
+    right = [min(values) for values in zip(*(r["right"] for r in records), strict=True)]
+    names = [m for number, r in enumerate(records) for m in ({**row, "record": number} for row in r["members"])]
+    best = [min(range(len(records)), key=lambda k: records[k]["right"][i]) for i in range(n)]
+    worst = told(sum(right) / n, n)
+    suites = " and ".join(dict.fromkeys(f"{r['suite']['version']}, {r['suite']['effort']}" for r in records))
+    low, high = (100 * v for v in worst["interval"])
+    raised = [f for r in records for f in r["flags"]]
+    errors = [f["id"] for f in raised if f["level"] == "error"]
+    said = f"at most {100 * worst['accuracy']:.1f} % ({low:.1f} to {high:.1f}) under the union of {len(records)} audits ({suites})."
+    return {
+        "schema": SCHEMA,
+        "kind": "audit",
+        **{k: first[k] for k in ("threat", "images", "digests", "random_model", "scored_by", "index", "clean") if k in first},
+        "suite": {"version": " and ".join(dict.fromkeys(r["suite"]["hash"] for r in records)), "effort": "union", "hash": None},
+        "target": first.get("target"),
+        "worst_case": worst,
+        "verdict": f"Not reliable ({', '.join(errors)}): {said}" if errors else said,
+        "flags": raised,
+        "members": names,
+        "right": right,
+        "witness_in": [b if right[i] < 1 else None for i, b in enumerate(best)],
+        "merged_from": [{"target": r.get("target"), "suite": r["suite"], "seed": r["seed"], "worst_case": r["worst_case"]} for r in records],
+        "machine": machine(),
+    }
+
+
+def compare(a: Record, b: Record) -> dict[str, Any]:
+    """A paired test (exact McNemar) of two models on the same images under the same threat and suite. UserError if these differ."""
+    _audits([a, b], 2)
+    for name, one, two in (
+        ("images", a["digests"]["images"], b["digests"]["images"]),
+        ("threat", a["threat"], b["threat"]),
+        ("suite", a["suite"]["hash"], b["suite"]["hash"]),
+    ):
+        if one != two:
+            raise UserError(f"records differ in {name} ({one} and {two}): rows are compared only under the same one")
+    only_a = sum(p > 0.5 >= q for p, q in zip(a["right"], b["right"], strict=True))
+    only_b = sum(q > 0.5 >= p for p, q in zip(a["right"], b["right"], strict=True))
+    p = mcnemar(only_a, only_b)
+    difference = 100 * (a["worst_case"]["accuracy"] - b["worst_case"]["accuracy"])
+    n = a["images"]
+    spread = 100 * 1.959964 * max((only_a + only_b) / n - ((only_a - only_b) / n) ** 2, 0) ** 0.5 / n**0.5
+    sure = "significant" if p < 0.05 else "not significant"
+    said = (
+        f"{difference:+.1f} points ({difference - spread:+.1f} to {difference + spread:+.1f}), {sure} (p = {p:.3g}, {only_a} images against {only_b})"
+    )
+    unreliable = [name for name, r in (("first", a), ("second", b)) if any(f["level"] == "error" for f in r["flags"])]
+    if unreliable:
+        said += f"; the {' and the '.join(unreliable)} record is flagged unreliable"
+    return {
+        "difference": difference,
+        "interval": [difference - spread, difference + spread],
+        "only_first": only_a,
+        "only_second": only_b,
+        "p": p,
+        "says": said,
+    }
+
+
+def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table; UserError if the records have different images, threats or suites."""
+    _audits(records)
+    for name, seen in (
+        ("threat", [r["threat"] for r in records]),
+        ("suite", [r["suite"]["hash"] for r in records]),
+        ("images", [r["digests"]["images"] for r in records]),
+    ):
+        if any(s != seen[0] for s in seen):
+            raise UserError(f"records differ in {name}: a table holds rows of one {name} only")
+    header = ["network", "clean", "PGD-20, own gradient", "worst case", "95 % interval", "reliable"]
+    table = []
+    for number, r in enumerate(records):
+        own = r.get("alone", {}).get("PGD-20")
+        low, high = r["worst_case"]["interval"]
+        table.append(
+            [
+                str(r.get("target") or f"network {number + 1}"),
+                f"{100 * r['clean']['accuracy']:.1f}",
+                "not run" if own is None else f"{100 * own['accuracy']:.1f}",
+                f"{100 * r['worst_case']['accuracy']:.1f}",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                "no" if any(f["level"] == "error" for f in r["flags"]) else "yes",
+            ]
+        )
+    return header, table
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """The table as CSV."""
+    header, table = rows(records)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(table)
+    return out.getvalue()
+
+
+def as_latex(records: Sequence[Record]) -> str:
+    """The table as a LaTeX tabular (booktabs)."""
+    header, table = rows(records)
+    special = str.maketrans({c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})
+    lines = [" & ".join(c.translate(special) for c in row) + r" \\" for row in (header, *table)]
+    body = [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(body) + "\n"
+
+
+def methods(record: Record) -> str:
+    """A paragraph for a paper's section on evaluation, from the record alone."""
+    _audits([record])
+    ((norm, eps),) = record["threat"].items()
+    budget = f"{255 * eps:.3g}/255" if norm == "linf" and not isinstance(eps, list) else "per image" if isinstance(eps, list) else f"{eps:g}"
+    names = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}
+    ran = [m for m in record["members"] if m["met"]]
+    families = list(dict.fromkeys(m["family"] for m in ran))
+    versions = record["machine"]["versions"]
+    cost = record.get("cost", {})
+    low, high = (100 * v for v in record["worst_case"]["interval"])
+    random = (
+        "The model is random at inference: gradients were averaged over draws of its noise, inputs were chosen on one set of draws and scored on "
+        "100 others, and accuracies are mean shares of right draws."
+    )
+    still = (
+        "A sample counts as broken only with a stored input that lies inside the budget and was checked again in float32 on the untouched model, "
+        "at another batch size."
+    )
+    errors = [f["id"] for f in record["flags"] if f["level"] == "error"]
+    sentences = [
+        f"Robustness was measured with spikeguard {versions['spikeguard']} ({record['suite']['version']}, effort {record['suite']['effort']}, suite "
+        f"hash {record['suite']['hash']}, seed {record.get('seed', 'several')}) on {record['images']} images under an {names[norm]} budget of "
+        f"{budget}, pixels in [0, 1].",
+        f"{len(ran)} attacks of {len(families)} families ({', '.join(families)}) were run one after the other on the samples that still stood; the "
+        "number reported is their union, an upper bound of robust accuracy.",
+        random if record["random_model"] else still,
+        f"The audit flagged its own result as not reliable ({', '.join(errors)})." if errors else "No check of the audit's own reliability failed.",
+        f"Clean accuracy is {100 * record['clean']['accuracy']:.1f} %, robust accuracy at most {100 * record['worst_case']['accuracy']:.1f} % "
+        f"(95 % interval over the choice of images {low:.1f} to {high:.1f} %).",
+    ]
+    if cost:
+        sentences.append(f"The attacks took {cost['forwards']:,.0f} forward and {cost['backwards']:,.0f} backward passes of single images.")
+    return " ".join(sentences)

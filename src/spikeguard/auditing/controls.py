@@ -1,0 +1,179 @@
+"""Controls: small experiments on a panel of images whose outcome is known beforehand if the attacks work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeguard import attacks, draws
+from spikeguard.attacks.ascent import Attacked, at_rest
+from spikeguard.auditing import runner
+from spikeguard.auditing.checks import gradient
+from spikeguard.auditing.runner import Task
+from spikeguard.auditing.scoring import fresh_draws
+from spikeguard.auditing.state import ROBUST, State
+from spikeguard.auditing.suite import BLACK
+from spikeguard.errors import AttackError
+from spikeguard.gradients import Estimator, Own, assg, eot, swap, unlocked
+from spikeguard.records import mcnemar, share_above
+from spikeguard.surrogates import Atan, Rectangle, StraightThrough
+from spikeguard.threat import Threat
+
+PANELS = {"quick": 50, "standard": 100, "full": 200}
+CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20)}
+CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+LADDER = (Own(), assg(), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
+ALPHA = 0.01
+
+
+def panel(task: Task, count: int) -> Task:
+    """The task on ``count`` images spread evenly over all."""
+    rows = torch.linspace(0, len(task.x) - 1, min(count, len(task.x))).round().long().unique()
+    at = rows.to(task.x.device)
+    return Task(task.model, task.x[at], task.y[at], task.threat.take(at), task.members, task.seed, task.numbers[rows], task.batch_size)
+
+
+def run(task: Task, effort: str) -> dict[str, Any]:
+    """All controls that do not need the result of the audit."""
+    small = panel(task, PANELS[effort])
+    told: dict[str, Any] = {"images": len(small.x)}
+    steps: list[tuple[str, Callable[[], Any]]] = [
+        ("nothing", lambda: _nothing(small)),
+        ("everything", lambda: _everything(small)),
+        ("against noise", lambda: _against_noise(small)),
+        ("pairs", lambda: _pairs(small)),
+        ("curve", lambda: curve(task, *CURVES[effort])),
+    ]
+    for number, (name, control) in enumerate(steps):
+        task.tell(f"control: {name}", number, len(steps))
+        told[name] = control()
+    return told
+
+
+def _broken(task: Task, threat: Threat, attack: Callable[..., Attacked], settings: dict[str, Any], estimator: Estimator | None = None) -> Tensor:
+    """Which samples an attack breaks, judged on the model itself: all False where it has no gradient."""
+    if estimator is not None:
+        settings = {**settings, "gradient": eot(5, estimator) if task.random else estimator}
+    try:
+        got = attack(task.model, task.x, task.y, threat, **settings)
+    except AttackError:
+        return torch.zeros(len(task.x), dtype=torch.bool, device=task.x.device)
+    return ~_right(task, got.x)
+
+
+def _right(task: Task, x: Tensor) -> Tensor:
+    with at_rest(task.model):
+        if task.random:
+            return fresh_draws(task.model, x, task.y, draws.key(task.seed, "control"), 20) > 0.5
+        with torch.no_grad():
+            return torch.cat([task.model(a).argmax(1) for a in x.split(task.batch_size)]) == task.y
+
+
+def _nothing(task: Task) -> dict[str, float]:
+    """At eps 0 every attack must leave the clean accuracy."""
+    clean, left = _right(task, task.x), torch.ones_like(task.y, dtype=torch.bool)
+    for attack, settings in ((attacks.fgsm, {}), (attacks.pgd, {"steps": 3, "restarts": 1})):
+        left &= ~_broken(task, task.threat.scaled(0.0), attack, settings, Own())
+    return {"clean": float(clean.float().mean()), "left": float((left & clean).float().mean())}
+
+
+def _everything(task: Task) -> dict[str, float]:
+    """At eps 1 (every image is allowed), from the image itself, gradients must bring accuracy to chance."""
+    eps = {"linf": 1.0, "l2": task.x[0].numel() ** 0.5, "l1": float(task.x[0].numel())}[task.threat.norm]
+    threat, left = type(task.threat)(eps), _right(task, task.x)
+    chance = 1.0 / max(int(task.y.max()) + 1, 2)
+    for estimator in LADDER:
+        for loss in ("ce", "margin"):
+            if float(left.float().mean()) <= chance:
+                break
+            settings = {"steps": 20, "step_size": eps / 8, "start": False, "loss": loss}
+            left &= ~_broken(task, threat, attacks.pgd, settings, estimator)
+    return {"left": float(left.float().mean()), "chance": chance}
+
+
+def _against_noise(task: Task) -> list[dict[str, float]]:
+    """At two and four times the budget gradients must break more than as many random points do."""
+    rows = []
+    for factor in (2.0, 4.0):
+        threat, right = task.threat.scaled(factor), _right(task, task.x)
+        by_noise = right & _broken(task, threat, attacks.noise, {"tries": 20})
+        by_gradient = torch.zeros_like(by_noise)
+        for estimator in LADDER:  # the first that clearly wins is enough
+            for loss in ("ce", "margin"):
+                by_gradient = by_gradient | right & _broken(task, threat, attacks.pgd, {"steps": 20, "restarts": 1, "loss": loss}, estimator)
+                only = (int((by_gradient & ~by_noise).sum()), int((by_noise & ~by_gradient).sum()))
+                if mcnemar(*only) < ALPHA and only[0] > only[1]:
+                    break
+            else:
+                continue
+            break
+        told = {"eps factor": factor, "right": int(right.sum()), "noise": int(by_noise.sum()), "gradient": int(by_gradient.sum())}
+        rows.append({**told, "p": mcnemar(*only), "better": float(only[0] > only[1])})
+    return rows
+
+
+def _pairs(task: Task) -> list[dict[str, Any]]:
+    """Attacks of which one must not be significantly weaker than the other."""
+    own = Own()
+    pairs: list[tuple[str, str, dict[str, Any], dict[str, Any], Estimator, Estimator]] = [
+        ("PGD-20", "FGSM", {"steps": 20, "restarts": 1}, {}, own, own),
+        ("PGD-40", "PGD-20", {"steps": 40, "restarts": 1}, {"steps": 20, "restarts": 1}, own, own),
+    ]
+    if task.random:
+        pairs.append(("EOT-10", "EOT-1", {"steps": 10, "restarts": 1}, {"steps": 10, "restarts": 1}, eot(10), eot(1)))
+    rows = []
+    for strong, weak, more, less, first, second in pairs:
+        a = _broken(task, task.threat, attacks.pgd, more, first)
+        b = _broken(task, task.threat, attacks.pgd if less else attacks.fgsm, less, second)
+        only = (int((b & ~a).sum()), int((a & ~b).sum()))
+        rows.append({"stronger": strong, "weaker": weak, "only the weaker breaks": only[0], "only the stronger breaks": only[1], "p": mcnemar(*only)})
+    return rows
+
+
+def curve(task: Task, count: int, steps: int) -> dict[str, Any]:
+    """Accuracy against eps under SA-PGD with ASSG and with the model's own gradient."""
+    small, points = panel(task, count), []
+    broken = ~_right(small, small.x)
+    for factor in CURVE:
+        if factor:
+            for estimator in (assg(), Own()):
+                settings = {"steps": steps, "restarts": 1, "loss": "margin"}
+                broken = broken | _broken(small, small.threat.scaled(factor), attacks.sapgd, settings, estimator)
+        points.append([factor, 1 - float(broken.float().mean())])
+    return {"images": len(small.x), "steps": steps, "points": points}
+
+
+def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
+    """By estimator, the share of up to 100 surviving samples at whose best point so far it gives any gradient."""
+    rows = torch.nonzero(state.right > runner.BROKEN).flatten()[:100]
+    if not len(rows):
+        return {}
+    shares = {}
+    with at_rest(task.model):
+        for name, estimator in (("own", Own()), ("straight-through", swap(StraightThrough())), ("unlocked", unlocked(Atan(4.0)))):
+            g = gradient(task.model, estimator, state.found[rows], task.y[rows])
+            shares[name] = 0.0 if g is None else float((g.flatten(1).abs().amax(1) > 0).float().mean())
+    return shares
+
+
+def second_look(task: Task, state: State) -> dict[str, Any]:
+    """Samples that only black-box attacks broke: attacked once more by the strongest gradients before anything is concluded from them."""
+    black = torch.tensor([m.family in BLACK for m in task.members], device=task.x.device)
+    first, second = state.first, state.second
+    only = (first >= 0) & black[first.clamp(min=0)] & ((second == ROBUST) | black[second.clamp(min=0)])
+    rows = torch.nonzero(only).flatten()
+    told: dict[str, Any] = {"by black box only": len(rows), "images": len(task.x)}
+    if len(rows):
+        small = Task(
+            task.model, task.x[rows], task.y[rows], task.threat.take(rows), task.members, task.seed, task.numbers[rows.cpu()], task.batch_size
+        )
+        left = torch.ones_like(rows, dtype=torch.bool)
+        for estimator in (assg(), *LADDER):
+            for loss in ("ce", "margin"):
+                left &= ~_broken(small, small.threat, attacks.sapgd, {"steps": 100, "restarts": 2, "loss": loss}, estimator)
+        told["left by the second look"] = int(left.sum())
+        told["lower bound of the share"] = share_above(int(left.sum()), len(task.x))
+    return told

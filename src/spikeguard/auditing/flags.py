@@ -1,0 +1,232 @@
+"""Flags: what an audit noticed about its own reliability. Level 'error' is kept for what makes the number worthless; the rest is told beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of flag: its level, what it says, why it matters and what to do. ``docs/flags`` has a page for each, written from here."""
+
+    level: Level
+    says: str
+    why: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One finding; ``evidence`` holds the numbers it rests on."""
+
+    id: str
+    level: Level
+    message: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+KINDS: dict[str, Kind] = {
+    "no-gradient": Kind(
+        "error",
+        "No estimator gives a gradient on more than 5 % of the images that survived.",
+        "Gradient attacks did nothing on these images. That they survived says that the attacks failed, not that the network held.",
+        "Look for detach, no_grad, rounding, argmax or an eval mode that cuts the graph. With spiking networks of other frameworks, see whether "
+        "their neurons pass gradients in eval mode.",
+    ),
+    "state-carried-over": Kind(
+        "error",
+        "The model answers the same images differently the second time, and no random generator explains it.",
+        "Membrane potentials (or something else) are carried from call to call, so an attack and its check see different networks.",
+        "Reset the network's state at the start of every call; wrap it in a function that does.",
+    ),
+    "model-changed": Kind(
+        "error",
+        "Looking at the model changed its mode or its buffers.",
+        "A network that changes while it is measured (batch norm in training mode, running averages) is another one at the end.",
+        "Call eval() and make forward free of side effects.",
+    ),
+    "depends-on-batch": Kind(
+        "error",
+        "More than 2 % of the predicted classes change with the other images of the batch.",
+        "Then robust accuracy is no property of an image, and an attack may work through its neighbours only.",
+        "Use running statistics instead of those of the batch; do not normalise over the batch.",
+    ),
+    "no-logits": Kind(
+        "error",
+        "What the model gives are no logits.",
+        "Probabilities saturate and classes are flat: losses and gradients of attacks vanish, which looks like robustness.",
+        "Return the values before softmax or argmax. The accuracy told here comes from label-only attacks and is a loose bound.",
+    ),
+    "decoy-logits": Kind(
+        "error",
+        "The model answers differently when its input requires a gradient.",
+        "Attacks then differentiate another function than the one that is scored.",
+        "Remove the branch. If it is a side effect of a fast path, make both paths give the same numbers.",
+    ),
+    "attack-invalid": Kind(
+        "error",
+        "An attack left its budget, the range [0, 1], or returned values that are not finite.",
+        "Such a result is no evidence of anything.",
+        "If it came from an attack of your own in `extra`, project into the budget and into [0, 1]; else report it.",
+    ),
+    "changed-at-eps-0": Kind(
+        "error",
+        "An audit with a budget of zero does not return the clean accuracy.",
+        "With nothing allowed to change, nothing may change: the scoring itself is broken, or the model's answers are not reproducible.",
+        "Look for state, for randomness of its own that no seed reaches, and for answers that depend on the batch.",
+    ),
+    "not-broken-at-eps-1": Kind(
+        "error",
+        "With every image allowed, gradients from the image itself do not bring accuracy down to chance.",
+        "Any classifier can be fooled without a budget. If gradients cannot do it, they do not point anywhere.",
+        "The gradient is lost, flat or wrong. See the flags on gradients; trust no number of this audit but those of black-box attacks.",
+    ),
+    "no-better-than-noise": Kind(
+        "error",
+        "At two and at four times the budget gradient attacks break no more images than as many random points.",
+        "A gradient that carries information beats noise easily there.",
+        "As for not-broken-at-eps-1.",
+    ),
+    "black-box-beats-white-box": Kind(
+        "error",
+        "Black-box attacks broke images that no gradient attack breaks, more than chance explains, also not in a second look with 100 steps.",
+        "An attacker who sees everything cannot be weaker than one who sees only outputs: the gradients are masked.",
+        "Find out what hides them; until then the real robustness is lower than told.",
+    ),
+    "random-without-eot": Kind(
+        "error",
+        "The model is random, and an attack was scored without averaging over its noise.",
+        "Single gradients of a noisy model point nowhere in particular, and a single draw says little.",
+        "Use `spikeguard audit`, which averages and scores on fresh draws, or pass --eot.",
+    ),
+    "zero-gradient": Kind(
+        "warning",
+        "The model's own gradient is exactly zero for more than 5 % of the images.",
+        "Attacks with the training surrogate do nothing there. Other estimators were used; compare what they found.",
+        "Nothing, if other estimators break these images. In a report, do not quote PGD with the training surrogate.",
+    ),
+    "locked-gradient": Kind(
+        "warning",
+        "The model's own gradient differs from that of its forward pass with detach, no_grad, rounding and clipping opened.",
+        "Something on the way cuts or bends the gradient. It may be meant (a detached reset) or may hide the network.",
+        "Look at the share that unlocked attacks broke.",
+    ),
+    "saturated-logits": Kind(
+        "warning",
+        "For more than half of the images softmax is exactly 1 in float32.",
+        "Cross-entropy then has no gradient. The margin losses of the suite do not need it.",
+        "Do not judge this model by attacks on cross-entropy alone.",
+    ),
+    "masking": Kind(
+        "warning",
+        "Attacks with the model's own gradient overstate its accuracy by more than 5 points.",
+        "What they leave and the worst case takes is masking: the network hides from its training surrogate, not from an attacker.",
+        "Quote the worst case. To harden the network, craft training inputs with other surrogates too.",
+    ),
+    "not-converged": Kind(
+        "warning",
+        "The last doubling of the longest attack's steps still broke more than half a point.",
+        "More steps would break more.",
+        "Run with more effort, and quote the number as the upper bound that it is.",
+    ),
+    "more-steps-weaker": Kind(
+        "warning",
+        "An attack with twice the steps is significantly weaker (paired test, p < 0.01).",
+        "Stronger attacks must not be weaker: the gradient misleads, or step sizes do not fit.",
+        "Compare the members of the suite; the worst case counts.",
+    ),
+    "pgd-weaker-than-fgsm": Kind(
+        "warning",
+        "PGD is significantly weaker than FGSM (paired test, p < 0.01).",
+        "A sign of gradients that are right only near the image, or of masking.",
+        "Look at attacks through other surrogates.",
+    ),
+    "eot-weaker": Kind(
+        "warning",
+        "Averaging gradients over the model's noise makes the attack significantly weaker.",
+        "It should help. Perhaps the noise is not the model's only randomness.",
+        "See how the model draws.",
+    ),
+    "attack-failed": Kind(
+        "warning",
+        "A member of the suite could not run.",
+        "What it would have broken is not known.",
+        "The message names the reason.",
+    ),
+    "witness-lost": Kind(
+        "warning",
+        "Claimed successes did not hold when checked again at another batch size in float32, and were not counted.",
+        "A few are rounding. Many mean that the model's answers depend on the batch or on chance.",
+        "See whether the model is deterministic.",
+    ),
+    "clean-accuracy-low": Kind(
+        "warning",
+        "Clean accuracy is less than twice chance.",
+        "A network that knows little cannot lose much.",
+        "Check the labels, the order of classes, the normalisation.",
+    ),
+    "budget-unused": Kind(
+        "warning",
+        "No attack came near the border of its budget.",
+        "Perhaps eps or the images are in other units than meant.",
+        "Images must lie in [0, 1] and be normalised inside the model.",
+    ),
+    "few-images": Kind(
+        "info",
+        "Fewer images than the effort is meant for.",
+        "The interval is wide.",
+        "Use more images before comparing networks.",
+    ),
+    "random-model": Kind(
+        "info",
+        "The model is random at inference.",
+        "Every gradient was averaged over draws; each image counts by the share of 100 fresh draws that are right at the chosen input.",
+        "Nothing. Quote it as what it is.",
+    ),
+    "black-box-first": Kind(
+        "info",
+        "Some images were broken by black-box attacks only, too few or not beyond a second look.",
+        "White-box attacks of this effort were a little too short there.",
+        "More effort.",
+    ),
+}
+
+
+def flag(id: str, detail: str = "", **evidence: Any) -> Flag:
+    """A flag of a known kind."""
+    kind = KINDS[id]
+    return Flag(id, kind.level, kind.says + (f" {detail}" if detail else ""), evidence)
+
+
+def from_checks(findings: Mapping[str, Mapping[str, Any]]) -> list[Flag]:
+    """Flags of what was seen before any attack."""
+    return [flag(id, **evidence) for id, evidence in findings.items()]
+
+
+def from_controls(told: Mapping[str, Any]) -> list[Flag]:
+    """Flags of the controls."""
+    flags, n = [], told["images"]
+    nothing, everything = told["nothing"], told["everything"]
+    if nothing["left"] != nothing["clean"]:
+        flags.append(flag("changed-at-eps-0", f"({100 * nothing['left']:.1f} % instead of {100 * nothing['clean']:.1f} %)", **nothing))
+    chance = everything["chance"]
+    if everything["left"] > chance + 2.3 * (chance * (1 - chance) / n) ** 0.5:
+        flags.append(flag("not-broken-at-eps-1", f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)", **everything))
+    rows = told["against noise"]
+    if all(not (r["p"] < 0.01 and r["better"]) for r in rows) and rows[-1]["noise"] < 0.8 * rows[-1]["right"]:
+        flags.append(flag("no-better-than-noise", rows=rows))
+    names = {"FGSM": "pgd-weaker-than-fgsm", "PGD-20": "more-steps-weaker", "EOT-1": "eot-weaker"}
+    for row in told["pairs"]:
+        if row["p"] < 0.01 and row["only the weaker breaks"] > row["only the stronger breaks"]:
+            flags.append(flag(names[row["weaker"]], f"({row['stronger']} against {row['weaker']})", **row))
+    return flags
+
+
+def sorted_by_level(flags: Sequence[Flag]) -> tuple[Flag, ...]:
+    """Errors first; otherwise as found."""
+    order = ("error", "warning", "info")
+    return tuple(sorted(flags, key=lambda f: order.index(f.level)))

@@ -1,0 +1,47 @@
+"""Who is right at which inputs: once and for all for most models, as a share of fresh draws for random ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.gradients import Model
+from spikeguard.neurons import seed_noise, spiking
+
+CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
+
+
+@contextmanager
+def drawn(model: Model, key: int) -> Iterator[None]:
+    """All the model's randomness (its neurons' noise, torch's, numpy's and Python's generators) follows from ``key``; put back afterwards."""
+    sources = [(layer, layer.source) for layer in spiking(model).values()] if isinstance(model, nn.Module) else []
+    plain, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+        torch.manual_seed(key)
+        random.seed(key)
+        np.random.seed(key % 2**32)
+        if isinstance(model, nn.Module):
+            seed_noise(model, key)
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(numbers)
+            for layer, source in sources:
+                layer.source = source
+
+
+def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250) -> Tensor:
+    """Per sample the share of fresh draws of the model's noise at which it is right: an adversary knows its law, not the draw."""
+    right = torch.zeros(len(x), device=x.device)
+    with torch.no_grad():
+        for draw in range(count):
+            with drawn(model, draws.key(seed, "fresh draw", draw)):
+                right += torch.cat([model(a).argmax(1) for a in x.split(batch)]) == y
+    return right / count

@@ -1,0 +1,88 @@
+"""All that an audit has found so far: enough to go on after a stop, to the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikeguard.errors import UserError
+from spikeguard.records import write_bytes
+
+ROBUST, CLEAN_WRONG = -1, -2
+
+
+@dataclass
+class State:
+    """Per sample: ``found``, the input that breaks it, else the one of highest margin; ``right``, the share of draws that are right there;
+    ``first`` and ``second``, the member that broke it first and the first one of another family (ROBUST: none, CLEAN_WRONG: wrong already).
+
+    ``by_family`` ``[F, N]``: the same share at the worst input of each family. ``alone``: accuracy under a member that met all samples.
+    ``done``: position (member, chunk) to go on from.
+    """
+
+    found: Tensor
+    clean: Tensor
+    right: Tensor
+    margin: Tensor
+    first: Tensor
+    second: Tensor
+    by_family: Tensor
+    done: tuple[int, int] = (0, 0)
+    broke: dict[str, int] = field(default_factory=dict)
+    met: dict[str, int] = field(default_factory=dict)
+    unconfirmed: dict[str, int] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, list[int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @staticmethod
+    def start(x: Tensor, clean: Tensor, margin: Tensor, families: int) -> State:
+        """Nothing attacked yet."""
+        first = torch.where(clean > 0, ROBUST, CLEAN_WRONG)
+        return State(x.clone(), clean, clean.clone(), margin, first, first.clone(), clean.expand(families, -1).clone())
+
+    TENSORS = ("found", "clean", "right", "margin", "first", "second", "by_family")
+    NOTES = ("done", "broke", "met", "unconfirmed", "alone", "after", "steps", "failed", "cost")
+
+    def save(self, path: Path, conditions: dict[str, Any]) -> None:
+        """Write everything atomically; ``conditions`` are compared when it is read."""
+        notes = json.dumps({"conditions": conditions, **{k: getattr(self, k) for k in self.NOTES}})
+        buffer = io.BytesIO()
+        np.savez(buffer, notes=np.frombuffer(notes.encode(), np.uint8), **{k: getattr(self, k).cpu().numpy() for k in self.TENSORS})
+        write_bytes(path, buffer.getvalue())
+
+    @staticmethod
+    def load(path: Path, conditions: dict[str, Any], device: torch.device) -> State:
+        """Read it back; UserError if it is damaged or belongs to another audit, naming what differs."""
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+                notes: dict[str, Any] = json.loads(held["notes"].tobytes().decode())
+                tensors: dict[str, Any] = {k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} holds no audit to go on with ({error})") from error
+        before: dict[str, Any] = notes.pop("conditions")
+        if differs := sorted(k for k in {*before, *conditions} if before.get(k) != conditions.get(k)):
+            name = differs[0]
+            raise UserError(f"{path} belongs to an audit with {name} = {before.get(name)!r}, not {conditions.get(name)!r}: choose another folder")
+        notes["done"] = tuple(notes["done"])
+        return State(**tensors, **notes)
+
+
+def digest(*tensors: Tensor) -> str:
+    """The first 16 digits of a hash of values and shapes."""
+    total = hashlib.sha256()
+    for t in tensors:
+        total.update(str((tuple(t.shape), t.dtype)).encode())
+        total.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
