@@ -86,8 +86,8 @@ def _patch(drawn: Tensor, share: float, x: Tensor) -> Tensor:
     """A random square of this share of the image, ``[N, 1, H, W]``; it goes on at the other side where it meets an edge."""
 
     def strip(drawn: Tensor, length: int) -> Tensor:
-        place: Tensor = (torch.arange(length, device=x.device) - (length * drawn[:, None]).long()) % length
-        return place < max(round(share**0.5 * length), 1)
+        place = (torch.arange(length, device=x.device) - (length * drawn[:, None]).long()) % length
+        return torch.lt(place, max(round(share**0.5 * length), 1))
 
     return strip(drawn[:, 0], x.shape[2])[:, None, :, None] & strip(drawn[:, 1], x.shape[3])[:, None, None, :]
 

@@ -178,9 +178,10 @@ def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: 
         raised.append(flag("black-box-beats-white-box", f"({second['left by the second look']} images)", **second))
     elif second["by black box only"]:
         raised.append(flag("black-box-first", f"({second['by black box only']} images)", **second))
-    for name, why in state.failed.items():
-        invalid = "budget" in why or "not finite" in why
-        raised.append(flag("attack-invalid" if invalid and "gradient" not in why else "attack-failed", f"({name}: {why})", member=name))
+    for why in dict.fromkeys(state.failed.values()):
+        names = [name for name, reason in state.failed.items() if reason == why]
+        invalid = "left its budget" in why or "returned values" in why
+        raised.append(flag("attack-invalid" if invalid else "attack-failed", f"({', '.join(names)}: {why})", members=names))
     if (lost := sum(state.unconfirmed.values())) > max(3, 0.01 * n):
         raised.append(flag("witness-lost", f"({lost})", **state.unconfirmed))
     parts = masking.masking(task, state)

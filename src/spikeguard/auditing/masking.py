@@ -73,10 +73,11 @@ def member_rows(task: Task, state: State) -> list[dict[str, Any]]:
 
 
 def convergence(task: Task, state: State) -> dict[str, Any] | None:
-    """Samples broken by the longest attack against its steps."""
-    longest = max((m for m in task.members if m.name in state.steps and "steps" in m.settings), key=lambda m: int(m.settings["steps"]), default=None)
-    if longest is None:
+    """Samples broken by the longest attack against its steps, of those that had stood until then."""
+    counted = [m for m in task.members if m.name in state.steps and "steps" in m.settings]
+    if not counted:
         return None
+    longest = max(reversed(counted), key=lambda m: int(m.settings["steps"]))  # of equals the last one, which met the fewest samples
     counts, met = state.steps[longest.name], state.met[longest.name]
     steps = int(longest.settings["steps"])
     marks = sorted({min(k, steps) for k in (1, 2, 5, 10, 20, 40, 50, 100, 200, 400, 500, 1000) if k <= steps} | {steps // 2, steps})

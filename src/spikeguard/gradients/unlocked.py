@@ -1,7 +1,7 @@
 """A model's gradient with its locks off: what detaches, rounds, clips or saturates on the way is stepped over in the backward pass.
 
 While the gradient is taken, ``detach`` and ``no_grad`` do nothing, rounding and clipping pass gradients straight through, a saturating softmax,
-tanh or sigmoid is stretched until it no longer saturates, and modules that behave differently in eval mode for no statistical reason (all but
+tanh or sigmoid is stretched until it no longer saturates, tensors say that they need no gradient, and modules that behave differently in eval mode for no statistical reason (all but
 batch norm and dropout) are put into training mode. Points are judged on the model as it is.
 """
 
@@ -27,6 +27,7 @@ PASSED = {torch.round, Tensor.round, torch.floor, Tensor.floor, torch.ceil, Tens
 CLIPS = {torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, nn.functional.hardtanh}
 SATURATING = {torch.softmax, Tensor.softmax, nn.functional.softmax, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid}
 IDENTITY = {torch.detach, Tensor.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
+ASKED = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 MILD = 3.0
 
 
@@ -35,6 +36,8 @@ class _SeeThrough(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in IDENTITY:
             return args[0]
+        if func is ASKED:
+            return False
         if func is torch._C._set_grad_enabled:
             return func(True)
         if func in PASSED or func in CLIPS:

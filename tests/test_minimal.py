@@ -1,0 +1,247 @@
+"""Attacks that look for the nearest border, ask for classes only, or go by chance: against closed forms and against APGD."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import spikeguard as sg
+from spikeguard.attacks.cw import cw, cw_minimal
+from spikeguard.attacks.fab import fab, minimal, to_border
+from spikeguard.attacks.hardlabel import rays
+from spikeguard.attacks.randomly import noise, random_search
+from spikeguard.errors import AttackError, UserError
+from spikeguard.losses import margin
+
+THREATS = {"linf": sg.Linf, "l2": sg.L2, "l1": sg.L1}
+DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
+CASES = {
+    "fab linf": (sg.Linf, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
+    "fab l2": (sg.L2, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
+    "fab l1": (sg.L1, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
+    "cw": (sg.L2, lambda *a, **k: cw(*a, steps=15, searches=4, learning_rate=0.05, **k)),
+    "rays": (sg.Linf, lambda *a, **k: rays(*a, queries=60, **k)),
+    "noise linf": (sg.Linf, lambda *a, **k: noise(*a, **k)),
+    "noise l2": (sg.L2, lambda *a, **k: noise(*a, **k)),
+    "noise l1": (sg.L1, lambda *a, **k: noise(*a, **k)),
+    "random search linf": (sg.Linf, lambda *a, **k: random_search(*a, queries=30, **k)),
+    "random search l2": (sg.L2, lambda *a, **k: random_search(*a, queries=30, **k)),
+    "random search l1": (sg.L1, lambda *a, **k: random_search(*a, queries=30, **k)),
+}
+EPS = {sg.Linf: 0.04, sg.L2: 0.3, sg.L1: 2.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(quiet_machine: None) -> None:
+    """The tensors are tiny: where others use the machine too, two threads mostly wait for each other."""
+    torch.set_num_threads(1)
+
+
+class Linear(nn.Module):
+    """Two classes with a flat border between them: the nearest point of the other class is known in closed form."""
+
+    def __init__(self, size: int = 16) -> None:
+        super().__init__()
+        self.flat = nn.Linear(size, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flat(x.flatten(1))
+
+
+class OneHot(nn.Module):
+    """Nothing but the class."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        return F.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
+
+
+@pytest.fixture
+def flat():
+    """Model, images so far from the box that it does not matter, labels, and the smallest norm that misleads, by norm."""
+    model, x = Linear(), 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
+    with torch.no_grad():
+        model.flat.bias -= model(x).mean(0)
+        y = model(x).argmax(1)
+        weight = model.flat.weight[1] - model.flat.weight[0]
+        nearest = {name: -margin(model(x), y) / torch.linalg.vector_norm(weight, DUAL[name]) for name in THREATS}
+        nearest["l1"][nearest["l1"] > 0.3] = torch.nan  # there a single pixel would have to leave the box
+    return model, x, y, nearest
+
+
+@pytest.mark.parametrize("name", THREATS)
+def test_fab_finds_the_closed_form(flat, name):
+    model, x, y, nearest = flat
+    found, known = minimal(model, x, y, THREATS[name](0.03), steps=20), ~nearest[name].isnan()
+    assert known.sum() > 100
+    ratio = (found / nearest[name])[known]
+    assert ratio.min() >= 1 - 1e-3
+    assert ratio.max() <= 1.02
+
+
+def test_cw_finds_the_closed_form(flat):
+    model, x, y, nearest = flat
+    found = cw_minimal(model, x, y, steps=100)
+    far = nearest["l2"] > 0.03  # Adam's first step has length 0.02: 0.01 in w is 0.005 in x, in each of 16 pixels
+    assert far.sum() > 100
+    ratio = found / nearest["l2"]
+    assert ratio.min() >= 1 - 1e-3
+    assert ratio[far].max() <= 1.05
+
+
+SEARCHES = {
+    "fab linf": ("linf", lambda *a: fab(*a, steps=20), 0.95),
+    "fab l2": ("l2", lambda *a: fab(*a, steps=20), 0.95),
+    "fab l1": ("l1", lambda *a: fab(*a, steps=20), 0.95),
+    "cw": ("l2", lambda *a: cw(*a), 0.95),
+    "rays": ("linf", lambda *a: rays(*a, queries=300), 0.8),
+    "random search linf": ("linf", lambda *a: random_search(*a, queries=300), 0.8),
+    "random search l2": ("l2", lambda *a: random_search(*a, queries=300), 0.8),
+    "random search l1": ("l1", lambda *a: random_search(*a, queries=300), 0.8),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_breaks_only_what_can_be_broken_and_nearly_all_of_it(flat, name):
+    model, x, y, nearest = flat
+    norm, attack, least = SEARCHES[name]
+    eps = float(nearest[norm].nanmedian())
+    got, breakable = attack(model, x, y, THREATS[norm](eps)), nearest[norm] <= eps
+    assert not (got.broken & (nearest[norm] > eps * (1 + 1e-4))).any()
+    assert (got.broken & breakable).sum() >= least * breakable.sum()
+    assert torch.equal(model(got.x).argmax(1) != y, got.broken)
+    assert torch.equal(got.when > 0, got.broken)
+
+
+@pytest.mark.parametrize("name", THREATS)
+def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name):
+    """The change is feasible, and no random feasible change of the same gain is shorter; where the box allows no such gain it goes to the corner."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(50, 12, generator=generator, dtype=torch.float64)
+    gradient = torch.randn(50, 12, generator=generator, dtype=torch.float64)
+    gradient[:, :2] = 0
+    room = torch.where(gradient < 0, x, 1 - x)
+    most = (gradient.abs() * room).sum(1)
+    threat = THREATS[name](1.0)
+    share = torch.linspace(0.05, 0.95, 50, dtype=torch.float64)
+    d = to_border(x, -share * most, gradient, threat)
+    torch.testing.assert_close((d * gradient).sum(1), share * most)
+    assert ((x + d) >= -1e-12).all()
+    assert ((x + d) <= 1 + 1e-12).all()
+    for _ in range(200):
+        other = d + 0.05 * torch.randn(50, 12, generator=generator, dtype=torch.float64)
+        other = (x + other).clamp(0, 1) - x
+        enough = (other * gradient).sum(1) >= share * most
+        assert (threat.length(other) >= threat.length(d) - 1e-12)[enough].all()
+    corner = to_border(x, -2 * most, gradient, threat)
+    torch.testing.assert_close(corner, gradient.sign() * room)
+    assert not to_border(x, most, torch.zeros_like(x), threat).any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inside_the_budget_and_independent_of_the_batch(tiny, name):
+    kind, attack = CASES[name]
+    tiny.train()
+    x = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    y, index = tiny.eval()(x).argmax(1), torch.arange(100, 107)
+    tiny.train()
+    threat = kind(EPS[kind] * torch.tensor([0.0, 0.2, 0.5, 1.0, 1.0, 2.0, 4.0]))
+    whole = attack(tiny, x, y, threat, index=index)
+    assert tiny.training
+    threat.check(whole.x, x)
+    assert torch.equal(tiny.eval()(whole.x).argmax(1) != y, whole.broken)
+    assert torch.equal(whole.when >= 0, whole.broken)
+    parts = [attack(tiny, x[r], y[r], threat.take(r), index=index[r]) for r in torch.arange(7).split(3)]
+    assert torch.equal(whole.broken, torch.cat([p.broken for p in parts]))
+    assert whole.forwards == sum(p.forwards for p in parts)
+    assert whole.backwards == sum(p.backwards for p in parts)
+    torch.testing.assert_close(whole.x, torch.cat([p.x for p in parts]), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small ReLU network, trained a little, with 30 to 70 % robust accuracy under Linf 4/255."""
+    torch.manual_seed(0)
+    data = sg.load_data("embedded")
+    train, test = data.train.balanced(2000), data.test.balanced(200)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    for epoch in range(8):
+        for rows in torch.randperm(2000, generator=torch.Generator().manual_seed(epoch)).split(100):
+            optimiser.zero_grad()
+            F.cross_entropy(net(train.x[rows] / 255), train.y[rows]).backward()
+            optimiser.step()
+    return net.eval(), test.x / 255, test.y
+
+
+def test_fab_on_a_relu_network_is_within_two_points_of_apgd(trained):
+    net, x, y = trained
+    threat = sg.Linf(4 / 255)
+    ours, theirs = fab(net, x, y, threat, steps=20), sg.apgd_targeted(net, x, y, threat, steps=50)
+    assert 0.3 <= float((~theirs.broken).float().mean()) <= 0.7
+    assert float(ours.broken.float().mean()) >= float(theirs.broken.float().mean()) - 0.02
+
+
+def test_searches_beat_the_control_and_never_the_gradient_by_much(trained):
+    """On one network: noise breaks least, random search and RayS more, APGD most."""
+    net, x, y = trained
+    threat = sg.Linf(4 / 255)
+    control, scores, labels = (f(net, x, y, threat).broken.float().mean() for f in (noise, random_search, rays))
+    most = sg.apgd(net, x, y, threat, steps=30).broken.float().mean()
+    assert control < min(scores, labels)
+    assert max(scores, labels) <= most + 0.005
+
+
+def test_rays_breaks_a_model_that_gives_only_its_class(trained):
+    net, x, y = trained
+    hidden, threat = OneHot(net), sg.Linf(16 / 255)
+    with pytest.raises(AttackError, match="no gradient"):
+        sg.pgd(hidden, x, y, threat, steps=2)
+    open_, shut = rays(net, x, y, threat, queries=300), rays(hidden, x, y, threat, queries=300)
+    assert torch.equal(open_.x, shut.x), "RayS looked at more than the class"
+    clean_wrong = net(x).argmax(1) != y
+    assert int(shut.broken.sum()) > int(clean_wrong.sum()) + 40
+
+
+def test_the_uniform_half_of_the_control_fills_the_ball():
+    """A ball's radius to the power of its dimension is uniform: mean 1/2, in every norm, within five standard errors."""
+    from spikeguard.attacks.randomly import inside
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    for kind in THREATS.values():
+        u, share = 2 * torch.rand(x.shape, generator=generator) - 1, torch.rand(4000, generator=generator)
+        radius = kind(0.1).length(inside(u, share, x, kind(0.1))) / 0.1
+        assert radius.max() <= 1 + 1e-5
+        assert abs(float((radius**4).mean()) - 0.5) < 5 / (12 * 4000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda *a: fab(*a, sg.Linf(0.1), steps=0), "fab: steps = 0"),
+        (lambda *a: fab(*a, sg.L2(0.1), restarts=0), "restarts = 0"),
+        (lambda *a: minimal(*a, sg.L1(0.1), targets=0), "targets = 0"),
+        (lambda *a: cw(*a, sg.L2(0.1), searches=0), "searches = 0"),
+        (lambda *a: cw(*a, sg.L2(0.1), learning_rate=float("nan")), "learning_rate = nan"),
+        (lambda *a: cw(*a, sg.Linf(0.1)), "cw is an attack under L2, not under Linf"),
+        (lambda *a: rays(*a, sg.L2(0.1)), "rays is an attack under Linf, not under L2"),
+        (lambda *a: rays(*a, sg.Linf(0.1), queries=0), "queries = 0"),
+        (lambda *a: noise(*a, sg.L1(0.1), tries=0), "tries = 0"),
+        (lambda *a: random_search(*a, sg.L1(0.1), queries=0), "queries = 0"),
+        (lambda x, *a: random_search(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),
+        (lambda *a: noise(*a, sg.L1(0.1), index=torch.arange(3)), "index has shape (3,)"),
+        (lambda *a: cw(*a, sg.L2(0.1), index=torch.arange(3)), "index has shape (3,)"),
+        (lambda m, x, y: rays(m, x, y + 9, sg.Linf(0.1)), "labels lie in"),
+        (lambda m, x, y: fab(m, x * 255, y, sg.Linf(0.1)), "divide by 255"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(call, message):
+    with pytest.raises(UserError) as error:
+        call(Linear(), torch.rand(7, 1, 4, 4), torch.ones(7, dtype=torch.int64))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
