@@ -15,14 +15,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikeguard.attacks.apgd import apgd as apgd
     from spikeguard.attacks.ascent import Attacked as Attacked
+    from spikeguard.attacks.cw import cw as cw
+    from spikeguard.attacks.fab import fab as fab
+    from spikeguard.attacks.hardlabel import rays as rays
     from spikeguard.attacks.pgd import bim as bim
     from spikeguard.attacks.pgd import fgsm as fgsm
     from spikeguard.attacks.pgd import pgd as pgd
     from spikeguard.attacks.pgd import rfgsm as rfgsm
+    from spikeguard.attacks.randomly import noise as noise
+    from spikeguard.attacks.randomly import random_search as random_search
     from spikeguard.attacks.sapgd import sapgd as sapgd
     from spikeguard.attacks.square import square as square
     from spikeguard.attacks.targeted import apgd_targeted as apgd_targeted
     from spikeguard.attacks.targeted import targeted as targeted
+    from spikeguard.auditing.audit import Audit as Audit
+    from spikeguard.auditing.audit import audit as audit
+    from spikeguard.auditing.flags import Flag as Flag
+    from spikeguard.auditing.suite import Member as Member
     from spikeguard.data.sources import load_data as load_data
     from spikeguard.defenses import AT as AT
     from spikeguard.defenses import TGO as TGO
@@ -70,7 +79,26 @@ if TYPE_CHECKING:
     from spikeguard.training.recipe import Recipe as Recipe
 
 _HOMES = {
-    "attacks": ("Attacked", "apgd", "apgd_targeted", "bim", "fgsm", "pgd", "rfgsm", "sapgd", "square", "targeted"),
+    "attacks": (
+        "Attacked",
+        "apgd",
+        "apgd_targeted",
+        "bim",
+        "cw",
+        "fab",
+        "fgsm",
+        "noise",
+        "pgd",
+        "random_search",
+        "rays",
+        "rfgsm",
+        "sapgd",
+        "square",
+        "targeted",
+    ),
+    "auditing.audit": ("Audit", "audit"),
+    "auditing.flags": ("Flag",),
+    "auditing.suite": ("Member",),
     "data.sources": ("load_data",),
     "defenses": ("AT", "TGO", "Defense"),
     "errors": ("AttackError", "UserError"),

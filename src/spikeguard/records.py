@@ -92,7 +92,7 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p of a paired test: samples where only one of two outcomes holds fall on either side with equal chance."""
     total, low = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(total, k) for k in range(low + 1)) / 2**total
+    tail: float = sum(math.comb(total, k) for k in range(low + 1)) / 2**total
     return min(1.0, 2 * tail)
 
 
@@ -113,7 +113,7 @@ def _at_least(count: int, total: int, p: float) -> float:
         return float(p >= 1)
     ways = math.lgamma(total + 1)
     logs = (ways - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * math.log(p) + (total - k) * math.log1p(-p) for k in range(count))
-    return 1 - sum(math.exp(v) for v in logs)
+    return 1.0 - math.fsum(math.exp(v) for v in logs)
 
 
 @lru_cache(maxsize=1)

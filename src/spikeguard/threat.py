@@ -28,7 +28,7 @@ class Threat(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        lowest = float(self.eps.min()) if isinstance(self.eps, Tensor) else float(self.eps)
+        lowest = (float(self.eps.min()) if len(self.eps.flatten()) else 0.0) if isinstance(self.eps, Tensor) else float(self.eps)
         if not lowest >= 0:
             raise UserError(f"{name}: eps = {lowest} must be 0 or more")
         if isinstance(self.eps, Tensor) and self.eps.dim() != 1:

@@ -18,7 +18,7 @@ from spikeguard.auditing.flags import Flag, flag
 from spikeguard.auditing.runner import Task, Tell
 from spikeguard.auditing.scoring import SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
-from spikeguard.auditing.suite import EFFORTS, VERSION, Effort, Member, fingerprint, members
+from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Member, fingerprint, members
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model, through
@@ -114,7 +114,7 @@ def audit(
         "model": weights(model),
     }
     store = (folder / STATE, conditions) if folder else None
-    task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, tell=tell, store=store, stop=stop)
+    task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, EOT_DRAWS[effort], tell, store, stop)
     task.random = random
     state = runner.run(task)
     told = controls.run(task, effort)
@@ -211,8 +211,8 @@ def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, 
         "kind": "attack",
         **about,
         **_common(task, n),
-        "clean": masking.told(float(state.clean.mean()), n),
-        "worst_case": masking.told(float(state.right.mean()), n),
+        "clean": masking.told(float(state.clean.double().mean()), n),
+        "worst_case": masking.told(float(state.right.double().mean()), n),
         "flags": [{"id": f.id, "level": f.level, "message": f.message, "evidence": f.evidence} for f in raised],
         "failed": state.failed,
         "first": state.first.tolist(),
@@ -244,7 +244,7 @@ def _record(
     seconds: float,
 ) -> dict[str, Any]:
     n = len(task.x)
-    robust, clean = float(state.right.mean()), float(state.clean.mean())
+    robust, clean = float(state.right.double().mean()), float(state.clean.double().mean())
     worst, parts = masking.told(robust, n), masking.masking(task, state)
     suite = f"{VERSION}, {effort}"
     return {
@@ -261,6 +261,7 @@ def _record(
         "masking": parts,
         "without_each_family": masking.without_each_family(task, state),
         "alone": {name: masking.told(total / n, n) for name, total in state.alone.items()},
+        "after": dict(state.after),
         "members": masking.member_rows(task, state),
         "left_out": left_out,
         "convergence": masking.convergence(task, state),

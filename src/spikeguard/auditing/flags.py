@@ -217,7 +217,7 @@ def from_controls(told: Mapping[str, Any]) -> list[Flag]:
     if everything["left"] > chance + 2.3 * (chance * (1 - chance) / n) ** 0.5:
         flags.append(flag("not-broken-at-eps-1", f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)", **everything))
     rows = told["against noise"]
-    if all(not (r["p"] < 0.01 and r["better"]) for r in rows) and rows[-1]["noise"] < 0.8 * rows[-1]["right"]:
+    if rows and all(not (r["p"] < 0.01 and r["better"]) for r in rows) and rows[-1]["noise"] < 0.8 * rows[-1]["right"]:
         flags.append(flag("no-better-than-noise", rows=rows))
     names = {"FGSM": "pgd-weaker-than-fgsm", "PGD-20": "more-steps-weaker", "EOT-1": "eot-weaker"}
     for row in told["pairs"]:

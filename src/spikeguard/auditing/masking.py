@@ -32,7 +32,7 @@ def masking(task: Task, state: State) -> dict[str, float] | None:
     n = len(task.x)
 
     def left(rows: torch.Tensor) -> float:
-        return float(worst[rows].amin(0).sum()) / n if bool(rows.any()) else float(state.clean.mean())
+        return float(worst[rows].amin(0).double().sum()) / n if bool(rows.any()) else float(state.clean.double().mean())
 
     start = state.alone["PGD-20"] / n
     own = min(left(torch.tensor([f == OWN for f in task.families], device=worst.device)), start)
@@ -46,7 +46,7 @@ def without_each_family(task: Task, state: State) -> dict[str, float]:
     for place, family in enumerate(task.families):
         others = [k for k in range(len(task.families)) if k != place]
         kept = state.by_family[others][:, valid].amin(0) if others else state.clean[valid]
-        shares[family] = float(kept.sum()) / len(task.x)
+        shares[family] = float(kept.double().sum()) / len(task.x)
     return shares
 
 

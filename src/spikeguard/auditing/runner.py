@@ -16,7 +16,7 @@ from spikeguard import draws
 from spikeguard.attacks.ascent import Attacked, at_rest, is_random
 from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import EOT_DRAWS, Member
+from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witness import Witnesses, keep, misclassified
 from spikeguard.errors import AttackError, Interrupted
 from spikeguard.gradients import Model
@@ -44,7 +44,7 @@ class Task:
     seed: int = 0
     index: Tensor | None = None
     batch_size: int = 250
-    draws: int = EOT_DRAWS
+    draws: int = 1
     tell: Tell = lambda stage, done, total: None
     store: tuple[Path, dict[str, Any]] | None = None
     stop: Event | None = None
@@ -102,7 +102,7 @@ def run(task: Task, state: State | None = None) -> State:
                 )
                 raise Interrupted(f"audit stopped after {member.name}; {kept}")
         if state.done == (number + 1, 0):
-            state.after[member.name] = float(state.right.mean())
+            state.after[member.name] = float(state.right.double().mean())
     return state
 
 
@@ -144,7 +144,7 @@ def _note(task: Task, state: State, number: int, member: Member, rows: Tensor, g
         state.unconfirmed[member.name] = state.unconfirmed.get(member.name, 0) + int((got.broken & ~confirmed).sum())
         share = state.clean[rows] * ~confirmed
     if member.all:
-        total = state.alone.get(member.name, 0.0) + float(share.sum())
+        total = state.alone.get(member.name, 0.0) + float(share.double().sum())
         state.alone[member.name] = total
     with at_rest(task.model):
         value = _margins(task, got.x, y)

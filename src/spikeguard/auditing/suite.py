@@ -46,7 +46,8 @@ Effort = Literal["quick", "standard", "full"]
 EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None}
 """Images that an effort is meant for (None: all there are)."""
 OWN, BLACK = "own gradient", ("random", "scores", "labels", "transfer")
-EOT_DRAWS = 10
+EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20}
+"""Gradients averaged a step where the model is random."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ QUICK = (
     _sapgd(20, 0.8, Triangle()),
     _pgd(10, "other surrogates", "straight-through", swap(StraightThrough())),
     _pgd(10, "other surrogates", "rectangle", swap(Rectangle(1.0))),
-    _pgd(20, "unlocked", "unlocked, margin", unlocked(Atan(4.0)), loss="margin"),
+    Member("SA-PGD-40 Atan(4) margin", "other surrogates", attacks.sapgd, {"steps": 40, "loss": "margin"}, swap(Atan(4.0))),
+    Member("SA-PGD-40 unlocked margin", "unlocked", attacks.sapgd, {"steps": 40, "loss": "margin"}, unlocked(Atan(4.0))),
+    Member("APGD-20 unlocked towards 3", "unlocked", attacks.targeted, {"steps": 20, "targets": 3}, unlocked(Atan(4.0))),
     _towards(20, 3),
     Member("PGD-10 NES", "differences", attacks.pgd, {"steps": 10, "restarts": 1, "loss": "margin"}, zeroth(samples=20), needs="no gradient"),
     Member("Square-200", "scores", attacks.square, {"queries": 200}),
@@ -174,7 +177,7 @@ FULL = (
     Member("PGD-1000 x 5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True),
     _sapgd(1000, 0.435, Atan()),
 )
-C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100})
+C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True)
 SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "full": FULL}
 ONLY_LINF = (attacks.square, attacks.rays)
 
@@ -201,5 +204,5 @@ def members(effort: str, threat: Threat, traits: frozenset[str], extra: Sequence
 
 def fingerprint(effort: str) -> str:
     """The first 16 digits of a hash of all that a suite is made of."""
-    text = json.dumps([VERSION, EOT_DRAWS, [m.told() for m in SUITES[effort]]], sort_keys=True)
+    text = json.dumps([VERSION, EOT_DRAWS[effort], [m.told() for m in SUITES[effort]]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,7 +43,9 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Defense:
-    """Settings of a defence; a subclass says what it does."""
+    """Settings of a defence; a subclass says what it does, and names the member of the audit's suite that is adaptive to it."""
+
+    adaptive: ClassVar[str] = ""
 
     def prepare(self, net: Classifier) -> None:
         """Change the network itself, before training and after loading."""

@@ -14,7 +14,7 @@ import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class TGO(Defense):
     ``side`` 'below' penalises only potentials under the threshold. ``sees``: the forward passes that the constraint reads, 'trained' (those
     in the loss), 'clean', 'adversarial' or 'both'. UserError on nonsense; a warning if sigma > delta / 3.
     """
+
+    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
 
     delta: float = 0.5
     lambda_max: float = 0.4

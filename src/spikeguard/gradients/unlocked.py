@@ -1,8 +1,8 @@
 """A model's gradient with its locks off: what detaches, rounds, clips or saturates on the way is stepped over in the backward pass.
 
 While the gradient is taken, ``detach`` and ``no_grad`` do nothing, rounding and clipping pass gradients straight through, a saturating softmax,
-tanh or sigmoid is stretched until it no longer saturates, tensors say that they need no gradient, and modules that behave differently in eval mode for no statistical reason (all but
-batch norm and dropout) are put into training mode. Points are judged on the model as it is.
+tanh or sigmoid is stretched until it no longer saturates, tensors say that they need no gradient, and modules that behave differently in
+eval mode for no statistical reason (all but batch norm and dropout) are put into training mode. Points are judged on the model as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from spikeguard.gradients.estimators import Model, Opened, derive
 from spikeguard.gradients.swap import known, rewire
 from spikeguard.losses import Loss
-from spikeguard.neurons import Spiking
+from spikeguard.neurons import Spiking, spiking
 from spikeguard.surrogates import Surrogate
 from spikeguard.taps import tap
 
@@ -36,7 +36,7 @@ class _SeeThrough(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in IDENTITY:
             return args[0]
-        if func is ASKED:
+        if func == ASKED:
             return False
         if func is torch._C._set_grad_enabled:
             return func(True)
@@ -58,7 +58,7 @@ class _Unlocked(Opened):
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         def open_model(x: Tensor) -> Tensor:
-            with _SeeThrough():
+            with _SeeThrough(), _neurons_as_they_are(self.model):
                 return self.model(x)
 
         spikes = self.surrogate
@@ -76,6 +76,28 @@ class _Unlocked(Opened):
 
 def _hook(total: Tensor, surrogate: Surrogate) -> None:
     rewire(total, lambda name: surrogate)
+
+
+@contextmanager
+def _neurons_as_they_are(model: Model) -> Iterator[None]:
+    """Our own neurons have no locks, and kernels that would not run under the mode: they do not see it."""
+    layers = spiking(model).values() if isinstance(model, nn.Module) else ()
+    open_guards: list[Any] = []
+
+    def enter(*_: object) -> None:
+        open_guards.append(torch._C.DisableTorchFunction())
+        open_guards[-1].__enter__()
+
+    def leave(*_: object) -> None:
+        open_guards.pop().__exit__(None, None, None)
+
+    handles = [layer.register_forward_pre_hook(enter) for layer in layers]
+    handles += [layer.register_forward_hook(leave, always_call=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def families(record: Mapping[str, Any]) -> str:
     """How far the number would rise without each family."""
     shares, worst = record["without_each_family"], record["worst_case"]["accuracy"]
     rises = {k: 100 * (v - worst) for k, v in shares.items()}
-    drawn, axes = figure(4.6, 0.9 + 0.26 * len(rises))
+    drawn, axes = figure(5.2, 1.1 + 0.26 * len(rises))
     axis = axes[0][0]
     places = range(len(rises))
     axis.barh(places, [max(v, 0) for v in rises.values()], color=ACCENT, height=0.7, lw=0)
@@ -84,7 +84,7 @@ def gap(record: Mapping[str, Any]) -> str:
     parts = record["masking"]
     names = ("optimiser: more steps, own gradient", "gradient: other backward passes", "rest: without gradients")
     left, drawn_parts = 100 * parts["worst case"], [100 * parts[k] for k in ("optimiser", "gradient", "rest")]
-    drawn, axes = figure(8.6, 1.25)
+    drawn, axes = figure(8.6, 1.7)
     axis = axes[0][0]
     axis.barh([0], [left], color=ACCENT, lw=0, label=f"worst case {left:.1f} %")
     at = left
@@ -94,5 +94,5 @@ def gap(record: Mapping[str, Any]) -> str:
     axis.set_yticks([])
     axis.set_xlim(0, 100)
     axis.set_xlabel("accuracy, %")
-    axis.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 2.1))
+    axis.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.75))
     return svg(drawn)

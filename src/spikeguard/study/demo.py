@@ -12,20 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeguard.attacks import pgd
 from spikeguard.auditing.audit import audit
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.diagnose.neighbours import EDGES, gain_scaled, neighbours
 from spikeguard.errors import UserError
-from spikeguard.gradients import swap
 from spikeguard.kernels import builder
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records import SCHEMA, machine, plain, read_json, wilson, write_json
 from spikeguard.report.demo_page import write_page
 from spikeguard.study.recipes import recipe
-from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
@@ -35,8 +32,7 @@ from spikeguard.training.setup import parts, pick_device
 MARK = "demo.json"
 DELTA = 0.2
 EPS = ("8/255", "25/255")
-CURVE = (0, 4, 8, 16, 25)
-CURVE_IMAGES = 100
+SHARES_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda
     vanilla, told = _train("vanilla", settings, out, data, tell)
     networks.append(("vanilla", "vanilla", vanilla, told))
     guarded, told = _train("tgo", settings, out, data, tell)
-    held = parts(recipe("vanilla"), data)[1].to(x.device).pixels()[:CURVE_IMAGES]  # the factor is not chosen on test images
+    held = parts(recipe("vanilla"), data)[1].to(x.device).pixels()[:SHARES_IMAGES]  # the factor is not chosen on test images
     control, factor = gain_scaled(vanilla, held, neighbours(guarded, held, DELTA).mean, DELTA)
     networks.append(("control", "vanilla, gains scaled", control, {**networks[0][3], "factor": factor}))
     networks.append(("tgo", "TGO", guarded, told))
@@ -80,7 +76,9 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda
         "eps": list(EPS),
         "delta": DELTA,
         "edges": EDGES.tolist(),
-        "curve_attack": f"PGD-20 with Atan(8) in the backward pass, one restart, on {min(CURVE_IMAGES, settings.images)} of the images",
+        "curve_attack": "SA-PGD with ten steps, through ASSG and through the network's own gradient, on {images} of the images".format(
+            **rows[0]["attacks"][EPS[0]]["controls"]["curve"]
+        ),
         "networks": rows,
         "path": builder.path(),
         "threads": torch.get_num_threads(),
@@ -157,8 +155,8 @@ def _measure(
         **about,
         "clean": {"accuracy": right, "interval": list(wilson(round(right * len(data.test)), len(data.test))), "images": len(data.test)},
         "attacks": attacks,
-        "neighbours": _shares(net, x[:CURVE_IMAGES]),
-        "curve": _curve(net, x[:CURVE_IMAGES], y[:CURVE_IMAGES], index[:CURVE_IMAGES], settings.seed),
+        "neighbours": _shares(net, x[:SHARES_IMAGES]),
+        "curve": [[factor * 8 / 255, share] for factor, share in attacks[EPS[0]]["controls"]["curve"]["points"]],
         "attack_seconds": round(time.perf_counter() - begun, 2),
     }
     write_json(path, row)
@@ -168,14 +166,6 @@ def _measure(
 def _shares(net: Classifier, x: Tensor) -> dict[str, Any]:
     found = neighbours(net, x, DELTA)
     return {**plain(found), "mean": found.mean}
-
-
-def _curve(net: Classifier, x: Tensor, y: Tensor, index: Tensor, seed: int) -> list[list[float]]:
-    points = []
-    for eps in CURVE:
-        got = pgd(net, x, y, Linf(eps / 255), restarts=1, gradient=swap(Atan(8.0)), seed=seed, index=index)
-        points.append([eps / 255, 1 - float(got.broken.float().mean())])
-    return points
 
 
 def _pictures(net: Classifier, out: Path, x: Tensor, y: Tensor, data: Dataset, count: int = 8) -> dict[str, Any]:
