@@ -32,15 +32,15 @@ def look(model: Model, x: Tensor, y: Tensor, random: bool) -> Checked:
     """All checks on up to 100 images."""
     x, y = x[:100], y[:100]
     found = Checked(traits={"noise"} if random else set())
-    before = _contents(model)
     with at_rest(model):
+        before = _contents(model)
         _outputs(model, x, found)
         _repetition(model, x, random, found)
         if "state-carried-over" not in found.findings:
             _company(model, x, random, found)
         _decoy(model, x, random, found)
         _gradients(model, x, y, found)
-    after = _contents(model)
+        after = _contents(model)
     if changed := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
         found.findings["model-changed"] = {"changed": changed[:5]}
     return found

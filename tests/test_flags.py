@@ -1,0 +1,316 @@
+"""Every flag: something that provokes it, and something like it that does not."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spikeguard as sg
+from spikeguard.auditing import checks, flags
+from spikeguard.auditing.audit import _flags
+from spikeguard.auditing.flags import KINDS, from_controls
+from spikeguard.auditing.runner import Task
+from spikeguard.auditing.state import State
+from spikeguard.auditing.suite import FGSM, PGD_20, Member
+
+ROOT = Path(__file__).parents[1]
+ERRORS = {
+    "no-gradient",
+    "random-without-eot",
+    "state-carried-over",
+    "model-changed",
+    "attack-invalid",
+    "changed-at-eps-0",
+    "not-broken-at-eps-1",
+    "no-better-than-noise",
+    "black-box-beats-white-box",
+    "depends-on-batch",
+    "no-logits",
+    "decoy-logits",
+}
+X, Y = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+
+
+def test_level_error_is_kept_for_what_makes_the_number_worthless():
+    assert {name for name, kind in KINDS.items() if kind.level == "error"} == ERRORS
+
+
+def test_every_flag_has_its_page_written_from_the_code():
+    spec = importlib.util.spec_from_file_location("flag_pages", ROOT / "tools" / "flag_pages.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for name, kind in KINDS.items():
+        assert (tool.FOLDER / f"{name}.md").read_text() == tool.page(name, kind)
+    assert (tool.FOLDER / "README.md").read_text() == tool.index()
+    assert {p.stem for p in tool.FOLDER.glob("*.md")} == {*KINDS, "README"}
+
+
+# what is seen before any attack
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.map = nn.Linear(16, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.last = torch.zeros(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 5 * self.map(x.flatten(1))
+
+
+class Counting(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Waking(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        self.train()
+        return super().forward(x)
+
+
+class Remembering(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x) + 0.1 * self.last
+        self.last = logits.detach().mean(0)
+        return logits
+
+
+class Sociable(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(4 * (x - x.mean(0)))
+
+
+class Probable(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+class Flat(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(super().forward(x).argmax(1), 3).float()
+
+
+class Broken(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 0.0
+
+
+class Loud(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e4 * super().forward(x)
+
+
+class TwoFaced(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (1.0 if x.requires_grad else 0.0)
+
+
+class Cut(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+class Bent(Plain):
+    """A gradient there is, but through an eighth of the pixels only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x.flatten(1)
+        return 5 * self.map(torch.cat([kept[:, :2], kept[:, 2:].detach()], 1))
+
+
+class Noisy(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.randn(len(x), 3)
+
+
+SEEN = {
+    "model-changed": (Counting, Waking),
+    "state-carried-over": (Remembering,),
+    "depends-on-batch": (Sociable,),
+    "no-logits": (Probable, Flat, Broken),
+    "saturated-logits": (Loud,),
+    "decoy-logits": (TwoFaced,),
+    "zero-gradient": (Cut,),
+    "locked-gradient": (Bent,),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in SEEN.items() for k in kinds])
+def test_a_check_before_the_attacks_sees_it(name, kind):
+    found = checks.look(kind().eval(), X, Y, random=False).findings
+    assert name in found, found
+    assert flags.from_checks(found)[0].evidence
+
+
+@pytest.mark.parametrize("kind", [Plain, Noisy])
+def test_nothing_is_seen_in_an_honest_model(kind):
+    looked = checks.look(kind().eval(), X, Y, random=kind is Noisy)
+    assert looked.findings == {}
+
+
+# controls
+
+
+def controls(**changes: object) -> dict:
+    told = {
+        "images": 50,
+        "nothing": {"clean": 0.9, "left": 0.9},
+        "everything": {"left": 0.0, "chance": 0.1},
+        "against noise": [{"noise": 5, "gradient": 40, "right": 45, "p": 1e-9, "better": 1.0}] * 2,
+        "pairs": [{"stronger": "PGD-20", "weaker": "FGSM", "only the weaker breaks": 0, "only the stronger breaks": 9, "p": 0.004}],
+    }
+    return {**told, **changes}
+
+
+def pair(strong: str, weak: str) -> list[dict]:
+    return [{"stronger": strong, "weaker": weak, "only the weaker breaks": 9, "only the stronger breaks": 0, "p": 0.004}]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("changed-at-eps-0", {"nothing": {"clean": 0.9, "left": 0.8}}),
+        ("not-broken-at-eps-1", {"everything": {"left": 0.3, "chance": 0.1}}),
+        ("no-better-than-noise", {"against noise": [{"noise": 5, "gradient": 5, "right": 45, "p": 1.0, "better": 0.0}] * 2}),
+        ("pgd-weaker-than-fgsm", {"pairs": pair("PGD-20", "FGSM")}),
+        ("more-steps-weaker", {"pairs": pair("PGD-40", "PGD-20")}),
+        ("eot-weaker", {"pairs": pair("EOT-10", "EOT-1")}),
+    ],
+)
+def test_a_control_that_fails_is_a_flag(name, changes):
+    assert from_controls(controls()) == []
+    assert [f.id for f in from_controls(controls(**changes))] == [name]
+
+
+def test_a_network_that_noise_breaks_too_is_not_accused():
+    easy = [{"noise": 44, "gradient": 45, "right": 45, "p": 1.0, "better": 1.0}] * 2
+    assert from_controls(controls(**{"against noise": easy})) == []
+
+
+# what follows from the result
+
+
+def after_an_audit(**changes: object) -> list[str]:
+    """Flags of a made-up state of 400 images: half broken by PGD with the own gradient, at the border of the budget."""
+    n = 400
+    x, y = torch.full((n, 1, 2, 2), 0.5), torch.arange(n) % 10
+    members = (FGSM, PGD_20, Member("Square", "scores", sg.square), Member("long", "own gradient", sg.pgd, {"steps": 100}))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 10))
+    task = Task(model, x, y, sg.Linf(0.1), members)
+    state = State.start(x, torch.ones(n), torch.zeros(n), 2)
+    state.found = x + 0.1
+    state.first[: n // 2], state.second[: n // 2] = 1, 2
+    state.by_family[:, : n // 2] = 0.0
+    state.right[: n // 2] = 0.0
+    state.alone, state.met = {"PGD-20": 0.5 * n}, {"long": 400, "PGD-20": 400}
+    told = {**controls(), "survivors with a gradient": {"own": 1.0}, "second look": {"by black box only": 0, "images": n}}
+    change = changes.get("change")
+    if callable(change):
+        change(SimpleNamespace(task=task, state=state, told=told))
+    return [f.id for f in _flags(task, state, {}, told, str(changes.get("effort", "quick")))]
+
+
+def _no_gradient(a: SimpleNamespace) -> None:
+    a.told["survivors with a gradient"] = {"own": 0.0, "unlocked": 0.05}
+
+
+def _black(a: SimpleNamespace) -> None:
+    a.told["second look"] = {"by black box only": 9, "images": 400, "left by the second look": 8, "lower bound of the share": 0.01}
+
+
+def _black_refuted(a: SimpleNamespace) -> None:
+    a.told["second look"] = {"by black box only": 9, "images": 400, "left by the second look": 1, "lower bound of the share": 0.0001}
+
+
+def _masked(a: SimpleNamespace) -> None:
+    a.state.alone = {"PGD-20": 0.7 * 400}
+
+
+def _long(a: SimpleNamespace) -> None:
+    a.state.steps = {"long": [0] * 60 + [1] * 41}
+
+
+def _settled(a: SimpleNamespace) -> None:
+    a.state.steps = {"long": [41, *[0] * 100]}
+
+
+def _failed(a: SimpleNamespace) -> None:
+    a.state.failed = {"long": "no gradient reaches the input"}
+
+
+def _invalid(a: SimpleNamespace) -> None:
+    a.state.failed = {"long": "attack left its budget by 1e-2 or left [0, 1]"}
+
+
+def _lost(a: SimpleNamespace) -> None:
+    a.state.unconfirmed = {"long": 9}
+
+
+def _ignorant(a: SimpleNamespace) -> None:
+    a.state.clean = torch.full((400,), 0.15)
+
+
+def _timid(a: SimpleNamespace) -> None:
+    a.state.found = a.task.x + 0.01
+
+
+def _random(a: SimpleNamespace) -> None:
+    a.task.random = True
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("no-gradient", _no_gradient),
+        ("black-box-beats-white-box", _black),
+        ("black-box-first", _black_refuted),
+        ("masking", _masked),
+        ("not-converged", _long),
+        ("attack-failed", _failed),
+        ("attack-invalid", _invalid),
+        ("witness-lost", _lost),
+        ("clean-accuracy-low", _ignorant),
+        ("budget-unused", _timid),
+        ("random-model", _random),
+    ],
+)
+def test_what_follows_from_the_result_is_a_flag(name, change):
+    assert after_an_audit() == []
+    assert after_an_audit(change=change) == [name]
+
+
+def test_no_flag_without_need():
+    assert after_an_audit(change=_settled) == []
+    assert after_an_audit(effort="standard") == []
+
+
+def test_few_images_are_told():
+    got = sg.audit(Plain().eval(), X[:20], Plain()(X[:20]).argmax(1), sg.Linf(0.01), effort="quick")
+    assert "few-images" in {f.id for f in got.flags}
+
+
+def test_a_random_model_attacked_without_averaging_is_an_error():
+    from spikeguard.auditing import runner
+    from spikeguard.auditing.audit import attack_record
+
+    model = Noisy().eval()
+    for draws, expected in ((1, ["random-without-eot"]), (4, [])):
+        task = Task(model, X, Y, sg.Linf(0.1), [Member("PGD", "own gradient", sg.pgd, {"steps": 2, "restarts": 1}, all=True)], draws=draws)
+        state = runner.run(task)
+        runner.settle(task, state)
+        assert [f["id"] for f in attack_record(task, state, {})["flags"]] == expected
+
+
+def test_every_flag_is_provoked_somewhere():
+    here = Path(__file__).read_text()
+    for name in KINDS:
+        assert here.count(f'"{name}"') > (1 if name in ERRORS else 0), name
+    assert len(list(itertools.chain(*SEEN.values()))) >= len(SEEN)
