@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import spikeguard as sg
+from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND
 
 torchattacks = pytest.importorskip("torchattacks")
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("default")]
@@ -77,3 +78,36 @@ def test_apgd_leaves_as_many_as_torchattacks(trained, ours, theirs):
     net.double()
     assert 0.3 <= float((~got.broken).double().mean()) <= 0.7
     assert abs(float(got.broken.double().mean()) - float(expected.double().mean())) <= 0.005 + 1e-9
+
+
+@pytest.mark.slow
+def test_the_autoattack_preset_leaves_what_torchattacks_leaves(trained):
+    """Standard protocol on a ReLU network of 30 to 70 % robust accuracy, 200 images: within half a point."""
+    net, x, y = trained
+    net, x = net.float(), x.float()
+    rows = torch.arange(len(x))
+    broken = torch.zeros(len(x), dtype=torch.bool)
+    for member in AUTOATTACK:
+        stand = rows[~broken]
+        broken[stand] = member.run(net, x[stand], y[stand], sg.Linf(EPS), 0, stand).broken
+    theirs = torchattacks.AutoAttack(net, norm="Linf", eps=EPS, version="standard", n_classes=10, seed=0)
+    with torch.no_grad():
+        expected = net(theirs(x, y)).argmax(1) != y
+    net.double()
+    assert 0.3 <= float((~broken).double().mean()) <= 0.7
+    assert abs(float(broken.double().mean()) - float(expected.double().mean())) <= 0.005 + 1e-9
+
+
+@pytest.mark.slow
+def test_the_random_preset_leaves_what_torchattacks_leaves(trained):
+    """The protocol for random models, on a network that is not: its constants are the same."""
+    net, x, y = trained
+    net, x, y = net.float(), x[:60].float(), y[:60]
+    broken = torch.zeros(60, dtype=torch.bool)
+    for member in AUTOATTACK_RAND:
+        broken |= member.run(net, x, y, sg.Linf(EPS), 0, torch.arange(60)).broken
+    theirs = torchattacks.AutoAttack(net, norm="Linf", eps=EPS, version="rand", n_classes=10, seed=0)
+    with torch.no_grad():
+        expected = net(theirs(x, y)).argmax(1) != y
+    net.double()
+    assert int((broken != expected).sum()) <= 1
