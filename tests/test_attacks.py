@@ -11,7 +11,8 @@ from spikeguard import draws
 from spikeguard.attacks.ascent import checkpoints
 from spikeguard.attacks.square import side
 from spikeguard.auditing import runner, witness
-from spikeguard.auditing.suite import DEMO, Member
+from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
+from spikeguard.auditing.suite import QUICK, Member
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import Own
 from spikeguard.losses import margin
@@ -32,6 +33,10 @@ ATTACKS = {
     "apgd dlr": lambda m, x, y, t: sg.apgd(m, x, y, t, steps=6, loss="dlr"),
     "apgd targeted": lambda m, x, y, t: sg.apgd_targeted(m, x, y, t, steps=4, targets=3),
     "apgd targeted margin": lambda m, x, y, t: sg.apgd_targeted(m, x, y, t, steps=4, targets=20, loss="margin", gradient=sg.assg()),
+    "mi": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=1, momentum=1.0),
+    "sapgd targeted": lambda m, x, y, t: sg.targeted(m, x, y, t, rule="sapgd", steps=3, targets=2),
+    "pgd targeted": lambda m, x, y, t: sg.targeted(m, x, y, t, rule="pgd", steps=3, targets=9),
+    "pgd from a point": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=3, restarts=2, first=torch.rand(x.shape)),
     "square": lambda m, x, y, t: sg.square(m, x, y, t, queries=30),
 }
 
@@ -99,17 +104,18 @@ def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
         settings_ = {"steps": 4, "restarts": 1, "step_size": 0.005}
         a, b = sg.pgd(tiny, x, y, threat, **settings_ | one), sg.pgd(tiny, x, y, threat, **settings_ | more)
         assert (b.broken | ~a.broken).all()
-    fewer = runner.run(tiny, x, y, threat, DEMO[:2])
-    assert runner.run(tiny, x, y, threat, DEMO[:4]).robust_accuracy <= fewer.robust_accuracy
+    fewer = runner.run(runner.Task(tiny, x, y, threat, QUICK[:2]))
+    more = runner.run(runner.Task(tiny, x, y, threat, QUICK[:4]))
+    assert (more.right <= fewer.right).all()
     assert list(fewer.after.values()) == sorted(fewer.after.values(), reverse=True)
 
 
 def test_at_eps_zero_the_worst_case_is_the_clean_accuracy(tiny, pair):
     x, y = pair
     y = torch.where(torch.arange(7) < 2, (y + 1) % 10, y)
-    outcome = runner.run(tiny, x, y, sg.Linf(0.0), DEMO)
-    assert outcome.clean_accuracy == outcome.robust_accuracy == pytest.approx(5 / 7)
-    assert outcome.first.tolist() == [runner.CLEAN_WRONG] * 2 + [runner.ROBUST] * 5
+    state = runner.run(runner.Task(tiny, x, y, sg.Linf(0.0), QUICK[:5]))
+    assert float(state.clean.mean()) == float(state.right.mean()) == pytest.approx(5 / 7)
+    assert state.first.tolist() == [CLEAN_WRONG] * 2 + [ROBUST] * 5
 
 
 def test_results_do_not_depend_on_batch_size_or_on_company(tiny, pair):
@@ -218,12 +224,13 @@ def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, 
     x, y = pair
     for layer in spiking(tiny).values():
         layer.noise = Noise(0.3, at_eval=True)
-    still = Member("nothing", lambda m, x, y, t, seed, index: sg.pgd(m, x, y, t, steps=1, restarts=1), on_all=True)
-    outcome = runner.run(tiny, x, y, sg.Linf(0.0), [still])
-    assert outcome.random
-    assert outcome.witnesses is None
-    assert 0 < outcome.clean_accuracy < 1
-    assert outcome.robust_accuracy == pytest.approx(outcome.clean_accuracy, abs=0.08)
+    still = Member("nothing", "own gradient", sg.pgd, {"steps": 1, "restarts": 1}, all=True)
+    task = runner.Task(tiny, x, y, sg.Linf(0.0), [still], draws=2)
+    state = runner.run(task)
+    assert task.random
+    assert runner.settle(task, state) is None
+    assert 0 < float(state.clean.mean()) < 1
+    assert float(state.right.mean()) == pytest.approx(float(state.clean.mean()), abs=0.08)
 
 
 def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
@@ -308,3 +315,61 @@ def test_witnesses_are_not_checked_through_an_open_tap(tiny, pair):
     x, y = pair
     with sg.tap(tiny, noise=0.5), pytest.raises(UserError, match="untouched model"):
         witness.misclassified(tiny, x, y)
+
+
+@pytest.mark.parametrize(
+    "threat", [sg.L2(0.7), sg.L1(3.0), sg.L2(torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 9.0]))], ids=["l2", "l1", "l2 per sample"]
+)
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "mi", "sapgd", "apgd", "apgd targeted margin", "pgd targeted"])
+def test_inside_the_budget_of_other_norms_and_it_is_used(tiny, pair, name, threat):
+    x, y = pair
+    got = ATTACKS[name](tiny, x, y, threat)
+    threat.check(got.x, x)
+    assert torch.equal(tiny(got.x).argmax(1) != y, got.broken)
+    walked = sg.pgd(tiny, x, y, threat, steps=5, restarts=1, early_stop=False)
+    length, eps = threat.length(walked.x - x), threat.per_sample(x).flatten()
+    assert (length >= 0.7 * eps.clamp(max=1.0) - 1e-6).all(), "the budget is not used"
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.floats(0, 12), st.integers(0, 10**6), st.sampled_from([sg.L2, sg.L1]))
+def test_projections_of_other_norms_are_the_nearest_points(eps, seed, kind):
+    """Inside; inside points stay; and no random point of the set lies nearer to the candidate (Euclidean)."""
+    generator = torch.Generator().manual_seed(seed)
+    x, candidate = torch.rand(3, 1, 3, 3, generator=generator).double(), 2 * torch.randn(3, 1, 3, 3, generator=generator).double()
+    threat = kind(eps)
+    projected = threat.project(candidate, x)
+    threat.check(projected, x)
+    torch.testing.assert_close(threat.project(projected, x), projected, atol=1e-7, rtol=0)
+    near = (projected - candidate).flatten(1).norm(dim=1)
+    for _ in range(30):
+        other = threat.project(x + torch.randn(x.shape, generator=generator).double(), x)
+        toward = projected + 0.1 * (other - projected)  # the set is convex
+        assert ((toward - candidate).flatten(1).norm(dim=1) >= near - 1e-6).all()
+
+
+def test_momentum_follows_its_formula(tiny, pair):
+    from spikeguard.attacks.pgd import SignStep
+
+    x, _ = pair
+    rule, total = SignStep(sg.Linf(0.1), torch.full((7, 1, 1, 1), 0.01), momentum=0.9), torch.zeros_like(x)
+    for k in range(3):
+        g = torch.randn(x.shape, generator=torch.Generator().manual_seed(k))
+        total = 0.9 * total + g / (g.abs().mean((1, 2, 3), keepdim=True) + 1e-12)
+        torch.testing.assert_close(rule.step(k, x, g, torch.zeros(7)), x + 0.01 * total.sign())
+
+
+def test_the_step_at_which_a_sample_breaks_is_told(tiny, pair):
+    x, y = pair
+    long = sg.pgd(tiny, x, y, sg.Linf(0.05), steps=8, step_size=0.01, restarts=1)
+    assert torch.equal(long.when >= 0, long.broken)
+    last = int(long.when.max())
+    assert last > 0
+    shorter = sg.pgd(tiny, x, y, sg.Linf(0.05), steps=last - 1, step_size=0.01, restarts=1)
+    assert torch.equal(shorter.broken, long.broken & (long.when < last))
+
+
+def test_attacks_under_linf_only_say_so(tiny, pair):
+    for attack in (sg.square, sg.rays, sg.rfgsm):
+        with pytest.raises(UserError, match="Linf"):
+            attack(tiny, *pair, sg.L2(1.0))

@@ -54,8 +54,15 @@ def run_folder(trained, tmp_path_factory):
 
 
 BAD = [
-    (["fly"], "unknown verb 'fly' (known: demo, train, attack, bench, doctor)"),
+    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, bench, doctor)"),
     (["train"], "name a recipe"),
+    (["audit"], "name what to audit"),
+    (["audit", "nowhere"], "no network 'nowhere'"),
+    (["audit", "RUN", "--eps", "much"], "must be a number of at least 0"),
+    (["audit", "RUN", "--effort", "huge"], "invalid choice: 'huge'"),
+    (["audit", "RUN", "other"], "one target at a time"),
+    (["audit", "RUN", "--merge"], "--merge writes a record"),
+    (["audit", "--verify", "nothing.json"], "cannot read nothing.json"),
     (["train", "nope"], "unknown recipe 'nope' (known: vanilla, tgo"),
     (["train", "tgo", "--epoch", "3"], "unknown field 'epoch'"),
     (["train", "tgo", "--epochs", "x"], "epochs = 'x' must be a whole number"),
@@ -136,6 +143,77 @@ def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, cap
     with np.load(tmp_path / record["witnesses"]["file"]) as held:
         assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first"])
     assert "at most this" in capsys.readouterr().out
+
+
+def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder, tmp_path, capsys):
+    out = tmp_path / "a"
+    assert main(["audit", str(run_folder), "--images", "20", "--eps", "16/255", "--out", str(out)]) in (0, 1)
+    told = capsys.readouterr().out
+    record = read_json(out / "audit.json")
+    assert record["verified_in_fresh_process"] == {"held": True, "witnesses": sum(f >= 0 for f in record["first"]), "wrong": []}
+    assert record["verdict"] in told
+    assert "they hold" in told
+    assert (out / "index.html").read_text().count("<svg") >= 4
+    assert main(["audit", "--verify", str(out)]) == 0
+    assert "all hold" in capsys.readouterr().out
+    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "accuracy": 0.99}}))
+    assert main(["audit", "--verify", str(out / "audit.json")]) == 1
+    assert "the record says 99.00 %" in capsys.readouterr().out
+    (out / "audit.json").write_text(json.dumps(record))
+    assert main(["audit", "--compare", str(out), str(out)]) == 0
+    assert "+0.0 points" in capsys.readouterr().out
+    assert main(["audit", "--table", "csv", str(out)]) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[0] == '"network","clean"'.replace('"', "") + ',"PGD-20, own gradient",worst case,95 % interval,reliable'
+    )
+    assert main(["audit", "--methods", str(out)]) == 0
+    assert "suite-v1" in capsys.readouterr().out
+    assert main(["audit", "--merge", str(out), str(out), "--out", str(tmp_path / "m.json")]) == 0
+    assert read_json(tmp_path / "m.json")["worst_case"] == record["worst_case"]
+
+
+def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mynets.py").write_text(
+        "import torch\n\n\ndef probable():\n    torch.manual_seed(0)\n    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))\n"
+        "    return lambda x: net(x).softmax(1)\n\n\ndef needs(width):\n    return width\n\n\ndef number():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "mynets:probable", "--data", "embedded", "--images", "20", "--out", "a"]) == 1
+    told = capsys.readouterr().out
+    assert "Not reliable (no-logits" in told
+    assert "docs/flags/no-logits.md" in told
+    for target, message in (
+        ("mynets:probable", "name its data with --data"),
+        ("nonets:probable", "cannot import 'nonets'"),
+        ("mynets:none", "has no function 'none'"),
+        ("mynets:needs", "needs arguments"),
+        ("mynets:number", "returned a int"),
+    ):
+        data = [] if "name its data" in message else ["--data", "embedded"]
+        assert main(["audit", target, *data]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
+    out = tmp_path / "a"
+    command = [sys.executable, "-m", "spikeguard", "audit", str(run_folder), "--images", "100", "--batch-size", "20", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "PGD-20" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "go on with --resume" in told
+    assert not (out / "audit.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 2
+    assert "go on with --resume" in again.stderr
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stderr
+    assert (out / "audit.json").exists()
 
 
 def test_other_settings_never_overwrite_a_record(run_folder, capsys):

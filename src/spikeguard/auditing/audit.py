@@ -174,7 +174,7 @@ def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: 
     if gradients and max(gradients.values()) <= 0.05:
         raised.append(flag("no-gradient", shares=gradients))
     second = told["second look"]
-    if second.get("left by the second look", 0) >= 3 and second["lower bound of the share"] > 0.002:
+    if second.get("left by the second look", 0) >= controls.ENOUGH and second["lower bound of the share"] > 0.002:
         raised.append(flag("black-box-beats-white-box", f"({second['left by the second look']} images)", **second))
     elif second["by black box only"]:
         raised.append(flag("black-box-first", f"({second['by black box only']} images)", **second))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20)}
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 LADDER = (Own(), assg(), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
 ALPHA = 0.01
+ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
 
 
 def panel(task: Task, count: int) -> Task:
@@ -173,9 +175,10 @@ def second_look(task: Task, state: State) -> dict[str, Any]:
             task.model, task.x[rows], task.y[rows], task.threat.take(rows), task.members, task.seed, task.numbers[rows.cpu()], task.batch_size
         )
         left = torch.ones_like(rows, dtype=torch.bool)
-        for estimator in (assg(), *LADDER):
-            for loss in ("ce", "margin"):
-                left &= ~_broken(small, small.threat, attacks.sapgd, {"steps": 100, "restarts": 2, "loss": loss}, estimator)
+        for estimator, loss in product((unlocked(Atan(4.0)), *LADDER[:-1]), ("margin", "ce")):
+            if int(left.sum()) < ENOUGH:
+                break
+            left &= ~_broken(small, small.threat, attacks.sapgd, {"steps": 100, "restarts": 1, "loss": loss}, estimator)
         told["left by the second look"] = int(left.sum())
         told["lower bound of the share"] = share_above(int(left.sum()), len(task.x))
     return told
