@@ -26,7 +26,7 @@ from spikeguard.threat import Threat
 PANELS = {"quick": 50, "standard": 100, "full": 200}
 CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20)}
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-LADDER = (Own(), assg(), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
+LADDER: tuple[Estimator, ...] = (Own(), assg(), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
 ALPHA = 0.01
 ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
 
@@ -175,7 +175,8 @@ def second_look(task: Task, state: State) -> dict[str, Any]:
             task.model, task.x[rows], task.y[rows], task.threat.take(rows), task.members, task.seed, task.numbers[rows.cpu()], task.batch_size
         )
         left = torch.ones_like(rows, dtype=torch.bool)
-        for estimator, loss in product((unlocked(Atan(4.0)), *LADDER[:-1]), ("margin", "ce")):
+        strongest: list[Estimator] = [unlocked(Atan(4.0)), *LADDER[:-1]]
+        for estimator, loss in product(strongest, ("margin", "ce")):
             if int(left.sum()) < ENOUGH:
                 break
             left &= ~_broken(small, small.threat, attacks.sapgd, {"steps": 100, "restarts": 1, "loss": loss}, estimator)

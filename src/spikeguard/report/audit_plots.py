@@ -94,5 +94,5 @@ def gap(record: Mapping[str, Any]) -> str:
     axis.set_yticks([])
     axis.set_xlim(0, 100)
     axis.set_xlabel("accuracy, %")
-    axis.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.75))
+    drawn.legend(frameon=False, fontsize=8, ncols=2, loc="outside upper center")
     return svg(drawn)
