@@ -8,7 +8,7 @@ import spikeguard as sg
 
 EPS = 16 / 255
 IMAGES = 100
-FEWER = 40  # for random networks, whose every gradient is an average
+FEWER = 24  # for random networks, whose every gradient is an average
 CLOSE = 0.04
 FLAGGED = {  # fakes that no attack can be held to: their numbers depend on history, on company, or on what is asked
     "state carried over": "state-carried-over",

@@ -24,7 +24,7 @@ from spikeguard.auditing.witness import keep
 from spikeguard.records import SCHEMA, machine, read_json, write_json
 
 OUT = Path(__file__).parents[1] / "results" / "audit-bars.json"
-NETWORKS, IMAGES, PANEL, THREAT = ("vanilla", "at", "tgo", "at-tgo"), 150, 40, sg.Linf(8 / 255)
+NETWORKS, IMAGES, PANEL, THREAT = ("at", "tgo", "vanilla", "at-tgo"), 100, 30, sg.Linf(8 / 255)
 
 
 def left(net: Any, x: torch.Tensor, y: torch.Tensor, found: torch.Tensor) -> float:

@@ -159,10 +159,10 @@ def _records(given: Any, parser: common.Parser) -> int:
     from spikeguard.auditing import combine
     from spikeguard.records import write_json
 
+    if given.merge and (given.out is None or given.out.is_dir()):
+        parser.error("--merge writes a record: name the file with --out FILE.json")
     records = _load(given.target)
     if given.merge:
-        if given.out is None or given.out.is_dir():
-            parser.error("--merge writes a record: name the file with --out FILE.json")
         merged = combine.merge(records)
         write_json(given.out, merged)
         print(f"{merged['verdict']}\nwrote {given.out}")
