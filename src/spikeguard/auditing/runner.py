@@ -18,7 +18,7 @@ from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witness import Witnesses, keep, misclassified
-from spikeguard.errors import AttackError, Interrupted
+from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients import Model
 from spikeguard.losses import margin
 from spikeguard.neurons import spiking
@@ -124,8 +124,8 @@ def _attack(task: Task, state: State, number: int, member: Member, rows: Tensor)
     try:
         key = draws.key(task.seed, member.name)
         got = member.run(task.model, x, y, threat, key, task.numbers[rows.cpu()], state.found[rows], task.draws if task.random else 1)
-    except AttackError as error:
-        state.failed[member.name] = str(error)
+    except Exception as error:  # the model's code may raise anything, here inside its own backward pass too: told as a flag
+        state.failed[member.name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     else:
         cost["forwards"] += got.forwards
         cost["backwards"] += got.backwards

@@ -62,20 +62,22 @@ def run(arguments: list[str]) -> int:
     which = draws.key(json.dumps(settings), given.images, given.seed) % 16**6  # other settings, another file
     out = given.out or root / "attacks" / f"{given.attack}-{round(given.eps * 255, 3):g}of255-{which:06x}.json"
     entry = save(attack_record(task, state, about), witnesses, out)
+    code = 1 if any(f["level"] == "error" for f in entry["flags"]) else 0
     if given.json:
         common.print_json(entry)
-        return 0
+        return code
     rows = []
     for name, told in (("clean", entry["clean"]), (title, entry["worst_case"])):
         low, high = told["interval"]
         rows.append([name, f"{100 * told['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"])
     common.table(f"{given.target}, {entry['images']} test images, eps {given.eps * 255:.3g}/255", ["", "accuracy, %", "95 % interval"], rows)
     if entry["random_model"]:
-        print(f"the network is random at inference: scored by the {entry['scored_by']}; --eot makes the attack stronger")
+        print(f"the network is random at inference: scored by the {entry['scored_by']}; --eot averages its gradients")
     print(f"robust accuracy is at most this: a stronger attack can only lower it\nwrote {out} and its witnesses")
-    if given.surrogate is None:
-        print(f"next: spikeguard attack {given.target} --surrogate atan:8 (the network may hide from its own surrogate)")
-    return 0
+    for f in entry["flags"]:
+        print(f"{f['level']}: {f['message']} (docs/flags/{f['id']}.md)")
+    print(f"next: spikeguard audit {given.target} (the network may hide from this attack)")
+    return code
 
 
 def _settings(given: Any) -> dict[str, Any]:

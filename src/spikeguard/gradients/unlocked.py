@@ -1,7 +1,7 @@
 """A model's gradient with its locks off: what detaches, rounds, clips or saturates on the way is stepped over in the backward pass.
 
 While the gradient is taken, ``detach`` and ``no_grad`` do nothing, rounding and clipping pass gradients straight through, a saturating softmax,
-tanh or sigmoid is stretched until it no longer saturates, tensors say that they need no gradient, and modules that behave differently in
+tanh or sigmoid is stretched until it no longer saturates, the input says that it needs no gradient, and modules that behave differently in
 eval mode for no statistical reason (all but batch norm and dropout) are put into training mode. Points are judged on the model as it is.
 """
 
@@ -36,7 +36,7 @@ class _SeeThrough(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in IDENTITY:
             return args[0]
-        if func == ASKED:
+        if func == ASKED and args[0].is_leaf:  # of later tensors frameworks ask it in good faith, to keep what their backward pass needs
             return False
         if func is torch._C._set_grad_enabled:
             return func(True)
