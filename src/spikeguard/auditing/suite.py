@@ -92,10 +92,10 @@ class Member:
         }
 
 
-def _sapgd(steps: int, strength: float, shape: Atan | Triangle, loss: str = "ce", warm: bool = False) -> Member:
+def _sapgd(steps: int, strength: float, shape: Atan | Triangle, loss: str = "ce", warm: bool = False, seen: bool = False) -> Member:
     law = type(shape).__name__.lower()
-    name = f"SA-PGD-{steps} ASSG {law} {strength:g} {loss}{' warm' if warm else ''}"
-    return Member(name, "adaptive sharpness", attacks.sapgd, {"steps": steps, "loss": loss}, assg(strength, shape), warm=warm)
+    name = f"SA-PGD-{steps} ASSG {law} {strength:g}{' seen' if seen else ''} {loss}{' warm' if warm else ''}"
+    return Member(name, "adaptive sharpness", attacks.sapgd, {"steps": steps, "loss": loss}, assg(strength, shape, seen), warm=warm)
 
 
 def _towards(steps: int, targets: int) -> Member:
@@ -119,6 +119,8 @@ QUICK = (
     _sapgd(20, 0.8, Triangle()),
     _pgd(10, "other surrogates", "straight-through", swap(StraightThrough())),
     _pgd(10, "other surrogates", "rectangle", swap(Rectangle(1.0))),
+    _sapgd(40, 0.435, Atan(), seen=True),
+    _sapgd(40, 0.435, Atan(), "margin", seen=True),
     Member("SA-PGD-40 Atan(4) margin", "other surrogates", attacks.sapgd, {"steps": 40, "loss": "margin"}, swap(Atan(4.0))),
     Member("SA-PGD-40 unlocked margin", "unlocked", attacks.sapgd, {"steps": 40, "loss": "margin"}, unlocked(Atan(4.0))),
     Member("APGD-20 unlocked towards 3", "unlocked", attacks.targeted, {"steps": 20, "targets": 3}, unlocked(Atan(4.0))),
@@ -151,8 +153,10 @@ STANDARD = (
     _sapgd(100, 0.35, Atan()),
     _sapgd(100, 0.8, Triangle()),
     _sapgd(100, 1.6, Triangle()),
+    _sapgd(100, 0.435, Atan(), seen=True),
+    _sapgd(100, 0.435, Atan(), "margin", seen=True),
     _towards(50, 9),
-    _sapgd(50, 0.435, Atan(), "margin", warm=True),
+    _sapgd(50, 0.435, Atan(), "margin", warm=True, seen=True),
     Member("Square-1000", "scores", attacks.square, {"queries": 1000}),
     Member("random search-1000", "scores", attacks.random_search, {"queries": 1000}),
     Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
