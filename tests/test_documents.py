@@ -21,6 +21,11 @@ def test_the_page_of_the_bench_is_that_of_its_record():
     assert (ROOT / "docs" / "bench.md").read_text() == tool_named("bench_page").page(read_json(ROOT / "results" / "bench.json"))
 
 
+def test_the_page_on_the_audit_is_that_of_its_record():
+    tool = tool_named("audit_bars")
+    assert tool.PAGE.read_text() == tool.page(read_json(tool.OUT))
+
+
 def test_the_numbers_of_the_readme_are_those_of_its_record():
     tool = tool_named("readme_picture")
     record = read_json(ROOT / "results" / "demo.json")

@@ -1,6 +1,6 @@
-"""What the audit finds on four networks, beside attacks of others: results/audit-bars.json. It goes on where it stopped.
+"""What the audit finds on four networks, beside attacks of others: results/audit-bars.json and docs/audit.md. It goes on where it stopped.
 
-python tools/audit_bars.py FOLDER
+python tools/audit_bars.py FOLDER    (without FOLDER: only docs/audit.md, from the record)
 
 The runs ``vanilla`` and ``tgo`` (the demo's), ``at`` and ``at-tgo`` (`spikeguard train at --epochs 10`) lie in FOLDER.
 
@@ -23,7 +23,8 @@ from spikeguard.auditing.suite import SUITES, Member, members
 from spikeguard.auditing.witness import keep
 from spikeguard.records import SCHEMA, machine, read_json, write_json
 
-OUT = Path(__file__).parents[1] / "results" / "audit-bars.json"
+ROOT = Path(__file__).parents[1]
+OUT, PAGE = ROOT / "results" / "audit-bars.json", ROOT / "docs" / "audit.md"
 NETWORKS, IMAGES, PANEL, THREAT = ("at", "tgo", "vanilla", "at-tgo"), 100, 30, sg.Linf(8 / 255)
 
 
@@ -81,14 +82,56 @@ def measure(folder: Path, name: str, record: dict[str, Any], images: int) -> Non
     step("members", lambda: alone(net, x[:PANEL], y[:PANEL], rows))
 
 
+def page(record: dict[str, Any]) -> str:
+    """docs/audit.md."""
+    header = ["network", "clean", "PGD-20, own surrogate", "PGD-100, own surrogate", "SA-PGD-100, ASSG", "torchattacks AutoAttack"]
+    header += ["standard audit (95 % interval)", "audit, s"]
+    lines = [
+        "# What the audit finds",
+        "",
+        f"Written by `tools/audit_bars.py` from `results/audit-bars.json`: embedded Fashion-MNIST, {record['images']} test images, Linf "
+        f"{255 * record['eps']:.0f}/255,",
+        "accuracies in %. Vanilla and TGO are the demo's networks; AT (PGD-2 at 8/255) and AT + TGO were trained for ten epochs by the recipes",
+        "`at` and `at-tgo`.",
+        "",
+        f"| {' | '.join(header)} |",
+        "|" + "---|" * len(header),
+    ]
+    alone: dict[str, dict[str, int]] = {}
+    for name, n in record["networks"].items():
+        a = n.get("audit")
+        if a is None or "members" not in n:
+            lines.append(f"| {name} | not run |" + " |" * 6)
+            continue
+        low, high = (100 * v for v in a["worst_case"]["interval"])
+        cells = [a["clean"]["accuracy"], a["masking"]["PGD-20"]]
+        cells += [n[k] for k in ("PGD-100, training surrogate", "SA-PGD-100 ASSG", "torchattacks AutoAttack")]
+        told = " | ".join(f"{100 * c:.0f}" for c in cells)
+        lines.append(f"| {name} | {told} | **{100 * a['worst_case']['accuracy']:.0f}** ({low:.0f} to {high:.0f}) | {n['audit, seconds']:.0f} |")
+        for member, row in n["members"].items():
+            alone.setdefault(member, {})[name] = row["alone"]
+    found = {m: [f"{k} ({v})" for k, v in where.items() if v] for m, where in alone.items()}
+    lines += ["", "## Which member alone breaks a sample", "", f"Every member met every one of {record['panel']} images of each network.", ""]
+    lines += [f"- {m}: {', '.join(where)}" for m, where in found.items() if where]
+    none = [m for m, where in found.items() if not where]
+    lines += ["", f"No sample of their own on these networks ({len(none)}): {', '.join(none)}.", ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
+    if len(sys.argv) < 2:
+        PAGE.write_text(page(read_json(OUT)))
+        return
     folder = Path(sys.argv[1])
     record = (
         read_json(OUT) if OUT.exists() else {"schema": SCHEMA, "kind": "audit bars", "images": IMAGES, "panel": PANEL, "eps": 8 / 255, "networks": {}}
     )
+    if (record["images"], record["panel"]) != (IMAGES, PANEL):
+        sys.exit(f"{OUT} was made with {record['images']} images and a panel of {record['panel']}: delete it first")
     record["machine"] = machine()
     for name in NETWORKS:
         measure(folder, name, record, IMAGES)
+    PAGE.write_text(page(record))
 
 
 if __name__ == "__main__":
