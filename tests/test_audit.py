@@ -11,6 +11,7 @@ from markupsafe import escape
 import spikeguard as sg
 from spikeguard.auditing import combine, runner
 from spikeguard.auditing.audit import RECORD, STATE
+from spikeguard.auditing.masking import without_each_family
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import AUTOATTACK, BLACK, SUITES, fingerprint, members
 from spikeguard.auditing.verify import threat_of, verify
@@ -72,17 +73,11 @@ def test_leaving_a_family_out_tells_what_an_audit_without_it_would_say(net, imag
     rows, _ = members("quick", THREAT, runner.traits(net, False))
     task = runner.Task(net, x, y, THREAT, rows)
     state = runner.run(task)
-    told = runner_without(task, state)
+    told = without_each_family(task, state)
     for family in ("own gradient", "adaptive sharpness", "other surrogates"):
         kept = [m for m in rows if m.family != family]
         really = runner.run(runner.Task(net, x, y, THREAT, kept))
         assert told[family] == pytest.approx(float(really.right.double().mean()), abs=1e-9), family
-
-
-def runner_without(task, state):
-    from spikeguard.auditing.masking import without_each_family
-
-    return without_each_family(task, state)
 
 
 def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have_said(done):
@@ -229,18 +224,20 @@ def test_other_networks_and_members_of_ones_own_take_part(net, images):
     assert any("through network 2" in n for n in names)
 
 
-def test_a_broken_member_is_a_flag_and_no_robustness(net, images):
-    x, y = images
+def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(net, images):
+    x, y = images[0][:20], images[1][:20]
 
-    def outside(model, x, y, threat, **rest):
-        from spikeguard.attacks import Attacked
-        from spikeguard.errors import AttackError
+    def outside(model, x, y, threat):
+        return sg.Attacked(1 - x, torch.ones_like(y, dtype=torch.bool), y.float(), 0, 0, y)
 
-        raise AttackError("attack left its budget by 1.00e+00 or left [0, 1]")
-        return Attacked(x, y > 0, y, 0, 0, y)
+    def breaks(model, x, y, threat):
+        raise IndexError("out of reach")
 
-    got = sg.audit(net, x[:20], y[:20], THREAT, effort="quick", extra=[sg.Member("bad", "bad", outside)])
+    rows = [sg.Member("outside", "mine", outside), sg.Member("breaks", "mine", breaks)]
+    got = sg.audit(net, x, y, THREAT, effort="quick", extra=rows)
+    assert got.robust_accuracy == sg.audit(net, x, y, THREAT, effort="quick").robust_accuracy
     assert [f.id for f in got.flags if f.level == "error"] == ["attack-invalid"]
+    assert any(f.id == "attack-failed" and "IndexError: out of reach" in f.message for f in got.flags)
     assert not got.reliable
     assert got.verdict.startswith("Not reliable (attack-invalid)")
 

@@ -124,6 +124,7 @@ def _attack(task: Task, state: State, number: int, member: Member, rows: Tensor)
     try:
         key = draws.key(task.seed, member.name)
         got = member.run(task.model, x, y, threat, key, task.numbers[rows.cpu()], state.found[rows], task.draws if task.random else 1)
+        threat.check(got.x, x)
     except Exception as error:  # the model's code may raise anything, here inside its own backward pass too: told as a flag
         state.failed[member.name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     else:
