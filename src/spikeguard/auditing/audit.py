@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spikeguard import attacks
@@ -22,7 +21,7 @@ from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Membe
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model, through
-from spikeguard.records import SCHEMA, machine, write_json
+from spikeguard.records import SCHEMA, machine, plain, write_json
 from spikeguard.threat import THREATS, Threat, check_images
 
 STATE, RECORD = "audit.state.npz", "audit.json"
@@ -100,7 +99,7 @@ def audit(
     folder = None if out is None else Path(out)
     bare = Task(model, x, y, threat, (), seed, index, batch_size or 250, tell=tell)
     tell("looking at the model", 0, 1)
-    checked = checks.look(model, x, y, bare.random and not _stateful(model, x, bare))
+    checked = checks.look(model, x, y, bare.random and not checks.stateful(model, x))
     random = "noise" in checked.traits
     chosen, left_out = members(effort, threat, runner.traits(model, random, *checked.traits), _extra(extra))
     conditions = {
@@ -128,12 +127,6 @@ def audit(
         result.save(folder / RECORD)
         (folder / STATE).unlink(missing_ok=True)
     return result
-
-
-def _stateful(model: Model, x: Tensor, task: Task) -> bool:
-    """A model that answers differently although every generator it can reach is set anew each time is not random: it carries state."""
-    first, again = (checks._same(model, x[:8], True) for _ in range(2))
-    return not torch.equal(first, again)
 
 
 def _check_settings(model: Model, threat: Threat, effort: str, batch_size: int | None, extra: Sequence[object]) -> None:
@@ -213,7 +206,7 @@ def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, 
         **_common(task, n),
         "clean": masking.told(float(state.clean.double().mean()), n),
         "worst_case": masking.told(float(state.right.double().mean()), n),
-        "flags": [{"id": f.id, "level": f.level, "message": f.message, "evidence": f.evidence} for f in raised],
+        "flags": plain(raised),
         "failed": state.failed,
         "first": state.first.tolist(),
         "index": task.numbers.tolist(),
@@ -257,7 +250,7 @@ def _record(
         "clean": masking.told(clean, n),
         "worst_case": worst,
         "verdict": masking.verdict(worst, [f.id for f in found if f.level == "error"], suite, parts, task.random),
-        "flags": [{"id": f.id, "level": f.level, "message": f.message, "evidence": f.evidence} for f in found],
+        "flags": plain(found),
         "masking": parts,
         "without_each_family": masking.without_each_family(task, state),
         "alone": {name: masking.told(total / n, n) for name, total in state.alone.items()},

@@ -52,17 +52,23 @@ def _contents(model: Model) -> dict[str, Any]:
     return held | {f"mode of {name or 'the model'}": m.training for name, m in model.named_modules()}
 
 
-def _same(model: Model, x: Tensor, random: bool, key: int = 0) -> Tensor:
+def stateful(model: Model, x: Tensor) -> bool:
+    """A model that answers differently although every generator it can reach is set anew each time is not random: it carries state."""
+    first, again = (same(model, x[:8], True) for _ in range(2))
+    return not torch.equal(first, again)
+
+
+def same(model: Model, x: Tensor, random: bool) -> Tensor:
     """Logits, under the same draw each time if the model is random."""
     with torch.no_grad():
         if not random:
             return model(x)
-        with drawn(model, draws.key("check", key)):
+        with drawn(model, draws.key("check", 0)):
             return model(x)
 
 
 def _outputs(model: Model, x: Tensor, found: Checked) -> None:
-    logits = _same(model, x, "noise" in found.traits)
+    logits = same(model, x, "noise" in found.traits)
     if not bool(torch.isfinite(logits).all()):
         found.findings["no-logits"] = {"reason": "values that are not finite"}
         return
@@ -82,10 +88,10 @@ def _outputs(model: Model, x: Tensor, found: Checked) -> None:
 
 def _repetition(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     """The same question twice, another one in between: only a model that carries state over answers differently."""
-    first = _same(model, x, random)
-    again = _same(model, x, random)
-    _same(model, x.flip(0), random)
-    later = _same(model, x, random)
+    first = same(model, x, random)
+    again = same(model, x, random)
+    same(model, x.flip(0), random)
+    later = same(model, x, random)
     if differs := [name for name, other in (("asked twice", again), ("asked after other images", later)) if not torch.equal(first, other)]:
         moved = max(float((first - other).abs().max()) for other in (again, later))
         found.findings["state-carried-over"] = {"differs when": differs, "largest difference": moved}
@@ -95,9 +101,9 @@ def _company(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     """Classes of the same images alone, in small batches, in reversed order. A random model's draws depend on the batch: not judged here."""
     if random:
         return
-    whole = _same(model, x, False).argmax(1)
-    shares = {f"batches of {b}": torch.cat([_same(model, part, False).argmax(1) for part in x.split(b)]) for b in BATCHES if b < len(x)}
-    shares["reversed order"] = _same(model, x.flip(0), False).argmax(1).flip(0)
+    whole = same(model, x, False).argmax(1)
+    shares = {f"batches of {b}": torch.cat([same(model, part, False).argmax(1) for part in x.split(b)]) for b in BATCHES if b < len(x)}
+    shares["reversed order"] = same(model, x.flip(0), False).argmax(1).flip(0)
     changed = {name: float((other != whole).float().mean()) for name, other in shares.items()}
     if max(changed.values()) > CHANGED:
         found.findings["depends-on-batch"] = {"share of classes that change": changed}
@@ -105,7 +111,7 @@ def _company(model: Model, x: Tensor, random: bool, found: Checked) -> None:
 
 def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     """Logits when a gradient is asked for must be those when it is not."""
-    plain = _same(model, x, random)
+    plain = same(model, x, random)
     leaf = x.clone().requires_grad_()
     with torch.enable_grad(), drawn(model, draws.key("check", 0)):
         asked = model(leaf).detach()

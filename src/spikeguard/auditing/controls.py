@@ -86,12 +86,11 @@ def _everything(task: Task) -> dict[str, float]:
     eps = {"linf": 1.0, "l2": task.x[0].numel() ** 0.5, "l1": float(task.x[0].numel())}[task.threat.norm]
     threat, left = type(task.threat)(eps), _right(task, task.x)
     chance = 1.0 / max(int(task.y.max()) + 1, 2)
-    for estimator in LADDER:
-        for loss in ("ce", "margin"):
-            if float(left.float().mean()) <= chance:
-                break
-            settings = {"steps": 20, "step_size": eps / 8, "start": False, "loss": loss}
-            left &= ~_broken(task, threat, attacks.pgd, settings, estimator)
+    for estimator, loss in product(LADDER, ("ce", "margin")):
+        if float(left.float().mean()) <= chance:
+            break
+        settings = {"steps": 20, "step_size": eps / 8, "start": False, "loss": loss}
+        left &= ~_broken(task, threat, attacks.pgd, settings, estimator)
     return {"left": float(left.float().mean()), "chance": chance}
 
 
@@ -104,15 +103,11 @@ def _against_noise(task: Task) -> list[dict[str, float]]:
         threat, right = task.threat.scaled(factor), _right(task, task.x)
         by_noise = right & _broken(task, threat, attacks.noise, {"tries": 20})
         by_gradient = torch.zeros_like(by_noise)
-        for estimator in LADDER:  # the first that clearly wins is enough
-            for loss in ("ce", "margin"):
-                by_gradient = by_gradient | right & _broken(task, threat, attacks.pgd, {"steps": 20, "restarts": 1, "loss": loss}, estimator)
-                only = (int((by_gradient & ~by_noise).sum()), int((by_noise & ~by_gradient).sum()))
-                if mcnemar(*only) < ALPHA and only[0] > only[1]:
-                    break
-            else:
-                continue
-            break
+        for estimator, loss in product(LADDER, ("ce", "margin")):  # the first that clearly wins is enough
+            by_gradient = by_gradient | right & _broken(task, threat, attacks.pgd, {"steps": 20, "restarts": 1, "loss": loss}, estimator)
+            only = (int((by_gradient & ~by_noise).sum()), int((by_noise & ~by_gradient).sum()))
+            if mcnemar(*only) < ALPHA and only[0] > only[1]:
+                break
         told = {"eps factor": factor, "right": int(right.sum()), "noise": int(by_noise.sum()), "gradient": int(by_gradient.sum())}
         rows.append({**told, "p": mcnemar(*only), "better": float(only[0] > only[1])})
     return rows

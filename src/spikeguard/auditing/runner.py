@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeguard import draws
 from spikeguard.attacks.ascent import Attacked, at_rest, is_random
@@ -20,8 +20,8 @@ from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witness import Witnesses, keep, misclassified
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients import Model
+from spikeguard.gradients.swap import known
 from spikeguard.losses import margin
-from spikeguard.neurons import spiking
 from spikeguard.threat import Threat, check_images
 
 SAVE_EVERY = 20.0  # seconds
@@ -59,8 +59,7 @@ class Task:
 
 def traits(model: Model, random: bool, *found: str) -> frozenset[str]:
     """What decides which members make sense."""
-    neurons = {"neurons"} if isinstance(model, nn.Module) and spiking(model) else set()
-    return frozenset({*neurons, *({"noise"} if random else set()), *found})
+    return frozenset({*({"neurons"} if known(model) else set()), *({"noise"} if random else set()), *found})
 
 
 def begin(task: Task) -> State:

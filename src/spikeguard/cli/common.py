@@ -39,12 +39,17 @@ def positive(text: str) -> int:
     return value
 
 
+def _fraction(text: str) -> float:
+    """The number that a text such as 0.03 or 8/255 stands for, -1 where it is none."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        return -1.0
+
+
 def share(text: str) -> float:
     """A number in [0, 1], also written as a fraction: 8/255."""
-    try:
-        value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        value = -1.0
+    value = _fraction(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} must lie in [0, 1], such as 8/255 or 0.03")
     return value
@@ -52,10 +57,7 @@ def share(text: str) -> float:
 
 def share_or_more(text: str) -> float:
     """A number of at least 0, also written as a fraction (L2 and L1 budgets may exceed 1)."""
-    try:
-        value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        value = -1.0
+    value = _fraction(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0, such as 8/255 or 0.5")
     return value

@@ -28,17 +28,13 @@ class _Borrowed(Opened):
     """``around(k)``: the context that makes the relative, at gradient number k."""
 
     around: Callable[[int], Context] = lambda k: nullcontext()
-    source: Model | None = None
     calls: int = 0
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         with self.around(self.calls):
-            gradient = derive(self.source or self.model, x, y, loss)[0]
+            gradient = derive(self.model, x, y, loss)[0]
         self.calls += 1
-        self.forwards += len(x)
-        self.backwards += len(x)
-        logits = self.look(x)
-        return gradient, loss(logits, y), logits
+        return self.judged(gradient, x, y, loss)
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,7 @@ class _Through(Opened):
     inner: Opened = field(default_factory=lambda: Opened(lambda x: x))
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = self.inner(x, y, loss)[0]
-        self.forwards += len(x)
-        self.backwards += len(x)
-        logits = self.look(x)
-        return gradient, loss(logits, y), logits
+        return self.judged(self.inner(x, y, loss)[0], x, y, loss)
 
     def keep(self, rows: Tensor) -> None:
         self.inner.keep(rows)

@@ -51,6 +51,13 @@ class Opened:
         self.backwards += len(x)
         return derive(self.model, x, y, loss)
 
+    def judged(self, gradient: Tensor, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """A gradient that another pass gave, with loss and logits of the model itself; both passes are counted."""
+        self.forwards += len(x)
+        self.backwards += len(x)
+        logits = self.look(x)
+        return gradient, loss(logits, y), logits
+
     def look(self, x: Tensor) -> Tensor:
         """Logits without a gradient."""
         with torch.no_grad():

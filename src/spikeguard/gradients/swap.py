@@ -40,12 +40,9 @@ class Swapped(Opened):
         self.forwards += len(x)
         self.backwards += len(x)
         if not known(self.model):
-            return derive(self.model, x, y, loss, self._rewire)
+            return derive(self.model, x, y, loss, lambda total: rewire(total, self.choose))
         with tap(self.model, surrogate=self.choose, detach_reset=self.detach_reset):  # type: ignore[arg-type]
             return derive(self.model, x, y, loss)
-
-    def _rewire(self, total: Tensor) -> None:
-        rewire(total, self.choose)
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,10 @@ class swap:
         yield Swapped(model, choose=lambda name: self.surrogate, detach_reset=self.detach_reset)
 
 
-def rewire(total: Tensor, choose: Choice) -> int:
-    """Give every custom function in the graph of ``total`` the derivative of ``choose(number)``; returns how many there were."""
-    nodes = custom_nodes(total.grad_fn)
-    for number, node in enumerate(nodes):
+def rewire(total: Tensor, choose: Choice) -> None:
+    """Give every custom function in the graph of ``total`` the derivative of ``choose(number)``."""
+    for number, node in enumerate(custom_nodes(total.grad_fn)):
         node.register_hook(_replacing(_potential(node), choose(str(number))))
-    return len(nodes)
 
 
 def custom_nodes(root: Any) -> list[Any]:

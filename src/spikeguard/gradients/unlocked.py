@@ -67,15 +67,8 @@ class _Unlocked(Opened):
                 with tap(self.model, surrogate=spikes):
                     gradient = derive(open_model, x, y, loss)[0]
             else:
-                gradient = derive(open_model, x, y, loss, None if spikes is None else lambda total: _hook(total, spikes))[0]
-        self.forwards += len(x)
-        self.backwards += len(x)
-        logits = self.look(x)
-        return gradient, loss(logits, y), logits
-
-
-def _hook(total: Tensor, surrogate: Surrogate) -> None:
-    rewire(total, lambda name: surrogate)
+                gradient = derive(open_model, x, y, loss, None if spikes is None else lambda total: rewire(total, lambda name: spikes))[0]
+        return self.judged(gradient, x, y, loss)
 
 
 @contextmanager
