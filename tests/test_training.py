@@ -12,7 +12,7 @@ import torch
 from conftest import little_recipe
 
 import spikeguard as sg
-from spikeguard.defenses import View
+from spikeguard.defenses import Step, View
 from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
 from spikeguard.records import read_json
@@ -47,7 +47,7 @@ def test_penalty_is_the_formula_summed_over_layers(tiny, side):
         steps, samples = u.shape[:2]
         terms = [max(0.0, 0.5 - abs(v)) for v in u.flatten().tolist() if side == "both" or v < 0]
         expected += sum(terms) / (steps * samples * u[0, 0].numel())
-    assert float(hooks.penalty(1.0).detach()) == pytest.approx(0.4 * expected, rel=1e-5)
+    assert float(hooks.penalty(Step(tiny, x, torch.zeros(6).long(), progress=1.0)).detach()) == pytest.approx(0.4 * expected, rel=1e-5)
 
 
 def test_gradient_of_the_penalty_pushes_potentials_away_from_the_threshold():
@@ -90,7 +90,7 @@ def test_both_parts_can_be_switched_on_alone(tiny):
     noise_only, constraint_only = sg.TGO(lambda_max=0.0, sigma=0.1), sg.TGO(sigma=0.0)
     constraint_only.prepare(tiny)
     assert all(layer.noise is None for layer in spiking(tiny).values())
-    assert noise_only.start(tiny).penalty(1.0) is None
+    assert noise_only.start(tiny).penalty(Step(tiny, torch.rand(1, 1, 8, 8), torch.zeros(1).long())) is None
     noise_only.prepare(tiny)
     assert all(layer.noise == sg.Noise(0.1) for layer in spiking(tiny).values())
 
@@ -109,9 +109,10 @@ def test_the_constraint_reads_the_forward_passes_that_its_field_names(tiny, sees
     hooks = sg.TGO(sees=sees, sigma=0.0).start(tiny)
     x = torch.rand(4, 1, 8, 8)
     views = {"adversarial": View(x + 0.1, 1.0)} if crafted else {"clean": View(x, 1.0)}
-    hooks.complete(x, views)
+    step = Step(tiny, x, torch.arange(4), views=views)
+    hooks.complete(step)
     seen = []
-    for name, view in views.items():
+    for name, view in step.views.items():
         with hooks.watch(tiny, name):
             tiny(view.x.clamp(0, 1))
         if hooks.tap.penalties:

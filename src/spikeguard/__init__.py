@@ -34,8 +34,29 @@ if TYPE_CHECKING:
     from spikeguard.auditing.suite import Member as Member
     from spikeguard.data.sources import load_data as load_data
     from spikeguard.defenses import AT as AT
+    from spikeguard.defenses import DLIF as DLIF
+    from spikeguard.defenses import DSD as DSD
+    from spikeguard.defenses import EMA as EMA
+    from spikeguard.defenses import FEEL as FEEL
+    from spikeguard.defenses import MART as MART
+    from spikeguard.defenses import MPDSGR as MPDSGR
+    from spikeguard.defenses import MPPD as MPPD
+    from spikeguard.defenses import RAT as RAT
+    from spikeguard.defenses import SR as SR
     from spikeguard.defenses import TGO as TGO
+    from spikeguard.defenses import TRADES as TRADES
+    from spikeguard.defenses import Conversion as Conversion
     from spikeguard.defenses import Defense as Defense
+    from spikeguard.defenses import EarlyStopping as EarlyStopping
+    from spikeguard.defenses import FirstLayerGuard as FirstLayerGuard
+    from spikeguard.defenses import HoSNN as HoSNN
+    from spikeguard.defenses import InputNoise as InputNoise
+    from spikeguard.defenses import InputQuantisation as InputQuantisation
+    from spikeguard.defenses import RandHet as RandHet
+    from spikeguard.defenses import ShiftGuard as ShiftGuard
+    from spikeguard.defenses import StoG as StoG
+    from spikeguard.defenses import TemporalEnsemble as TemporalEnsemble
+    from spikeguard.defenses import compose as compose
     from spikeguard.errors import AttackError as AttackError
     from spikeguard.errors import UserError as UserError
     from spikeguard.gradients.assg import assg as assg
@@ -100,7 +121,32 @@ _HOMES = {
     "auditing.flags": ("Flag",),
     "auditing.suite": ("Member",),
     "data.sources": ("load_data",),
-    "defenses": ("AT", "TGO", "Defense"),
+    "defenses": (
+        "AT",
+        "Conversion",
+        "DLIF",
+        "DSD",
+        "Defense",
+        "EMA",
+        "EarlyStopping",
+        "FEEL",
+        "FirstLayerGuard",
+        "HoSNN",
+        "InputNoise",
+        "InputQuantisation",
+        "MART",
+        "MPDSGR",
+        "MPPD",
+        "RAT",
+        "RandHet",
+        "SR",
+        "ShiftGuard",
+        "StoG",
+        "TGO",
+        "TRADES",
+        "TemporalEnsemble",
+        "compose",
+    ),
     "errors": ("AttackError", "UserError"),
     "gradients": (
         "assg",

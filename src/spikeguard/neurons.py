@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeguard import draws
+from spikeguard.dynamics import Drawing, Dynamics, Homeostasis, Source
 from spikeguard.errors import UserError
-from spikeguard.kernels import fused, native, norms
+from spikeguard.kernels import fused, native, norms, reference
 from spikeguard.kernels.layout import Layout
 from spikeguard.kernels.mode import Band, Draw, Fired, Mode
 from spikeguard.kernels.rewired import Sequence, rewired
@@ -34,18 +35,22 @@ from spikeguard.surrogates import Surrogate, Triangle
 class Noise:
     """Gaussian noise of standard deviation ``sigma`` (units of the potential), one draw a step shared by spike and reset.
 
-    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts.
+    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts; 'band' to the comparison where
+    the potential lies within ``reach`` of the threshold: there noise lowers a neuron's sensitivity, farther out it raises it.
     """
 
     sigma: float
-    site: Literal["compare", "membrane"] = "compare"
+    site: Literal["compare", "membrane", "band"] = "compare"
     at_eval: bool = False
+    reach: float = math.inf
 
     def __post_init__(self) -> None:
         if not (self.sigma >= 0 and math.isfinite(self.sigma)):
             raise UserError(f"Noise: sigma = {self.sigma} must be a finite number, 0 or more")
-        if self.site not in ("compare", "membrane"):
-            raise UserError(f"Noise: site = {self.site!r} must be 'compare' or 'membrane'")
+        if self.site not in ("compare", "membrane", "band"):
+            raise UserError(f"Noise: site = {self.site!r} must be 'compare', 'membrane' or 'band'")
+        if not self.reach > 0:
+            raise UserError(f"Noise: reach = {self.reach} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,7 @@ class Neuron:
 
 
 KINDS = ("lif", "if", "plif")
-
-
-@dataclass
-class Source:
-    """Where noise comes from: call number k of a layer draws from ``(seed, k)``."""
-
-    seed: int
-    calls: int = 0
-
-    def next(self) -> int:
-        self.calls += 1
-        return draws.key(self.seed, self.calls)
+Own = tuple[Tensor | None, Homeostasis | None]  # decay and moving threshold of a layer with dynamics
 
 
 @dataclass
@@ -111,11 +105,12 @@ class Seam:
     smooth: bool | None = None
     relu: bool | None = None
     backward: Sequence | None = None
+    on_current: Callable[[Tensor], None] | None = None
     on_potentials: Callable[[Tensor], None] | None = None
     on_penalty: Callable[[Tensor], None] | None = None
 
 
-class Spiking(nn.Module):
+class Spiking(Drawing):
     """A layer of neurons: ``current [T, N, ...] -> spikes [T, N, ...]``; the potential starts at ``v_init`` at each call.
 
     A current ``[1, N, ...]`` with ``timesteps=T`` is held constant over time. Spikes have the dtype of the current; potentials are
@@ -126,7 +121,7 @@ class Spiking(nn.Module):
         super().__init__()
         self.spec = spec
         self.noise = noise
-        self.source: Source | None = None
+        self.dynamics: Dynamics | None = None
         self.seams: list[Seam] = []
         self.replays = False
         threshold = torch.tensor(float(spec.threshold), dtype=torch.float64)  # exact; kernels round it to the dtype of the current
@@ -159,7 +154,7 @@ class Spiking(nn.Module):
             return self._without_time(current, steps, norm, pool)
         surrogate: Surrogate = self._asked("surrogate") or self.spec.surrogate
         noise: Noise | None = self._asked("noise")
-        source = self._asked("source") if noise else self.source
+        source: Source | None = self._asked("source") if noise else None
         if noise is None and self.noise and (self.training or self.noise.at_eval):
             noise = self.noise
         if noise is not None and noise.sigma == 0:
@@ -173,22 +168,50 @@ class Spiking(nn.Module):
             noise.site if noise else "compare",
             bool(self._asked("smooth")),
             self._asked("band"),
+            noise.reach if noise and noise.site == "band" else math.inf,
         )
-        draw = None if noise is None else _draw(current, steps, noise, source)
+        draw = None if noise is None else _draw(current, steps, noise, source.next() if source else self.key())
         observe = surrogate.observe if type(surrogate).observe is not Surrogate.observe else None
         rule: Sequence | None = self._asked("backward")
         want_u = self._asked("on_potentials") is not None
-        fired = self._run(current, mode, draw, observe, want_u, norm, pool) if rule is None else self._rewired(rule, current, mode, draw, norm, pool)
+        if self.dynamics is not None or self._asked("on_current") is not None:
+            if norm is not None:
+                current = norms.normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
+                norm = None
+            if self.dynamics is not None and (rates := self.dynamics.instead(current)) is not None:
+                return _pooled(rates) if pool else rates
+        own, after = None, False
+        if self.dynamics is not None:
+            current, decay = self.dynamics.charge(current.expand(steps, *current.shape[1:]))
+            own, after, pool = (decay, self.dynamics.homeostasis()), pool, False
+        for seam in self.seams:
+            if seam.on_current:
+                seam.on_current(current)
+        if rule is None:
+            fired = self._run(current, mode, draw, observe, want_u, norm, pool, own)
+        else:
+            fired = self._rewired(rule, current, mode, draw, norm, pool, own)
         for seam in self.seams:
             if seam.on_potentials and fired.u is not None:
                 seam.on_potentials(fired.u)
             if seam.on_penalty and fired.penalty is not None:
                 seam.on_penalty(fired.penalty)
-        return fired.spikes
+        spikes = fired.spikes if self.dynamics is None else self.dynamics.gate(fired.spikes)
+        return _pooled(spikes) if after else spikes
 
     def _run(
-        self, current: Tensor, mode: Mode, draw: Draw | None, observe: native.Sharpness, want_u: bool, norm: nn.BatchNorm2d | None, pool: bool
+        self,
+        current: Tensor,
+        mode: Mode,
+        draw: Draw | None,
+        observe: native.Sharpness,
+        want_u: bool,
+        norm: nn.BatchNorm2d | None,
+        pool: bool,
+        own: Own | None = None,
     ) -> Fired:
+        if own is not None and any(part is not None for part in own):
+            return self._changed(*own, current, mode, draw, observe, want_u)
         if native.can(current, mode, current.numel()) and (norm is None or norms.plain(norm)):
             asked = norms.asked(norm, self.replays) if norm is not None else None
             inside = pool and native.can_pool(current)
@@ -200,15 +223,41 @@ class Spiking(nn.Module):
         fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, observe, want_u)
         return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
 
-    def _rewired(self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, norm: nn.BatchNorm2d | None, pool: bool) -> Fired:
+    def _changed(
+        self,
+        decay: Tensor | None,
+        moving: Homeostasis | None,
+        current: Tensor,
+        mode: Mode,
+        draw: Draw | None,
+        observe: native.Sharpness,
+        want_u: bool,
+    ) -> Fired:
+        """With a decay of every neuron's own, or with thresholds that move (the readable loop, slower)."""
+        noise = None if draw is None else _drawn(current, mode.timesteps, draw)
+        decay = self.decay if decay is None else decay
+        if moving is None:
+            return fused.integrate(current, decay, self.threshold, mode, noise, observe, want_u)
+        sharpness = None
+        if callable(observe):
+            with torch.no_grad():
+                u = reference.integrate(current, decay, self.threshold, mode, noise, moving=moving).u
+            assert u is not None
+            sharpness = observe(u)
+        return reference.integrate(current, decay, self.threshold, mode, noise, sharpness, want_u, moving)
+
+    def _rewired(
+        self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, norm: nn.BatchNorm2d | None, pool: bool, own: Own | None
+    ) -> Fired:
         """The same spikes as ever, a backward pass of ``rule``; potentials and penalty carry no gradient then."""
         with torch.no_grad():
-            fired = self._run(current, mode, draw, None, True, norm, False)
+            fired = self._run(current, mode, draw, None, True, norm, False, own)
         assert fired.u is not None
         if norm is not None:  # its running averages have moved in the pass above
             current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
         current = current.expand(mode.timesteps, *current.shape[1:])
-        spikes = rewired(current, fired.spikes, fired.u, float(self.decay), float(self.threshold), rule)
+        decay = self.decay if own is None or own[0] is None else own[0].mean()
+        spikes = rewired(current, fired.spikes, fired.u, float(decay), float(self.threshold), rule)
         return fired._replace(spikes=_pooled(spikes) if pool else spikes)
 
     def _without_time(self, current: Tensor, steps: int, norm: nn.BatchNorm2d | None, pool: bool) -> Tensor:
@@ -223,8 +272,9 @@ class Spiking(nn.Module):
 
 def replaying(layer: Spiking) -> AbstractContextManager[None]:
     """To be made before a forward pass and entered for its repetition: the layer draws the same noise, and leaves everything as it is."""
-    seams = [replace(s, on_potentials=None, on_penalty=None) for s in layer.seams]
-    sources = {id(s): (s, s.calls) for s in (layer.source, *(seam.source for seam in seams)) if s is not None}
+    seams = [replace(s, on_current=None, on_potentials=None, on_penalty=None) for s in layer.seams]
+    own = [layer.source] + ([layer.dynamics.source] if layer.dynamics is not None else [])
+    sources = {id(s): (s, s.calls) for s in (*own, *(seam.source for seam in seams)) if s is not None}
     return _replaying(layer, seams, list(sources.values()))
 
 
@@ -247,9 +297,8 @@ def _pooled(spikes: Tensor) -> Tensor:
     return pooled
 
 
-def _draw(current: Tensor, steps: int, noise: Noise, source: Source | None) -> Draw:
+def _draw(current: Tensor, steps: int, noise: Noise, seed: int) -> Draw:
     """Keys of this call's noise; a sample's noise does not depend on the batch size."""
-    seed = source.next() if source else int(torch.randint(2**62, ()).item())  # the latter as a dropout layer would
     return Draw(noise.sigma, draws.step_keys(seed, torch.arange(current.shape[1], device=current.device), steps))
 
 
@@ -301,6 +350,7 @@ def spiking(module: nn.Module) -> dict[str, Spiking]:
 
 
 def seed_noise(module: nn.Module, seed: int) -> None:
-    """Make the noise of all layers a function of ``seed``, of the layer and of the number of calls since."""
-    for name, layer in spiking(module).items():
-        layer.source = Source(draws.key(seed, name))
+    """Make all that the layers draw a function of ``seed``, of the layer and of the number of calls since."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, Drawing):
+            layer.source = Source(draws.key(seed, name))

@@ -8,10 +8,11 @@ from types import TracebackType
 from torch import Tensor, nn
 
 from spikeguard import draws
+from spikeguard.dynamics import Source
 from spikeguard.errors import UserError
 from spikeguard.kernels.mode import Band
 from spikeguard.kernels.rewired import Sequence
-from spikeguard.neurons import Noise, Seam, Source, spiking
+from spikeguard.neurons import Noise, Seam, spiking
 from spikeguard.surrogates import Surrogate
 
 
@@ -23,8 +24,8 @@ class tap:
     ``noise`` (sigma or Noise) with ``seed``: noise in every neuron, training or not. ``surrogate``: another derivative in the backward
     pass, one for all or a function of the layer's name; ``detach_reset``: with or without the path through the reset; ``backward``: another
     pass over the whole sequence (``bptr``, ``rga``, ``hart``); forward values never change. ``smooth``: soft spikes in the forward pass;
-    ``relu``: neurons without time instead, ``max(0, current) / threshold``. ``band``: the mean of ``max(0, delta - |u|)`` per layer,
-    in ``penalties``, at no extra pass.
+    ``relu``: neurons without time instead, ``max(0, current) / threshold``. ``band``, one or a function of the layer's name: the mean of
+    ``max(0, delta - |u|)`` per layer, in ``penalties``, at no extra pass. ``currents``: what the neurons integrate, likewise.
     Raises UserError if the model has no neuron it knows.
     """
 
@@ -39,28 +40,32 @@ class tap:
         smooth: bool = False,
         relu: bool = False,
         backward: Sequence | None = None,
-        band: Band | None = None,
+        band: Band | Callable[[str], Band] | None = None,
         potentials: bool | None = None,
+        currents: bool = False,
         grad: bool = False,
     ) -> None:
         self._layers = spiking(model)
         if not self._layers:
             raise UserError(f"tap: {type(model).__name__} has no spiking layer of spikeguard (LIF, IF, PLIF)")
-        plain = noise is None and surrogate is None and band is None and backward is None and detach_reset is None and not smooth and not relu
+        plain = noise is None and surrogate is None and band is None and backward is None and detach_reset is None
+        plain = plain and not (smooth or relu or currents)
         self._keep = plain if potentials is None else potentials
         self._grad = grad
         self.potentials: dict[str, Tensor] = {}
         self.penalties: dict[str, Tensor] = {}
+        self.currents: dict[str, Tensor] = {}
         self._seams = {
             name: Seam(
                 surrogate=surrogate if isinstance(surrogate, Surrogate) or surrogate is None else surrogate(name),
                 noise=Noise(noise) if isinstance(noise, (int, float)) else noise,
                 source=None if noise is None else Source(draws.key(seed, name)),
-                band=band,
+                band=band if isinstance(band, Band) or band is None else band(name),
                 detach_reset=detach_reset,
                 smooth=smooth or None,
                 relu=relu or None,
                 backward=backward,
+                on_current=self._recorder(self.currents, name) if currents else None,
                 on_potentials=self._recorder(self.potentials, name) if self._keep else None,
                 on_penalty=self._recorder(self.penalties, name, grad=True) if band is not None else None,
             )
@@ -77,6 +82,7 @@ class tap:
     def clear(self) -> None:
         """Forget what was read so far."""
         self.potentials.clear()
+        self.currents.clear()
         self.penalties.clear()
 
     def __enter__(self) -> tap:

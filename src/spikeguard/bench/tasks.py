@@ -20,7 +20,8 @@ from spikeguard.attacks.pgd import default_step
 from spikeguard.bench.floor import Floor
 from spikeguard.bench.peers import NEURON, Framework, Twin
 from spikeguard.bench.timing import Work
-from spikeguard.defenses import AT, TGO, Hooks, View
+from spikeguard.defenses import AT, TGO, Hooks
+from spikeguard.defenses import Step as TrainingStep
 from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
@@ -91,13 +92,13 @@ class Step:
     def __call__(self) -> None:
         self.calls += 1
         seed_noise(self.net, self.calls)
-        views = {"clean": View(self.x, 1.0)}
-        self.adversary.craft(self.net, self.x, self.y, views, self.calls)
-        ((name, view),) = views.items()
+        step = TrainingStep(self.net, self.x, self.y, self.calls, 0.5)
+        self.adversary.craft(step)
+        ((name, view),) = step.views.items()
         with self.guard.watch(self.net, name):
             logits = self.net(view.x)
         loss = F.cross_entropy(logits, self.y)
-        penalty = self.guard.penalty(0.5)
+        penalty = self.guard.penalty(step)
         loss = loss if penalty is None else loss + penalty
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -12,6 +12,7 @@ VERBS = {
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
     "attack": "attack a trained network, write a record with witnesses",
     "audit": "judge a network by the strongest attacks known; record, witnesses, page",
+    "sweep": "train every defence under the same conditions, rank them, score the best",
     "bench": "speed and memory against this machine's floor and against installed frameworks",
     "doctor": "what this machine has, which path is used, what each missing part costs",
 }

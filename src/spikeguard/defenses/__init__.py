@@ -1,9 +1,71 @@
-"""Defences by name."""
+"""Defences by name. A new one is a file (or a class in the file of its kind), a line here, a row in ``tests/test_defenses.py``."""
 
-from spikeguard.defenses.adversarial import AT
-from spikeguard.defenses.base import Defense, Hooks, View
+from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
+from spikeguard.defenses.base import Defense, Hooks, Step, View, compose
+from spikeguard.defenses.conversion import Conversion
+from spikeguard.defenses.crafting import CRAFTERS, Adversary
+from spikeguard.defenses.disturbance import MPPD, FirstLayerGuard, ShiftGuard
+from spikeguard.defenses.gradient import SR
+from spikeguard.defenses.inputs import FEEL, InputNoise, InputQuantisation
+from spikeguard.defenses.membrane import MPDSGR
+from spikeguard.defenses.neural import DLIF, HoSNN, RandHet, StoG
+from spikeguard.defenses.parameters import DSD, EMA, RAT, EarlyStopping
 from spikeguard.defenses.tgo import TGO
 
-DEFENSES: dict[str, type[Defense]] = {"tgo": TGO, "at": AT}
+DEFENSES: dict[str, type[Defense]] = {
+    "tgo": TGO,
+    "at": AT,
+    "trades": TRADES,
+    "mart": MART,
+    "rat": RAT,
+    "temporal_ensemble": TemporalEnsemble,
+    "ema": EMA,
+    "early_stopping": EarlyStopping,
+    "sr": SR,
+    "stog": StoG,
+    "dlif": DLIF,
+    "mppd": MPPD,
+    "mpd_sgr": MPDSGR,
+    "feel": FEEL,
+    "hosnn": HoSNN,
+    "input_noise": InputNoise,
+    "input_quantisation": InputQuantisation,
+    "randhet": RandHet,
+    "dsd": DSD,
+    "conversion": Conversion,
+    "shift_guard": ShiftGuard,
+    "first_layer_guard": FirstLayerGuard,
+}
 
-__all__ = ["AT", "DEFENSES", "TGO", "Defense", "Hooks", "View"]
+__all__ = [
+    "AT",
+    "CRAFTERS",
+    "DEFENSES",
+    "DLIF",
+    "DSD",
+    "EMA",
+    "FEEL",
+    "MART",
+    "MPDSGR",
+    "MPPD",
+    "RAT",
+    "SR",
+    "TGO",
+    "TRADES",
+    "Adversary",
+    "Conversion",
+    "Defense",
+    "EarlyStopping",
+    "FirstLayerGuard",
+    "HoSNN",
+    "Hooks",
+    "InputNoise",
+    "InputQuantisation",
+    "RandHet",
+    "ShiftGuard",
+    "Step",
+    "StoG",
+    "TemporalEnsemble",
+    "View",
+    "compose",
+]

@@ -1,4 +1,4 @@
-"""Adversarial training: the loss is taken at inputs that PGD found a moment ago. Madry et al., ICLR 2018."""
+"""Training on adversaries: AT, TRADES, MART, and a temporal self-ensemble."""
 
 from __future__ import annotations
 
@@ -6,60 +6,178 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from spikeguard.attacks.ascent import at_rest, random_start, walk
-from spikeguard.attacks.pgd import SignStep, default_step
-from spikeguard.defenses.base import Defense, Hooks, View
+from spikeguard import draws
+from spikeguard.defenses.base import Hooks, Step, View
+from spikeguard.defenses.crafting import Adversary, posed
 from spikeguard.errors import UserError
-from spikeguard.gradients import Own
-from spikeguard.losses import ce
 from spikeguard.networks.classifier import Classifier
-from spikeguard.threat import Linf
+
+STRONGEST = "SA-PGD-100 ASSG atan 0.435 ce"  # crafted by one backward pass, a network may hide from that one
 
 
 @dataclass(frozen=True)
-class AT(Defense):
-    """PGD on the batch, network in eval mode. ``clean_share`` of the loss stays on the clean images.
+class AT(Adversary):
+    """The loss is taken at adversaries of the cross-entropy; ``clean_share`` of it stays on the clean images. Madry et al., ICLR 2018.
 
-    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``; the usual recipe for spiking networks is eps 2/255, 2 steps of 1/255.
+    The usual recipe for spiking networks is eps 2/255, 2 steps of 1/255.
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-100 ASSG atan 0.435 ce"  # crafted by its own surrogate, it may hide from that one
+    adaptive: ClassVar[str] = STRONGEST
 
-    eps: float = 8 / 255
-    steps: int = 2
-    step_size: float | None = None
-    random_start: bool = True
     clean_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps <= 1:
-            raise UserError(f"AT: eps = {self.eps} must lie in [0, 1] (pixels are in [0, 1]; 8/255 is 0.0314)")
-        if self.steps < 1:
-            raise UserError(f"AT: steps = {self.steps} must be at least 1")
-        if self.step_size is not None and not self.step_size > 0:
-            raise UserError(f"AT: step_size = {self.step_size} must be above 0")
-        if not 0 <= self.clean_share < 1:
-            raise UserError(f"AT: clean_share = {self.clean_share} must lie in [0, 1)")
+        super().__post_init__()
+        self._need(0 <= self.clean_share < 1, "clean_share", "in [0, 1)")
 
     def start(self, net: Classifier) -> Hooks:
-        return _Crafting(self)
+        return _AT(self)
 
 
-class _Crafting(Hooks):
+class _AT(Hooks):
     def __init__(self, settings: AT) -> None:
         self.settings = settings
 
-    def craft(self, net: Classifier, x: Tensor, y: Tensor, views: dict[str, View], key: int) -> None:
-        s = self.settings
-        threat = Linf(s.eps)
-        first = random_start(x, threat, torch.arange(len(x)), key, 0) if s.random_start else x
-        rule = SignStep(threat, default_step(threat.per_sample(x), s.steps, s.step_size))
-        with at_rest(net):
-            found, _ = walk(net, x, y, first, threat, s.steps, rule, Own(), ce)
-        views["adversarial"] = View(found, 1 - s.clean_share)
-        if s.clean_share:
-            views["clean"] = View(x, s.clean_share)
+    def craft(self, step: Step) -> None:
+        share = self.settings.clean_share
+        step.views["adversarial"] = View(self.settings.adversaries(step), 1 - share)
+        if share:
+            step.views["clean"] = View(step.x, share)
         else:
-            views.pop("clean", None)
+            step.views.pop("clean", None)
+
+
+def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """``KL(p || q)`` ``[N]`` of the classes' probabilities."""
+    q, p = F.log_softmax(q_logits, -1), F.log_softmax(p_logits, -1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+@dataclass(frozen=True)
+class TRADES(Adversary):
+    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``, x' the adversary of that divergence. Zhang et al., ICML 2019.
+
+    ``temperature``: tau (published for spiking networks: 2, with beta 5). The divergence is of the mean logits.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+
+    beta: float = 6.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(self.beta > 0, "beta", "above 0")
+        self._need(self.temperature > 0, "temperature", "above 0")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _TRADES(self)
+
+
+class _TRADES(Hooks):
+    def __init__(self, settings: TRADES) -> None:
+        self.settings = settings
+
+    def craft(self, step: Step) -> None:
+        s = self.settings
+        with posed(step.net, s.batch_norm, False), torch.no_grad():
+            clean = step.net(step.x)
+
+        def loss(logits: Tensor, y: Tensor) -> Tensor:
+            return divergence(clean / s.temperature, logits / s.temperature)
+
+        start = None if s.random_start else step.x + 1e-3 * torch.randn(step.x.shape, generator=draws.generator(step.key)).to(step.x)
+        found = s.adversaries(step, loss, start=None if start is None else start.clamp(0, 1))  # at x itself the divergence has no gradient
+        step.views["clean"] = View(step.x, 1.0)
+        step.views["adversarial"] = View(found, 0.0)
+
+    def penalty(self, step: Step) -> Tensor:
+        s = self.settings
+        tau = s.temperature
+        return s.beta * tau**2 * divergence(step.scored("clean") / tau, step.scored("adversarial") / tau).mean()
+
+
+@dataclass(frozen=True)
+class MART(Adversary):
+    """Boosted cross-entropy at the adversary plus ``beta`` times a divergence that weighs samples by how unsure their clean class is.
+
+    ``-log p'_y - log(1 - max_{k != y} p'_k) + beta KL(p || p') (1 - p_y)``; it takes the place of the task's loss. Wang et al., ICLR 2020.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+
+    beta: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(self.beta >= 0, "beta", "0 or more")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _MART(self)
+
+
+class _MART(Hooks):
+    def __init__(self, settings: MART) -> None:
+        self.settings = settings
+
+    def craft(self, step: Step) -> None:
+        step.views["adversarial"] = View(self.settings.adversaries(step), 0.0)
+        step.views["clean"] = View(step.x, 0.0)
+
+    def penalty(self, step: Step) -> Tensor:
+        clean, found, y = step.scored("clean"), step.scored("adversarial"), step.y[:, None]
+        p = found.softmax(1)
+        wrong = p.scatter(1, y, 0.0).amax(1)
+        boosted = F.cross_entropy(found, step.y, reduction="none") - torch.log1p(-wrong + 1e-6)
+        unsure = 1 - clean.softmax(1).gather(1, y).squeeze(1)
+        return (boosted + self.settings.beta * divergence(clean, found) * unsure).mean()
+
+
+@dataclass(frozen=True)
+class TemporalEnsemble(Adversary):
+    """The steps' readouts as an ensemble: the adversary of one step drawn by lot is trained on by all, and they are held together.
+
+    ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's loss 'per_step'. Our own minimal
+    version of the idea of arXiv 2508.11279, whose loss is not public.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+
+    consistency: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(self.consistency >= 0, "consistency", "0 or more")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _Ensemble(self)
+
+
+class OneStep(nn.Module):
+    """A network that is read at one time step."""
+
+    def __init__(self, net: Classifier, t: int) -> None:
+        super().__init__()
+        self.net, self.t = net, t
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x, per_step=True)[self.t]
+        return logits
+
+
+class _Ensemble(Hooks):
+    def __init__(self, settings: TemporalEnsemble) -> None:
+        self.settings = settings
+
+    def craft(self, step: Step) -> None:
+        t = step.draw("time step") % step.net.timesteps
+        step.views = {"adversarial": View(self.settings.adversaries(step, model=OneStep(step.net, t)), 1.0)}
+
+    def penalty(self, step: Step) -> Tensor:
+        logits = step.logits["adversarial"]
+        if logits.dim() != 3:
+            raise UserError("TemporalEnsemble: needs the loss of every step (recipe: loss = 'per_step')")
+        return self.settings.consistency * divergence(logits.mean(0).detach()[None].expand_as(logits), logits).mean()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
+from spikeguard import draws
+from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 
 
@@ -19,33 +22,94 @@ class View:
     weight: float
 
 
+@dataclass
+class Step:
+    """One training step, as its hooks see it.
+
+    ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the training. ``views`` maps a name
+    ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came out: ``[N, K]``, or ``[T, N, K]`` with the loss 'per_step'.
+    """
+
+    net: Classifier
+    x: Tensor
+    y: Tensor
+    key: int = 0
+    progress: float = 0.0
+    views: dict[str, View] = field(default_factory=dict)
+    logits: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.views = self.views or {"clean": View(self.x, 1.0)}
+
+    def draw(self, *parts: str | int) -> int:
+        """A key for random numbers of this step."""
+        return draws.key(self.key, *parts)
+
+    def scored(self, view: str) -> Tensor:
+        """Logits ``[N, K]`` of a view, the mean over time: what a test scores."""
+        logits = self.logits[view]
+        return logits.mean(0) if logits.dim() == 3 else logits
+
+    def trained(self) -> str:
+        """The view that most of the loss is taken at; 'clean' where a defence replaces the loss altogether."""
+        return max(self.views, key=lambda name: (self.views[name].weight, name == "clean"))
+
+
 class Hooks:
-    """What a defence does during training. ``views`` maps a name ('clean', 'adversarial') to a forward pass."""
+    """What a defence does during training, in the order in which the loop asks. Everything random comes from ``step.draw``."""
 
-    def craft(self, net: Classifier, x: Tensor, y: Tensor, views: dict[str, View], key: int) -> None:
-        """Change the training inputs of clean images ``x``; random draws come from ``key``."""
+    def begin(self, step: Step) -> None:
+        """Before anything else of a step."""
 
-    def complete(self, x: Tensor, views: dict[str, View]) -> None:
+    def craft(self, step: Step) -> None:
+        """Change the training inputs: ``step.views``."""
+
+    def complete(self, step: Step) -> None:
         """Called after all ``craft``: add forward passes that this defence has to see."""
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         """Context around the forward pass of a view."""
         return nullcontext()
 
-    def penalty(self, progress: float) -> Tensor | None:
-        """Loss term of this step; ``progress`` runs from 0 to 1 over the training."""
+    def penalty(self, step: Step) -> Tensor | None:
+        """Loss term of this step, after the forward passes."""
         return None
 
-    def report(self, net: Classifier, x: Tensor) -> dict[str, object]:
-        """Figures for the metrics, measured on validation images at the end of an epoch."""
+    def gradients(self, net: Classifier) -> None:
+        """Between the backward pass and the optimiser's step: change the parameters' gradients."""
+
+    def after(self, step: Step) -> None:
+        """After the optimiser's step: change the parameters."""
+
+    def report(self, net: Classifier, x: Tensor, y: Tensor) -> dict[str, object]:
+        """Figures for the metrics, measured on validation images at the end of an epoch, network in eval mode."""
         return {}
+
+    def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
+        """After the last step: change the network that is kept. ``images``: batches of the training images."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What has to be kept for a training to be resumed to the same bits."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put ``state()`` back."""
 
 
 @dataclass(frozen=True)
 class Defense:
-    """Settings of a defence; a subclass says what it does, and names the member of the audit's suite that is adaptive to it."""
+    """Settings of a defence; a subclass says what it does.
+
+    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it changes in the neurons ('noise', 'decay',
+    'threshold', 'reset', 'gain', 'gate') or before them ('input'); no two defences may own the same but 'input'.
+    """
 
     adaptive: ClassVar[str] = ""
+    owns: ClassVar[frozenset[str]] = frozenset()
+
+    def owned(self) -> frozenset[str]:
+        """What these settings change in the neurons; a part of ``owns`` where a part is switched off."""
+        return self.owns
 
     def prepare(self, net: Classifier) -> None:
         """Change the network itself, before training and after loading."""
@@ -53,3 +117,26 @@ class Defense:
     def start(self, net: Classifier) -> Hooks:
         """Hooks for one training."""
         return Hooks()
+
+    def _need(self, good: bool, name: str, allowed: str) -> None:
+        if not good:
+            raise UserError(f"{type(self).__name__}: {name} = {getattr(self, name)!r} must be {allowed}")
+
+
+def compose(*defenses: Defense) -> tuple[Defense, ...]:
+    """Several defences as one, for ``Recipe(defenses=...)``; they act in this order.
+
+    UserError if one is no defence or named twice, or if two change the same thing in the neurons.
+    """
+    owners: dict[str, str] = {}
+    for k, defense in enumerate(defenses):
+        name = type(defense).__name__
+        if not isinstance(defense, Defense):
+            raise UserError(f"compose: {name} is no defence")
+        if any(type(other) is type(defense) for other in defenses[:k]):
+            raise UserError(f"compose: {name} is named more than once")
+        for what in sorted(defense.owned() - {"input"}):
+            if what in owners:
+                raise UserError(f"compose: {owners[what]} and {name} both set the neurons' {what}; leave one of them out")
+            owners[what] = name
+    return defenses

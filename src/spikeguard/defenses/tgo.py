@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.base import Defense, Hooks, View
+from spikeguard.defenses.base import Defense, Hooks
+from spikeguard.defenses.membrane import SEES, Guarding, Sees, rising
 from spikeguard.errors import SpikeguardWarning, UserError
 from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
@@ -31,35 +31,35 @@ from spikeguard.taps import tap
 class TGO(Defense):
     """``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
 
-    ``side`` 'below' penalises only potentials under the threshold. ``sees``: the forward passes that the constraint reads, 'trained' (those
+    ``side`` 'below' penalises only potentials under the threshold. ``site`` 'band' (ours): noise only where ``|u| < delta``. ``deltas`` and
+    ``sigmas`` (ours): one value a spiking layer, instead of one for all. ``sees``: the forward passes that the constraint reads, 'trained' (those
     in the loss), 'clean', 'adversarial' or 'both'. UserError on nonsense; a warning if sigma > delta / 3.
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    owns: ClassVar[frozenset[str]] = frozenset({"noise"})
 
     delta: float = 0.5
     lambda_max: float = 0.4
     sigma: float = 0.1
     side: Literal["both", "below"] = "both"
-    site: Literal["compare", "membrane"] = "compare"
+    site: Literal["compare", "membrane", "band"] = "compare"
     noise_at_eval: bool = False
-    sees: Literal["trained", "clean", "adversarial", "both"] = "trained"
+    sees: Sees = "trained"
+    deltas: tuple[float, ...] = ()
+    sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (self.delta > 0 and math.isfinite(self.delta)):
-            raise UserError(f"TGO: delta = {self.delta} must be a finite number above 0")
-        for name in ("lambda_max", "sigma"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise UserError(f"TGO: {name} = {value} must be a finite number, 0 or more")
-        for name, allowed in (
-            ("side", ("both", "below")),
-            ("site", ("compare", "membrane")),
-            ("sees", ("trained", "clean", "adversarial", "both")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"TGO: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}")
-        if self.lambda_max and self.sigma > self.delta / 3:
+        for value in (self.delta, *self.deltas):
+            if not (value > 0 and math.isfinite(value)):
+                raise UserError(f"TGO: delta = {value} must be a finite number above 0")
+        for name, values in (("lambda_max", (self.lambda_max,)), ("sigma", (self.sigma, *self.sigmas))):
+            for value in values:
+                if not (value >= 0 and math.isfinite(value)):
+                    raise UserError(f"TGO: {name} = {value} must be a finite number, 0 or more")
+        for name, allowed in (("side", ("both", "below")), ("site", ("compare", "membrane", "band")), ("sees", SEES)):
+            self._need(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
+        if self.lambda_max and self.site != "band" and max((self.sigma, *self.sigmas)) > min((self.delta, *self.deltas)) / 3:
             warnings.warn(
                 f"TGO: sigma = {self.sigma} is above delta / 3 = {self.delta / 3:.3g}: noise lowers a neuron's sensitivity only within "
                 "sigma of the threshold, and raises it for neurons that the constraint has pushed out to delta",
@@ -67,46 +67,46 @@ class TGO(Defense):
                 stacklevel=3,
             )
 
+    def owned(self) -> frozenset[str]:
+        return self.owns if self.sigma or any(self.sigmas) else frozenset()
+
     def prepare(self, net: Classifier) -> None:
-        if self.sigma:
-            for layer in spiking(net).values():
-                layer.noise = Noise(self.sigma, self.site, self.noise_at_eval)
+        if self.owned():
+            for (name, layer), sigma in zip(spiking(net).items(), self._each(net, "sigma"), strict=True):
+                layer.noise = Noise(sigma, self.site, self.noise_at_eval, self._bands(net)[name].delta if self.site == "band" else math.inf)
 
     def start(self, net: Classifier) -> Hooks:
-        return _Guarding(self, net) if self.lambda_max else Hooks()
+        return _TGO(self, net) if self.lambda_max else Hooks()
 
     def weight(self, progress: float) -> float:
         """lambda at a share of the training."""
-        return self.lambda_max * (1 - math.cos(math.pi * progress)) / 2
+        return rising(self.lambda_max, progress)
+
+    def _each(self, net: Classifier, name: str) -> tuple[float, ...]:
+        """A value a layer; UserError if there are more or fewer than layers."""
+        values: tuple[float, ...] = getattr(self, f"{name}s")
+        layers = len(spiking(net))
+        if values and len(values) != layers:
+            raise UserError(f"TGO: {name}s has {len(values)} values, the network {layers} spiking layers")
+        return values or (getattr(self, name),) * layers
+
+    def _bands(self, net: Classifier) -> dict[str, Band]:
+        return {name: Band(delta, self.side) for name, delta in zip(spiking(net), self._each(net, "delta"), strict=True)}
 
 
-class _Guarding(Hooks):
+class _TGO(Guarding):
     def __init__(self, settings: TGO, net: Classifier) -> None:
-        self.settings = settings
-        self.tap = tap(net, band=Band(settings.delta, settings.side))
-        self.views = 0
-        self.last = 0.0
+        self.settings, self.bands = settings, settings._bands(net)
+        super().__init__("TGO", settings.sees, tap(net, band=self.bands.__getitem__))
 
-    def complete(self, x: Tensor, views: dict[str, View]) -> None:
-        wanted = {"clean": ["clean"], "adversarial": ["adversarial"], "both": ["clean", "adversarial"]}.get(self.settings.sees, [])
-        for name in wanted:
-            if name == "adversarial" and name not in views:
-                raise UserError(f"TGO: sees = {self.settings.sees!r} needs adversarial training (add the defence 'at')")
-            views.setdefault(name, View(x, 0.0))
+    def weight(self, progress: float) -> float:
+        return self.settings.weight(progress)
 
-    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        if self.settings.sees not in ("trained", "both", view):
-            return nullcontext()
-        self.views += 1
-        return self.tap
+    def term(self) -> Tensor:
+        return torch.stack(list(self.tap.penalties.values())).sum()
 
-    def penalty(self, progress: float) -> Tensor | None:
-        total = torch.stack(list(self.tap.penalties.values())).sum() / max(self.views, 1)
-        self.tap.clear()
-        self.views = 0
-        return self.settings.weight(progress) * total
-
-    def report(self, net: Classifier, x: Tensor) -> dict[str, object]:
+    def report(self, net: Classifier, x: Tensor, y: Tensor) -> dict[str, object]:
         with torch.no_grad(), tap(net) as opened:
             net(x)
-        return {"near_threshold": {k: float((u.abs() < self.settings.delta).float().mean()) for k, u in opened.potentials.items()}}
+        shares = {name: float((u.abs() < self.bands[name.partition("#")[0]].delta).float().mean()) for name, u in opened.potentials.items()}
+        return {"near_threshold": shares}

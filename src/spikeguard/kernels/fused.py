@@ -27,11 +27,11 @@ _ANY = Triangle()
 
 def _step(mode: Mode, t: int, v: Any, current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor) -> Any:
     """One time step: charged potential h, distance to the threshold u, what the step sees w, spike s, next potential."""
-    h = decay * v + widen(current[t if current.shape[0] > 1 else 0])
+    h = (decay[t] if decay.dim() else decay) * v + widen(current[t if current.shape[0] > 1 else 0])
     if noise is not None and mode.site == "membrane":
         h = h + noise[t]
     u = h - threshold
-    w = u + noise[t] if noise is not None and mode.site == "compare" else u
+    w = mode.heard(u, None if noise is None else noise[t])
     s = mode.surrogate.soft_step(w) if mode.smooth else (w >= 0).to(w.dtype)
     return h, u, w, s, (h * (1 - s) if mode.reset == "hard" else h - threshold * s)
 
@@ -73,6 +73,7 @@ def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
         grads: list[Tensor] = []
         g_v = torch.zeros_like(past[0][1])
         g_decay = torch.zeros_like(g_v)
+        g_decays: list[Tensor] = []
         g_threshold = torch.zeros_like(g_v)
         for t in reversed(range(mode.timesteps)):
             before, h, u, w, s = past[t]
@@ -89,9 +90,12 @@ def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
             g_h = g_here + (g_v * (1 - s) if mode.reset == "hard" else g_v)
             if want_scalars:
                 g_threshold = g_threshold - g_here - (g_v * s if mode.reset == "soft" else 0.0)
-                g_decay = g_decay + g_h * before
+                if decay.dim():
+                    g_decays.append(g_h * before)
+                else:
+                    g_decay = g_decay + g_h * before
             grads.append(g_h)
-            g_v = decay * g_h
+            g_v = (decay[t] if decay.dim() else decay) * g_h
         if current.shape[0] > 1:
             g_current = torch.stack([g.to(current.dtype) for g in reversed(grads)])
         else:
@@ -99,7 +103,11 @@ def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
             for g in grads[1:]:
                 total = total + g
             g_current = total.to(current.dtype)[None]
-        return g_current, g_decay.sum() if want_scalars else None, g_threshold.sum() if want_scalars else None
+        if want_scalars and decay.dim():
+            g_decay = torch.stack(list(reversed(g_decays)))
+        elif want_scalars:
+            g_decay = g_decay.sum()
+        return g_current, g_decay if want_scalars else None, g_threshold.sum() if want_scalars else None
 
     return backward
 
@@ -137,7 +145,7 @@ class _Integrate(torch.autograd.Function):
         key = mode if mode.smooth else replace(mode, surrogate=_ANY)
         current, decay, threshold = current.detach(), decay.detach(), threshold.detach()
         all_u = want_u or callable(sharpness)
-        spikes, u, penalty = _ready(_forward, key, all_u, compiled, *_variant(current, noise))(current, noise, decay, threshold)
+        spikes, u, penalty = _ready(_forward, key, all_u, compiled, *_variant(current, noise, decay))(current, noise, decay, threshold)
         if callable(sharpness):
             sharpness = sharpness(u)
         if sharpness is None and isinstance(mode.surrogate, Stretched):  # a tensor, so that one kernel serves every sharpness
@@ -157,7 +165,7 @@ class _Integrate(torch.autograd.Function):
             mode = replace(mode, surrogate=mode.surrogate.kernel())
         if g_spikes is None:
             g_spikes = torch.zeros(mode.timesteps, current.shape[1], dtype=current.dtype, device=current.device)
-        variant = _variant(current, noise, sharpness, g_u, g_penalty)
+        variant = _variant(current, noise, sharpness, g_u, g_penalty, decay)
         ready = _ready(_backward, mode, any(ctx.needs_input_grad[1:3]), ctx.compiled, *variant)
         g = ready(g_spikes.contiguous(), g_u, g_penalty, current, noise, sharpness, decay, threshold)
         return *g, None, None, None, None, None
@@ -195,7 +203,7 @@ def integrate(
         compiled = not soft and compiler.use(mode.timesteps * flat.shape[1], flat.device)
     spikes, u, penalty = _integrate(
         flat,
-        decay.to(wide(flat.dtype)),
+        layout.flat(decay.to(wide(flat.dtype)).expand(current.shape)) if decay.dim() else decay.to(wide(flat.dtype)),
         threshold.to(wide(flat.dtype)),
         mode,
         None if noise is None else layout.flat(noise),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -28,9 +29,16 @@ class Mode:
     reset: Literal["hard", "soft"] = "hard"
     detach_reset: bool = False
     v_init: float = 0.0
-    site: Literal["compare", "membrane"] = "compare"
+    site: Literal["compare", "membrane", "band"] = "compare"
     smooth: bool = False
     band: Band | None = None
+    reach: float = math.inf
+
+    def heard(self, u: Tensor, noise: Tensor | None) -> Tensor:
+        """What the step function sees: ``u``, with noise where the site wants it."""
+        if noise is None or self.site == "membrane":
+            return u
+        return u + noise if self.site == "compare" else u + torch.where(u.detach().abs() < self.reach, noise, 0.0)
 
 
 @dataclass(frozen=True)

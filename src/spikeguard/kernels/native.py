@@ -89,7 +89,7 @@ class Call:
 def can(current: Tensor, mode: Mode, elements: int) -> bool:
     """Does this layer take the C++ path? A function of the kind of work and of its size, so that runs repeat."""
     known = "native" in vars(type(mode.surrogate))  # a subclass with another formula has no expression of its own
-    if current.device.type != "cpu" or current.dtype not in (torch.float32, torch.bfloat16) or mode.smooth or not known:
+    if current.device.type != "cpu" or current.dtype not in (torch.float32, torch.bfloat16) or mode.smooth or mode.site == "band" or not known:
         return False
     return builder.use(elements)
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from spikeguard.kernels.mode import Fired, Mode, wide, widen
 from spikeguard.surrogates import Surrogate
+
+
+class Moving(Protocol):
+    """How thresholds move: ``rate`` ``[...]`` and ``goal`` ``[T, ...]`` of every neuron."""
+
+    @property
+    def rate(self) -> Tensor: ...
+
+    @property
+    def goal(self) -> Tensor: ...
 
 
 class _Step(torch.autograd.Function):
@@ -39,18 +49,25 @@ def integrate(
     noise: Tensor | None = None,
     sharpness: Tensor | None = None,
     want_u: bool = True,
+    moving: Moving | None = None,
 ) -> Fired:
-    """Charge, fire, reset, for every step of ``current`` ``[T, N, ...]`` (or ``[1, N, ...]``, constant over time)."""
+    """Charge, fire, reset, for every step of ``current`` ``[T, N, ...]`` (or ``[1, N, ...]``, constant over time).
+
+    ``decay`` is a scalar, or ``[T, ...]`` broadcastable to the currents. ``moving``: thresholds that move with the potential,
+    ``threshold[t] = threshold[t-1] + rate (H[t] - goal[t])``.
+    """
     dtype = current.dtype
     current, decay, threshold = widen(current), decay.to(wide(dtype)), threshold.to(wide(dtype))
     v = torch.full_like(current[0], mode.v_init)
     spikes, potentials = [], []
     for t in range(mode.timesteps):
-        h = decay * v + current[t if len(current) > 1 else 0]
+        h = (decay[t] if decay.dim() else decay) * v + current[t if len(current) > 1 else 0]
         if noise is not None and mode.site == "membrane":
             h = h + noise[t]
+        if moving is not None:
+            threshold = threshold + moving.rate * (h - moving.goal[t])
         u = h - threshold
-        w = u + noise[t] if noise is not None and mode.site == "compare" else u
+        w = mode.heard(u, None if noise is None else noise[t])
         a = None if sharpness is None else sharpness[t]
         s = mode.surrogate.soft_step(w) if mode.smooth else _step(w, mode.surrogate, a)
         r = s.detach() if mode.detach_reset else s

@@ -25,7 +25,8 @@ class Folded(nn.Sequential):
 class Classifier(nn.Module):
     """A spiking network on images ``[N, C, H, W]`` in [0, 1]; logits ``[N, classes]`` are the mean over time.
 
-    ``body`` maps ``[1, N, C, H, W]`` (the image, constant over time: what comes before the first neuron is computed once) and the
+    ``body`` maps ``[1, N, C, H, W]`` (the image, constant over time: what comes before the first neuron is computed once; ``[T, ...]`` if
+    ``before`` makes it differ) and the
     number of steps to features ``[T, N, F]``; ``head`` maps features to logits and is linear.
     """
 
@@ -34,6 +35,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.body, self.head = body, head
+        self.before = nn.ModuleList()  # changes of the input, of class ``Input``
         self.in_shape, self.timesteps = tuple(in_shape), timesteps
         self.channels_last = False
         self.autocast: torch.dtype | None = None
@@ -51,11 +53,14 @@ class Classifier(nn.Module):
         """Logits ``[N, classes]``, or ``[T, N, classes]``; raises UserError if ``x`` is not ``[N, *in_shape]`` of floats."""
         if x.dim() != 4 or tuple(x.shape[1:]) != self.in_shape or not x.is_floating_point():
             raise UserError(f"images are {x.dtype} of shape {tuple(x.shape)}, must be floats of shape [N, {', '.join(map(str, self.in_shape))}]")
+        x = x[None]
+        for change in self.before:
+            x = change(x, self.timesteps)
         x = (x - self.mean) / self.std
         if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
         with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            features = self.body(x[None], self.timesteps)
+            features = self.body(x, self.timesteps)
             logits: Tensor = self.head(features if per_step else features.mean(0))
         return logits if logits.dtype == torch.float64 else logits.float()
 

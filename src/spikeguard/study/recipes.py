@@ -29,19 +29,19 @@ _FAMILY = Recipe(  # the common ground of the literature on robust spiking netwo
     warmup=0.0,
 )
 _GUARD = TGO(delta=0.5, lambda_max=0.6, sigma=0.1)
-_DEMO_GUARD = replace(_GUARD, lambda_max=1.0)  # three layers only: a smaller sum over layers than in the networks of the paper
+DEMO_GUARD = replace(_GUARD, lambda_max=1.0)  # three layers only: a smaller sum over layers than in the networks of the paper
 
 RECIPES = {
     r.name: r
     for r in (
         _DEMO,
-        replace(_DEMO, name="tgo", defenses=(_DEMO_GUARD,)),
-        replace(_DEMO, name="mc", defenses=(replace(_DEMO_GUARD, sigma=0.0),)),
-        replace(_DEMO, name="nlif", defenses=(replace(_DEMO_GUARD, lambda_max=0.0),)),
+        replace(_DEMO, name="tgo", defenses=(DEMO_GUARD,)),
+        replace(_DEMO, name="mc", defenses=(replace(DEMO_GUARD, sigma=0.0),)),
+        replace(_DEMO, name="nlif", defenses=(replace(DEMO_GUARD, lambda_max=0.0),)),
         replace(_DEMO, name="at", defenses=(AT(),)),
-        replace(_DEMO, name="at-tgo", defenses=(AT(), _DEMO_GUARD)),
+        replace(_DEMO, name="at-tgo", defenses=(AT(), DEMO_GUARD)),
         _CIFAR,
-        replace(_CIFAR, name="cifar10-small-tgo", defenses=(_DEMO_GUARD,)),
+        replace(_CIFAR, name="cifar10-small-tgo", defenses=(DEMO_GUARD,)),
         _FAMILY,
         replace(_FAMILY, name="cifar10-vgg11-tgo", defenses=(_GUARD,)),
         replace(_FAMILY, name="cifar10-vgg11-at-tgo", defenses=(AT(eps=2 / 255, steps=2, step_size=1 / 255), _GUARD)),

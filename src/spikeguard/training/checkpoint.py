@@ -65,19 +65,22 @@ def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
             value.copy_(tensors[name])
 
 
-def save_state(folder: Path, net: nn.Module, optimiser: torch.optim.SGD, progress: Progress, conditions: Mapping[str, Any]) -> None:
-    """Everything that resuming needs, in one file; the metrics of the ended epochs beside it."""
+def save_state(
+    folder: Path, net: nn.Module, optimiser: torch.optim.SGD, progress: Progress, conditions: Mapping[str, Any], hooks: Mapping[str, Tensor]
+) -> None:
+    """Everything that resuming needs, in one file (``hooks``: what defences keep); the metrics of the ended epochs beside it."""
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
     named = {id(p): n for n, p in net.named_parameters()}
     for parameter, state in optimiser.state.items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{named[id(parameter)]}"] = state["momentum_buffer"]
+    tensors |= {f"hook.{k}": v for k, v in hooks.items()}
     save_tensors(folder / STATE, tensors, {"progress": asdict(progress), "conditions": dict(conditions)})
     write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in progress.rows).encode())
 
 
-def load_state(folder: Path, net: nn.Module, optimiser: torch.optim.SGD, conditions: Mapping[str, Any]) -> Progress:
-    """Put a saved state back; UserError if it was made under other conditions, because it could not go on to the same bits."""
+def load_state(folder: Path, net: nn.Module, optimiser: torch.optim.SGD, conditions: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor]]:
+    """Put a saved state back; gives what defences kept, too. UserError if it was made under other conditions: it could not go on to the same bits."""
     path = folder / STATE
     tensors, metadata = load_tensors(path)
     for name, value in conditions.items():
@@ -87,4 +90,4 @@ def load_state(folder: Path, net: nn.Module, optimiser: torch.optim.SGD, conditi
     for name, parameter in net.named_parameters():
         if (buffer := tensors.get(f"momentum.{name}")) is not None:
             optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    return Progress(**metadata["progress"])
+    return Progress(**metadata["progress"]), {k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")}

@@ -20,7 +20,8 @@ from spikeguard import draws
 from spikeguard.data.batches import batches
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
-from spikeguard.defenses import Hooks, View
+from spikeguard.defenses import Hooks, Step
+from spikeguard.dynamics import Dynamics
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels import builder
 from spikeguard.networks.classifier import Classifier
@@ -90,6 +91,7 @@ def train(
                     raise Interrupted(f"training stopped and kept in {folder}; go on with --resume")
             if folder is not None:
                 trainer.save(folder)
+    trainer.finish()
     record = trainer.record()
     if folder is not None:
         save_tensors(folder / WEIGHTS, trainer.net.state_dict(), {"recipe": recipe.values(), "data": _shape(data)})
@@ -114,12 +116,13 @@ class _Trainer:
             raise UserError(f"recipe: batch_size = {recipe.batch_size} is more than the {len(training)} training images")
         self.net = make_network(recipe, data).to(device)
         self.hooks: list[Hooks] = [d.start(self.net) for d in recipe.defenses]
-        decayed = [p for p in self.net.parameters() if p.dim() > 1]
-        kept = [p for p in self.net.parameters() if p.dim() <= 1]
+        neural = {id(p) for m in self.net.modules() if isinstance(m, Dynamics) for p in m.parameters()}
+        decayed = [p for p in self.net.parameters() if p.dim() > 1 and id(p) not in neural]
+        kept = [p for p in self.net.parameters() if p.dim() <= 1 or id(p) in neural]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
         nesterov = recipe.momentum > 0
         self.optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
-        self.at = Progress()
+        self.at, self.kept = Progress(), dict[str, float]()
         self.conditions = {
             "recipe": recipe.values(),
             "threads": torch.get_num_threads(),
@@ -136,14 +139,18 @@ class _Trainer:
         if (folder / RECORD).exists():
             raise UserError(f"{folder} holds a finished run; choose another folder" + (" (nothing is left to resume)" if resume else ""))
         if resume and (folder / STATE).exists():
-            self.at = load_state(folder, self.net, self.optimiser, self.conditions)
+            self.at, kept = load_state(folder, self.net, self.optimiser, self.conditions)
+            for k, hook in enumerate(self.hooks):
+                prefix = f"{k}."
+                hook.restore({name.removeprefix(prefix): value.to(self.device) for name, value in kept.items() if name.startswith(prefix)})
         elif not resume and folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; go on with --resume or choose another folder")
         else:
             self.save(folder)  # find out now, not after an epoch, that it cannot be written
 
     def save(self, folder: Path) -> None:
-        save_state(folder, self.net, self.optimiser, self.at, self.conditions)
+        kept = {f"{k}.{name}": value for k, hook in enumerate(self.hooks) for name, value in hook.state().items()}
+        save_state(folder, self.net, self.optimiser, self.at, self.conditions, kept)
 
     def epoch(self, stopped: threading.Event) -> Iterator[Report]:
         """The rest of the running epoch; a report a step."""
@@ -176,28 +183,38 @@ class _Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(done)
         seed_noise(net, draws.key(recipe.seed, "noise", number))
-        views = {"clean": View(x, 1.0)}
+        step = Step(net, x, y, 0, done)
         for k, hook in enumerate(self.hooks):
-            hook.craft(net, x, y, views, draws.key(recipe.seed, "craft", number, k))
-        for hook in self.hooks:
-            hook.complete(x, views)
-        loss, right = torch.zeros((), device=self.device), 0.0
-        for name, view in views.items():
+            step.key = draws.key(recipe.seed, "craft", number, k)
+            hook.begin(step)
+            hook.craft(step)
+        for k, hook in enumerate(self.hooks):
+            step.key = draws.key(recipe.seed, "complete", number, k)
+            hook.complete(step)
+        loss = torch.zeros((), device=self.device)
+        for name, view in step.views.items():
             with ExitStack() as stack:
                 for hook in self.hooks:
                     stack.enter_context(hook.watch(net, name))
-                logits = net(view.x, per_step=recipe.loss == "per_step")
+                step.logits[name] = net(view.x, per_step=recipe.loss == "per_step")
             if view.weight:
-                loss = loss + view.weight * self.task_loss(logits, y)
-                predicted = logits.detach().mean(0) if recipe.loss == "per_step" else logits.detach()
-                right += view.weight * float((predicted.argmax(1) == y).float().mean())
-        penalties = [p for hook in self.hooks if (p := hook.penalty(done)) is not None]
+                loss = loss + view.weight * self.task_loss(step.logits[name], y)
+        penalties = [p for hook in self.hooks if (p := hook.penalty(step)) is not None]
         total = loss + sum(penalties)
         if not bool(torch.isfinite(total)):
             raise UserError(f"the loss is {float(total.detach())} at step {number + 1} (epoch {at.epoch + 1}): lower lr = {recipe.lr} or lambda_max")
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
+        for parameter in net.parameters():
+            if parameter.grad is None:  # not in use yet; the fused optimiser wants momentum for all or none
+                parameter.grad = torch.zeros_like(parameter)
+        for hook in self.hooks:
+            hook.gradients(net)
         self.optimiser.step()
+        for k, hook in enumerate(self.hooks):
+            step.key = draws.key(recipe.seed, "after", number, k)
+            hook.after(step)
+        right = float((step.scored(step.trained()).detach().argmax(1) == y).float().mean())
         figures = {"loss": total, "task_loss": loss, "penalty": total - loss}
         return {k: float(v.detach()) for k, v in figures.items()} | {"train_accuracy": right}
 
@@ -219,9 +236,20 @@ class _Trainer:
         seed_noise(self.net, draws.key(self.recipe.seed, "validation noise", self.at.epoch))
         row: dict[str, Any] = {"validation_accuracy": accuracy(self.net, self.validation)}
         for hook in self.hooks:
-            row |= hook.report(self.net, self.validation.x[:256].float() / 255.0)
+            row |= hook.report(self.net, self.validation.x[:256].float() / 255.0, self.validation.y[:256])
         self.net.train()
         return row
+
+    def finish(self) -> None:
+        """What defences do to the network that is kept; where one changes it, its clean accuracy is measured again."""
+        before = [value.clone() for value in self.net.state_dict().values()]
+        for hook in self.hooks:
+            training = batches(self.images, self.recipe.batch_size, self.recipe.epochs, self.recipe.seed, self.recipe.augment)
+            hook.finish(self.net, (x for x, _ in training))
+        self.net.eval()
+        same = all(torch.equal(a, b) for a, b in zip(before, self.net.state_dict().values(), strict=True))
+        if len(self.validation) and not same:
+            self.kept = {"validation_accuracy": accuracy(self.net, self.validation)}
 
     def record(self) -> dict[str, Any]:
         return {
@@ -233,6 +261,7 @@ class _Trainer:
             "cost": {"seconds": round(self.at.seconds, 2), "steps": self.recipe.epochs * self.per_epoch, "images": len(self.images)},
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "epochs": self.at.rows,
+            **({"kept": self.kept} if self.kept else {}),
         }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spikeguard.defenses import Defense
+from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
 from spikeguard.training.settings import build, unbuild
@@ -53,9 +53,7 @@ class Recipe:
         for name, allowed in (("loss", ("mean", "per_step")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in allowed:
                 raise UserError(f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}")
-        kinds = [type(d) for d in self.defenses]
-        if twice := [k.__name__ for k in kinds if kinds.count(k) > 1]:
-            raise UserError(f"recipe: defenses name {twice[0]} more than once")
+        compose(*self.defenses)
         for name in ("validation", "warmup", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must lie in [0, 1)")

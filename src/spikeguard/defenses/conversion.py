@@ -1,0 +1,94 @@
+"""A robust ANN first, then spikes: training begins with quantised activations in one step and goes on with neurons that do the same in T."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from spikeguard.defenses.adversarial import STRONGEST
+from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.defenses.neural import set_decay
+from spikeguard.dynamics import Dynamics
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import spiking
+
+
+@dataclass(frozen=True)
+class Conversion(Defense):
+    """Over the first ``share`` of the training every layer of neurons is ``clip(floor(I T / threshold + 1/2) / T, 0, 1)``, in one step.
+
+    Then its weights go on as a spiking network: no leak, soft reset, potentials that start at threshold / 2; fed with a constant current such a
+    neuron fires exactly that share of T steps. With ``AT`` both halves are trained on adversaries. The scale of each layer is learned by the batch
+    norm before it, channel by channel: a learned threshold is the same parameter. After Bu et al., ICLR 2022, and Ozdenizci and Legenstein,
+    TMLR 2024.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"decay", "reset", "threshold"})
+
+    share: float = 0.6
+
+    def __post_init__(self) -> None:
+        self._need(0 < self.share < 1, "share", "in (0, 1)")
+
+    def prepare(self, net: Classifier) -> None:
+        for layer in spiking(net).values():
+            set_decay(layer, 1.0)
+            layer.spec = replace(layer.spec, reset="soft", v_init=float(layer.threshold) / 2)
+
+    def start(self, net: Classifier) -> Hooks:
+        return _Conversion(self, net)
+
+
+class _Stairs(torch.autograd.Function):
+    """``clip(floor(x levels + 1/2) / levels, 0, 1)``; the derivative is that of the clip without the floor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.half = 0.5 / levels
+        return (torch.floor(x * levels + 0.5) / levels).clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return grads[0] * ((x > -ctx.half) & (x < 1 + ctx.half)), None
+
+
+def stairs(x: Tensor, levels: int) -> Tensor:
+    """The quantised clip activation of ``x`` in units of the threshold."""
+    done: Tensor = _Stairs.apply(x, levels)  # type: ignore[no-untyped-call]
+    return done
+
+
+class Analog(Dynamics):
+    """Activations in place of neurons."""
+
+    def __init__(self, levels: int, threshold: float) -> None:
+        super().__init__()
+        self.levels, self.threshold = levels, threshold
+
+    def instead(self, current: Tensor) -> Tensor | None:
+        return stairs(current.mean(0, keepdim=True) / self.threshold, self.levels)
+
+
+class _Conversion(Hooks):
+    def __init__(self, settings: Conversion, net: Classifier) -> None:
+        self.settings, self.timesteps = settings, net.timesteps
+
+    def begin(self, step: Step) -> None:
+        self._pose(step.net, step.progress < self.settings.share)
+
+    def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
+        self._pose(net, False)
+
+    def _pose(self, net: Classifier, analog: bool) -> None:
+        if analog == (net.timesteps == 1 and self.timesteps > 1):
+            return
+        net.timesteps = 1 if analog else self.timesteps
+        for layer in spiking(net).values():
+            layer.dynamics = Analog(self.timesteps, float(layer.threshold.detach())) if analog else None

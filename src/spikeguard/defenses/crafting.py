@@ -1,0 +1,127 @@
+"""How training inputs are crafted: every constant of the inner attack, shared by all defences that train on adversaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.attacks.ascent import at_rest, random_start, walk
+from spikeguard.attacks.pgd import SignStep, default_step
+from spikeguard.defenses.base import Defense, Step
+from spikeguard.errors import UserError
+from spikeguard.gradients import Estimator, Own, assg, bptr, hart, mean_field, rga, swap
+from spikeguard.gradients.estimators import Model, Opened
+from spikeguard.losses import Loss, ce
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import Spiking, seed_noise, spiking
+from spikeguard.surrogates import Atan, StraightThrough, Triangle
+from spikeguard.threat import Linf
+
+CRAFTERS: dict[str, Estimator] = {
+    "own": Own(),
+    "assg": assg(seen=True),
+    "assg triangle": assg(0.8, Triangle(), seen=True),
+    "atan 4": swap(Atan(4.0)),
+    "atan 8": swap(Atan(8.0)),
+    "straight-through": swap(StraightThrough()),
+    "bptr": bptr(),
+    "rga": rga(),
+    "hart": hart(0.5),
+    "mean field": mean_field(),
+}
+"""Where the gradient of a training adversary may come from."""
+
+
+@dataclass(frozen=True)
+class Adversary(Defense):
+    """PGD under Linf on the batch (FGSM: ``steps`` 1, ``step_size`` eps, ``random_start`` False).
+
+    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps and the step rise from 0.
+    ``batch_norm``: 'eval', or 'train' for batch statistics while crafting (running averages stay). ``noise`` of the neurons while crafting: 'off',
+    'fresh' for a new draw at every step, 'frozen' for the same one. ``estimators``: names of ``CRAFTERS``; one is drawn for every batch, so that
+    weights cannot hide from a single backward pass.
+    """
+
+    eps: float = 8 / 255
+    steps: int = 2
+    step_size: float | None = None
+    random_start: bool = True
+    warmup: float = 0.0
+    batch_norm: Literal["eval", "train"] = "eval"
+    noise: Literal["off", "fresh", "frozen"] = "off"
+    estimators: tuple[str, ...] = ("own",)
+
+    def __post_init__(self) -> None:
+        self._need(0 <= self.eps <= 1, "eps", "in [0, 1] (pixels are in [0, 1]; 8/255 is 0.0314)")
+        self._need(self.steps >= 1, "steps", "at least 1")
+        self._need(self.step_size is None or self.step_size > 0, "step_size", "above 0")
+        self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
+        self._need(self.batch_norm in ("eval", "train"), "batch_norm", "'eval' or 'train'")
+        self._need(self.noise in ("off", "fresh", "frozen"), "noise", "'off', 'fresh' or 'frozen'")
+        if unknown := [e for e in self.estimators if e not in CRAFTERS] or not self.estimators:
+            raise UserError(f"{type(self).__name__}: estimators = {list(self.estimators)} must be from {', '.join(CRAFTERS)}; got {unknown}")
+
+    def adversaries(self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None) -> Tensor:
+        """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default)."""
+        share = min(step.progress / self.warmup, 1.0) if self.warmup else 1.0
+        threat, x = Linf(self.eps * share), step.x
+        size = default_step(threat.per_sample(x), self.steps, None if self.step_size is None else self.step_size * share)
+        name = self.estimators[step.draw("estimator") % len(self.estimators)] if len(self.estimators) > 1 else self.estimators[0]
+        estimator: Estimator = CRAFTERS[name]
+        if self.noise == "frozen":
+            estimator = _Frozen(estimator, step.net, step.draw("noise of crafting"))
+        if start is None:
+            start = random_start(x, threat, torch.arange(len(x)), step.key, 0) if self.random_start else x
+        with posed(step.net, self.batch_norm, self.noise != "off"):
+            found, _ = walk(model or step.net, x, step.y, start, threat, self.steps, SignStep(threat, size), estimator, loss)
+        return found
+
+
+@contextmanager
+def posed(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
+    """The network in eval mode, but for batch norm's statistics and the neurons' noise if so asked; nothing of it lasts."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if batch_norm == "train" else []
+    buffers = [(b, b.clone()) for m in norms for b in m.buffers()]
+    sources = {name: layer.source for name, layer in spiking(net).items()}
+    with at_rest(net):
+        for module in net.modules():
+            if module in norms or (noisy and isinstance(module, Spiking)):
+                module.training = True
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            for name, layer in spiking(net).items():
+                layer.source = sources[name]
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """An estimator before whose every gradient the network's noise begins anew."""
+
+    inner: Estimator
+    net: Classifier
+    key: int
+
+    @contextmanager
+    def open(self, model: Model) -> Iterator[Opened]:
+        with self.inner.open(model) as opened:
+            yield _Again(model, inner=opened, net=self.net, key=self.key)
+
+
+class _Again(Opened):
+    def __init__(self, model: Model, inner: Opened, net: Classifier, key: int) -> None:
+        super().__init__(model)
+        self.inner, self.net, self.key = inner, net, key
+
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        seed_noise(self.net, draws.key(self.key))
+        return self.inner(x, y, loss)

@@ -1,0 +1,205 @@
+"""What a disturbance does to potentials, as a loss: MPPD and its total-variation form, and two guards of our own that scaling cannot satisfy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+from spikeguard.defenses.adversarial import STRONGEST
+from spikeguard.defenses.base import Defense, Hooks, Step, View
+from spikeguard.defenses.crafting import Adversary
+from spikeguard.defenses.membrane import norms_before, rising
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import spiking
+from spikeguard.taps import tap
+
+QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values that is taken of
+
+
+class Paired(Hooks):
+    """Reads the neurons in the clean pass and in the disturbed one; both are made where no other defence has made them."""
+
+    def __init__(self, settings: Adversary, clean: tap, disturbed: tap) -> None:
+        self.settings, self.taps = settings, {"clean": clean, "adversarial": disturbed}
+
+    def complete(self, step: Step) -> None:
+        step.views.setdefault("clean", View(step.x, 0.0))
+        if "adversarial" not in step.views:
+            start = step.x + 1e-3 * torch.randn(step.x.shape, generator=draws.generator(step.draw("start"))).to(step.x)
+            step.views["adversarial"] = View(self.settings.adversaries(step, start=start.clamp(0, 1)), 0.0)
+
+    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
+        return self.taps.get(view, nullcontext())
+
+    def clear(self) -> None:
+        """Forget the passes of this step."""
+        for opened in self.taps.values():
+            opened.clear()
+
+
+@dataclass(frozen=True)
+class MPPD(Adversary):
+    """A small difference of the last spiking layer's potentials under disturbance: ``L + rho mean |e|^2`` ('l2') or ``rho mean |e|`` ('l1').
+
+        e[t] = decay e[t-1] + (I_clean[t] - I_adv[t]),  I_clean without gradient
+
+    The disturbed pass is the training adversary's, else one FGSM step of ``eps`` from almost x. 'l2': Ding et al., ICML 2024 (rho 1);
+    'l1', the total-variation form: ICLR 2026 (rho 2.5 to 3).
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+
+    eps: float = 4 / 255
+    steps: int = 1
+    step_size: float | None = 4 / 255
+    rho: float = 1.0
+    norm: Literal["l1", "l2"] = "l2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(self.rho > 0, "rho", "above 0")
+        self._need(self.norm in ("l1", "l2"), "norm", "'l1' or 'l2'")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _MPPD(self, net)
+
+
+class _MPPD(Paired):
+    def __init__(self, settings: MPPD, net: Classifier) -> None:
+        super().__init__(settings, tap(net, currents=True), tap(net, currents=True, grad=True))
+        self.rho, self.norm = settings.rho, settings.norm
+        self.layer = list(spiking(net).items())[-1]
+
+    def penalty(self, step: Step) -> Tensor:
+        name, layer = self.layer
+        clean, disturbed = (self.taps[view].currents[name] for view in ("clean", "adversarial"))
+        e = difference(clean.detach(), disturbed, layer.decay, step.net.timesteps)
+        self.clear()
+        return self.rho * (e.square() if self.norm == "l2" else e.abs()).mean()
+
+
+def difference(clean: Tensor, disturbed: Tensor, decay: Tensor, timesteps: int) -> Tensor:
+    """The difference ``[T, N, ...]`` of two potentials that never reset, from currents ``[T or 1, N, ...]``."""
+    gap = (clean - disturbed).float().expand(timesteps, *clean.shape[1:])
+    e, rows = torch.zeros_like(gap[0]), []
+    for now in gap:
+        e = decay.to(e.dtype) * e + now
+        rows.append(e)
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class ShiftGuard(Adversary):
+    """Ours: push potentials beyond what the attack itself moves them, instead of beyond a fixed distance.
+
+        L + lambda_max (1 - cos(pi p)) / 2  sum_l mean max(0, m_c - sign(u_clean) u_adv)
+
+    m_c: running 0.9-quantile of ``|u_adv - u_clean|`` in the channel, without gradient. A network that multiplies all potentials multiplies the
+    shifts, too, and gains nothing. The disturbed pass is the training adversary's, else one FGSM step of ``eps``.
+    """
+
+    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+
+    steps: int = 1
+    step_size: float | None = 8 / 255
+    lambda_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need(self.lambda_max > 0, "lambda_max", "above 0")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _ShiftGuard(self, net)
+
+
+class _ShiftGuard(Paired):
+    def __init__(self, settings: ShiftGuard, net: Classifier) -> None:
+        super().__init__(settings, tap(net), tap(net, grad=True))
+        self.lambda_max = settings.lambda_max
+        self.margins: dict[str, Tensor] = {}
+
+    def penalty(self, step: Step) -> Tensor:
+        clean, disturbed = (self.taps[view].potentials for view in ("clean", "adversarial"))
+        terms = []
+        for name, u in disturbed.items():
+            shift = (u.detach() - clean[name]).abs()
+            now = quantile(shift)
+            self.margins[name] = now if name not in self.margins else 0.9 * self.margins[name] + 0.1 * now
+            margin = self.margins[name].view(-1, *[1] * (u.dim() - 3))
+            terms.append((margin - clean[name].sign() * u).clamp(min=0).mean())
+        self.clear()
+        return rising(self.lambda_max, step.progress) * torch.stack(terms).sum()
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.margins)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.margins = {name: value.clone() for name, value in state.items()}
+
+
+def quantile(shift: Tensor) -> Tensor:
+    """The 0.9-quantile per channel ``[C]`` of ``[T, N, C, ...]``, of evenly spread values where there are many."""
+    flat = shift.transpose(0, 2).flatten(1)
+    every = max(1, flat.shape[1] // SEEN)
+    return flat[:, ::every].float().quantile(QUANTILE, dim=1)
+
+
+@dataclass(frozen=True)
+class FirstLayerGuard(Defense):
+    """Ours: the first layer's potentials beyond the farthest that any disturbance of size eps can move them, in closed form.
+
+        L + lambda_max (1 - cos(pi p)) / 2  mean max(0, s_c[t] - |u|),   s_c[t] = eps ||w_c / std||_1 |gain_c| / sqrt(var_c) sum_{i <= t} decay^i
+
+    with a gradient through s_c too, so that the attainable shift shrinks. Needs batch norm between the first convolution and the first neurons.
+    """
+
+    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+
+    eps: float = 8 / 255
+    lambda_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._need(0 < self.eps <= 1, "eps", "in (0, 1]")
+        self._need(self.lambda_max > 0, "lambda_max", "above 0")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _FirstLayerGuard(self, net)
+
+
+class _FirstLayerGuard(Hooks):
+    def __init__(self, settings: FirstLayerGuard, net: Classifier) -> None:
+        self.settings, self.tap = settings, tap(net, grad=True)
+        self.name, self.layer = next(iter(spiking(net).items()))
+        self.norm, self.conv = norms_before(net).get(self.name), next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+        self.trained = ""
+        if self.norm is None:
+            raise UserError("FirstLayerGuard: needs batch norm between the first convolution and the first neurons")
+
+    def complete(self, step: Step) -> None:
+        self.trained = step.trained()
+
+    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
+        return self.tap if view == self.trained else nullcontext()
+
+    def penalty(self, step: Step) -> Tensor:
+        u = self.tap.potentials[self.name]
+        assert self.norm is not None
+        s = attainable(self.settings.eps, self.conv, self.norm, step.net.std, float(self.layer.decay.detach()), len(u))
+        self.tap.clear()
+        term = (s[:, None, :, None, None] - u.abs()).clamp(min=0).mean()
+        return rising(self.settings.lambda_max, step.progress) * term
+
+
+def attainable(eps: float, conv: nn.Conv2d, norm: nn.BatchNorm2d, std: Tensor, decay: float, timesteps: int) -> Tensor:
+    """The farthest ``[T, C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials that do not reset."""
+    assert norm.running_var is not None
+    reach = (conv.weight / std).abs().flatten(1).sum(1) * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+    sums = (decay ** torch.arange(timesteps, dtype=reach.dtype, device=reach.device)).cumsum(0)
+    return eps * sums[:, None] * reach

@@ -1,0 +1,74 @@
+"""Sparse-gradient regularisation: a small derivative of the class's probability along the sign of its own gradient."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spikeguard.defenses.adversarial import STRONGEST
+from spikeguard.defenses.base import Defense, Hooks, Step, View
+from spikeguard.defenses.crafting import posed
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import spiking
+
+
+@dataclass(frozen=True)
+class SR(Defense):
+    """``L + weight mean ((f(x + h v) - f(x)) / h)^2``, ``f = sigmoid(z_y - z_k)``, k the best wrong class at x, ``v = sign(grad f)``.
+
+    x is the view that is trained on; noise, where there is any, is the same in both passes. Liu et al., ICML 2024.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+
+    weight: float = 0.001
+    h: float = 0.01
+
+    def __post_init__(self) -> None:
+        self._need(self.weight > 0, "weight", "above 0")
+        self._need(self.h > 0, "h", "above 0")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _SR(self)
+
+
+def chance(logits: Tensor, y: Tensor, other: Tensor) -> Tensor:
+    """``sigmoid(z_y - z_other)`` ``[N]``."""
+    return torch.sigmoid((logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).squeeze(1))
+
+
+def best_wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """The wrong class with the highest logit, ``[N]``."""
+    return logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
+
+
+class _SR(Hooks):
+    def __init__(self, settings: SR) -> None:
+        self.settings, self.base = settings, ""
+        self.calls: dict[str, int] = {}
+
+    def complete(self, step: Step) -> None:
+        self.base = step.trained()
+        x = step.views[self.base].x.detach().requires_grad_()
+        with posed(step.net, "train", True):
+            logits = step.net(x)
+            (gradient,) = torch.autograd.grad(chance(logits, step.y, best_wrong(logits, step.y)).sum(), x)
+        step.views["shifted"] = View(x.detach() + self.settings.h * gradient.sign(), 0.0)
+
+    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
+        for name, layer in spiking(net).items():
+            if layer.source is not None and view == self.base:
+                self.calls[name] = layer.source.calls
+            elif layer.source is not None and view == "shifted":
+                layer.source.calls = self.calls[name]
+        return nullcontext()
+
+    def penalty(self, step: Step) -> Tensor:
+        here, there = step.scored(self.base), step.scored("shifted")
+        other = best_wrong(here, step.y)
+        rise = (chance(there, step.y, other) - chance(here, step.y, other)) / self.settings.h
+        return self.settings.weight * rise.square().mean()

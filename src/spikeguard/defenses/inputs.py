@@ -1,0 +1,139 @@
+"""Defences in front of the network: fresh noise at every step, random rounding, and FEEL's shrinking low-pass with a leak of every neuron's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.defenses.adversarial import STRONGEST
+from spikeguard.defenses.base import Defense
+from spikeguard.defenses.membrane import shapes
+from spikeguard.dynamics import Dynamics, Input
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import spiking
+
+
+@dataclass(frozen=True)
+class InputNoise(Defense):
+    """Randomised smoothing coding in its simplest faithful form: ``x_t = x + sigma N(0, 1)``, fresh at every step, in training and at test.
+
+    After RSC-SNN, ACM MM 2024. A random model: it is scored as a mean over draws.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"input"})
+
+    sigma: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._need(self.sigma > 0, "sigma", "above 0")
+
+    def prepare(self, net: Classifier) -> None:
+        net.before.append(_Noisy(self.sigma))
+
+
+class _Noisy(Input):
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        x = x.expand(timesteps, *x.shape[1:])
+        return x + self.sigma * self.normal(x)
+
+
+@dataclass(frozen=True)
+class InputQuantisation(Defense):
+    """Every pixel is rounded to one of ``levels`` values, up or down by lot such that its mean stays; the gradient passes straight through.
+
+    ``each_step``: drawn anew at every time step. A random model: it is scored as a mean over draws.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"input"})
+
+    levels: int = 8
+    each_step: bool = True
+
+    def __post_init__(self) -> None:
+        self._need(self.levels >= 2, "levels", "at least 2")
+
+    def prepare(self, net: Classifier) -> None:
+        net.before.append(_Rounded(self.levels, self.each_step))
+
+
+class _Rounded(Input):
+    def __init__(self, levels: int, each_step: bool) -> None:
+        super().__init__()
+        self.levels, self.each_step = levels, each_step
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        x = x.expand(timesteps, *x.shape[1:]) if self.each_step else x
+        top = self.levels - 1
+        rounded = torch.floor(x.detach() * top + self.uniform(x)).clamp(0, top) / top
+        return x + (rounded - x.detach())
+
+
+@dataclass(frozen=True)
+class FEEL(Defense):
+    """Frequency encoding and an evolutionary leak: the image behind a low-pass that narrows step by step, and a trained leak a neuron and step.
+
+    ``radii``: half-width of the square pass band at each step, as shares of the image's side (published for 32 pixels and T = 4: 16, 14, 12, 10);
+    () leaves the image alone. ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al., NeurIPS 2024.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"input", "decay"})
+
+    radii: tuple[float, ...] = (0.5, 0.4375, 0.375, 0.3125)
+    leak: bool = True
+    leak_start: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._need(all(0 < r <= 0.5 for r in self.radii), "radii", "in (0, 0.5] each")
+        if not (self.radii or self.leak):
+            raise UserError("FEEL: radii = () and leak = False leave nothing to do")
+
+    def owned(self) -> frozenset[str]:
+        return self.owns if self.leak else frozenset({"input"})
+
+    def prepare(self, net: Classifier) -> None:
+        if self.radii:
+            if len(self.radii) != net.timesteps:
+                raise UserError(f"FEEL: radii has {len(self.radii)} values, must have one for each of {net.timesteps} steps")
+            net.before.append(_LowPass(self.radii))
+        if self.leak:
+            sizes = shapes(net)
+            for name, layer in spiking(net).items():
+                layer.dynamics = _Leaks(net.timesteps, sizes[name], self.leak_start)
+
+
+class _LowPass(Input):
+    def __init__(self, radii: tuple[float, ...]) -> None:
+        super().__init__()
+        self.radii = radii
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        spectrum = torch.fft.fftshift(torch.fft.fft2(x[0]), dim=(-2, -1))
+        return torch.stack([torch.fft.ifft2(torch.fft.ifftshift(spectrum * self.mask(x, r), dim=(-2, -1))).abs() for r in self.radii])
+
+    def mask(self, x: Tensor, radius: float) -> Tensor:
+        """1 inside a square around frequency 0, ``[H, W]``."""
+        sides = []
+        for size in x.shape[-2:]:
+            away = (torch.arange(size, device=x.device) - size // 2).abs()
+            sides.append((away <= radius * size).to(x.dtype))
+        return torch.outer(*sides)
+
+
+class _Leaks(Dynamics):
+    def __init__(self, timesteps: int, size: torch.Size, start: float) -> None:
+        super().__init__()
+        self.leak = nn.Parameter(torch.full((timesteps, *size), start))
+
+    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+        return current, self.leak[:, None]

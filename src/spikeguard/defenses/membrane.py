@@ -1,0 +1,169 @@
+"""Regularisers of the membrane potential: what is measured differs, which passes are read and how its weight rises do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.attacks.ascent import at_rest
+from spikeguard.defenses.base import Defense, Hooks, Step, View
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import Spiking, spiking
+from spikeguard.taps import tap
+
+Sees = Literal["trained", "clean", "adversarial", "both"]
+SEES = ("trained", "clean", "adversarial", "both")
+
+
+def rising(top: float, progress: float) -> float:
+    """A weight that rises from 0 to ``top`` by cosine over the training."""
+    return top * (1 - math.cos(math.pi * progress)) / 2
+
+
+class Guarding(Hooks):
+    """Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names."""
+
+    def __init__(self, name: str, sees: Sees, opened: tap) -> None:
+        self.name, self.sees, self.tap, self.views = name, sees, opened, 0
+
+    def weight(self, progress: float) -> float:
+        """Weight of the term at a share of the training."""
+        raise NotImplementedError
+
+    def term(self) -> Tensor:
+        """The sum over layers and passes."""
+        raise NotImplementedError
+
+    def complete(self, step: Step) -> None:
+        wanted = {"clean": ["clean"], "adversarial": ["adversarial"], "both": ["clean", "adversarial"]}.get(self.sees, [])
+        for view in wanted:
+            if view == "adversarial" and view not in step.views:
+                raise UserError(f"{self.name}: sees = {self.sees!r} needs adversarial training (add the defence 'at')")
+            step.views.setdefault(view, View(step.x, 0.0))
+
+    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
+        if self.sees not in ("trained", "both", view):
+            return nullcontext()
+        self.views += 1
+        return self.tap
+
+    def penalty(self, step: Step) -> Tensor | None:
+        total = self.term() / max(self.views, 1)
+        self.tap.clear()
+        self.views = 0
+        return self.weight(step.progress) * total
+
+
+@dataclass(frozen=True)
+class MPDSGR(Defense):
+    """Regulate the distribution of potentials: the probability mass that lies inside the surrogate's support is a loss.
+
+        L = CE + eta 1/(L C T) sum_{l,c,t} [ Phi((mu + gamma) / sigma) - Phi((mu - gamma) / sigma) ]
+
+    of ``u ~ N(mu, sigma^2)`` per channel and step. ``moments`` 'empirical': mean and deviation over batch and space; 'batch norm': their values
+    through batch norm's parameters alone, as the paper derives them (mu's gradient through beta, sigma's through the gain). ``eta`` rises by cosine
+    if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
+    """
+
+    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+
+    eta: float = 1.0
+    gamma: float = 1.0
+    moments: Literal["empirical", "batch norm"] = "empirical"
+    rises: bool = False
+    sees: Sees = "trained"
+
+    def __post_init__(self) -> None:
+        self._need(self.eta > 0, "eta", "above 0")
+        self._need(self.gamma > 0, "gamma", "above 0")
+        self._need(self.moments in ("empirical", "batch norm"), "moments", "'empirical' or 'batch norm'")
+        self._need(self.sees in SEES, "sees", f"one of {', '.join(SEES)}")
+
+    def start(self, net: Classifier) -> Hooks:
+        return _MPDSGR(self, net)
+
+
+class _MPDSGR(Guarding):
+    def __init__(self, settings: MPDSGR, net: Classifier) -> None:
+        empirical = settings.moments == "empirical"
+        super().__init__("MPDSGR", settings.sees, tap(net, potentials=True, grad=empirical))
+        self.settings, self.layers, self.norms = settings, spiking(net), norms_before(net)
+
+    def weight(self, progress: float) -> float:
+        return rising(self.settings.eta, progress) if self.settings.rises else self.settings.eta
+
+    def term(self) -> Tensor:
+        terms = []
+        for call, u in self.tap.potentials.items():
+            name = call.partition("#")[0]
+            mean, deviation = moments(u)
+            if self.settings.moments == "batch norm":
+                if name not in self.norms:
+                    raise UserError(f"MPDSGR: moments = 'batch norm' needs a batch norm before the neurons of {name!r}")
+                mean, deviation = through_norm(mean, self.norms[name], float(self.layers[name].decay.detach()), self.layers[name].threshold)
+            terms.append(mass(mean, deviation, self.settings.gamma).mean())
+        return torch.stack(terms).mean() * max(self.views, 1)
+
+
+def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
+    """The batch norm that is handed to each spiking layer, by the layer's name, found in a pass of a blank image."""
+    norms: dict[str, nn.BatchNorm2d] = {}
+
+    def remember(name: str) -> Any:
+        def hook(layer: Spiking, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            norm = named.get("norm", given[2] if len(given) > 2 else None)
+            if norm is not None:
+                norms[name] = norm
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(remember(name), with_kwargs=True) for name, layer in spiking(net).items()]
+    with blank(net) as x:
+        net(x)
+    for handle in handles:
+        handle.remove()
+    return norms
+
+
+def shapes(net: Classifier) -> dict[str, torch.Size]:
+    """The shape ``[C, H, W]`` (or ``[F]``) of each layer's neurons."""
+    with blank(net) as x, tap(net, currents=True) as opened:
+        net(x)
+    return {name: current.shape[2:] for name, current in opened.currents.items() if "#" not in name}
+
+
+@contextmanager
+def blank(net: Classifier) -> Iterator[Tensor]:
+    """One blank image for a pass that leaves no trace."""
+    with at_rest(net), torch.no_grad():
+        yield torch.zeros(1, *net.in_shape, device=net.mean.device)
+
+
+def moments(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of ``u`` ``[T, N, C, ...]`` per step and channel, ``[T, C]``."""
+    flat = u.transpose(1, 2).flatten(2)
+    return flat.mean(2), flat.var(2, unbiased=False).add(1e-8).sqrt()
+
+
+def through_norm(seen: Tensor, norm: nn.BatchNorm2d, decay: float, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments ``[T, C]`` as functions of batch norm: ``mu = beta D(decay) - threshold - S``, ``sigma^2 = gain^2 D(decay^2)``.
+
+    ``D(r)[t] = sum_{i <= t} r^i``; S, what resets take away, is read off the mean that was ``seen`` and carries no gradient.
+    """
+    powers = decay ** torch.arange(len(seen), dtype=seen.dtype, device=seen.device)
+    sums, squares = powers.cumsum(0)[:, None], powers.square().cumsum(0)[:, None]
+    free = norm.bias * sums - threshold.to(seen.dtype)
+    return free + (seen - free).detach(), norm.weight.abs() * squares.sqrt() + 1e-4
+
+
+def mass(mean: Tensor, deviation: Tensor, gamma: float) -> Tensor:
+    """Probability that a normal variable lies within ``gamma`` of 0."""
+    root = deviation * 2**0.5
+    return (torch.erf((mean + gamma) / root) - torch.erf((mean - gamma) / root)) / 2

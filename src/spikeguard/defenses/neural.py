@@ -1,0 +1,217 @@
+"""Defences inside the neurons: stochastic gates, dynamic input gains, random heterogeneity, homeostatic thresholds."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.defenses.adversarial import STRONGEST
+from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.defenses.membrane import shapes
+from spikeguard.dynamics import Dynamics, Homeostasis
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import Spiking, spiking
+from spikeguard.taps import tap
+
+
+@dataclass(frozen=True)
+class StoG(Defense):
+    """A Bernoulli gate behind every neuron: ``s <- s b, b ~ Bernoulli(p)``, p learned per position, the same for all steps.
+
+    The backward pass sees the concrete relaxation at ``temperature``; a prior ``gamma sum p^2 / 2`` acts over the first ``prior_share`` of
+    the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random at test: scored as a mean over draws. Ding et al., AAAI 2024.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"gate"})
+
+    gamma: float = 5e-6
+    prior_share: float = 0.5
+    lowest: float = 0.1
+    temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._need(self.gamma >= 0, "gamma", "0 or more")
+        self._need(0 <= self.prior_share <= 1, "prior_share", "in [0, 1]")
+        self._need(0 < self.lowest <= 1, "lowest", "in (0, 1]")
+        self._need(self.temperature > 0, "temperature", "above 0")
+
+    def prepare(self, net: Classifier) -> None:
+        sizes = shapes(net)
+        for name, layer in spiking(net).items():
+            layer.dynamics = _Gates(sizes[name], self.temperature)
+
+    def start(self, net: Classifier) -> Hooks:
+        return _StoG(self, net)
+
+
+class _Gates(Dynamics):
+    def __init__(self, size: torch.Size, temperature: float) -> None:
+        super().__init__()
+        self.keep, self.temperature = nn.Parameter(torch.ones(size)), temperature
+
+    def gate(self, spikes: Tensor) -> Tensor:
+        drawn = self.uniform(spikes[:1])
+        p = self.keep.clamp(1e-4, 1 - 1e-4)
+        logit = torch.log(p / (1 - p)) + torch.log(drawn / (1 - drawn))
+        soft = torch.sigmoid(logit / self.temperature)
+        hard = (drawn > 1 - self.keep).to(soft.dtype)
+        return spikes * (hard + soft - soft.detach()).to(spikes.dtype)
+
+
+class _StoG(Hooks):
+    def __init__(self, settings: StoG, net: Classifier) -> None:
+        self.settings = settings
+        self.gates = [layer.dynamics for layer in spiking(net).values() if isinstance(layer.dynamics, _Gates)]
+
+    def penalty(self, step: Step) -> Tensor | None:
+        if not self.settings.gamma or step.progress >= self.settings.prior_share:
+            return None
+        return self.settings.gamma * torch.stack([gate.keep.square().sum() / 2 for gate in self.gates]).sum()
+
+    @torch.no_grad()
+    def after(self, step: Step) -> None:
+        for gate in self.gates:
+            gate.keep.clamp_(self.settings.lowest, 1.0)
+
+
+@dataclass(frozen=True)
+class DLIF(Defense):
+    """A trained gain of the current for every layer and step, ``H = decay V + p[t] I[t]``, p from 1. Ding et al., ICML 2024.
+
+    ``decay`` replaces the recipe's (published: 0.99); None keeps it.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+
+    owns: ClassVar[frozenset[str]] = frozenset({"gain", "decay"})
+
+    decay: float | None = None
+
+    def __post_init__(self) -> None:
+        self._need(self.decay is None or 0 <= self.decay <= 1, "decay", "in [0, 1]")
+
+    def owned(self) -> frozenset[str]:
+        return frozenset({"gain"}) if self.decay is None else self.owns
+
+    def prepare(self, net: Classifier) -> None:
+        for layer in spiking(net).values():
+            layer.dynamics = _Gains(net.timesteps)
+            if self.decay is not None:
+                set_decay(layer, self.decay)
+
+
+def set_decay(layer: Spiking, decay: float) -> None:
+    """Give a layer another decay."""
+    layer.spec = replace(layer.spec, kind="lif", decay=decay)
+    layer.fixed_decay = torch.tensor(decay, dtype=torch.float64, device=layer.threshold.device)
+
+
+class _Gains(Dynamics):
+    def __init__(self, timesteps: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(timesteps))
+
+    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+        return current * self.gain.to(current.dtype).view(-1, *[1] * (current.dim() - 1)), None
+
+
+@dataclass(frozen=True)
+class RandHet(Defense):
+    """Random heterogeneity: ``H = sigmoid(r) V + (1 - sigmoid(r)) I``, ``r ~ N(0, sigma^2)`` per neuron, at every step or once a pass.
+
+    Random at test, too: scored as a mean over draws. iScience 2025 (published with threshold 0.5: set the recipe's).
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"decay", "gain"})
+
+    sigma: float = 1.0
+    each_step: bool = True
+
+    def __post_init__(self) -> None:
+        self._need(self.sigma > 0, "sigma", "above 0")
+
+    def prepare(self, net: Classifier) -> None:
+        for layer in spiking(net).values():
+            layer.dynamics = _Heterogeneous(self.sigma, self.each_step)
+
+
+class _Heterogeneous(Dynamics):
+    def __init__(self, sigma: float, each_step: bool) -> None:
+        super().__init__()
+        self.sigma, self.each_step = sigma, each_step
+
+    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+        decay = torch.sigmoid(self.sigma * self.normal(current if self.each_step else current[:1]))
+        decay = decay.expand_as(current)
+        return current * (1 - decay), decay
+
+
+@dataclass(frozen=True)
+class HoSNN(Defense):
+    """Thresholds that keep potentials where they were in a clean network: ``theta <- theta + rate (H - H*)``, rate learned per neuron.
+
+    Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step, is read on the images trained on;
+    from then on thresholds move. The gradient goes through the thresholds, in training and in attacks. arXiv 2308.10373.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"threshold"})
+
+    rate: float = 0.2
+    share: float = 0.4
+
+    def __post_init__(self) -> None:
+        self._need(self.rate > 0, "rate", "above 0")
+        self._need(0 < self.share < 1, "share", "in (0, 1)")
+
+    def prepare(self, net: Classifier) -> None:
+        sizes = shapes(net)
+        for name, layer in spiking(net).items():
+            layer.dynamics = _Homeostatic(net.timesteps, sizes[name], self.rate)
+
+    def start(self, net: Classifier) -> Hooks:
+        return _HoSNN(self, net)
+
+
+class _Homeostatic(Dynamics):
+    def __init__(self, timesteps: int, size: torch.Size, rate: float) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.full(size, rate))
+        self.register_buffer("goal", torch.zeros(timesteps, *size))
+        self.register_buffer("moves", torch.tensor(False))
+        self.goal: Tensor
+        self.moves: Tensor
+
+    def homeostasis(self) -> Homeostasis | None:
+        return Homeostasis(self.rate, self.goal) if bool(self.moves) else None
+
+
+class _HoSNN(Hooks):
+    def __init__(self, settings: HoSNN, net: Classifier) -> None:
+        self.settings, self.tap, self.reads = settings, tap(net), True
+        self.trained = ""
+
+    def begin(self, step: Step) -> None:
+        self.reads = step.progress < self.settings.share
+        for layer in spiking(step.net).values():
+            assert isinstance(layer.dynamics, _Homeostatic)
+            layer.dynamics.moves.fill_(not self.reads)
+
+    def complete(self, step: Step) -> None:
+        self.trained = step.trained()
+
+    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
+        return self.tap if self.reads and view == self.trained else nullcontext()
+
+    @torch.no_grad()
+    def after(self, step: Step) -> None:
+        for name, layer in spiking(step.net).items():
+            if name in self.tap.potentials and isinstance(layer.dynamics, _Homeostatic):
+                layer.dynamics.goal.lerp_((self.tap.potentials[name] + layer.threshold.to(torch.float32)).mean(1), 0.05)
+        self.tap.clear()

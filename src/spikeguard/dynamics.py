@@ -1,0 +1,81 @@
+"""Changes of a layer's neurons that rivals of TGO need, beside the one equation of ``neurons``: in the loop over time, before it, behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard import draws
+
+
+@dataclass
+class Source:
+    """Where noise comes from: call number k of a layer draws from ``(seed, k)``."""
+
+    seed: int
+    calls: int = 0
+
+    def next(self) -> int:
+        self.calls += 1
+        return draws.key(self.seed, self.calls)
+
+
+class Drawing(nn.Module):
+    """A module that draws random numbers: from ``source`` where one is set, else from torch's generator, as a dropout layer would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: Source | None = None
+
+    def key(self) -> int:
+        """The key of this call's draws."""
+        return self.source.next() if self.source else int(torch.randint(2**62, ()).item())
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform draws in (0, 1) of a shape ``[T, N, ...]``, whose sample number n does not depend on the batch size."""
+        rows = torch.arange(like.shape[1], device=like.device)
+        drawn = draws.uniform(self.key(), rows, like.numel() // like.shape[1])
+        return drawn.view(like.shape[1], like.shape[0], *like.shape[2:]).transpose(0, 1).to(like.dtype)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal draws, likewise."""
+        keys = draws.step_keys(self.key(), torch.arange(like.shape[1], device=like.device), len(like))
+        return draws.normal(keys, like[0, 0].numel(), len(like)).view(like.shape).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class Homeostasis:
+    """A threshold of every neuron's own, ``theta[t] = theta[t-1] + rate (H[t] - goal[t])``: ``rate`` ``[...]``, ``goal`` ``[T, ...]``."""
+
+    rate: Tensor
+    goal: Tensor
+
+
+class Dynamics(Drawing):
+    """What differs in one layer; every part is optional. Currents and spikes are ``[T, N, ...]``, after batch norm and before pooling."""
+
+    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The current, changed, and the decay of every step and neuron (broadcastable to it), None for the layer's own."""
+        return current, None
+
+    def homeostasis(self) -> Homeostasis | None:
+        """A threshold that moves."""
+        return None
+
+    def gate(self, spikes: Tensor) -> Tensor:
+        """What becomes of the spikes on their way out; the reset does not see it."""
+        return spikes
+
+    def instead(self, current: Tensor) -> Tensor | None:
+        """Activations in place of spiking neurons, for a current ``[1, N, ...]``."""
+        return None
+
+
+class Input(Drawing):
+    """A change of the images ``[T or 1, N, C, H, W]`` in [0, 1] before they are normalised; ``timesteps`` is the network's."""
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        """The images the network gets to see."""
+        return x

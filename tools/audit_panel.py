@@ -1,0 +1,131 @@
+"""Every member of the standard suite on every image of a panel of networks: results/audit-panel.json. It goes on where it stopped.
+
+python tools/audit_panel.py FOLDER    (FOLDER holds the runs `vanilla`, `tgo`, `at`, `at-tgo`, see tools/audit_bars.py)
+
+A member earns its place in the suite by a sample that no other one breaks. The record says which samples each breaks; `earned` prunes: from
+the most expensive member down, whoever breaks nothing that another remaining member does not break, too, goes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spikeguard as sg
+from spikeguard.attacks.ascent import at_rest
+from spikeguard.auditing import runner
+from spikeguard.auditing.scoring import fresh_draws
+from spikeguard.auditing.suite import AUTOATTACK, FULL, STANDARD, Member, members
+from spikeguard.auditing.witness import keep
+from spikeguard.neurons import spiking
+from spikeguard.records import SCHEMA, machine, read_json, write_json
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "results" / "audit-panel.json"
+sys.path.insert(0, str(ROOT / "tests"))
+RUNS, IMAGES, FEWER = ("vanilla", "tgo", "at", "at-tgo"), 60, 20
+FOREIGN = (
+    "very narrow surrogate",
+    "zero gradient",
+    "no_grad inside",
+    "detached time",
+    "quantised input",
+    "saturated logits",
+    "argmax",
+    "random shift",
+)
+CONTROLS = frozenset({"noise", "FGSM", "PGD-20"})  # stay whatever they break: the record's masking and its flags need them
+
+
+def panel(folder: Path) -> Iterator[tuple[str, Callable[[], Any], float, int]]:
+    """Name, network, eps and number of images of each place of the panel."""
+    from fakes import FAKES, honest
+
+    train = sg.load_data("embedded").train.balanced(2000)
+    for eps in (8, 16):
+        for name in RUNS:
+            yield f"{name} at {eps}/255", lambda name=name: sg.load(folder / name), eps / 255, IMAGES
+
+    def noisy() -> Any:
+        net = sg.load(folder / "tgo")
+        for layer in spiking(net).values():
+            layer.noise = sg.Noise(0.3, at_eval=True)
+        return net
+
+    yield "tgo, noise on at 8/255", noisy, 8 / 255, FEWER
+    plain = honest("vanilla", train.pixels(), train.y)
+    for name in FOREIGN:
+        yield f"{name} (no framework) at 16/255", lambda name=name: FAKES[name](plain), 16 / 255, FEWER if name == "random shift" else IMAGES
+    for name in ("T=8", "ANN"):
+        yield f"{name} (no framework) at 16/255", lambda name=name: honest(name, train.pixels(), train.y), 16 / 255, IMAGES
+
+
+def matrix(net: Any, eps: float, images: int, more: Sequence[Member]) -> dict[str, Any]:
+    """Per member the samples it breaks, and its seconds; all members meet all samples that are right when clean."""
+    test, threat = sg.load_data("embedded").test.balanced(images), sg.Linf(eps)
+    x, y = test.pixels(), test.y
+    with at_rest(net), torch.no_grad():
+        random = bool((net(x).argmax(1) != net(x).argmax(1)).any())
+        right = fresh_draws(net, x, y, 1, 20) > 0.5 if random else net(x).argmax(1) == y
+    x, y = x[right], y[right]
+    traits = runner.traits(net, random, *(() if net(x[:2].requires_grad_()).requires_grad else ("no gradient",)))
+    rows: list[Member] = [m for m in members("standard", threat, traits | {"no gradient", "no logits"})[0] if m in STANDARD]
+    told: dict[str, Any] = {"images": int(right.sum()), "breaks": {}, "seconds": {}}
+    for member in [*rows, *more]:
+        begun = time.perf_counter()
+        try:
+            got = member.run(net, x, y, threat, 0, torch.arange(len(x)), draws=4 if random else 1)
+        except Exception as error:  # a member that cannot meet this network breaks nothing; the record says why
+            told.setdefault("failed", {})[member.name] = str(error)[:200]
+            continue
+        with at_rest(net):
+            broken = fresh_draws(net, got.x, y, 2, 25) <= runner.BROKEN if random else keep(net, x, y, got.x, got.broken, threat)[1]
+        told["breaks"][member.name] = torch.nonzero(broken).flatten().tolist()
+        told["seconds"][member.name] = round(time.perf_counter() - begun, 2)
+        print(f"  {member.name}: {int(broken.sum())} of {len(x)}, {told['seconds'][member.name]} s", flush=True)
+    return told
+
+
+def earned(record: dict[str, Any], pool: frozenset[str] = frozenset(m.name for m in FULL)) -> dict[str, list[str]]:
+    """Per member that stays, the networks where it alone of those that stay breaks a sample."""
+    samples = {
+        (place, k): {m for m, broke in row["breaks"].items() if m in pool and k in broke}
+        for place, row in record["networks"].items()
+        for k in range(row["images"])
+    }
+    cost: dict[str, float] = {}
+    for row in record["networks"].values():
+        for name, seconds in row["seconds"].items():
+            if name in pool:
+                cost[name] = cost.get(name, 0.0) + seconds
+    left = set(cost)
+    for name in sorted(cost, key=lambda n: -cost[n]):
+        if name not in CONTROLS and not any(breakers & left == {name} for breakers in samples.values()):
+            left.discard(name)
+    alone: dict[str, list[str]] = {name: [] for name in cost if name in left}
+    for (place, _), breakers in samples.items():
+        if len(only := breakers & left) == 1:
+            alone[next(iter(only))].append(place)
+    return alone
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        for name, places in earned(read_json(OUT)).items():
+            print(f"{name}: {', '.join(f'{p} ({places.count(p)})' for p in dict.fromkeys(places)) or '-'}")
+        return
+    record = read_json(OUT) if OUT.exists() else {"schema": SCHEMA, "kind": "audit panel", "machine": machine(), "networks": {}}
+    for name, make, eps, images in panel(Path(sys.argv[1])):
+        if name not in record["networks"]:
+            print(name, flush=True)
+            record["networks"][name] = matrix(make(), eps, images, AUTOATTACK if name.endswith(" at 8/255") and images == IMAGES else ())
+            write_json(OUT, record)
+
+
+if __name__ == "__main__":
+    main()
