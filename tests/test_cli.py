@@ -167,7 +167,7 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
         capsys.readouterr().out.splitlines()[0] == '"network","clean"'.replace('"', "") + ',"PGD-20, own gradient",worst case,95 % interval,reliable'
     )
     assert main(["audit", "--methods", str(out)]) == 0
-    assert "suite-v1" in capsys.readouterr().out
+    assert "suite-v2" in capsys.readouterr().out
     assert main(["audit", "--merge", str(out), str(out), "--out", str(tmp_path / "m.json")]) == 0
     assert read_json(tmp_path / "m.json")["worst_case"] == record["worst_case"]
 

@@ -376,7 +376,7 @@ def test_homeostasis_moves_thresholds_by_its_formula(current):
 
 def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynamics(tiny):
     for defense in (sg.HoSNN(), sg.FEEL(radii=()), sg.DLIF(), sg.StoG(), sg.RandHet()):
-        net = awake(sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4, seed=1))
+        net = awake(sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4, seed=1, neuron=sg.Neuron(threshold=0.3)))
         defense.prepare(net)
         for layer in spiking(net).values():
             if hasattr(layer.dynamics, "moves"):
@@ -425,7 +425,7 @@ def test_stog_gates_spikes_by_its_probability_and_learns_by_the_relaxation():
     torch.manual_seed(3)
     (gradient,) = torch.autograd.grad(gates.gate(spikes[:, :1]).sum(), gates.keep)
     for k in range(2):
-        p, r = float(gates.keep[k]), float(drawn[0, 0, k])
+        p, r = float(gates.keep[k].detach()), float(drawn[0, 0, k])
         z = (math.log(p / (1 - p)) + math.log(r / (1 - r))) / 0.5
         soft = 1 / (1 + math.exp(-z))
         assert float(gradient[k]) == pytest.approx(4 * soft * (1 - soft) / 0.5 / (p * (1 - p)), rel=1e-4)
@@ -436,7 +436,7 @@ def test_stog_prior_is_half_the_square_for_the_first_part_of_the_training(step):
     defense.prepare(step.net)
     hooks = defense.start(step.net)
     keeps = [layer.dynamics.keep for layer in spiking(step.net).values()]
-    assert float(hooks.penalty(step)) == pytest.approx(0.1 * sum(k.numel() for k in keeps) / 2, rel=1e-5)
+    assert float(hooks.penalty(step).detach()) == pytest.approx(0.1 * sum(k.numel() for k in keeps) / 2, rel=1e-5)
     step.progress = 0.6
     assert hooks.penalty(step) is None
     with torch.no_grad():
@@ -460,9 +460,9 @@ def test_noise_inside_the_band_only(current):
 
 
 def test_delta_and_sigma_of_every_layer(tiny):
-    guard = sg.TGO(deltas=(0.2, 0.4, 0.8), sigmas=(0.0, 0.05, 0.1), lambda_max=1.0)
+    guard = sg.TGO(deltas=(0.2, 0.4, 0.8), sigmas=(0.0, 0.03, 0.06), lambda_max=1.0)
     guard.prepare(tiny.train())
-    assert [layer.noise.sigma for layer in spiking(tiny).values()] == [0.0, 0.05, 0.1]
+    assert [layer.noise.sigma for layer in spiking(tiny).values()] == [0.0, 0.03, 0.06]
     for layer in spiking(tiny).values():
         layer.noise = None
     hooks, x = guard.start(tiny), torch.rand(4, 1, 8, 8)
@@ -527,7 +527,7 @@ def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel():
     for mean, deviation, gamma in ((0.3, 0.5, 1.0), (-1.0, 0.2, 0.4), (0.0, 2.0, 0.5)):
         law = NormalDist(mean, deviation)
         expected = law.cdf(gamma) - law.cdf(-gamma)
-        assert float(membrane.mass(torch.tensor(mean).double(), torch.tensor(deviation).double(), gamma)) == pytest.approx(expected, rel=1e-9)
+        assert float(membrane.mass(torch.tensor(mean).double(), torch.tensor(deviation).double(), gamma)) == pytest.approx(expected, rel=1e-6)
     u = logits(11, 2, 3, 4, 5, 5)
     mean, deviation = membrane.moments(u)
     for t in range(2):

@@ -256,7 +256,7 @@ class Spiking(Drawing):
         if norm is not None:  # its running averages have moved in the pass above
             current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
         current = current.expand(mode.timesteps, *current.shape[1:])
-        decay = self.decay if own is None or own[0] is None else own[0].mean()
+        decay = self.decay if own is None or own[0] is None else own[0].detach().mean()
         spikes = rewired(current, fired.spikes, fired.u, float(decay), float(self.threshold), rule)
         return fired._replace(spikes=_pooled(spikes) if pool else spikes)
 

@@ -101,7 +101,7 @@ def audit(
     tell("looking at the model", 0, 1)
     checked = checks.look(model, x, y, bare.random and not checks.stateful(model, x))
     random = "noise" in checked.traits
-    chosen, left_out = members(effort, threat, runner.traits(model, random, *checked.traits), _extra(extra))
+    chosen, left_out = members(effort, threat, runner.traits(model, random, *checked.traits), _extra(extra), getattr(model, "adaptive", frozenset()))
     conditions = {
         "suite": fingerprint(effort),
         "effort": effort,
@@ -113,8 +113,7 @@ def audit(
         "model": weights(model),
     }
     store = (folder / STATE, conditions) if folder else None
-    task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, EOT_DRAWS[effort], tell, store, stop)
-    task.random = random
+    task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, EOT_DRAWS[effort], tell, store, stop, random)
     state = runner.run(task)
     told = controls.run(task, effort)
     told["survivors with a gradient"] = controls.survivors_with_gradient(task, state)

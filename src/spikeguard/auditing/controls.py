@@ -30,16 +30,22 @@ ALPHA = 0.01
 ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
 
 
-def panel(task: Task, count: int) -> Task:
-    """The task on ``count`` images spread evenly over all."""
-    rows = torch.linspace(0, len(task.x) - 1, min(count, len(task.x))).round().long().unique()
-    at = rows.to(task.x.device)
-    return Task(task.model, task.x[at], task.y[at], task.threat.take(at), task.members, task.seed, task.numbers[rows], task.batch_size)
+def spread(task: Task, count: int) -> Tensor:
+    """Rows of ``count`` images spread evenly over all."""
+    rows: Tensor = torch.linspace(0, len(task.x) - 1, min(count, len(task.x))).round().long().unique()
+    return rows
+
+
+def panel(task: Task, rows: Tensor) -> Task:
+    """The task on some of its images."""
+    at, numbers = rows.to(task.x.device), task.numbers[rows.cpu()]
+    x, y, threat = task.x[at], task.y[at], task.threat.take(at)
+    return Task(task.model, x, y, threat, task.members, task.seed, numbers, task.batch_size, known_random=task.random)
 
 
 def run(task: Task, effort: str) -> dict[str, Any]:
     """All controls that do not need the result of the audit."""
-    small = panel(task, PANELS[effort])
+    small = panel(task, spread(task, PANELS[effort]))
     told: dict[str, Any] = {"images": len(small.x)}
     steps: list[tuple[str, Callable[[], Any]]] = [
         ("nothing", lambda: _nothing(small)),
@@ -133,7 +139,7 @@ def _pairs(task: Task) -> list[dict[str, Any]]:
 
 def curve(task: Task, count: int, steps: int) -> dict[str, Any]:
     """Accuracy against eps under SA-PGD with ASSG and with the model's own gradient."""
-    small, points = panel(task, count), []
+    small, points = panel(task, spread(task, count)), []
     broken = ~_right(small, small.x)
     for factor in CURVE:
         if factor:
@@ -165,9 +171,7 @@ def second_look(task: Task, state: State) -> dict[str, Any]:
     rows = torch.nonzero(only).flatten()
     told: dict[str, Any] = {"by black box only": len(rows), "images": len(task.x)}
     if len(rows):
-        small = Task(
-            task.model, task.x[rows], task.y[rows], task.threat.take(rows), task.members, task.seed, task.numbers[rows.cpu()], task.batch_size
-        )
+        small = panel(task, rows)
         left = torch.ones_like(rows, dtype=torch.bool)
         strongest: list[Estimator] = [unlocked(Atan(4.0)), *LADDER[:-1]]
         for estimator, loss in product(strongest, ("margin", "ce")):

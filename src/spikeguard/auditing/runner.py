@@ -34,7 +34,7 @@ Tell = Callable[[str, int, int], None]
 @dataclass
 class Task:
     """What is attacked, and how it is gone about. ``draws``: gradients averaged a step if it is random. ``store``:
-    where the state is kept, under which conditions; ``stop``: asks for an end."""
+    where the state is kept, under which conditions; ``stop``: asks for an end; ``known_random``: found out before."""
 
     model: Model
     x: Tensor
@@ -48,13 +48,16 @@ class Task:
     tell: Tell = lambda stage, done, total: None
     store: tuple[Path, dict[str, Any]] | None = None
     stop: Event | None = None
+    known_random: bool | None = None
 
     def __post_init__(self) -> None:
         check_images(self.x, self.y)
         self.numbers = torch.arange(len(self.x)) if self.index is None else self.index
         self.families = list(dict.fromkeys(m.family for m in self.members))
-        with at_rest(self.model):
-            self.random = is_random(self.model, self.x, self.y)
+        self.random = bool(self.known_random)
+        if self.known_random is None:
+            with at_rest(self.model):
+                self.random = is_random(self.model, self.x, self.y)
 
 
 def traits(model: Model, random: bool, *found: str) -> frozenset[str]:

@@ -41,7 +41,7 @@ from spikeguard.gradients import (
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 from spikeguard.threat import Threat
 
-VERSION = "suite-v1"
+VERSION = "suite-v2"
 Effort = Literal["quick", "standard", "full"]
 EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None}
 """Images that an effort is meant for (None: all there are)."""
@@ -130,15 +130,35 @@ QUICK = (
     Member("RayS-500", "labels", attacks.rays, {"queries": 500}, needs="no logits"),
 )
 
-STANDARD = (
-    *QUICK,
+_ENSEMBLE = {name: _pgd(10, "other surrogates", f"ensemble {name}", e, "" if isinstance(e, swap) else "neurons") for name, e in ENSEMBLE.items()}
+_SHARP = {a: _sapgd(100, a, Atan()) for a in (0.435, 0.35)}
+_LONG = (
     Member("PGD-40 x 2", OWN, attacks.pgd, {"steps": 40, "restarts": 2}, exact=True),
-    Member("MI-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1, "momentum": 1.0}, exact=True),
     Member("APGD-50", OWN, attacks.apgd, {"steps": 50}, exact=True),
+)
+_PULLED = Member("SA-PGD-30 pulled", "threshold", attacks.sapgd, {"steps": 30}, pulled(), needs="neurons")
+_SEARCH = Member("random search-1000", "random", attacks.random_search, {"queries": 1000})
+
+STANDARD = (
+    *(m for m in QUICK if m.all),
+    *_LONG,
+    _ENSEMBLE["triangle 1.0"],
+    _pgd(20, "other surrogates", "PDSG", pdsg()),
+    Member("APGD-20 unlocked towards 3", "unlocked", attacks.targeted, {"steps": 20, "targets": 3}, unlocked(Atan(4.0))),
+    _SHARP[0.435],
+    _sapgd(100, 1.6, Triangle()),
+    _SEARCH,
+    Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
+    Member("Square-5000", "scores", attacks.square, {"queries": 5000}),
+)
+"""Every member but the controls and the two that measure masking (``_LONG``) alone breaks a sample of a network in ``results/audit-panel.json``."""
+
+RESERVE = (
+    *(m for m in QUICK if m not in STANDARD),
+    Member("MI-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1, "momentum": 1.0}, exact=True),
     Member("APGD-T-50", OWN, attacks.apgd_targeted, {"steps": 50, "targets": 3}, exact=True),
     _pgd(20, OWN, "per step", each_step(), "neurons"),
-    *(_pgd(10, "other surrogates", f"ensemble {name}", e, "" if isinstance(e, swap) else "neurons") for name, e in ENSEMBLE.items()),
-    _pgd(20, "other surrogates", "PDSG", pdsg()),
+    *(m for name, m in _ENSEMBLE.items() if name != "triangle 1.0"),
     _pgd(20, "other surrogates", "by lot", drawn()),
     _pgd(20, "other surrogates", "Atan(4), reset detached", swap(Atan(4.0), True), "neurons"),
     _pgd(20, "other surrogates", "Atan(4), reset kept", swap(Atan(4.0), False), "neurons"),
@@ -148,19 +168,17 @@ STANDARD = (
     _pgd(20, "soft spikes", "mean field", mean_field(), "neurons"),
     _pgd(20, "soft spikes", "soft spikes", soft(), "neurons"),
     _pgd(20, "soft spikes", "noise-free copy", still(Atan(4.0)), "noise"),
-    Member("SA-PGD-30 pulled", "threshold", attacks.sapgd, {"steps": 30}, pulled(), needs="neurons"),
-    _sapgd(100, 0.435, Atan()),
-    _sapgd(100, 0.35, Atan()),
+    _PULLED,
+    _SHARP[0.35],
     _sapgd(100, 0.8, Triangle()),
-    _sapgd(100, 1.6, Triangle()),
     _sapgd(100, 0.435, Atan(), seen=True),
     _sapgd(100, 0.435, Atan(), "margin", seen=True),
     _towards(50, 9),
     _sapgd(50, 0.435, Atan(), "margin", warm=True, seen=True),
     Member("Square-1000", "scores", attacks.square, {"queries": 1000}),
-    Member("random search-1000", "scores", attacks.random_search, {"queries": 1000}),
-    Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
 )
+"""What breaks nothing on the panel that ``STANDARD`` does not break, too; members of 'full', and of any audit of a network whose defence names
+them as adaptive to it."""
 
 AUTOATTACK = (
     Member("AutoAttack APGD-CE", OWN, attacks.apgd, {"steps": 100}, exact=True),
@@ -177,7 +195,8 @@ AUTOATTACK_RAND = (
 
 FULL = (
     *STANDARD,
-    *AUTOATTACK,
+    *RESERVE,
+    *AUTOATTACK[:-1],  # its Square is in STANDARD
     Member("PGD-1000 x 5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True),
     _sapgd(1000, 0.435, Atan()),
 )
@@ -186,10 +205,16 @@ SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "fu
 ONLY_LINF = (attacks.square, attacks.rays)
 
 
-def members(effort: str, threat: Threat, traits: frozenset[str], extra: Sequence[Member] = ()) -> tuple[list[Member], dict[str, str]]:
-    """The members that meet a model with these traits under this threat, and the others with the reason why not."""
+def members(
+    effort: str, threat: Threat, traits: frozenset[str], extra: Sequence[Member] = (), adaptive: frozenset[str] = frozenset()
+) -> tuple[list[Member], dict[str, str]]:
+    """The members that meet a model with these traits under this threat, and the others with the reason why not.
+
+    ``adaptive``: names of members that the model's own defences call adaptive to them; they come last if the effort has them not.
+    """
     chosen, left = [], {}
     rows = list(SUITES[effort])
+    rows += [m for m in FULL if m.name in adaptive and m not in rows]
     if "noise" in traits and effort == "full":
         rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
     if threat.norm == "l2" and effort != "quick":

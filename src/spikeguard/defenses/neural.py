@@ -60,7 +60,7 @@ class _Gates(Dynamics):
         logit = torch.log(p / (1 - p)) + torch.log(drawn / (1 - drawn))
         soft = torch.sigmoid(logit / self.temperature)
         hard = (drawn > 1 - self.keep).to(soft.dtype)
-        return spikes * (hard + soft - soft.detach()).to(spikes.dtype)
+        return spikes * (hard + (soft - soft.detach())).to(spikes.dtype)
 
 
 class _StoG(Hooks):

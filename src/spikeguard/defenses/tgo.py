@@ -59,9 +59,12 @@ class TGO(Defense):
                     raise UserError(f"TGO: {name} = {value} must be a finite number, 0 or more")
         for name, allowed in (("side", ("both", "below")), ("site", ("compare", "membrane", "band")), ("sees", SEES)):
             self._need(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
-        if self.lambda_max and self.site != "band" and max((self.sigma, *self.sigmas)) > min((self.delta, *self.deltas)) / 3:
+        sigmas, deltas = self.sigmas or (self.sigma,), self.deltas or (self.delta,)
+        layers = max(len(sigmas), len(deltas))
+        pairs = zip(sigmas if len(sigmas) > 1 else sigmas * layers, deltas if len(deltas) > 1 else deltas * layers, strict=False)
+        if self.lambda_max and self.site != "band" and (loud := [(s, d) for s, d in pairs if s > d / 3]):
             warnings.warn(
-                f"TGO: sigma = {self.sigma} is above delta / 3 = {self.delta / 3:.3g}: noise lowers a neuron's sensitivity only within "
+                f"TGO: sigma = {loud[0][0]} is above delta / 3 = {loud[0][1] / 3:.3g}: noise lowers a neuron's sensitivity only within "
                 "sigma of the threshold, and raises it for neurons that the constraint has pushed out to delta",
                 SpikeguardWarning,
                 stacklevel=3,

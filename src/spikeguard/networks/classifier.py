@@ -37,6 +37,7 @@ class Classifier(nn.Module):
         self.body, self.head = body, head
         self.before = nn.ModuleList()  # changes of the input, of class ``Input``
         self.in_shape, self.timesteps = tuple(in_shape), timesteps
+        self.adaptive: frozenset[str] = frozenset()  # members of the audit's suite that are adaptive to its defences
         self.channels_last = False
         self.autocast: torch.dtype | None = None
         channels = self.in_shape[0]

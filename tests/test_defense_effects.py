@@ -1,0 +1,250 @@
+"""Every defence changes what it claims to change, on tiny networks trained for seconds; and a training with it resumes to the same bits."""
+
+import threading
+
+import pytest
+import torch
+from conftest import little_recipe
+
+import spikeguard as sg
+from spikeguard.defenses import DEFENSES, disturbance, membrane
+from spikeguard.defenses.adversarial import divergence
+from spikeguard.defenses.gradient import best_wrong, chance
+from spikeguard.diagnose.neighbours import gain_scaled, neighbours
+from spikeguard.errors import Interrupted
+from spikeguard.losses import ce
+from spikeguard.neurons import seed_noise, spiking
+from spikeguard.training import loop
+from spikeguard.training.loop import train
+
+EPS = 16 / 255
+
+
+@pytest.fixture(scope="module")
+def data():
+    from spikeguard.data.images import Dataset
+
+    full = sg.load_data("embedded")
+    return Dataset("little", full.train.balanced(1000), full.test.balanced(100), full.classes, full.mean, full.std)
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    """A network by its defences, trained once a module."""
+    from spikeguard.kernels import compiler
+
+    before, compiler.WORTHWHILE = compiler.WORTHWHILE, 2**62
+    torch.set_num_threads(2)
+    made = {}
+
+    def get(*defenses, **changes):
+        key = (defenses, tuple(changes.items()))
+        if key not in made:
+            made[key] = train(little_recipe(defenses=defenses, epochs=4, options={"width": 4}, **changes), data=data).net
+        return made[key]
+
+    yield get
+    compiler.WORTHWHILE = before
+
+
+def images(data):
+    return data.test.pixels(), data.test.y
+
+
+def disturbed(net, x, y):
+    return sg.pgd(net, x, y, sg.Linf(EPS), steps=3, restarts=1, early_stop=False).x
+
+
+def slope(net, x, y):
+    """l1 norm of the input gradient of the class's chance."""
+    x = x.clone().requires_grad_()
+    z = net(x)
+    (g,) = torch.autograd.grad(chance(z, y, best_wrong(z, y)).sum(), x)
+    return float(g.abs().sum())
+
+
+def difference(net, x, y):
+    with torch.no_grad(), sg.tap(net, currents=True) as t:
+        net(x)
+        net(disturbed(net, x, y))
+    layer = list(spiking(net))[-1]
+    clean, found = t.currents[layer], t.currents[f"{layer}#1"]
+    return float(disturbance.difference(clean, found, spiking(net)[layer].decay, 2).abs().mean() / clean.abs().mean())
+
+
+def mass(net, x, y):
+    with torch.no_grad(), sg.tap(net) as t:
+        net(x)
+    return sum(float(membrane.mass(*membrane.moments(u), 1.0).mean()) for u in t.potentials.values())
+
+
+def within_shift(net, x, y):
+    """Share of potentials that lie nearer to the threshold than the attack moves their channel."""
+    with torch.no_grad(), sg.tap(net) as t:
+        net(x)
+        net(disturbed(net, x, y))
+    shares = []
+    for name in spiking(net):
+        u, shift = t.potentials[name], (t.potentials[f"{name}#1"] - t.potentials[name]).abs()
+        margin = disturbance.quantile(shift).view(-1, *[1] * (u.dim() - 3))
+        shares.append(float((u.abs() < margin).float().mean()))
+    return sum(shares) / len(shares)
+
+
+def within_reach(net, x, y):
+    stage = net.body.stages[0]
+    with torch.no_grad(), sg.tap(net) as t:
+        net(x)
+    u = t.potentials["body.stages.0.fire"]
+    bound = disturbance.attainable(EPS, stage.conv[0], stage.norm, net.std, float(stage.fire.decay), len(u))
+    return float((u.abs() < bound[:, None, :, None, None]).float().mean())
+
+
+def gap(net, x, y):
+    with torch.no_grad():
+        return float(divergence(net(x), net(disturbed(net, x, y))).mean())
+
+
+def broken(net, x, y):
+    with torch.no_grad():
+        return float((net(disturbed(net, x, y)).argmax(1) != y).float().mean())
+
+
+def loss_there(net, x, y):
+    with torch.no_grad():
+        return float(ce(net(disturbed(net, x, y)), y).mean())
+
+
+def spread(net, x, y):
+    """How far the steps' readouts lie apart, over the temperature of their mean."""
+    with torch.no_grad():
+        z = net(x, per_step=True)
+    return float(divergence(z.mean(0)[None].expand_as(z), z).mean())
+
+
+def stretched(net, x, y):
+    """How far the singular values of the convolutions lie from 1."""
+    return sum(float((torch.linalg.svdvals(s.conv[0].weight.detach().flatten(1)) - 1).abs().mean()) for s in net.body.stages)
+
+
+def kept_open(net, x, y):
+    return float(torch.cat([layer.dynamics.keep.detach().flatten() for layer in spiking(net).values()]).mean())
+
+
+AT = sg.AT(eps=EPS, steps=1)
+CLAIMS = {
+    "AT": ((), (AT,), broken, {}),
+    "TRADES": ((), (sg.TRADES(eps=EPS),), gap, {}),
+    "MART": ((), (sg.MART(eps=EPS),), loss_there, {}),
+    "AT crafted by ASSG": ((), (sg.AT(eps=EPS, estimators=("assg",)),), broken, {}),
+    "TemporalEnsemble": ((AT,), (sg.TemporalEnsemble(eps=EPS, steps=1, consistency=3.0),), spread, {"loss": "per_step"}),
+    "RAT": ((), (sg.RAT(beta=0.1),), stretched, {}),
+    "SR": ((), (sg.SR(weight=0.1),), slope, {}),
+    "MPPD l2": ((), (sg.MPPD(rho=20.0, eps=EPS, step_size=EPS),), difference, {}),
+    "MPPD l1": ((), (sg.MPPD(rho=20.0, norm="l1", eps=EPS, step_size=EPS),), difference, {}),
+    "MPD-SGR": ((), (sg.MPDSGR(eta=5.0),), mass, {}),
+    "MPD-SGR through batch norm": ((), (sg.MPDSGR(eta=5.0, moments="batch norm"),), mass, {}),
+    "ShiftGuard": ((), (sg.ShiftGuard(lambda_max=10.0, eps=EPS, step_size=EPS),), within_shift, {}),
+    "FirstLayerGuard": ((), (sg.FirstLayerGuard(lambda_max=10.0, eps=EPS),), within_reach, {}),
+    "StoG": ((sg.StoG(gamma=0.0),), (sg.StoG(gamma=1e-2),), kept_open, {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_defence_lowers_what_it_is_meant_to_lower(name, trained, data):
+    without, with_it, measure, changes = CLAIMS[name]
+    x, y = images(data)
+    before, after = measure(trained(*without, **changes), x, y), measure(trained(*with_it, **changes), x, y)
+    assert after < 0.97 * before, f"{before:.4g} without, {after:.4g} with it"
+
+
+@pytest.mark.slow
+def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained, data):
+    x, y = images(data)
+    plain, guarded = trained(), trained(sg.TGO(lambda_max=2.0, sigma=0.0))
+    share = neighbours(guarded, x, 0.2).mean
+    assert share < neighbours(plain, x, 0.2).mean
+    scaled, factor = gain_scaled(plain, x, share, 0.2)
+    assert factor > 1
+    with torch.no_grad():
+        right = [float((net(x).argmax(1) == y).float().mean()) for net in (guarded, scaled)]
+    near = [neighbours(net, x, 0.2).mean for net in (guarded, scaled)]
+    assert near[0] <= near[1] + 0.01
+    assert right[0] > right[1]  # scale alone costs accuracy that the constraint does not
+
+
+@pytest.mark.slow
+def test_parameters_of_the_neurons_are_trained(trained):
+    gains = [layer.dynamics.gain for layer in spiking(trained(sg.DLIF())).values()]
+    assert all(bool((g != 1).any()) for g in gains)
+    leaks = [layer.dynamics.leak for layer in spiking(trained(sg.FEEL(radii=(0.5, 0.3)))).values()]
+    assert all(bool((leak != 1).any()) for leak in leaks)
+    for layer in spiking(trained(sg.HoSNN())).values():
+        assert bool(layer.dynamics.moves)
+        assert float(layer.dynamics.goal.abs().sum()) > 0
+        assert bool((layer.dynamics.rate != 0.2).any())
+
+
+@pytest.mark.slow
+def test_a_converted_network_does_what_it_did_before(data):
+    """After a training of activations alone, spikes of the same weights give nearly the same classes."""
+    from spikeguard.defenses.conversion import Analog
+
+    net = train(little_recipe(defenses=(sg.Conversion(share=0.75),), epochs=4, options={"width": 4}, timesteps=8), data=data).net
+    x, y = images(data)
+    with torch.no_grad():
+        spikes = net(x).argmax(1)
+        net.timesteps = 1
+        for layer in spiking(net).values():
+            layer.dynamics = Analog(8, 1.0)
+        analog = net(x).argmax(1)
+    assert float((spikes == y).float().mean()) > 0.4
+    assert float((spikes == analog).float().mean()) > 0.7
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
+    run = train(little_recipe(defenses=(AT, sg.EarlyStopping(eps=EPS, steps=5)), epochs=4, lr=0.4), data=data)
+    robust = [row["validation_robust_accuracy"] for row in run.metrics["epochs"]]
+    kept = [row["kept"] for row in run.metrics["epochs"]]
+    assert max(k for k, chosen in enumerate(kept) if chosen) == robust.index(max(robust))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ema", "early_stopping", "shift_guard", "hosnn", "conversion", "stog", "randhet", "input_noise", "sr", "rat"])
+def test_a_training_with_it_resumes_to_the_same_bits(name, tmp_path, little_data, monkeypatch):
+    recipe = little_recipe(defenses=(DEFENSES[name](),), epochs=3, options={"width": 2})
+    whole = train(recipe, tmp_path / "whole", data=little_data)
+    seen = []
+
+    def interrupt(report):
+        seen.append(report)
+        if len(seen) == 13:  # in the middle of the second epoch
+            stopped.set()
+
+    stopped = threading.Event()
+    monkeypatch.setattr(loop, "ctrl_c", lambda: Given(stopped))
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "broken", data=little_data, progress=interrupt)
+    stopped.clear()
+    again = train(recipe, tmp_path / "broken", resume=True, data=little_data)
+    a, b = whole.net.state_dict(), again.net.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a), [k for k in a if not torch.equal(a[k], b[k])]
+    x = little_data.test.pixels()[:20]
+    loaded = sg.load(tmp_path / "broken")
+    for net in (whole.net, loaded):
+        seed_noise(net, 1)
+    assert torch.equal(whole.net(x), loaded(x))
+
+
+class Given:
+    def __init__(self, event):
+        self.event = event
+
+    def __enter__(self):
+        return self.event
+
+    def __exit__(self, *rest):
+        return False
