@@ -64,9 +64,10 @@ def slope(net, x, y):
 
 
 def difference(net, x, y):
+    found = disturbed(net, x, y)
     with torch.no_grad(), sg.tap(net, currents=True) as t:
         net(x)
-        net(disturbed(net, x, y))
+        net(found)
     layer = list(spiking(net))[-1]
     clean, found = t.currents[layer], t.currents[f"{layer}#1"]
     return float(disturbance.difference(clean, found, spiking(net)[layer].decay, 2).abs().mean() / clean.abs().mean())
@@ -80,9 +81,10 @@ def mass(net, x, y):
 
 def within_shift(net, x, y):
     """Share of potentials that lie nearer to the threshold than the attack moves their channel."""
+    found = disturbed(net, x, y)
     with torch.no_grad(), sg.tap(net) as t:
         net(x)
-        net(disturbed(net, x, y))
+        net(found)
     shares = []
     for name in spiking(net):
         u, shift = t.potentials[name], (t.potentials[f"{name}#1"] - t.potentials[name]).abs()
@@ -138,7 +140,7 @@ CLAIMS = {
     "MART": ((), (sg.MART(eps=EPS),), loss_there, {}),
     "AT crafted by ASSG": ((), (sg.AT(eps=EPS, estimators=("assg",)),), broken, {}),
     "TemporalEnsemble": ((AT,), (sg.TemporalEnsemble(eps=EPS, steps=1, consistency=3.0),), spread, {"loss": "per_step"}),
-    "RAT": ((), (sg.RAT(beta=0.1),), stretched, {}),
+    "RAT": ((), (sg.RAT(beta=0.02),), stretched, {}),
     "SR": ((), (sg.SR(weight=0.1),), slope, {}),
     "MPPD l2": ((), (sg.MPPD(rho=20.0, eps=EPS, step_size=EPS),), difference, {}),
     "MPPD l1": ((), (sg.MPPD(rho=20.0, norm="l1", eps=EPS, step_size=EPS),), difference, {}),
