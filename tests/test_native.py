@@ -81,6 +81,7 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> None:
         (3, "soft", True, "compare", Band(0.3), False, "first", False, False),
         (1, "hard", False, "compare", None, True, "first", False, True),
         (4, "hard", False, "membrane", Band(0.5), False, "linear", False, False),
+        (4, "hard", False, "band", Band(0.5), False, "last", True, True),
     ],
 )
 def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, constant, layout, pool, sharp, surrogate):
@@ -89,7 +90,7 @@ def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, 
     current = torch.randn(shape) + 0.5
     if layout == "last":
         current = channels_last(current)
-    mode = Mode(steps, surrogate, reset, detach, 0.1, site, False, band)
+    mode = Mode(steps, surrogate, reset, detach, 0.1, site, False, band, 0.25)
     sharpness = 1 + torch.rand(steps, *shape[1:]) if sharp else None
     (a, a_grads, _), (b, b_grads, _) = both(current, mode, 0.3, sharpness, pool)
     assert a.spikes.any()

@@ -20,13 +20,14 @@ import spikeguard as sg
 from spikeguard.attacks.ascent import at_rest
 from spikeguard.auditing import runner
 from spikeguard.auditing.scoring import fresh_draws
-from spikeguard.auditing.suite import AUTOATTACK, FULL, STANDARD, Member, members
+from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, Member, members
 from spikeguard.auditing.witness import keep
 from spikeguard.neurons import spiking
 from spikeguard.records import SCHEMA, machine, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "audit-panel.json"
+SAME = {"AutoAttack Square": "Square-5000"}  # of one name since suite-v2
 sys.path.insert(0, str(ROOT / "tests"))
 RUNS, IMAGES, FEWER = ("vanilla", "tgo", "at", "at-tgo"), 60, 20
 FOREIGN = (
@@ -74,7 +75,7 @@ def matrix(net: Any, eps: float, images: int, more: Sequence[Member]) -> dict[st
         right = fresh_draws(net, x, y, 1, 20) > 0.5 if random else net(x).argmax(1) == y
     x, y = x[right], y[right]
     traits = runner.traits(net, random, *(() if net(x[:2].requires_grad_()).requires_grad else ("no gradient",)))
-    rows: list[Member] = [m for m in members("standard", threat, traits | {"no gradient", "no logits"})[0] if m in STANDARD]
+    rows: list[Member] = [m for m in members("full", threat, traits | {"no gradient", "no logits"})[0] if m in (*STANDARD, *RESERVE)]
     told: dict[str, Any] = {"images": int(right.sum()), "breaks": {}, "seconds": {}}
     for member in [*rows, *more]:
         begun = time.perf_counter()
@@ -94,13 +95,13 @@ def matrix(net: Any, eps: float, images: int, more: Sequence[Member]) -> dict[st
 def earned(record: dict[str, Any], pool: frozenset[str] = frozenset(m.name for m in FULL)) -> dict[str, list[str]]:
     """Per member that stays, the networks where it alone of those that stay breaks a sample."""
     samples = {
-        (place, k): {m for m, broke in row["breaks"].items() if m in pool and k in broke}
+        (place, k): {SAME.get(m, m) for m, broke in row["breaks"].items() if SAME.get(m, m) in pool and k in broke}
         for place, row in record["networks"].items()
         for k in range(row["images"])
     }
     cost: dict[str, float] = {}
     for row in record["networks"].values():
-        for name, seconds in row["seconds"].items():
+        for name, seconds in ((SAME.get(m, m), s) for m, s in row["seconds"].items()):
             if name in pool:
                 cost[name] = cost.get(name, 0.0) + seconds
     left = set(cost)
@@ -112,6 +113,18 @@ def earned(record: dict[str, Any], pool: frozenset[str] = frozenset(m.name for m
         if len(only := breakers & left) == 1:
             alone[next(iter(only))].append(place)
     return alone
+
+
+def lost(record: dict[str, Any]) -> int:
+    """Samples that a suite pruned without looking at their network (at no budget) would not break, though some member does."""
+    missing = 0
+    for name, row in record["networks"].items():
+        if name.startswith("argmax"):
+            continue
+        others = {k: v for k, v in record["networks"].items() if k.split(" at ")[0] != name.split(" at ")[0]}
+        kept = set(earned({"networks": others}))
+        missing += len(set().union(*row["breaks"].values()) - set().union(*(set(b) for m, b in row["breaks"].items() if SAME.get(m, m) in kept)))
+    return missing
 
 
 def main() -> None:

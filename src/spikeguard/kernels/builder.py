@@ -32,7 +32,7 @@ class Args(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("samples", "rows", "length", "height", "width", "threads")),
-        *((name, ctypes.c_float) for name in ("decay", "threshold", "start", "sigma", "delta", "sharpness")),
+        *((name, ctypes.c_float) for name in ("decay", "threshold", "start", "sigma", "delta", "sharpness", "reach")),
         *((name, ctypes.c_void_p) for name in ("current", "g_spikes", "spikes", "g_current", "other", "u", "g_u", "sharp", "g_band")),
         *((name, ctypes.c_void_p) for name in ("scale", "shift", "mean", "keys", "sums")),
     ]

@@ -20,7 +20,7 @@ from spikeguard.kernels.builder import BACKWARD, FORWARD, SMALL, Args
 from spikeguard.kernels.mode import Draw, Fired, Mode, Norm
 from spikeguard.kernels.wanted import wanted
 
-_NOISE = {"compare": 1, "membrane": 2}
+_NOISE = {"compare": 1, "membrane": 2, "band": 3}
 _BAND = {"both": 1, "below": 2}
 Sharpness = Tensor | Callable[[Tensor], Tensor | None] | None
 
@@ -89,7 +89,7 @@ class Call:
 def can(current: Tensor, mode: Mode, elements: int) -> bool:
     """Does this layer take the C++ path? A function of the kind of work and of its size, so that runs repeat."""
     known = "native" in vars(type(mode.surrogate))  # a subclass with another formula has no expression of its own
-    if current.device.type != "cpu" or current.dtype not in (torch.float32, torch.bfloat16) or mode.smooth or mode.site == "band" or not known:
+    if current.device.type != "cpu" or current.dtype not in (torch.float32, torch.bfloat16) or mode.smooth or not known:
         return False
     return builder.use(elements)
 
@@ -128,6 +128,7 @@ class _Layer:
         self.args.decay, self.args.threshold, self.args.start = float(decay), float(threshold), mode.v_init
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0
+        self.args.reach = mode.reach
         self.flags = {
             "STEPS": mode.timesteps,
             "CONSTANT": int(self.constant),

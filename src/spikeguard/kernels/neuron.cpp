@@ -5,7 +5,7 @@
 //   STEPS          time steps; CONSTANT: one current for all of them
 //   BFLOAT16       dtype of currents, spikes and their gradients (else float32); potentials are always float32
 //   HARD, DETACH   reset; detached or not
-//   NOISE          0 none, 1 at the comparison, 2 on the membrane
+//   NOISE          0 none, 1 at the comparison, 2 on the membrane, 3 at the comparison within reach of the threshold
 //   BAND           0 none, 1 penalty on both sides of the threshold, 2 below it only
 //   NORM           0 none, 1 fixed scale and shift a channel, 2 batch statistics (their gradient takes a second pass, `spread`)
 //   INNER          channels lie innermost in memory (channels-last), else a channel is a run of pixels
@@ -38,7 +38,7 @@ typedef uint16_t H __attribute__((vector_size(2 * LANES)));
 
 struct Args {
     int64_t samples, rows, length, height, width, threads;  // height and width only with POOL
-    float decay, threshold, start, sigma, delta, sharpness;
+    float decay, threshold, start, sigma, delta, sharpness, reach;
     const void *current, *g_spikes;
     void *spikes, *g_current;
     const void *other;
@@ -169,7 +169,7 @@ __attribute__((always_inline)) static inline void walk(const Args &a, const Plac
         V h = a.decay * v + input[CONSTANT ? 0 : t];
         if (NOISE == 2) h += noise[t];
         V u = h - a.threshold;
-        k.h[t] = h, k.w[t] = NOISE == 1 ? u + noise[t] : u;
+        k.h[t] = h, k.w[t] = NOISE == 1 ? u + noise[t] : NOISE == 3 ? u + choose(abs(u) < a.reach, noise[t], V{}) : u;
         v = reset(a, h, fires(k.w[t]));
     }
 }

@@ -39,7 +39,7 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     "NLIF": (replace(GUARD, lambda_max=0.0),),
     "TGO": (GUARD,),
     "TGO, noise in the band": (replace(GUARD, site="band"),),
-    "TGO, by layer": (replace(GUARD, deltas=(0.3, 0.5, 0.7), sigmas=(0.1, 0.15, 0.2)),),
+    "TGO, by layer": (replace(GUARD, deltas=(0.3, 0.5, 0.7), sigmas=(0.09, 0.15, 0.2)),),
     "shift guard": (d.ShiftGuard(**{**ADVERSARY, "steps": 1, "step_size": ADVERSARY["eps"]}),),
     "first-layer guard": (d.FirstLayerGuard(eps=ADVERSARY["eps"]),),
     "SR": (d.SR(),),
