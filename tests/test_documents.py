@@ -1,16 +1,21 @@
 """What the documents say against the records it comes from."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
+from spikeguard.auditing.suite import STANDARD
 from spikeguard.records import read_json
 from spikeguard.report.reading import reading
+from spikeguard.study.pages import page
 
 ROOT = Path(__file__).parents[1]
 
 
 def tool_named(name: str) -> ModuleType:
+    if str(ROOT / "tools") not in sys.path:  # tools import each other as scripts do
+        sys.path.append(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -24,6 +29,23 @@ def test_the_page_of_the_bench_is_that_of_its_record():
 def test_the_page_on_the_audit_is_that_of_its_record():
     tool = tool_named("audit_bars")
     assert tool.PAGE.read_text() == tool.page(read_json(tool.OUT))
+
+
+def test_the_pages_on_defences_are_those_of_their_records():
+    tool = tool_named("defence_page")
+    assert tool.PAGE.read_text() == tool.page()
+    assert (ROOT / "docs" / "results" / "embedded.md").read_text() == page(read_json(ROOT / "results" / "embedded.json"))
+
+
+def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():
+    tool, names = tool_named("audit_panel"), frozenset(m.name for m in STANDARD)
+    record = read_json(tool.OUT)
+    alone = tool.earned(record, names)
+    kept_for_masking = {"PGD-40 x 2", "APGD-50"}
+    assert {name for name, places in alone.items() if places} | tool.CONTROLS | kept_for_masking == names
+    for row in record["networks"].values():  # and together they break all that the whole suite broke
+        broke = {tool.SAME.get(m, m): b for m, b in row["breaks"].items()}
+        assert set().union(*broke.values()) == set().union(*(b for m, b in broke.items() if m in names))
 
 
 def test_the_numbers_of_the_readme_are_those_of_its_record():

@@ -115,11 +115,11 @@ def cells(settings: Settings) -> Iterator[Cell]:
         for eps in FRONTIER:
             yield cell("frontier", f"AT {eps}/255", (replace(at, eps=eps / 255),))
             yield cell("frontier", f"TRADES {eps}/255", (d.TRADES(**{**ADVERSARY, "eps": eps / 255}),))
-        for row, chosen in ROWS.items():
-            yield cell("AT", row, (at, *chosen))
         for row, (chosen, loss) in REGIMES.items():
             yield cell("regimes", row, chosen, loss)
             yield cell("regimes", f"{row}, TGO", (*chosen, GUARD), loss)
+        for row, chosen in ROWS.items():
+            yield cell("AT", row, (at, *chosen))
 
 
 def run(settings: Settings, out: Path, tell: Tell = lambda stage, done, total: None, stop: Event | None = None) -> dict[str, Any]:
