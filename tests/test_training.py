@@ -38,6 +38,7 @@ def test_penalty_is_the_formula_summed_over_layers(tiny, side):
     guard = sg.TGO(delta=0.5, lambda_max=0.4, sigma=0.0, side=side)
     hooks = guard.start(tiny)
     x = torch.rand(6, 1, 8, 8)
+    hooks.complete(Step(tiny, x, torch.zeros(6).long()))
     with hooks.watch(tiny, "clean"):
         tiny(x)
     with sg.tap(tiny) as t:

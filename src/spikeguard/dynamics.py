@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +56,9 @@ class Homeostasis:
     goal: Tensor
 
 
+D = TypeVar("D", bound="Dynamics")
+
+
 class Dynamics(Drawing):
     """What differs in one layer; every part is optional. Currents and spikes are ``[T, N, ...]``, after batch norm and before pooling."""
 
@@ -71,6 +77,50 @@ class Dynamics(Drawing):
     def instead(self, current: Tensor) -> Tensor | None:
         """Activations in place of spiking neurons, for a current ``[1, N, ...]``."""
         return None
+
+
+class Chain(nn.ModuleList):
+    """The changes of one layer, one after the other; decay, threshold and activation are those of the last one that has any."""
+
+    def parts(self) -> list[Dynamics]:
+        """The changes, in order."""
+        return [part for part in self if isinstance(part, Dynamics)]
+
+    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+        decay = None
+        for part in self.parts():
+            current, own = part.charge(current)
+            decay = decay if own is None else own
+        return current, decay
+
+    def homeostasis(self) -> Homeostasis | None:
+        return next((h for part in reversed(self.parts()) if (h := part.homeostasis()) is not None), None)
+
+    def gate(self, spikes: Tensor) -> Tensor:
+        for part in self.parts():
+            spikes = part.gate(spikes)
+        return spikes
+
+    def instead(self, current: Tensor) -> Tensor | None:
+        return next((a for part in reversed(self.parts()) if (a := part.instead(current)) is not None), None)
+
+    def of(self, kind: type[D]) -> D:
+        """The part of that class."""
+        return next(part for part in self if isinstance(part, kind))
+
+
+@contextmanager
+def keeping(model: nn.Module) -> Iterator[None]:
+    """Whatever sources of random numbers are set inside, afterwards all are as before, and so many calls old."""
+    drawing = [m for m in model.modules() if isinstance(m, Drawing)]
+    before = [(m, m.source, m.source.calls if m.source else 0) for m in drawing]
+    try:
+        yield
+    finally:
+        for m, source, calls in before:
+            m.source = source
+            if source is not None:
+                source.calls = calls
 
 
 class Input(Drawing):

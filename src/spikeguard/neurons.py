@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeguard import draws
-from spikeguard.dynamics import Drawing, Dynamics, Homeostasis, Source
+from spikeguard.dynamics import Chain, Drawing, Homeostasis, Source
 from spikeguard.errors import UserError
 from spikeguard.kernels import fused, native, norms, reference
 from spikeguard.kernels.layout import Layout
@@ -121,7 +121,7 @@ class Spiking(Drawing):
         super().__init__()
         self.spec = spec
         self.noise = noise
-        self.dynamics: Dynamics | None = None
+        self.dynamics = Chain()
         self.seams: list[Seam] = []
         self.replays = False
         threshold = torch.tensor(float(spec.threshold), dtype=torch.float64)  # exact; kernels round it to the dtype of the current
@@ -174,14 +174,15 @@ class Spiking(Drawing):
         observe = surrogate.observe if type(surrogate).observe is not Surrogate.observe else None
         rule: Sequence | None = self._asked("backward")
         want_u = self._asked("on_potentials") is not None
-        if self.dynamics is not None or self._asked("on_current") is not None:
+        changed = len(self.dynamics) > 0
+        if changed or self._asked("on_current") is not None:
             if norm is not None:
                 current = norms.normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
                 norm = None
-            if self.dynamics is not None and (rates := self.dynamics.instead(current)) is not None:
+            if (rates := self.dynamics.instead(current)) is not None:
                 return _pooled(rates) if pool else rates
         own, after = None, False
-        if self.dynamics is not None:
+        if changed:
             current, decay = self.dynamics.charge(current.expand(steps, *current.shape[1:]))
             own, after, pool = (decay, self.dynamics.homeostasis()), pool, False
         for seam in self.seams:
@@ -196,7 +197,7 @@ class Spiking(Drawing):
                 seam.on_potentials(fired.u)
             if seam.on_penalty and fired.penalty is not None:
                 seam.on_penalty(fired.penalty)
-        spikes = fired.spikes if self.dynamics is None else self.dynamics.gate(fired.spikes)
+        spikes = self.dynamics.gate(fired.spikes)
         return _pooled(spikes) if after else spikes
 
     def _run(
@@ -272,8 +273,8 @@ class Spiking(Drawing):
 
 def replaying(layer: Spiking) -> AbstractContextManager[None]:
     """To be made before a forward pass and entered for its repetition: the layer draws the same noise, and leaves everything as it is."""
-    seams = [replace(s, on_current=None, on_potentials=None, on_penalty=None) for s in layer.seams]
-    own = [layer.source] + ([layer.dynamics.source] if layer.dynamics is not None else [])
+    seams = [replace(s, on_current=s.on_current and _silent, on_potentials=None, on_penalty=None) for s in layer.seams]
+    own = [m.source for m in layer.modules() if isinstance(m, Drawing)]
     sources = {id(s): (s, s.calls) for s in (*own, *(seam.source for seam in seams)) if s is not None}
     return _replaying(layer, seams, list(sources.values()))
 
@@ -290,6 +291,10 @@ def _replaying(layer: Spiking, seams: list[Seam], sources: list[tuple[Source, in
         layer.seams, layer.replays = before, replayed
         for (source, _), at in zip(sources, calls, strict=True):
             source.calls = at
+
+
+def _silent(value: Tensor) -> None:
+    """Takes the place of whoever listens while a pass is repeated."""
 
 
 def _pooled(spikes: Tensor) -> Tensor:
@@ -347,6 +352,19 @@ class PLIF(LIF):
 def spiking(module: nn.Module) -> dict[str, Spiking]:
     """The spiking layers of a module, by name, in the order of ``modules()``."""
     return {name: m for name, m in module.named_modules() if isinstance(m, Spiking)}
+
+
+@contextmanager
+def quiet(module: nn.Module) -> Iterator[None]:
+    """Batch norms that are handed to spiking layers leave their running averages as they are."""
+    layers = [(layer, layer.replays) for layer in spiking(module).values()]
+    for layer, _ in layers:
+        layer.replays = True
+    try:
+        yield
+    finally:
+        for layer, replays in layers:
+            layer.replays = replays
 
 
 def seed_noise(module: nn.Module, seed: int) -> None:

@@ -261,6 +261,7 @@ def _record(
         "first": state.first.tolist(),
         "second": state.second.tolist(),
         "right": [round(v, 4) for v in state.right.tolist()],
+        "right_clean": [round(v, 4) for v in state.clean.tolist()],
         "index": task.numbers.tolist(),
         "cost": {k: round(sum(c[k] for c in state.cost.values()), 2) for k in ("seconds", "forwards", "backwards")}
         | {"all_seconds": round(seconds, 1)},

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spikeguard import draws
+from spikeguard.dynamics import keeping
 from spikeguard.gradients import Model
-from spikeguard.neurons import seed_noise, spiking
+from spikeguard.neurons import seed_noise
 
 CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
 
@@ -20,9 +21,9 @@ CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
 @contextmanager
 def drawn(model: Model, key: int) -> Iterator[None]:
     """All the model's randomness (its neurons' noise, torch's, numpy's and Python's generators) follows from ``key``; put back afterwards."""
-    sources = [(layer, layer.source) for layer in spiking(model).values()] if isinstance(model, nn.Module) else []
     plain, numbers = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+    kept = keeping(model) if isinstance(model, nn.Module) else nullcontext()
+    with kept, torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
         torch.manual_seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
@@ -33,8 +34,6 @@ def drawn(model: Model, key: int) -> Iterator[None]:
         finally:
             random.setstate(plain)
             np.random.set_state(numbers)
-            for layer, source in sources:
-                layer.source = source
 
 
 def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250) -> Tensor:

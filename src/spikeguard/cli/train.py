@@ -11,6 +11,7 @@ from spikeguard.errors import UserError
 
 
 def run(arguments: list[str]) -> int:
+    from spikeguard.defenses import DEFENSES
     from spikeguard.study.recipes import RECIPES, recipe
     from spikeguard.training.recipe import Recipe, read_toml
     from spikeguard.training.settings import override
@@ -20,7 +21,8 @@ def run(arguments: list[str]) -> int:
         "train",
         "Train a network by a recipe into runs/NAME.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"recipes: {', '.join(RECIPES)}\n\nevery field of a recipe is a flag, also the inner ones: --neuron.decay 0.9 "
+        epilog=f"recipes: {', '.join(RECIPES)}\ndefences: {', '.join(DEFENSES)} (docs/defences.md)\n\n"
+        "every field of a recipe is a flag, also the inner ones: --neuron.decay 0.9 "
         f"--neuron.surrogate.triangle.width 1 --defenses.tgo.delta 0.3 --defenses.tgo off\n{fields}",
     )
     parser.add_argument("recipe", nargs="?", help="a recipe's name or a .toml file; left out with --resume")

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard import draws
 from spikeguard.defenses.base import Hooks, Step, View
-from spikeguard.defenses.crafting import Adversary, posed
+from spikeguard.defenses.crafting import Adversary, almost, posed
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 
@@ -26,6 +25,7 @@ class AT(Adversary):
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     clean_share: float = 0.0
 
@@ -64,6 +64,7 @@ class TRADES(Adversary):
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     beta: float = 6.0
     temperature: float = 1.0
@@ -89,8 +90,7 @@ class _TRADES(Hooks):
         def loss(logits: Tensor, y: Tensor) -> Tensor:
             return divergence(clean / s.temperature, logits / s.temperature)
 
-        start = None if s.random_start else step.x + 1e-3 * torch.randn(step.x.shape, generator=draws.generator(step.key)).to(step.x)
-        found = s.adversaries(step, loss, start=None if start is None else start.clamp(0, 1))  # at x itself the divergence has no gradient
+        found = s.adversaries(step, loss, start=None if s.random_start else almost(step))
         step.views["clean"] = View(step.x, 1.0)
         step.views["adversarial"] = View(found, 0.0)
 
@@ -108,6 +108,7 @@ class MART(Adversary):
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     beta: float = 5.0
 
@@ -145,6 +146,7 @@ class TemporalEnsemble(Adversary):
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     consistency: float = 0.1
 

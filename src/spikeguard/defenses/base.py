@@ -16,10 +16,14 @@ from spikeguard.networks.classifier import Classifier
 
 @dataclass
 class View:
-    """One forward pass of a training step: its images and the weight of its loss (0: looked at only)."""
+    """One forward pass of a training step: its images and the weight of its loss (0: looked at, or a defence's own loss).
+
+    ``quiet``: batch norm's running averages stay, because nothing is trained to do well there.
+    """
 
     x: Tensor
     weight: float
+    quiet: bool = False
 
 
 @dataclass
@@ -45,6 +49,10 @@ class Step:
         """A key for random numbers of this step."""
         return draws.key(self.key, *parts)
 
+    def look(self, view: str) -> None:
+        """Have the clean images pass through the network under this name, if no defence has done so."""
+        self.views.setdefault(view, View(self.x, 0.0, quiet=True))
+
     def scored(self, view: str) -> Tensor:
         """Logits ``[N, K]`` of a view, the mean over time: what a test scores."""
         logits = self.logits[view]
@@ -58,8 +66,10 @@ class Step:
 class Hooks:
     """What a defence does during training, in the order in which the loop asks. Everything random comes from ``step.draw``."""
 
+    settled = True  # False while the network is not yet of the kind that is kept
+
     def begin(self, step: Step) -> None:
-        """Before anything else of a step."""
+        """Before anything else of a step, and before a validation: put the network into the state of this part of the training."""
 
     def craft(self, step: Step) -> None:
         """Change the training inputs: ``step.views``."""
@@ -81,8 +91,8 @@ class Hooks:
     def after(self, step: Step) -> None:
         """After the optimiser's step: change the parameters."""
 
-    def report(self, net: Classifier, x: Tensor, y: Tensor) -> dict[str, object]:
-        """Figures for the metrics, measured on validation images at the end of an epoch, network in eval mode."""
+    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
+        """Figures for the metrics, from all validation images at the end of an epoch, network in eval mode; ``settled``: all hooks are."""
         return {}
 
     def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
@@ -100,15 +110,15 @@ class Hooks:
 class Defense:
     """Settings of a defence; a subclass says what it does.
 
-    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it changes in the neurons ('noise', 'decay',
-    'threshold', 'reset', 'gain', 'gate') or before them ('input'); no two defences may own the same but 'input'.
+    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the neurons (noise, decay, threshold, reset,
+    gain, gate), the training inputs, the weights kept. No two defences may own the same.
     """
 
     adaptive: ClassVar[str] = ""
     owns: ClassVar[frozenset[str]] = frozenset()
 
     def owned(self) -> frozenset[str]:
-        """What these settings change in the neurons; a part of ``owns`` where a part is switched off."""
+        """What these settings set; a part of ``owns`` where a part is switched off."""
         return self.owns
 
     def prepare(self, net: Classifier) -> None:
@@ -126,7 +136,7 @@ class Defense:
 def compose(*defenses: Defense) -> tuple[Defense, ...]:
     """Several defences as one, for ``Recipe(defenses=...)``; they act in this order.
 
-    UserError if one is no defence or named twice, or if two change the same thing in the neurons.
+    UserError if one is no defence or named twice, or if two set the same thing.
     """
     owners: dict[str, str] = {}
     for k, defense in enumerate(defenses):
@@ -135,8 +145,8 @@ def compose(*defenses: Defense) -> tuple[Defense, ...]:
             raise UserError(f"compose: {name} is no defence")
         if any(type(other) is type(defense) for other in defenses[:k]):
             raise UserError(f"compose: {name} is named more than once")
-        for what in sorted(defense.owned() - {"input"}):
+        for what in sorted(defense.owned()):
             if what in owners:
-                raise UserError(f"compose: {owners[what]} and {name} both set the neurons' {what}; leave one of them out")
+                raise UserError(f"compose: {owners[what]} and {name} both set the {what}; leave one of them out")
             owners[what] = name
     return defenses

@@ -28,7 +28,7 @@ class Conversion(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"decay", "reset", "threshold"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay", "neurons' reset", "neurons' threshold"})
 
     share: float = 0.6
 
@@ -78,7 +78,7 @@ class Analog(Dynamics):
 
 class _Conversion(Hooks):
     def __init__(self, settings: Conversion, net: Classifier) -> None:
-        self.settings, self.timesteps = settings, net.timesteps
+        self.settings, self.timesteps, self.analog = settings, net.timesteps, False
 
     def begin(self, step: Step) -> None:
         self._pose(step.net, step.progress < self.settings.share)
@@ -87,8 +87,12 @@ class _Conversion(Hooks):
         self._pose(net, False)
 
     def _pose(self, net: Classifier, analog: bool) -> None:
-        if analog == (net.timesteps == 1 and self.timesteps > 1):
+        self.settled = not analog
+        if analog == self.analog:
             return
-        net.timesteps = 1 if analog else self.timesteps
+        self.analog, net.timesteps = analog, 1 if analog else self.timesteps
         for layer in spiking(net).values():
-            layer.dynamics = Analog(self.timesteps, float(layer.threshold.detach())) if analog else None
+            if analog:
+                layer.dynamics.append(Analog(self.timesteps, float(layer.threshold.detach())))
+            else:
+                del layer.dynamics[-1]

@@ -14,12 +14,12 @@ from spikeguard import draws
 from spikeguard.attacks.ascent import at_rest, random_start, walk
 from spikeguard.attacks.pgd import SignStep, default_step
 from spikeguard.defenses.base import Defense, Step
-from spikeguard.errors import UserError
+from spikeguard.dynamics import keeping
 from spikeguard.gradients import Estimator, Own, assg, bptr, hart, mean_field, rga, swap
 from spikeguard.gradients.estimators import Model, Opened
 from spikeguard.losses import Loss, ce
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import Spiking, seed_noise, spiking
+from spikeguard.neurons import Spiking, seed_noise
 from spikeguard.surrogates import Atan, StraightThrough, Triangle
 from spikeguard.threat import Linf
 
@@ -44,8 +44,8 @@ class Adversary(Defense):
 
     ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps and the step rise from 0.
     ``batch_norm``: 'eval', or 'train' for batch statistics while crafting (running averages stay). ``noise`` of the neurons while crafting: 'off',
-    'fresh' for a new draw at every step, 'frozen' for the same one. ``estimators``: names of ``CRAFTERS``; one is drawn for every batch, so that
-    weights cannot hide from a single backward pass.
+    'fresh' for a new draw at every step, 'frozen' for the same one; defences that are random at test are so here, too. ``estimators``: names of
+    ``CRAFTERS``; one is drawn for every batch, so that weights cannot hide from a single backward pass.
     """
 
     eps: float = 8 / 255
@@ -64,23 +64,30 @@ class Adversary(Defense):
         self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
         self._need(self.batch_norm in ("eval", "train"), "batch_norm", "'eval' or 'train'")
         self._need(self.noise in ("off", "fresh", "frozen"), "noise", "'off', 'fresh' or 'frozen'")
-        if unknown := [e for e in self.estimators if e not in CRAFTERS] or not self.estimators:
-            raise UserError(f"{type(self).__name__}: estimators = {list(self.estimators)} must be from {', '.join(CRAFTERS)}; got {unknown}")
+        self._need(bool(self.estimators) and set(self.estimators) <= set(CRAFTERS), "estimators", f"some of {', '.join(CRAFTERS)}")
 
     def adversaries(self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None) -> Tensor:
         """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default)."""
         share = min(step.progress / self.warmup, 1.0) if self.warmup else 1.0
         threat, x = Linf(self.eps * share), step.x
+        if start is None and not self.random_start:
+            start = x
         size = default_step(threat.per_sample(x), self.steps, None if self.step_size is None else self.step_size * share)
         name = self.estimators[step.draw("estimator") % len(self.estimators)] if len(self.estimators) > 1 else self.estimators[0]
         estimator: Estimator = CRAFTERS[name]
         if self.noise == "frozen":
             estimator = _Frozen(estimator, step.net, step.draw("noise of crafting"))
         if start is None:
-            start = random_start(x, threat, torch.arange(len(x)), step.key, 0) if self.random_start else x
+            start = random_start(x, threat, torch.arange(len(x)), step.key, 0)
         with posed(step.net, self.batch_norm, self.noise != "off"):
             found, _ = walk(model or step.net, x, step.y, start, threat, self.steps, SignStep(threat, size), estimator, loss)
         return found
+
+
+def almost(step: Step) -> Tensor:
+    """The images with a trace of noise: at the images themselves a divergence from them has no gradient."""
+    noise = torch.randn(step.x.shape, generator=draws.generator(step.draw("almost")))
+    return (step.x + 1e-3 * noise.to(step.x)).clamp(0, 1)
 
 
 @contextmanager
@@ -88,8 +95,7 @@ def posed(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
     """The network in eval mode, but for batch norm's statistics and the neurons' noise if so asked; nothing of it lasts."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if batch_norm == "train" else []
     buffers = [(b, b.clone()) for m in norms for b in m.buffers()]
-    sources = {name: layer.source for name, layer in spiking(net).items()}
-    with at_rest(net):
+    with at_rest(net), keeping(net):
         for module in net.modules():
             if module in norms or (noisy and isinstance(module, Spiking)):
                 module.training = True
@@ -99,8 +105,6 @@ def posed(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            for name, layer in spiking(net).items():
-                layer.source = sources[name]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard import draws
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, Step, View
-from spikeguard.defenses.crafting import Adversary
+from spikeguard.defenses.crafting import Adversary, almost
 from spikeguard.defenses.membrane import norms_before, rising
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
@@ -24,24 +23,26 @@ QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values
 
 
 class Paired(Hooks):
-    """Reads the neurons in the clean pass and in the disturbed one; both are made where no other defence has made them."""
+    """Reads the neurons in the clean pass and in the disturbed one: the training adversary's, or one of its own where there is none."""
 
     def __init__(self, settings: Adversary, clean: tap, disturbed: tap) -> None:
-        self.settings, self.taps = settings, {"clean": clean, "adversarial": disturbed}
+        self.settings, self.clean, self.disturbed = settings, clean, disturbed
+        self.view = ""  # the name of the disturbed pass
 
     def complete(self, step: Step) -> None:
-        step.views.setdefault("clean", View(step.x, 0.0))
-        if "adversarial" not in step.views:
-            start = step.x + 1e-3 * torch.randn(step.x.shape, generator=draws.generator(step.draw("start"))).to(step.x)
-            step.views["adversarial"] = View(self.settings.adversaries(step, start=start.clamp(0, 1)), 0.0)
+        self.clear()
+        step.look("clean")
+        self.view = "adversarial" if "adversarial" in step.views else type(self.settings).__name__
+        if self.view not in step.views:
+            step.views[self.view] = View(self.settings.adversaries(step, start=almost(step)), 0.0, quiet=True)
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        return self.taps.get(view, nullcontext())
+        return {"clean": self.clean, self.view: self.disturbed}.get(view, nullcontext())
 
     def clear(self) -> None:
-        """Forget the passes of this step."""
-        for opened in self.taps.values():
-            opened.clear()
+        """Forget the passes of the last step."""
+        self.clean.clear()
+        self.disturbed.clear()
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class MPPD(Adversary):
 
         e[t] = decay e[t-1] + (I_clean[t] - I_adv[t]),  I_clean without gradient
 
-    The disturbed pass is the training adversary's, else one FGSM step of ``eps`` from almost x. 'l2': Ding et al., ICML 2024 (rho 1);
+    The disturbed pass is the training adversary's, else one FGSM step of ``eps`` from almost x; decay is the layer's setting.
+    'l2': Ding et al., ICML 2024 (rho 1);
     'l1', the total-variation form: ICLR 2026 (rho 2.5 to 3).
     """
 
@@ -77,9 +79,11 @@ class _MPPD(Paired):
         self.rho, self.norm = settings.rho, settings.norm
         self.layer = list(spiking(net).items())[-1]
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalty(self, step: Step) -> Tensor | None:
         name, layer = self.layer
-        clean, disturbed = (self.taps[view].currents[name] for view in ("clean", "adversarial"))
+        if name not in self.clean.currents:
+            return None  # no neurons fired: activations took their place
+        clean, disturbed = self.clean.currents[name], self.disturbed.currents[name]
         e = difference(clean.detach(), disturbed, layer.decay, step.net.timesteps)
         self.clear()
         return self.rho * (e.square() if self.norm == "l2" else e.abs()).mean()
@@ -125,9 +129,8 @@ class _ShiftGuard(Paired):
         self.lambda_max = settings.lambda_max
         self.margins: dict[str, Tensor] = {}
 
-    def penalty(self, step: Step) -> Tensor:
-        clean, disturbed = (self.taps[view].potentials for view in ("clean", "adversarial"))
-        terms = []
+    def penalty(self, step: Step) -> Tensor | None:
+        clean, disturbed, terms = self.clean.potentials, self.disturbed.potentials, []
         for name, u in disturbed.items():
             shift = (u.detach() - clean[name]).abs()
             now = quantile(shift)
@@ -135,7 +138,7 @@ class _ShiftGuard(Paired):
             margin = self.margins[name].view(-1, *[1] * (u.dim() - 3))
             terms.append((margin - clean[name].sign() * u).clamp(min=0).mean())
         self.clear()
-        return rising(self.lambda_max, step.progress) * torch.stack(terms).sum()
+        return rising(self.lambda_max, step.progress) * torch.stack(terms).sum() if terms else None
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.margins)
@@ -179,16 +182,19 @@ class _FirstLayerGuard(Hooks):
         self.name, self.layer = next(iter(spiking(net).items()))
         self.norm, self.conv = norms_before(net).get(self.name), next(m for m in net.modules() if isinstance(m, nn.Conv2d))
         self.trained = ""
-        if self.norm is None:
-            raise UserError("FirstLayerGuard: needs batch norm between the first convolution and the first neurons")
+        if self.norm is None or len(self.layer.dynamics) or len(net.before):
+            raise UserError("FirstLayerGuard: needs batch norm between the first convolution and the first neurons, and no other change of either")
 
     def complete(self, step: Step) -> None:
+        self.tap.clear()
         self.trained = step.trained()
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         return self.tap if view == self.trained else nullcontext()
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalty(self, step: Step) -> Tensor | None:
+        if self.name not in self.tap.potentials:
+            return None  # no neurons fired: activations took their place
         u = self.tap.potentials[self.name]
         assert self.norm is not None
         s = attainable(self.settings.eps, self.conv, self.norm, step.net.std, float(self.layer.decay.detach()), len(u))

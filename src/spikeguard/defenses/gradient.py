@@ -12,8 +12,8 @@ from torch import Tensor
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, Step, View
 from spikeguard.defenses.crafting import posed
+from spikeguard.dynamics import Drawing
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import spiking
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def best_wrong(logits: Tensor, y: Tensor) -> Tensor:
 class _SR(Hooks):
     def __init__(self, settings: SR) -> None:
         self.settings, self.base = settings, ""
-        self.calls: dict[str, int] = {}
+        self.calls: dict[str, int] = {}  # of whatever draws random numbers, before the first of the two passes
 
     def complete(self, step: Step) -> None:
         self.base = step.trained()
@@ -57,13 +57,13 @@ class _SR(Hooks):
         with posed(step.net, "train", True):
             logits = step.net(x)
             (gradient,) = torch.autograd.grad(chance(logits, step.y, best_wrong(logits, step.y)).sum(), x)
-        step.views["shifted"] = View(x.detach() + self.settings.h * gradient.sign(), 0.0)
+        step.views["shifted"] = View(x.detach() + self.settings.h * gradient.sign(), 0.0, quiet=True)
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        for name, layer in spiking(net).items():
-            if layer.source is not None and view == self.base:
+        for name, layer in net.named_modules():
+            if isinstance(layer, Drawing) and layer.source is not None and view == self.base:
                 self.calls[name] = layer.source.calls
-            elif layer.source is not None and view == "shifted":
+            elif isinstance(layer, Drawing) and layer.source is not None and view == "shifted":
                 layer.source.calls = self.calls[name]
         return nullcontext()
 

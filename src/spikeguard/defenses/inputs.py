@@ -25,7 +25,6 @@ class InputNoise(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"input"})
 
     sigma: float = 0.1
 
@@ -54,7 +53,6 @@ class InputQuantisation(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"input"})
 
     levels: int = 8
     each_step: bool = True
@@ -87,7 +85,7 @@ class FEEL(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"input", "decay"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay"})
 
     radii: tuple[float, ...] = (0.5, 0.4375, 0.375, 0.3125)
     leak: bool = True
@@ -99,7 +97,7 @@ class FEEL(Defense):
             raise UserError("FEEL: radii = () and leak = False leave nothing to do")
 
     def owned(self) -> frozenset[str]:
-        return self.owns if self.leak else frozenset({"input"})
+        return self.owns if self.leak else frozenset()
 
     def prepare(self, net: Classifier) -> None:
         if self.radii:
@@ -109,7 +107,7 @@ class FEEL(Defense):
         if self.leak:
             sizes = shapes(net)
             for name, layer in spiking(net).items():
-                layer.dynamics = _Leaks(net.timesteps, sizes[name], self.leak_start)
+                layer.dynamics.append(_Leaks(net.timesteps, sizes[name], self.leak_start))
 
 
 class _LowPass(Input):
@@ -118,8 +116,10 @@ class _LowPass(Input):
         self.radii = radii
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        spectrum = torch.fft.fftshift(torch.fft.fft2(x[0]), dim=(-2, -1))
-        return torch.stack([torch.fft.ifft2(torch.fft.ifftshift(spectrum * self.mask(x, r), dim=(-2, -1))).abs() for r in self.radii])
+        spectrum = torch.fft.fftshift(torch.fft.fft2(x), dim=(-2, -1))  # of each step, where they differ
+        masks = torch.stack([self.mask(x, r) for r in self.radii])[:, None, None]
+        passed: Tensor = torch.fft.ifft2(torch.fft.ifftshift(spectrum * masks, dim=(-2, -1))).abs()
+        return passed
 
     def mask(self, x: Tensor, radius: float) -> Tensor:
         """1 inside a square around frequency 0, ``[H, W]``."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.attacks.ascent import at_rest
-from spikeguard.defenses.base import Defense, Hooks, Step, View
+from spikeguard.defenses.base import Defense, Hooks, Step
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
@@ -31,7 +31,8 @@ class Guarding(Hooks):
     """Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names."""
 
     def __init__(self, name: str, sees: Sees, opened: tap) -> None:
-        self.name, self.sees, self.tap, self.views = name, sees, opened, 0
+        self.name, self.sees, self.tap = name, sees, opened
+        self.read: set[str] = set()  # the views of this step
 
     def weight(self, progress: float) -> float:
         """Weight of the term at a share of the training."""
@@ -42,22 +43,24 @@ class Guarding(Hooks):
         raise NotImplementedError
 
     def complete(self, step: Step) -> None:
-        wanted = {"clean": ["clean"], "adversarial": ["adversarial"], "both": ["clean", "adversarial"]}.get(self.sees, [])
-        for view in wanted:
-            if view == "adversarial" and view not in step.views:
-                raise UserError(f"{self.name}: sees = {self.sees!r} needs adversarial training (add the defence 'at')")
-            step.views.setdefault(view, View(step.x, 0.0))
+        self.tap.clear()
+        if self.sees == "trained":
+            self.read = {step.trained(), *(name for name, view in step.views.items() if view.weight)}
+            return
+        self.read = {"clean", "adversarial"} if self.sees == "both" else {self.sees}
+        if "adversarial" in self.read and "adversarial" not in step.views:
+            raise UserError(f"{self.name}: sees = {self.sees!r} needs adversarial training (add the defence 'at')")
+        if "clean" in self.read:
+            step.look("clean")
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        if self.sees not in ("trained", "both", view):
-            return nullcontext()
-        self.views += 1
-        return self.tap
+        return self.tap if view in self.read else nullcontext()
 
     def penalty(self, step: Step) -> Tensor | None:
-        total = self.term() / max(self.views, 1)
+        if not (self.tap.potentials or self.tap.penalties):
+            return None  # no neurons fired: activations took their place
+        total = self.term() / len(self.read)
         self.tap.clear()
-        self.views = 0
         return self.weight(step.progress) * total
 
 
@@ -68,7 +71,8 @@ class MPDSGR(Defense):
         L = CE + eta 1/(L C T) sum_{l,c,t} [ Phi((mu + gamma) / sigma) - Phi((mu - gamma) / sigma) ]
 
     of ``u ~ N(mu, sigma^2)`` per channel and step. ``moments`` 'empirical': mean and deviation over batch and space; 'batch norm': their values
-    through batch norm's parameters alone, as the paper derives them (mu's gradient through beta, sigma's through the gain). ``eta`` rises by cosine
+    through batch norm's parameters alone, as the paper derives them (mu's gradient through beta, sigma's through the gain; layers without batch norm
+    are left out). ``eta`` rises by cosine
     if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
     """
 
@@ -95,6 +99,8 @@ class _MPDSGR(Guarding):
         empirical = settings.moments == "empirical"
         super().__init__("MPDSGR", settings.sees, tap(net, potentials=True, grad=empirical))
         self.settings, self.layers, self.norms = settings, spiking(net), norms_before(net)
+        if not empirical and (not self.norms or any(len(layer.dynamics) for layer in self.layers.values())):
+            raise UserError("MPDSGR: moments = 'batch norm' needs layers with batch norm, and neurons of the usual kind; take 'empirical'")
 
     def weight(self, progress: float) -> float:
         return rising(self.settings.eta, progress) if self.settings.rises else self.settings.eta
@@ -106,10 +112,10 @@ class _MPDSGR(Guarding):
             mean, deviation = moments(u)
             if self.settings.moments == "batch norm":
                 if name not in self.norms:
-                    raise UserError(f"MPDSGR: moments = 'batch norm' needs a batch norm before the neurons of {name!r}")
+                    continue
                 mean, deviation = through_norm(mean, self.norms[name], float(self.layers[name].decay.detach()), self.layers[name].threshold)
             terms.append(mass(mean, deviation, self.settings.gamma).mean())
-        return torch.stack(terms).mean() * max(self.views, 1)
+        return torch.stack(terms).mean() * len(self.read)
 
 
 def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
@@ -125,10 +131,12 @@ def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
         return hook
 
     handles = [layer.register_forward_pre_hook(remember(name), with_kwargs=True) for name, layer in spiking(net).items()]
-    with blank(net) as x:
-        net(x)
-    for handle in handles:
-        handle.remove()
+    try:
+        with blank(net) as x:
+            net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
     return norms
 
 

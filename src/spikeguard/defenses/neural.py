@@ -27,7 +27,7 @@ class StoG(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"gate"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' gate"})
 
     gamma: float = 5e-6
     prior_share: float = 0.5
@@ -43,7 +43,7 @@ class StoG(Defense):
     def prepare(self, net: Classifier) -> None:
         sizes = shapes(net)
         for name, layer in spiking(net).items():
-            layer.dynamics = _Gates(sizes[name], self.temperature)
+            layer.dynamics.append(_Gates(sizes[name], self.temperature))
 
     def start(self, net: Classifier) -> Hooks:
         return _StoG(self, net)
@@ -56,7 +56,7 @@ class _Gates(Dynamics):
 
     def gate(self, spikes: Tensor) -> Tensor:
         drawn = self.uniform(spikes[:1])
-        p = self.keep.clamp(1e-4, 1 - 1e-4)
+        p = self.keep + (self.keep.clamp(1e-4, 1 - 1e-4) - self.keep).detach()  # p starts where a clamp would stop its gradient
         logit = torch.log(p / (1 - p)) + torch.log(drawn / (1 - drawn))
         soft = torch.sigmoid(logit / self.temperature)
         hard = (drawn > 1 - self.keep).to(soft.dtype)
@@ -66,7 +66,7 @@ class _Gates(Dynamics):
 class _StoG(Hooks):
     def __init__(self, settings: StoG, net: Classifier) -> None:
         self.settings = settings
-        self.gates = [layer.dynamics for layer in spiking(net).values() if isinstance(layer.dynamics, _Gates)]
+        self.gates = [layer.dynamics.of(_Gates) for layer in spiking(net).values()]
 
     def penalty(self, step: Step) -> Tensor | None:
         if not self.settings.gamma or step.progress >= self.settings.prior_share:
@@ -88,19 +88,19 @@ class DLIF(Defense):
 
     adaptive: ClassVar[str] = STRONGEST
 
-    owns: ClassVar[frozenset[str]] = frozenset({"gain", "decay"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' gain", "neurons' decay"})
 
     decay: float | None = None
 
     def __post_init__(self) -> None:
-        self._need(self.decay is None or 0 <= self.decay <= 1, "decay", "in [0, 1]")
+        self._need(self.decay is None or 0 <= self.decay <= 1, "neurons' decay", "in [0, 1]")
 
     def owned(self) -> frozenset[str]:
-        return frozenset({"gain"}) if self.decay is None else self.owns
+        return frozenset({"neurons' gain"}) if self.decay is None else self.owns
 
     def prepare(self, net: Classifier) -> None:
         for layer in spiking(net).values():
-            layer.dynamics = _Gains(net.timesteps)
+            layer.dynamics.append(_Gains(net.timesteps))
             if self.decay is not None:
                 set_decay(layer, self.decay)
 
@@ -128,7 +128,7 @@ class RandHet(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"decay", "gain"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay", "neurons' gain"})
 
     sigma: float = 1.0
     each_step: bool = True
@@ -138,7 +138,7 @@ class RandHet(Defense):
 
     def prepare(self, net: Classifier) -> None:
         for layer in spiking(net).values():
-            layer.dynamics = _Heterogeneous(self.sigma, self.each_step)
+            layer.dynamics.append(_Heterogeneous(self.sigma, self.each_step))
 
 
 class _Heterogeneous(Dynamics):
@@ -154,14 +154,15 @@ class _Heterogeneous(Dynamics):
 
 @dataclass(frozen=True)
 class HoSNN(Defense):
-    """Thresholds that keep potentials where they were in a clean network: ``theta <- theta + rate (H - H*)``, rate learned per neuron.
+    """Thresholds that keep potentials where they were on clean images: ``theta <- theta + rate (H - H*)``, rate learned per neuron.
 
-    Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step, is read on the images trained on;
-    from then on thresholds move. The gradient goes through the thresholds, in training and in attacks. arXiv 2308.10373.
+    Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step, is read on clean images; from then on
+    thresholds move. The published method records H* in a network trained before, on clean images alone, and reads out a synaptic trace; the
+    gradient goes through the thresholds here, in training and in attacks. arXiv 2308.10373.
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' threshold"})
 
     rate: float = 0.2
     share: float = 0.4
@@ -173,7 +174,7 @@ class HoSNN(Defense):
     def prepare(self, net: Classifier) -> None:
         sizes = shapes(net)
         for name, layer in spiking(net).items():
-            layer.dynamics = _Homeostatic(net.timesteps, sizes[name], self.rate)
+            layer.dynamics.append(_Homeostatic(net.timesteps, sizes[name], self.rate))
 
     def start(self, net: Classifier) -> Hooks:
         return _HoSNN(self, net)
@@ -195,23 +196,23 @@ class _Homeostatic(Dynamics):
 class _HoSNN(Hooks):
     def __init__(self, settings: HoSNN, net: Classifier) -> None:
         self.settings, self.tap, self.reads = settings, tap(net), True
-        self.trained = ""
 
     def begin(self, step: Step) -> None:
         self.reads = step.progress < self.settings.share
+        self.settled = not self.reads
         for layer in spiking(step.net).values():
-            assert isinstance(layer.dynamics, _Homeostatic)
-            layer.dynamics.moves.fill_(not self.reads)
+            layer.dynamics.of(_Homeostatic).moves.fill_(not self.reads)
 
     def complete(self, step: Step) -> None:
-        self.trained = step.trained()
+        if self.reads:
+            step.look("clean")
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        return self.tap if self.reads and view == self.trained else nullcontext()
+        return self.tap if self.reads and view == "clean" else nullcontext()
 
     @torch.no_grad()
     def after(self, step: Step) -> None:
         for name, layer in spiking(step.net).items():
-            if name in self.tap.potentials and isinstance(layer.dynamics, _Homeostatic):
-                layer.dynamics.goal.lerp_((self.tap.potentials[name] + layer.threshold.to(torch.float32)).mean(1), 0.05)
+            if name in self.tap.potentials:
+                layer.dynamics.of(_Homeostatic).goal.lerp_((self.tap.potentials[name] + layer.threshold.to(torch.float32)).mean(1), 0.05)
         self.tap.clear()

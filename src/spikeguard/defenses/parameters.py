@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.attacks import sapgd
+from spikeguard.attacks.ascent import is_random
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, Step
-from spikeguard.gradients import assg
+from spikeguard.gradients import assg, eot
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
 from spikeguard.threat import Linf
@@ -119,9 +120,13 @@ def deflated(g: Tensor, iterations: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EMA(Defense):
-    """The network that is kept has the weights averaged over the training, ``w <- decay w + (1 - decay) now``; batch norm is estimated anew."""
+    """The network that is kept has the weights averaged over the training, ``w <- decay w + (1 - decay) now``.
+
+    Batch norm's averages are taken anew, on clean training images.
+    """
 
     adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
 
     decay: float = 0.995
 
@@ -165,26 +170,29 @@ def reestimate(net: nn.Module, images: Iterator[Tensor]) -> None:
     training = net.training
     net.train()
     norms = {m: m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
-    for number, x in enumerate(images):
-        for norm in norms:
-            norm.momentum = 1.0 / (number + 1)
-        if number == REESTIMATED:
-            break
-        net(x)
-    for norm, momentum in norms.items():
-        norm.momentum = momentum
-    net.train(training)
+    try:
+        for number, x in zip(range(REESTIMATED), images, strict=False):
+            for norm in norms:
+                norm.momentum = 1.0 / (number + 1)
+            net(x)
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+        net.train(training)
 
 
 @dataclass(frozen=True)
 class EarlyStopping(Defense):
     """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG, an attack that bites.
 
-    ``images``: how many validation images are attacked; ``eps`` and ``steps`` of that attack. PGD with the training surrogate would choose
-    epochs that hide from it. The training itself runs to its end: the learning rate's schedule is made for all epochs.
+    ``images``: how many validation images (the first ones) are attacked; ``eps`` and ``steps`` of that attack. PGD with the training
+    surrogate would choose epochs that hide from it. The training itself runs to its end: the learning rate's schedule is made for all epochs. A
+    network that is random at test is judged by a mean gradient over four draws. Epochs before the network is of its final kind (conversion,
+    HoSNN) do not count. UserError without validation images.
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
 
     eps: float = 8 / 255
     steps: int = 20
@@ -205,12 +213,13 @@ class _EarlyStopping(Hooks):
         self.best = torch.full((), -math.inf)
         self.kept = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
-    def report(self, net: Classifier, x: Tensor, y: Tensor) -> dict[str, object]:
+    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         s = self.settings
         x, y = x[: s.images], y[: s.images]
-        got = sapgd(net, x, y, Linf(s.eps), steps=s.steps, restarts=1, gradient=assg(seen=True))
+        random = is_random(net, x, y)
+        got = sapgd(net, x, y, Linf(s.eps), steps=s.steps, restarts=1, gradient=eot(4, assg(seen=True)) if random else assg(seen=True))
         robust = float((~got.broken).float().mean())
-        if chosen := robust > float(self.best):
+        if chosen := settled and robust > float(self.best):
             self.best.fill_(robust)
             for name, value in net.state_dict().items():
                 self.kept[name].copy_(value)

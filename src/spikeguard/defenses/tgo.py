@@ -37,7 +37,7 @@ class TGO(Defense):
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
-    owns: ClassVar[frozenset[str]] = frozenset({"noise"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' noise"})
 
     delta: float = 0.5
     lambda_max: float = 0.4
@@ -108,8 +108,8 @@ class _TGO(Guarding):
     def term(self) -> Tensor:
         return torch.stack(list(self.tap.penalties.values())).sum()
 
-    def report(self, net: Classifier, x: Tensor, y: Tensor) -> dict[str, object]:
+    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         with torch.no_grad(), tap(net) as opened:
-            net(x)
+            net(x[:256])
         shares = {name: float((u.abs() < self.bands[name.partition("#")[0]].delta).float().mean()) for name, u in opened.potentials.items()}
         return {"near_threshold": shares}

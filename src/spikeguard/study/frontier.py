@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-RESAMPLES = 10_000
+from spikeguard.study.matrix import Key, on_frontier
+
+RESAMPLES = 2000
+Row = Mapping[str, Any]
 
 
 def height(points: Sequence[tuple[float, float]], clean: float) -> float:
@@ -22,8 +25,8 @@ def height(points: Sequence[tuple[float, float]], clean: float) -> float:
         while len(hull) >= 2 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (hull[-1][0] - hull[-2][0]):
             hull.pop()
         hull.append((x, y))
-    best = max(hull, key=lambda p: p[1])
-    falling = [p for p in hull if p[0] >= best[0]]
+    top = max(hull, key=lambda p: p[1])
+    falling = [p for p in hull if p[0] >= top[0]]
     if clean <= falling[0][0]:
         return falling[0][1]
     for (x0, y0), (x1, y1) in pairwise(falling):
@@ -32,27 +35,58 @@ def height(points: Sequence[tuple[float, float]], clean: float) -> float:
     return falling[-1][1]
 
 
-def gaps(cells: Mapping[str, Mapping[str, Any]], group: str, row: str) -> list[float]:
-    """Per seed, how far a row lies above the frontier of the same seed, at its own clean accuracy (both on validation images)."""
-    found = []
-    for cell in cells.values():
-        if (cell["group"], cell["row"]) == (group, row):
-            points = [place(c) for c in cells.values() if c["group"] == "frontier" and c["seed"] == cell["seed"]]
-            if points:
-                clean, robust = place(cell)
-                found.append(robust - height(points, clean))
-    return found
+def place(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]:
+    """Clean and robust accuracy on the same images: all, or these (with repetition)."""
+    if images is None:
+        return float(cell["clean"]["accuracy"]), float(cell["worst_case"]["accuracy"])
+    clean, robust = (sum(cell[k][i] for i in images) / len(images) for k in ("right_clean", "right"))
+    return float(clean), float(robust)
 
 
-def place(cell: Mapping[str, Any]) -> tuple[float, float]:
-    """Clean and robust accuracy on the same images."""
-    return float(cell["clean"]["accuracy"]), float(cell["worst_case"]["accuracy"])
-
-
-def lower_bound(values: Sequence[float], level: float = 0.05) -> float | None:
-    """Lower end of a one-sided bootstrap interval of the mean over seeds; None for fewer than three."""
-    if len(values) < 3:
+def gap(cell: Row, cells: Mapping[str, Row], images: Sequence[int] | None = None) -> float | None:
+    """How far a network lies above the frontier of its own seed, at its own clean accuracy; None if that has not been run."""
+    points = [place(c, images) for c in cells.values() if on_frontier(c) and c["seed"] == cell["seed"] and "failed" not in c]
+    if not points:
         return None
-    drawn = random.Random(0)
-    resampled = sorted(sum(drawn.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
-    return resampled[int(level * RESAMPLES)]
+    clean, robust = place(cell, images)
+    return robust - height(points, clean)
+
+
+def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
+    """The rows that have as many seeds as the most complete one, none of them failed or flagged with an error."""
+    rows: dict[Key, list[Row]] = {}
+    for cell in cells.values():
+        rows.setdefault((cell["group"], cell["row"]), []).append(cell)
+    most = max((len(v) for v in rows.values()), default=0)
+    sound = {key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v) for key, v in rows.items()}
+    return {key: v for key, v in rows.items() if len(v) == most and sound[key]}
+
+
+def mean_of(cells: Sequence[Row], what: str) -> float:
+    """The mean accuracy of a row."""
+    return sum(float(c[what]["accuracy"]) for c in cells) / len(cells)
+
+
+def best(cells: Mapping[str, Row]) -> list[str] | None:
+    """Group and row with the highest mean gap, of the complete rows; None without a frontier."""
+    found: dict[Key, float] = {}
+    for key, row in complete(cells).items():
+        values = [g for c in row if (g := gap(c, cells)) is not None]
+        if not on_frontier(row[0]) and len(values) == len(row):
+            found[key] = sum(values) / len(values)
+    return [*max(found.items(), key=lambda item: item[1])[0]] if found else None
+
+
+def lower_bound(row: Sequence[Row], cells: Mapping[str, Row], level: float = 0.05) -> float | None:
+    """Lower end of a one-sided bootstrap interval of the mean gap, over seeds and over images; None for fewer than three seeds."""
+    if len(row) < 3:
+        return None
+    drawn, means = random.Random(0), []
+    count = len(row[0]["right"])
+    for _ in range(RESAMPLES):
+        images = drawn.choices(range(count), k=count)
+        by_seed = {c["seed"]: gap(c, cells, images) for c in row}
+        values = [g for c in drawn.choices(row, k=len(row)) if (g := by_seed[c["seed"]]) is not None]
+        if values:
+            means.append(sum(values) / len(values))
+    return sorted(means)[int(level * len(means))] if means else None

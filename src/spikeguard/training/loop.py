@@ -25,7 +25,7 @@ from spikeguard.dynamics import Dynamics
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels import builder
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import seed_noise
+from spikeguard.neurons import quiet, seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
 from spikeguard.training.interrupt import ctrl_c
@@ -184,9 +184,10 @@ class _Trainer:
             group["lr"] = self.rate(done)
         seed_noise(net, draws.key(recipe.seed, "noise", number))
         step = Step(net, x, y, 0, done)
+        for hook in self.hooks:
+            hook.begin(step)
         for k, hook in enumerate(self.hooks):
             step.key = draws.key(recipe.seed, "craft", number, k)
-            hook.begin(step)
             hook.craft(step)
         for k, hook in enumerate(self.hooks):
             step.key = draws.key(recipe.seed, "complete", number, k)
@@ -196,6 +197,8 @@ class _Trainer:
             with ExitStack() as stack:
                 for hook in self.hooks:
                     stack.enter_context(hook.watch(net, name))
+                if view.quiet:
+                    stack.enter_context(quiet(net))
                 step.logits[name] = net(view.x, per_step=recipe.loss == "per_step")
             if view.weight:
                 loss = loss + view.weight * self.task_loss(step.logits[name], y)
@@ -232,16 +235,21 @@ class _Trainer:
     def validate(self) -> dict[str, Any]:
         if not len(self.validation):
             return {}
+        x, y = self.validation.x.float() / 255.0, self.validation.y
+        for hook in self.hooks:  # a training resumed here has not begun a step yet
+            hook.begin(Step(self.net, x, y, 0, (self.at.epoch * self.per_epoch + self.at.batch - 1) / (self.recipe.epochs * self.per_epoch)))
         self.net.eval()
         seed_noise(self.net, draws.key(self.recipe.seed, "validation noise", self.at.epoch))
         row: dict[str, Any] = {"validation_accuracy": accuracy(self.net, self.validation)}
+        settled = all(hook.settled for hook in self.hooks)
         for hook in self.hooks:
-            row |= hook.report(self.net, self.validation.x[:256].float() / 255.0, self.validation.y[:256])
+            row |= hook.report(self.net, x, y, settled)
         self.net.train()
         return row
 
     def finish(self) -> None:
         """What defences do to the network that is kept; where one changes it, its clean accuracy is measured again."""
+        seed_noise(self.net, draws.key(self.recipe.seed, "finish"))
         before = [value.clone() for value in self.net.state_dict().values()]
         for hook in self.hooks:
             training = batches(self.images, self.recipe.batch_size, self.recipe.epochs, self.recipe.seed, self.recipe.augment)

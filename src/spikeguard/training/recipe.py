@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spikeguard.defenses import Defense, compose
+from spikeguard.defenses import Defense, EarlyStopping, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
 from spikeguard.training.settings import build, unbuild
@@ -54,6 +54,8 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 raise UserError(f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}")
         compose(*self.defenses)
+        if not self.validation and any(isinstance(d, EarlyStopping) for d in self.defenses):
+            raise UserError("recipe: validation = 0 leaves early stopping nothing to choose by")
         for name in ("validation", "warmup", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must lie in [0, 1)")
