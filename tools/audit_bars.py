@@ -24,6 +24,7 @@ from spikeguard.records import SCHEMA, machine, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "results" / "audit-bars.json", ROOT / "docs" / "audit.md"
+THOUSAND = "audit of 1000 images"
 PANEL = ROOT / "results" / "audit-panel.json"
 NETWORKS, IMAGES, THREAT = ("at", "tgo", "vanilla", "at-tgo"), 100, sg.Linf(8 / 255)
 
@@ -54,19 +55,22 @@ def measure(folder: Path, name: str, record: dict[str, Any], images: int) -> Non
             write_json(OUT, record)
             print(f"{name}: {key} {row[key] if isinstance(row[key], float) else ''} {row[f'{key}, seconds']} s", flush=True)
 
-    def standard() -> dict[str, Any]:
-        got = sg.audit(net, x, y, THREAT, effort="standard")
+    def standard(images: Any = test) -> dict[str, Any]:
+        got = sg.audit(net, images.pixels(), images.y, THREAT, effort="standard")
         broken = {m["name"]: m["only this family"] for m in got.attacks}
         return {
             **{k: got.record[k] for k in ("verdict", "worst_case", "clean", "masking", "without_each_family", "after", "cost")},
             "only this family": broken,
             "flags": [f.id for f in got.flags],
+            "suite": got.record["suite"],
         }
 
     step("audit", standard)
     step("PGD-100, training surrogate", lambda: left(net, x, y, sg.pgd(net, x, y, THREAT, steps=100, restarts=1).x))
     step("SA-PGD-100 ASSG", lambda: left(net, x, y, sg.sapgd(net, x, y, THREAT, steps=100).x))
     step("torchattacks AutoAttack", lambda: autoattack(net, x, y))
+    if name == "tgo":
+        step(THOUSAND, lambda: standard(sg.load_data("embedded").test.balanced(1000)))
 
 
 def page(record: dict[str, Any]) -> str:
@@ -94,6 +98,14 @@ def page(record: dict[str, Any]) -> str:
         cells += [n[k] for k in ("PGD-100, training surrogate", "SA-PGD-100 ASSG", "torchattacks AutoAttack")]
         told = " | ".join(f"{100 * c:.0f}" for c in cells)
         lines.append(f"| {name} | {told} | **{100 * a['worst_case']['accuracy']:.0f}** ({low:.0f} to {high:.0f}) | {n['audit, seconds']:.0f} |")
+    if (whole := record["networks"]["tgo"].get(THOUSAND)) is not None:
+        low, high = (100 * v for v in whole["worst_case"]["interval"])
+        seconds = record["networks"]["tgo"][f"{THOUSAND}, seconds"]
+        lines += [
+            "",
+            f"`standard` as it is meant to be run, on 1,000 images of TGO: {100 * whole['worst_case']['accuracy']:.1f} % ({low:.1f} to {high:.1f})",
+        ]
+        lines[-1] += f" in {seconds / 60:.1f} minutes on two cores."
     return "\n".join(lines + members_page(read_json(PANEL)))
 
 
