@@ -291,7 +291,7 @@ def test_members_that_make_no_sense_are_left_out_with_a_reason(net):
     chosen, left = members("standard", sg.L2(1.0), runner.traits(lambda x: x, False))
     names = {m.name for m in chosen}
     assert "C&W-100" in names
-    assert "PGD-10 ensemble triangle 1.0" in {*names, *left}
+    assert "PGD-10 ensemble triangle 0.5" in {*names, *left}
     assert "Square-5000" in left
     random, _ = members("full", THREAT, frozenset({"noise", "neurons"}))
     assert not {m.name for m in AUTOATTACK} & {m.name for m in random}

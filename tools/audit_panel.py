@@ -22,14 +22,18 @@ from spikeguard.auditing import runner
 from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, Member, members
 from spikeguard.auditing.witness import keep
+from spikeguard.data.images import Images
 from spikeguard.neurons import spiking
 from spikeguard.records import SCHEMA, machine, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "audit-panel.json"
-SAME = {"AutoAttack Square": "Square-5000"}  # of one name since suite-v2
+SAME = {  # what the record calls otherwise than suite-v2, which has restarts too
+    "AutoAttack Square": "Square-5000",
+    **{f"SA-PGD-100 ASSG {law}": f"SA-PGD-100 x 3 ASSG {law}" for law in ("atan 0.435 ce", "triangle 1.6 ce", "atan 0.435 seen ce")},
+}
 sys.path.insert(0, str(ROOT / "tests"))
-RUNS, IMAGES, FEWER = ("vanilla", "tgo", "at", "at-tgo"), 60, 20
+RUNS, IMAGES, FEWER, MORE = ("vanilla", "tgo", "at", "at-tgo"), 60, 20, 100
 FOREIGN = (
     "very narrow surrogate",
     "zero gradient",
@@ -43,14 +47,16 @@ FOREIGN = (
 CONTROLS = frozenset({"noise", "FGSM", "PGD-20"})  # stay whatever they break: the record's masking and its flags need them
 
 
-def panel(folder: Path) -> Iterator[tuple[str, Callable[[], Any], float, int]]:
-    """Name, network, eps and number of images of each place of the panel."""
+def panel(folder: Path) -> Iterator[tuple[str, Callable[[], Any], float, Images]]:
+    """Name, network, eps and images of each place of the panel."""
     from fakes import FAKES, honest
 
-    train = sg.load_data("embedded").train.balanced(2000)
+    data = sg.load_data("embedded")
+    train, some, few, more = data.train.balanced(2000), data.test.balanced(IMAGES), data.test.balanced(FEWER), data.test.balanced(MORE)
+    others = more.take(torch.nonzero(~torch.isin(more.index, some.index)).flatten())
     for eps in (8, 16):
         for name in RUNS:
-            yield f"{name} at {eps}/255", lambda name=name: sg.load(folder / name), eps / 255, IMAGES
+            yield f"{name} at {eps}/255", lambda name=name: sg.load(folder / name), eps / 255, some
 
     def noisy() -> Any:
         net = sg.load(folder / "tgo")
@@ -58,18 +64,19 @@ def panel(folder: Path) -> Iterator[tuple[str, Callable[[], Any], float, int]]:
             layer.noise = sg.Noise(0.3, at_eval=True)
         return net
 
-    yield "tgo, noise on at 8/255", noisy, 8 / 255, FEWER
+    yield "tgo, noise on at 8/255", noisy, 8 / 255, few
     plain = honest("vanilla", train.pixels(), train.y)
     for name in FOREIGN:
-        yield f"{name} (no framework) at 16/255", lambda name=name: FAKES[name](plain), 16 / 255, FEWER if name == "random shift" else IMAGES
+        yield f"{name} (no framework) at 16/255", lambda name=name: FAKES[name](plain), 16 / 255, few if name == "random shift" else some
     for name in ("T=8", "ANN"):
-        yield f"{name} (no framework) at 16/255", lambda name=name: honest(name, train.pixels(), train.y), 16 / 255, IMAGES
+        yield f"{name} (no framework) at 16/255", lambda name=name: honest(name, train.pixels(), train.y), 16 / 255, some
+    for name in RUNS:
+        yield f"{name}, other images at 8/255", lambda name=name: sg.load(folder / name), 8 / 255, others
 
 
-def matrix(net: Any, eps: float, images: int, more: Sequence[Member]) -> dict[str, Any]:
+def matrix(net: Any, eps: float, images: Images, more: Sequence[Member]) -> dict[str, Any]:
     """Per member the samples it breaks, and its seconds; all members meet all samples that are right when clean."""
-    test, threat = sg.load_data("embedded").test.balanced(images), sg.Linf(eps)
-    x, y = test.pixels(), test.y
+    x, y, threat = images.pixels(), images.y, sg.Linf(eps)
     with at_rest(net), torch.no_grad():
         random = bool((net(x).argmax(1) != net(x).argmax(1)).any())
         right = fresh_draws(net, x, y, 1, 20) > 0.5 if random else net(x).argmax(1) == y
@@ -115,13 +122,18 @@ def earned(record: dict[str, Any], pool: frozenset[str] = frozenset(m.name for m
     return alone
 
 
+def network(place: str) -> str:
+    """The network of a place of the panel, whatever the budget and the images."""
+    return place.split(" at ")[0].removesuffix(", other images")
+
+
 def lost(record: dict[str, Any]) -> int:
     """Samples that a suite pruned without looking at their network (at no budget) would not break, though some member does."""
     missing = 0
     for name, row in record["networks"].items():
         if name.startswith("argmax"):
             continue
-        others = {k: v for k, v in record["networks"].items() if k.split(" at ")[0] != name.split(" at ")[0]}
+        others = {k: v for k, v in record["networks"].items() if network(k) != network(name)}
         kept = set(earned({"networks": others}))
         missing += len(set().union(*row["breaks"].values()) - set().union(*(set(b) for m, b in row["breaks"].items() if SAME.get(m, m) in kept)))
     return missing
@@ -136,7 +148,7 @@ def main() -> None:
     for name, make, eps, images in panel(Path(sys.argv[1])):
         if name not in record["networks"]:
             print(name, flush=True)
-            record["networks"][name] = matrix(make(), eps, images, AUTOATTACK if name.endswith(" at 8/255") and images == IMAGES else ())
+            record["networks"][name] = matrix(make(), eps, images, AUTOATTACK if name.endswith(" at 8/255") and len(images) > FEWER else ())
             write_json(OUT, record)
 
 

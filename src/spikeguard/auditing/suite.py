@@ -92,10 +92,14 @@ class Member:
         }
 
 
-def _sapgd(steps: int, strength: float, shape: Atan | Triangle, loss: str = "ce", warm: bool = False, seen: bool = False) -> Member:
+def _sapgd(
+    steps: int, strength: float, shape: Atan | Triangle, loss: str = "ce", warm: bool = False, seen: bool = False, restarts: int = 1
+) -> Member:
     law = type(shape).__name__.lower()
-    name = f"SA-PGD-{steps} ASSG {law} {strength:g}{' seen' if seen else ''} {loss}{' warm' if warm else ''}"
-    return Member(name, "adaptive sharpness", attacks.sapgd, {"steps": steps, "loss": loss}, assg(strength, shape, seen), warm=warm)
+    times = f" x {restarts}" if restarts > 1 else ""
+    name = f"SA-PGD-{steps}{times} ASSG {law} {strength:g}{' seen' if seen else ''} {loss}{' warm' if warm else ''}"
+    settings = {"steps": steps, "loss": loss, **({"restarts": restarts} if restarts > 1 else {})}
+    return Member(name, "adaptive sharpness", attacks.sapgd, settings, assg(strength, shape, seen), warm=warm)
 
 
 def _towards(steps: int, targets: int) -> Member:
@@ -131,7 +135,8 @@ QUICK = (
 )
 
 _ENSEMBLE = {name: _pgd(10, "other surrogates", f"ensemble {name}", e, "" if isinstance(e, swap) else "neurons") for name, e in ENSEMBLE.items()}
-_SHARP = {a: _sapgd(100, a, Atan()) for a in (0.435, 0.35)}
+RESTARTS = 3
+"""Of the sharpest members of ``STANDARD``: the near-copies that left it had served as restarts."""
 _LONG = (
     Member("PGD-40 x 2", OWN, attacks.pgd, {"steps": 40, "restarts": 2}, exact=True),
     Member("APGD-50", OWN, attacks.apgd, {"steps": 50}, exact=True),
@@ -142,11 +147,12 @@ _SEARCH = Member("random search-1000", "random", attacks.random_search, {"querie
 STANDARD = (
     *(m for m in QUICK if m.all),
     *_LONG,
-    _ENSEMBLE["triangle 1.0"],
+    _ENSEMBLE["triangle 0.5"],
     _pgd(20, "other surrogates", "PDSG", pdsg()),
     Member("APGD-20 unlocked towards 3", "unlocked", attacks.targeted, {"steps": 20, "targets": 3}, unlocked(Atan(4.0))),
-    _SHARP[0.435],
-    _sapgd(100, 1.6, Triangle()),
+    _sapgd(100, 0.435, Atan(), restarts=RESTARTS),
+    _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
+    _sapgd(100, 0.435, Atan(), seen=True, restarts=RESTARTS),
     _SEARCH,
     Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
     Member("Square-5000", "scores", attacks.square, {"queries": 5000}),
@@ -158,7 +164,7 @@ RESERVE = (
     Member("MI-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1, "momentum": 1.0}, exact=True),
     Member("APGD-T-50", OWN, attacks.apgd_targeted, {"steps": 50, "targets": 3}, exact=True),
     _pgd(20, OWN, "per step", each_step(), "neurons"),
-    *(m for name, m in _ENSEMBLE.items() if name != "triangle 1.0"),
+    *(m for name, m in _ENSEMBLE.items() if name != "triangle 0.5"),
     _pgd(20, "other surrogates", "by lot", drawn()),
     _pgd(20, "other surrogates", "Atan(4), reset detached", swap(Atan(4.0), True), "neurons"),
     _pgd(20, "other surrogates", "Atan(4), reset kept", swap(Atan(4.0), False), "neurons"),
@@ -169,9 +175,8 @@ RESERVE = (
     _pgd(20, "soft spikes", "soft spikes", soft(), "neurons"),
     _pgd(20, "soft spikes", "noise-free copy", still(Atan(4.0)), "noise"),
     _PULLED,
-    _SHARP[0.35],
+    _sapgd(100, 0.35, Atan()),
     _sapgd(100, 0.8, Triangle()),
-    _sapgd(100, 0.435, Atan(), seen=True),
     _sapgd(100, 0.435, Atan(), "margin", seen=True),
     _towards(50, 9),
     _sapgd(50, 0.435, Atan(), "margin", warm=True, seen=True),
