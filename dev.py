@@ -1,7 +1,7 @@
 """Set up and run, on a fresh machine with Python 3.11 or later and git. Standard library only.
 
 python3 dev.py demo [options]     train vanilla and TGO on the data in the package, attack both, write a page
-python3 dev.py test [options]     lint, types, layers, tests (options go to pytest)
+python3 dev.py test [options]     lint, types, layers, tests side by side, a thread each (options go to pytest)
 """
 
 import os
@@ -71,7 +71,8 @@ def test(options):
     call(tool("ruff"), "format", "--check", ".")
     call(tool("mypy"))
     call(tool("lint-imports"))
-    call(python(), "-m", "pytest", *options)
+    beside = [] if "-n" in options else ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+    call(python(), "-m", "pytest", *beside, *options)
 
 
 def main():

@@ -266,15 +266,19 @@ def test_bad_input_is_refused_in_one_line(net, images, change, message):
 
 
 def test_every_defence_names_the_attack_that_is_adaptive_to_it():
-    names = {m.name for m in SUITES["standard"]}
+    names = {m.name for m in SUITES["full"]}
     for name, kind in DEFENSES.items():
         assert kind.adaptive in names, f"{name} names no member of the suite as the attack adaptive to it"
+        for effort in ("quick", "standard"):
+            met, _ = members(effort, THREAT, frozenset({"neurons", "noise"}), adaptive=frozenset({kind.adaptive}))
+            assert any(m.covers(a) for m in met for a in SUITES["full"] if a.name == kind.adaptive), f"{effort} leaves out what is adaptive to {name}"
 
 
 def test_suites_grow_and_their_hash_changes_with_any_constant():
     quick, standard, full = ([m.name for m in SUITES[e]] for e in ("quick", "standard", "full"))
-    assert standard[: len(quick)] == quick
+    assert {m.name for m in SUITES["quick"] if m.all} < set(standard)
     assert full[: len(standard)] == standard
+    assert set(quick) < set(full)
     assert len(set(full)) == len(full)
     assert len({fingerprint(e) for e in SUITES}) == 3
     assert {m.family for m in SUITES["standard"]} > set(BLACK) - {"transfer"}

@@ -54,7 +54,7 @@ def run_folder(trained, tmp_path_factory):
 
 
 BAD = [
-    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, bench, doctor)"),
+    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, sweep, bench, doctor)"),
     (["train"], "name a recipe"),
     (["audit"], "name what to audit"),
     (["audit", "nowhere"], "no network 'nowhere'"),

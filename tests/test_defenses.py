@@ -639,7 +639,7 @@ def test_mpd_sgr_is_the_mean_mass(tiny, kind):
                 values = u[s, :, c].flatten()
                 sigma = float(values.var(unbiased=False) + 1e-8) ** 0.5
                 if kind == "batch norm":
-                    sigma = abs(float(norm.weight[c])) * math.sqrt(sum(float(layer.decay) ** (2 * k) for k in range(s + 1))) + 1e-4
+                    sigma = abs(float(norm.weight[c].detach())) * math.sqrt(sum(float(layer.decay) ** (2 * k) for k in range(s + 1))) + 1e-4
                 law = NormalDist(float(values.mean()), sigma)
                 total += law.cdf(0.5) - law.cdf(-0.5)
         per_layer.append(total / (u.shape[0] * u.shape[2]))

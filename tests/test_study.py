@@ -7,6 +7,7 @@ import pytest
 from conftest import little_recipe
 
 import spikeguard as sg
+from spikeguard.auditing import suite
 from spikeguard.cli.main import main
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
@@ -102,6 +103,7 @@ def small_study(monkeypatch, little_data):
 
     monkeypatch.setattr(matrix, "cells", cells)
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
+    monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK[:4])
     whole = sweep.told
     monkeypatch.setattr(sweep, "told", lambda record: {**whole(record), "flags": []})  # networks this small are flagged now and then
 

@@ -80,6 +80,11 @@ class Member:
         given = {"gradient": gradient, "seed": seed, "index": index, "first": first if self.warm else None}
         return self.attack(model, x, y, threat, **self.settings, **{k: v for k, v in given.items() if k in takes and v is not None})
 
+    def covers(self, other: Member) -> bool:
+        """Whether it is the same attack, with as many restarts or more."""
+        mine, theirs = ({**m.told(), "name": "", "settings": {**m.settings, "restarts": 0}} for m in (self, other))
+        return mine == theirs and self.settings.get("restarts", 1) >= other.settings.get("restarts", 1)
+
     def told(self) -> dict[str, Any]:
         """What a record says of it, and what the suite's hash is made of."""
         return {
@@ -175,6 +180,7 @@ RESERVE = (
     _pgd(20, "soft spikes", "soft spikes", soft(), "neurons"),
     _pgd(20, "soft spikes", "noise-free copy", still(Atan(4.0)), "noise"),
     _PULLED,
+    _sapgd(100, 0.435, Atan()),
     _sapgd(100, 0.35, Atan()),
     _sapgd(100, 0.8, Triangle()),
     _sapgd(100, 0.435, Atan(), "margin", seen=True),
@@ -219,7 +225,7 @@ def members(
     """
     chosen, left = [], {}
     rows = list(SUITES[effort])
-    rows += [m for m in FULL if m.name in adaptive and m not in rows]
+    rows += [m for m in FULL if m.name in adaptive and not any(row.covers(m) for row in rows)]
     if "noise" in traits and effort == "full":
         rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
     if threat.norm == "l2" and effort != "quick":

@@ -14,7 +14,7 @@ from spikeguard.defenses.crafting import Adversary, almost, posed
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 
-STRONGEST = "SA-PGD-100 x 3 ASSG atan 0.435 ce"  # crafted by one backward pass, a network may hide from that one
+STRONGEST = "SA-PGD-100 ASSG atan 0.435 ce"  # crafted by one backward pass, a network may hide from that one
 
 
 @dataclass(frozen=True)
