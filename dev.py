@@ -1,7 +1,7 @@
 """Set up and run, on a fresh machine with Python 3.11 or later and git. Standard library only.
 
 python3 dev.py demo [options]     train vanilla and TGO on the data in the package, attack both, write a page
-python3 dev.py test [options]     lint, types, layers, tests side by side, a thread each (options go to pytest)
+python3 dev.py test [options]     lint, types, layers, tests side by side (options go to pytest)
 """
 
 import os
@@ -72,6 +72,7 @@ def test(options):
     call(tool("mypy"))
     call(tool("lint-imports"))
     beside = [] if "-n" in options else ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait would take the cores from the tests beside
     call(python(), "-m", "pytest", *beside, *options)
 
 

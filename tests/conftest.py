@@ -15,16 +15,13 @@ from spikeguard.neurons import Neuron
 from spikeguard.surrogates import Atan
 from spikeguard.training.recipe import Recipe
 
-BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
-if BESIDE_OTHERS:
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
 def quiet_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads (one where tests run side by side), a seeded global generator; kernels are compiled only in tests marked so, because compiling takes seconds each."""
-    torch.set_num_threads(1 if BESIDE_OTHERS else 2)
+    """Two threads, a seeded global generator; kernels are compiled only in tests marked so, because compiling takes seconds each."""
+    torch.set_num_threads(2)
     torch.manual_seed(0)
     if not request.node.get_closest_marker("compiled"):
         monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)

@@ -725,7 +725,7 @@ def test_the_first_layer_guard_is_its_formula(tiny):
     stage = tiny.body.stages[0]
     bound = disturbance.attainable(0.1, stage.conv[0], stage.norm, tiny.std, 0.5, 3)
     u = t.potentials["body.stages.0.fire"]
-    expected = sum(float((bound[s, c] - u[s, :, c].abs()).clamp(min=0).sum()) for s in range(3) for c in range(u.shape[2])) / u.numel()
+    expected = sum(float((bound[s, c] - u[s, :, c].abs()).clamp(min=0).sum().detach()) for s in range(3) for c in range(u.shape[2])) / u.numel()
     got = hooks.penalty(step)
     assert float(got) == pytest.approx(2.0 * expected, rel=1e-4)
     (gradient,) = torch.autograd.grad(got, stage.conv[0].weight)
