@@ -179,8 +179,8 @@ RESERVE = (
     _pgd(20, "soft spikes", "mean field", mean_field(), "neurons"),
     _pgd(20, "soft spikes", "soft spikes", soft(), "neurons"),
     _pgd(20, "soft spikes", "noise-free copy", still(Atan(4.0)), "noise"),
-    _PULLED,
     _sapgd(100, 0.435, Atan()),
+    _PULLED,
     _sapgd(100, 0.35, Atan()),
     _sapgd(100, 0.8, Triangle()),
     _sapgd(100, 0.435, Atan(), "margin", seen=True),
@@ -189,7 +189,7 @@ RESERVE = (
     Member("Square-1000", "scores", attacks.square, {"queries": 1000}),
 )
 """What breaks nothing on the panel that ``STANDARD`` does not break, too; members of 'full', and of any audit of a network whose defence names
-them as adaptive to it."""
+them as adaptive to it. SA-PGD-100 is here once more, without restarts, for the study, where every network meets what is adaptive to any."""
 
 AUTOATTACK = (
     Member("AutoAttack APGD-CE", OWN, attacks.apgd, {"steps": 100}, exact=True),
