@@ -106,6 +106,8 @@ def page(record: dict[str, Any]) -> str:
             f"`standard` as it is meant to be run, on 1,000 images of TGO: {100 * whole['worst_case']['accuracy']:.1f} % ({low:.1f} to {high:.1f})",
         ]
         lines[-1] += f" in {seconds / 60:.1f} minutes on two cores."
+        if whole["suite"] != record["networks"]["tgo"]["audit"]["suite"]:
+            lines += ["", "That run is older than the table: by the suite before its sharpest members had restarts. It was not repeated."]
     return "\n".join(lines + members_page(read_json(PANEL)))
 
 
