@@ -39,6 +39,7 @@ def told():
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fakes")
 @pytest.mark.parametrize("name", FAKES)
 def test_a_fake_is_broken_or_flagged(name, vanilla, data, told):
     _, _, x, y = data
@@ -58,6 +59,7 @@ def test_a_fake_is_broken_or_flagged(name, vanilla, data, told):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fakes")
 def test_most_fakes_are_really_broken_not_only_flagged(told):
     if len(told) < len(FAKES):
         pytest.skip("needs the tests above in the same process")

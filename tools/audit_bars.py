@@ -107,7 +107,7 @@ def page(record: dict[str, Any]) -> str:
         ]
         lines[-1] += f" in {seconds / 60:.1f} minutes on two cores."
         if whole["suite"] != record["networks"]["tgo"]["audit"]["suite"]:
-            lines += ["", "That run is older than the table: by the suite before its sharpest members had restarts. It was not repeated."]
+            lines += ["", "That run was made under another version of the suite than the table."]
     return "\n".join(lines + members_page(read_json(PANEL)))
 
 
