@@ -71,7 +71,7 @@ def test(options):
     call(tool("ruff"), "format", "--check", ".")
     call(tool("mypy"))
     call(tool("lint-imports"))
-    beside = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadgroup"]
+    beside = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait would take the cores from the tests beside
     call(python(), "-m", "pytest", *beside, *options)
 

@@ -33,15 +33,9 @@ def vanilla(data):
     return honest("vanilla", *data[:2])
 
 
-@pytest.fixture(scope="module")
-def told():
-    return {}
-
-
 @pytest.mark.slow
-@pytest.mark.xdist_group("fakes")
 @pytest.mark.parametrize("name", FAKES)
-def test_a_fake_is_broken_or_flagged(name, vanilla, data, told):
+def test_a_fake_is_broken_or_flagged(name, vanilla, data):
     _, _, x, y = data
     if name in RANDOM:
         x, y = x[:FEWER], y[:FEWER]
@@ -52,19 +46,14 @@ def test_a_fake_is_broken_or_flagged(name, vanilla, data, told):
     got = sg.audit(fake, x, y, sg.Linf(EPS), effort="quick")
     errors = {f.id for f in got.flags if f.level == "error"}
     near = got.robust_accuracy - true <= CLOSE + 1e-6
-    told[name] = near
-    assert near or errors, f"{name}: the audit says {got.robust_accuracy:.3f}, true is at most {true:.3f}, and nothing is flagged"
+    assert near or name in FLAGGED, f"{name}: the audit says {got.robust_accuracy:.3f}, true is at most {true:.3f}"
     assert name not in FLAGGED or FLAGGED[name] in errors
     assert got.record["worst_case"]["accuracy"] == got.robust_accuracy
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("fakes")
-def test_most_fakes_are_really_broken_not_only_flagged(told):
-    if len(told) < len(FAKES):
-        pytest.skip("needs the tests above in the same process")
+def test_most_fakes_have_to_be_really_broken_not_only_flagged():
     assert len(FAKES) >= 14
-    assert sum(told.values()) >= 10, told
+    assert len(set(FAKES) - set(FLAGGED)) >= 10
 
 
 @pytest.mark.slow
