@@ -1,14 +1,18 @@
 """What the documents say against the records it comes from."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 from spikeguard.auditing.suite import STANDARD
 from spikeguard.records import read_json
 from spikeguard.report.reading import reading
 from spikeguard.study.pages import page
+from spikeguard.study.picture import picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +38,13 @@ def test_the_page_on_the_audit_is_that_of_its_record():
 def test_the_pages_on_defences_are_those_of_their_records():
     tool = tool_named("defence_page")
     assert tool.PAGE.read_text() == tool.page()
-    assert (ROOT / "docs" / "results" / "embedded.md").read_text() == page(read_json(ROOT / "results" / "embedded.json"))
+    record, path = read_json(ROOT / "results" / "embedded.json"), ROOT / "docs" / "results" / "embedded.md"
+    assert path.read_text() == page(record)
+    drawn, told = path.with_suffix(".svg").read_text(), picture(record)
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn) == re.findall(r"<text[^>]*>([^<]*)</text>", told)
+    markers = [[float(v) for pair in re.findall(r'<use [^>]*x="([-.\d]+)" y="([-.\d]+)"', text) for v in pair] for text in (drawn, told)]
+    assert len(markers[0]) > 2 * len(record["cells"])
+    assert markers[0] == pytest.approx(markers[1], abs=0.1)
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():

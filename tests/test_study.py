@@ -15,6 +15,7 @@ from spikeguard.records import read_json
 from spikeguard.study import frontier, matrix, sweep
 from spikeguard.study.matrix import Cell, Settings
 from spikeguard.study.pages import page
+from spikeguard.study.picture import picture
 
 SMALL = Settings(seeds=1, epochs=1, ranked_on=20, scored_on=20)
 
@@ -162,12 +163,15 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     settings = {"epochs": 4, "ranked_on": 100, "scored_on": 200}
     record = {"eps": 25 / 255, "low": 8 / 255, "settings": settings, "cells": cells, "confirmed": {}, "test": {}, "wanted": wanted}
     assert "is chosen when every network is ranked" in page(record)
+    assert "AT + TGO" in picture(record)
+    assert "fresh seeds" not in picture(record)
     record |= {"best": ["AT", "TGO"], "finalists": []}
     assert "0 of those five seeds were run: no claim" in page(record)
     record["confirmed"] = many(5, 0.3, 100)
     assert "AT: TGO lies above the AT/TRADES frontier at its own clean accuracy over 5 seeds: mean gap +30.0 points" in page(record)
     record["confirmed"] = many(5, 0.01, 100)
     assert "so no combination here is shown to: mean gap +1.0" in page(record)
+    assert "fresh seeds" in picture(record)
 
 
 def test_nonsense_on_the_command_line_is_one_line(capsys):

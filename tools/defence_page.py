@@ -1,7 +1,7 @@
 """docs/defences.md: idea, formula, measured cost and what survives the audit of every defence, from records.
 
 python tools/defence_page.py costs           (times one training step of each defence over one of BPTT: results/defence-costs.json)
-python tools/defence_page.py study FOLDER    (takes over the record of `spikeguard sweep`: results/embedded.json, docs/results/embedded.md)
+python tools/defence_page.py study FOLDER    (takes over the record of `spikeguard sweep`: results/embedded.json, docs/results/embedded.md and .svg)
 python tools/defence_page.py                 (only writes docs/defences.md)
 """
 
@@ -20,6 +20,7 @@ import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records import SCHEMA, machine, read_json, write_json
 from spikeguard.study.pages import page as study_page
+from spikeguard.study.picture import picture
 from spikeguard.study.recipes import recipe
 from spikeguard.training.loop import _Trainer
 
@@ -170,4 +171,5 @@ if __name__ == "__main__":
         write_json(STUDY, record)
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(study_page(record))
+        RESULT.with_suffix(".svg").write_text(picture(record))
     PAGE.write_text(page())

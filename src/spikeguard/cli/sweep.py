@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> int:
     from spikeguard.records import read_json, write_bytes
     from spikeguard.study.matrix import Settings
     from spikeguard.study.pages import page
+    from spikeguard.study.picture import picture
     from spikeguard.study.sweep import MARK, run
     from spikeguard.training.interrupt import ctrl_c
 
@@ -37,10 +38,11 @@ def run(arguments: list[str]) -> int:
     finally:
         if record.exists() and "wanted" in (kept := read_json(record)):
             write_bytes(written, page(kept).encode())
+            write_bytes(written.with_suffix(".svg"), picture(kept).encode())
     if given.json:
         common.print_json(told)
         return 0
     print(page(told))
-    print(f"wrote {record} and {written}; networks in {given.out / 'runs'}")
+    print(f"wrote {record}, {written} and its picture; networks in {given.out / 'runs'}")
     print(f"next: spikeguard audit {given.out / 'runs'}/NAME --effort standard, or the same command with --seeds {given.seeds + 1}")
     return 0

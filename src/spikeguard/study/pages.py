@@ -39,6 +39,8 @@ def page(record: Mapping[str, Any]) -> str:
         "",
         f"{sum(1 for _ in cells)} of {len(record['wanted'])} networks were run; seeds: {', '.join(map(str, seeds)) or 'none'}.",
         "",
+        "![clean and worst-case accuracy of every defence, over the frontier of AT and TRADES](embedded.svg)",
+        "",
     ]
     for group, title in TITLES.items():
         header = ["defence", "seeds", "clean", "own surrogate", "worst case", "masked", "gap", "cost", "flags"]
