@@ -1,12 +1,16 @@
 """APGD step by step against a plain loop written from the paper; the losses it climbs; what aiming at every class is good for."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.attacks.apgd import MomentumStep
+from spikeguard.attacks.sparse import SparseStep
 from spikeguard.errors import UserError
+from spikeguard.gradients import Own
 from spikeguard.losses import Targeted, ce, dlr, margin
 
 
@@ -130,3 +134,79 @@ def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated():
     assert torch.equal(got.broken, closed)
     assert sg.apgd(model, x, y, sg.Linf(0.015), steps=20, loss="dlr").broken.sum() >= 0.9 * closed.sum()
     assert sg.pgd(model, x, y, sg.Linf(0.015), steps=20, restarts=1, start=False).broken.sum() == 0
+
+
+def by_hand_sparse(x: list[float], start: list[float], eps: float, steps: int) -> list[list[float]]:
+    """l1-APGD's steps for one sample of ``wavy``, entry by entry."""
+
+    def loss_and_gradient(point):
+        leaf = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        value = wavy(leaf[None]).sum()
+        return float(value.detach()), torch.autograd.grad(value, leaf)[0].tolist()
+
+    here, path, count, moved_before, eta = start, [start], 0.2 * len(x), len(x), eps
+    best, best_loss, best_gradient = None, -math.inf, None
+    for k in range(steps):
+        loss, gradient = loss_and_gradient(here)
+        if loss > best_loss:
+            best, best_loss, best_gradient = here, loss, gradient
+        if k and k % max(math.ceil(0.04 * steps), 1) == 0:
+            moved = sum(abs(a - b) > 1e-5 for a, b in zip(best, x, strict=True))
+            if moved >= 0.95 * moved_before:
+                eta = max(eta / 1.5, eps / 10)
+            else:
+                eta, here, gradient = eps, best, best_gradient
+            count, moved_before = moved / 1.5, moved
+        open_ = [0.0 if (h <= 0 and g < 0) or (h >= 1 and g > 0) else g for h, g in zip(here, gradient, strict=True)]
+        ranked = sorted(range(len(x)), key=lambda i: -abs(open_[i]))[: max(round(count), 1)]
+        signs = [(open_[i] > 0) - (open_[i] < 0) if i in ranked else 0 for i in range(len(x))]
+        moved_to = [h + eta * s / max(sum(map(abs, signs)), 1) for h, s in zip(here, signs, strict=True)]
+        here = sg.L1(eps).project(torch.tensor([moved_to], dtype=torch.float64), torch.tensor([x], dtype=torch.float64))[0].tolist()
+        path.append(here)
+    return path
+
+
+@pytest.mark.parametrize("steps", [1, 30, 100])
+def test_every_sparse_step_is_that_of_its_paper(steps):
+    generator = torch.Generator().manual_seed(4)
+    x = (1.4 * torch.rand(6, 12, generator=generator, dtype=torch.float64) - 0.2).clamp(0, 1)  # some at the border of the box
+    threat = sg.L1(1.0)
+    here = start = threat.project(x + 0.3 * torch.randn(6, 12, generator=generator, dtype=torch.float64), x)
+    rule, path = SparseStep(x, threat, steps), [start]
+    for k in range(steps):
+        leaf = here.clone().requires_grad_()
+        value = wavy(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        here = threat.project(rule.step(k, here, gradient, value.detach()), x)
+        path.append(here)
+    if steps > 1:
+        assert (rule.eta < 1).any()
+        assert len(rule.held["count"].unique()) > 1, "as many pixels everywhere: the test shows nothing"
+    for sample in range(6):
+        expected = torch.tensor(by_hand_sparse(x[sample].tolist(), start[sample].tolist(), 1.0, steps), dtype=torch.float64)
+        torch.testing.assert_close(torch.stack([p[sample] for p in path]), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("attack", [sg.apgd, sg.sapgd])
+def test_under_l1_a_linear_model_falls_at_its_least_budget_and_not_below(attack):
+    """The least budget is known: pixels move one after another, those of largest weight first, each as far as the box allows."""
+    generator = torch.Generator().manual_seed(5)
+    x = (2 * torch.rand(20, 1, 8, 8, generator=generator) - 0.5).clamp(0, 1)  # half of the pixels are black or white
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
+    y = net(x).argmax(1)
+    weight = (net[1].weight[1] - net[1].weight[0]).detach()
+    least = []
+    for image, label in zip(x.flatten(1), y, strict=True):
+        up = weight if label == 0 else -weight  # moves along it fool the model
+        need = -float(margin(net(image.view(1, 1, 8, 8)).detach(), label[None]))
+        spent = 0.0
+        for i in up.abs().argsort(descending=True):
+            room = float(1 - image[i] if up[i] > 0 else image[i])
+            used = min(room, need / float(up[i].abs()))
+            spent, need = spent + used, need - used * float(up[i].abs())
+            if need <= 1e-12:
+                break
+        least.append(spent)
+    budgets = torch.tensor(least)
+    assert bool(attack(net, x, y, sg.L1(1.05 * budgets), steps=100, gradient=Own()).broken.all())
+    assert not bool(attack(net, x, y, sg.L1(0.98 * budgets), steps=100, gradient=Own()).broken.any())

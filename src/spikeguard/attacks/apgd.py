@@ -3,7 +3,8 @@
     z = P(x_k + eta sign g),   x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1}))        (0.75 is 1 in the first step)
 
 eta starts at 2 eps. At a checkpoint a sample's eta is halved, and the sample goes on from its best point, if its loss rose in at most 75 % of
-the steps since the last one, or if its best loss did not rise and eta was not halved at the last one.
+the steps since the last one, or if its best loss did not rise and eta was not halved at the last one. Under L1 the steps are those of
+``sparse``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeguard.attacks.ascent import Attacked, checkpoints
+from spikeguard.attacks.ascent import Attacked, Rule, checkpoints
 from spikeguard.attacks.pgd import search_from_border
+from spikeguard.attacks.sparse import SparseStep
 from spikeguard.gradients import Estimator, Model, Own
 from spikeguard.losses import Loss
-from spikeguard.threat import Threat
+from spikeguard.threat import L1, Threat
 
 RISING = 0.75
 
@@ -64,6 +66,11 @@ class MomentumStep:
         self.held = {name: value[rows] for name, value in self.held.items()}
 
 
+def apgd_rule(x: Tensor, threat: Threat, steps: int) -> Rule:
+    """APGD's step under this threat."""
+    return SparseStep(x, threat, steps) if isinstance(threat, L1) else MomentumStep(x, threat, steps)
+
+
 def apgd(
     model: Model,
     x: Tensor,
@@ -80,7 +87,7 @@ def apgd(
 ) -> Attacked:
     """APGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``loss`` 'ce', 'dlr' or 'margin'. The rest as in ``pgd``."""
 
-    def rule(x: Tensor) -> MomentumStep:
-        return MomentumStep(x, threat, steps)
+    def rule(x: Tensor) -> Rule:
+        return apgd_rule(x, threat, steps)
 
     return search_from_border("apgd", model, x, y, threat, steps, restarts, rule, gradient or Own(), loss, seed, index, first)

@@ -3,18 +3,20 @@
     m <- 0.5 m + g / mean|g|,   v <- 0.8 v + g^2 / mean(g^2),   x <- P(x + clip(eta m / sqrt(v), -eta, eta))
 
 Without its 0.5 and 0.8 at the first step; eta starts at eps and is halved after 0.22 n steps, then at gaps shrinking by 0.03 n
-down to 0.06 n. Meant for the estimator ``assg``.
+down to 0.06 n. Meant for the estimator ``assg``. A rule for boxes: under L1, where l1-APGD's steps along the same
+gradient find far more, they are taken instead (``sparse``).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from spikeguard.attacks.ascent import Attacked, checkpoints
+from spikeguard.attacks.ascent import Attacked, Rule, checkpoints
 from spikeguard.attacks.pgd import search_from_border
+from spikeguard.attacks.sparse import SparseStep
 from spikeguard.gradients import Estimator, Model, assg
 from spikeguard.losses import Loss
-from spikeguard.threat import Threat
+from spikeguard.threat import L1, Threat
 
 
 class AdaptiveStep:
@@ -42,6 +44,11 @@ class AdaptiveStep:
         self.v = None if self.v is None else self.v[rows]
 
 
+def sapgd_rule(x: Tensor, threat: Threat, steps: int) -> Rule:
+    """SA-PGD's step under this threat."""
+    return SparseStep(x, threat, steps) if isinstance(threat, L1) else AdaptiveStep(threat, threat.per_sample(x), steps)
+
+
 def sapgd(
     model: Model,
     x: Tensor,
@@ -58,7 +65,7 @@ def sapgd(
 ) -> Attacked:
     """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. The rest as in ``pgd``."""
 
-    def rule(x: Tensor) -> AdaptiveStep:
-        return AdaptiveStep(threat, threat.per_sample(x), steps)
+    def rule(x: Tensor) -> Rule:
+        return sapgd_rule(x, threat, steps)
 
     return search_from_border("sapgd", model, x, y, threat, steps, restarts, rule, gradient or assg(), loss, seed, index, first)

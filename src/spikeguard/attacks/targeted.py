@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from spikeguard import draws
-from spikeguard.attacks.apgd import MomentumStep
+from spikeguard.attacks.apgd import apgd_rule
 from spikeguard.attacks.ascent import Attacked, Best, Rule, at_rest, is_random, scaled_noise
 from spikeguard.attacks.pgd import SignStep, default_step, numbers, search
-from spikeguard.attacks.sapgd import AdaptiveStep
+from spikeguard.attacks.sapgd import sapgd_rule
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model, Own, assg
 from spikeguard.losses import Targeted, margin
@@ -20,8 +20,8 @@ from spikeguard.threat import Threat, check_images
 
 RULES: dict[str, Callable[[Tensor, Threat, int], Rule]] = {
     "pgd": lambda x, threat, steps: SignStep(threat, default_step(threat.per_sample(x), steps, None)),
-    "apgd": MomentumStep,
-    "sapgd": lambda x, threat, steps: AdaptiveStep(threat, threat.per_sample(x), steps),
+    "apgd": apgd_rule,
+    "sapgd": sapgd_rule,
 }
 
 
