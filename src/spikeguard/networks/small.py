@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spikeguard.kernels.convolution import Conv
 from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Folded
-from spikeguard.neurons import Neuron
+from spikeguard.neurons import Neuron, Spiking
 
 
 class Stage(nn.Module):
@@ -19,7 +19,7 @@ class Stage(nn.Module):
     def __init__(self, inputs: int, outputs: int, neuron: Neuron, pool: bool, first: bool) -> None:
         super().__init__()
         self.conv, self.norm = Folded(Conv(inputs, outputs, 3, padding=1, bias=False, exact=first)), nn.BatchNorm2d(outputs)
-        self.fire, self.pool = neuron.build(), pool
+        self.fire, self.pool = Spiking(neuron), pool
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
         spikes: Tensor = self.fire(self.conv(x), timesteps, self.norm, self.pool)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spikeguard.networks.classifier import Folded
 from spikeguard.networks.small import Stages
-from spikeguard.neurons import Neuron
+from spikeguard.neurons import Neuron, Spiking
 
 CHANNELS = (64, "A", 128, 256, "A", 512, 512, 512, "A", 512, 512)
 
@@ -23,7 +23,7 @@ class VGG(nn.Module):
         self.linear, self.fire = nn.ModuleList(), nn.ModuleList()
         for outputs in hidden:
             self.linear.append(Folded(nn.Linear(inputs, outputs)))
-            self.fire.append(neuron.build())
+            self.fire.append(Spiking(neuron))
             inputs = outputs
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:

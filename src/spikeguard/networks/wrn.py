@@ -11,7 +11,7 @@ from spikeguard.kernels.convolution import Conv
 from spikeguard.kernels.join import join
 from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Folded
-from spikeguard.neurons import Neuron
+from spikeguard.neurons import Neuron, Spiking
 
 
 class ConvexCombination(nn.Module):
@@ -34,9 +34,9 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, neuron: Neuron) -> None:
         super().__init__()
-        self.norm1, self.fire1 = nn.BatchNorm2d(inputs), neuron.build()
+        self.norm1, self.fire1 = nn.BatchNorm2d(inputs), Spiking(neuron)
         self.conv1 = Folded(_conv(inputs, outputs, stride))
-        self.norm2, self.fire2, self.conv2 = nn.BatchNorm2d(outputs), neuron.build(), Folded(_conv(outputs, outputs))
+        self.norm2, self.fire2, self.conv2 = nn.BatchNorm2d(outputs), Spiking(neuron), Folded(_conv(outputs, outputs))
         self.shortcut = Folded(_conv(inputs, outputs, stride, 1)) if inputs != outputs or stride != 1 else None
         self.join = ConvexCombination()
 
@@ -59,7 +59,7 @@ class WRN(nn.Module):
             for b in range(blocks):
                 inputs = widths[group] if b == 0 else widths[group + 1]
                 self.blocks.append(Block(inputs, widths[group + 1], 2 if group and b == 0 else 1, neuron))
-        self.norm, self.fire = nn.BatchNorm2d(widths[3]), neuron.build()
+        self.norm, self.fire = nn.BatchNorm2d(widths[3]), Spiking(neuron)
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
         spikes: Tensor = self.fire(self.blocks(self.stem(x), timesteps), timesteps, self.norm)

@@ -1,20 +1,10 @@
-"""Spiking neurons. One equation for all of them, with ``V[-1] = v_init``:
-
-    H[t] = decay * V[t-1] + I[t]                        charge
-    S[t] = step(H[t] + noise[t] - threshold)            fire (>= fires)
-    V[t] = H[t] * (1 - S[t])  |  H[t] - threshold*S[t]  reset (hard | soft)
-
-A batch norm before the neurons and 2x2 average pooling behind them can be handed in: they then cost no pass over memory of their own.
-
-``u = H - threshold`` is what every defence, attack and diagnosis of this project speaks about.
-"""
+"""A layer of spiking neurons, and LIF, IF and PLIF by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -28,68 +18,9 @@ from spikeguard.kernels import fused, native, norms, reference
 from spikeguard.kernels.layout import Layout
 from spikeguard.kernels.mode import Band, Draw, Fired, Mode
 from spikeguard.kernels.rewired import Sequence, rewired
+from spikeguard.neurons.settings import Neuron, Noise
 from spikeguard.surrogates import Surrogate, Triangle
 
-
-@dataclass(frozen=True)
-class Noise:
-    """Gaussian noise of standard deviation ``sigma`` (units of the potential), one draw a step shared by spike and reset.
-
-    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts; 'band' to the comparison where
-    the potential lies within ``reach`` of the threshold: there noise lowers a neuron's sensitivity, farther out it raises it.
-    """
-
-    sigma: float
-    site: Literal["compare", "membrane", "band"] = "compare"
-    at_eval: bool = False
-    reach: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not (self.sigma >= 0 and math.isfinite(self.sigma)):
-            raise UserError(f"Noise: sigma = {self.sigma} must be a finite number, 0 or more")
-        if self.site not in ("compare", "membrane", "band"):
-            raise UserError(f"Noise: site = {self.site!r} must be 'compare', 'membrane' or 'band'")
-        if not self.reach > 0:
-            raise UserError(f"Noise: reach = {self.reach} must be above 0")
-
-
-@dataclass(frozen=True)
-class Neuron:
-    """Settings of a spiking neuron. ``decay`` 1 does not leak; ``learn_threshold`` makes the threshold a parameter."""
-
-    kind: Literal["lif", "if", "plif"] = "lif"
-    decay: float = 1.0
-    threshold: float = 1.0
-    learn_threshold: bool = False
-    reset: Literal["hard", "soft"] = "hard"
-    detach_reset: bool = False
-    v_init: float = 0.0
-    surrogate: Surrogate = field(default_factory=Triangle)
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"Neuron: kind = {self.kind!r} must be one of {', '.join(KINDS)}")
-        if not 0 <= self.decay <= 1:
-            raise UserError(f"Neuron: decay = {self.decay} must lie in [0, 1]")
-        if self.kind == "if" and self.decay != 1:
-            raise UserError(f"Neuron: decay = {self.decay} must be 1 for kind 'if', which does not leak")
-        if self.kind == "plif" and not 0 < self.decay < 1:
-            raise UserError(f"Neuron: decay = {self.decay} must lie inside (0, 1) for kind 'plif', whose decay is a sigmoid")
-        if not (self.threshold > 0 and math.isfinite(self.threshold)):
-            raise UserError(f"Neuron: threshold = {self.threshold} must be a finite number above 0")
-        if not math.isfinite(self.v_init):
-            raise UserError(f"Neuron: v_init = {self.v_init} must be finite")
-        if self.reset not in ("hard", "soft"):
-            raise UserError(f"Neuron: reset = {self.reset!r} must be 'hard' or 'soft'")
-        if not isinstance(self.surrogate, Surrogate):
-            raise UserError(f"Neuron: surrogate = {self.surrogate!r} must be a Surrogate, such as Triangle(width=1.0)")
-
-    def build(self) -> Spiking:
-        """A module with these settings."""
-        return Spiking(self)
-
-
-KINDS = ("lif", "if", "plif")
 Own = tuple[Tensor | None, Homeostasis | None]  # decay and moving threshold of a layer with dynamics
 
 
@@ -271,32 +202,6 @@ class Spiking(Drawing):
         return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)
 
 
-def replaying(layer: Spiking) -> AbstractContextManager[None]:
-    """To be made before a forward pass and entered for its repetition: the layer draws the same noise, and leaves everything as it is."""
-    seams = [replace(s, on_current=s.on_current and _silent, on_potentials=None, on_penalty=None) for s in layer.seams]
-    own = [m.source for m in layer.modules() if isinstance(m, Drawing)]
-    sources = {id(s): (s, s.calls) for s in (*own, *(seam.source for seam in seams)) if s is not None}
-    return _replaying(layer, seams, list(sources.values()))
-
-
-@contextmanager
-def _replaying(layer: Spiking, seams: list[Seam], sources: list[tuple[Source, int]]) -> Iterator[None]:
-    before, calls, replayed = layer.seams, [s.calls for s, _ in sources], layer.replays
-    layer.seams, layer.replays = seams, True
-    for source, at in sources:
-        source.calls = at
-    try:
-        yield
-    finally:
-        layer.seams, layer.replays = before, replayed
-        for (source, _), at in zip(sources, calls, strict=True):
-            source.calls = at
-
-
-def _silent(value: Tensor) -> None:
-    """Takes the place of whoever listens while a pass is repeated."""
-
-
 def _pooled(spikes: Tensor) -> Tensor:
     pooled: Tensor = F.avg_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
     return pooled
@@ -347,28 +252,3 @@ class PLIF(LIF):
 
     def __init__(self, decay: float = 0.5, **settings: object) -> None:
         super().__init__(decay, **settings)  # type: ignore[arg-type]
-
-
-def spiking(module: nn.Module) -> dict[str, Spiking]:
-    """The spiking layers of a module, by name, in the order of ``modules()``."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, Spiking)}
-
-
-@contextmanager
-def quiet(module: nn.Module) -> Iterator[None]:
-    """Batch norms that are handed to spiking layers leave their running averages as they are."""
-    layers = [(layer, layer.replays) for layer in spiking(module).values()]
-    for layer, _ in layers:
-        layer.replays = True
-    try:
-        yield
-    finally:
-        for layer, replays in layers:
-            layer.replays = replays
-
-
-def seed_noise(module: nn.Module, seed: int) -> None:
-    """Make all that the layers draw a function of ``seed``, of the layer and of the number of calls since."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, Drawing):
-            layer.source = Source(draws.key(seed, name))
