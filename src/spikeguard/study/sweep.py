@@ -164,9 +164,10 @@ def run(
         wanted = [c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or list(c.key) == record["best"]]
         study.run_all(wanted, "confirmed")
     by_name = {c.name: c for c in todo}
-    for number, name in enumerate(record["finalists"]):
+    quickest = sorted(record["finalists"], key=lambda name: record["cells"].get(name, {}).get("audit_seconds", 0.0))  # random networks take longest
+    for number, name in enumerate(quickest):
         if name not in record["test"] and name in by_name:
-            what = f"scoring {number + 1} of {len(record['finalists'])}: {by_name[name].recipe.name}"
+            what = f"scoring {number + 1} of {len(quickest)}: {by_name[name].recipe.name}"
             test = study.data.test.balanced(settings.scored_on)
             record["test"][name] = told(study.audited(by_name[name], test, EPS, "standard", MORE_AT_LAST, what).record)
             write_json(study.path, record)
