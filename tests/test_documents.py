@@ -11,6 +11,8 @@ import pytest
 from spikeguard.auditing.suite import STANDARD
 from spikeguard.records import read_json
 from spikeguard.report.reading import reading
+from spikeguard.study.frontier import lower_bound
+from spikeguard.study.matrix import CONFIRMING, FRESH
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
 
@@ -45,6 +47,16 @@ def test_the_pages_on_defences_are_those_of_their_records():
     markers = [[float(v) for pair in re.findall(r'<use [^>]*x="([-.\d]+)" y="([-.\d]+)"', text) for v in pair] for text in (drawn, told)]
     assert len(markers[0]) > 2 * len(record["cells"])
     assert markers[0] == pytest.approx(markers[1], abs=0.1)
+
+
+def test_what_the_readme_says_of_the_frontier_holds_in_the_record():
+    assert "adversarial training with RAT and TGO lies [above the frontier" in (ROOT / "README.md").read_text()
+    record = read_json(ROOT / "results" / "embedded.json")
+    row = [c for c in record["confirmed"].values() if (c["group"], c["row"]) == ("AT", "RAT + TGO")]
+    assert record["best"] == ["AT", "RAT + TGO"]
+    assert len(record["cells"]) == 84
+    assert {c["seed"] for c in row} == set(range(FRESH, FRESH + CONFIRMING)) == {100, 101, 102, 103, 104}
+    assert lower_bound(row, record["confirmed"]) > 0
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():

@@ -45,9 +45,10 @@ def _kind(key: Key) -> str:
 
 
 def _line(axis: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
-    """The frontier through these points, as far as they reach."""
+    """The frontier through these points, from the most robust to that of best clean accuracy."""
     if points:
-        across = [min(c for c, _ in points) + (max(c for c, _ in points) - min(c for c, _ in points)) * k / 200 for k in range(201)]
+        left, right = max(points, key=lambda p: (p[1], p[0]))[0], max(c for c, _ in points)
+        across = [left + (right - left) * k / 200 for k in range(201)]
         axis.plot(across, [height(points, c) for c in across], color=COLOURS["frontier"], **style)
 
 
