@@ -12,7 +12,7 @@ from spikeguard.auditing.suite import STANDARD
 from spikeguard.records import read_json
 from spikeguard.report.reading import reading
 from spikeguard.study.frontier import lower_bound
-from spikeguard.study.matrix import CONFIRMING, FRESH
+from spikeguard.study.matrix import CONFIRMING, FRESH, on_frontier
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
 
@@ -57,6 +57,12 @@ def test_what_the_readme_says_of_the_frontier_holds_in_the_record():
     assert len(record["cells"]) == 84
     assert {c["seed"] for c in row} == set(range(FRESH, FRESH + CONFIRMING)) == {100, 101, 102, 103, 104}
     assert lower_bound(row, record["confirmed"]) > 0
+    best, frontier = (
+        max(told["worst_case"]["accuracy"] for name, told in record["test"].items() if on_frontier(record["cells"][name]) == rival)
+        for rival in (False, True)
+    )
+    assert record["test"]["at-rat---tgo-0"]["worst_case"]["accuracy"] == best
+    assert f"{100 * best:.1f} % of it and {100 * frontier:.1f} % of the best of that frontier" in (ROOT / "README.md").read_text()
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():

@@ -99,16 +99,18 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     ]
     scored = {name: {**record["cells"][name], **told} for name, told in record["test"].items()}
     for name in record["finalists"]:
-        if name not in scored or "failed" in scored[name]:
-            lines.append(f"| {name} | {NOTHING} |" + " |" * 6)
+        cell = scored.get(name, record["cells"][name])
+        label = f"{cell['group']}: {cell['row']}"
+        if name not in scored or "failed" in cell:
+            lines.append(f"| {label} | {'failed: ' + cell['failed'] if 'failed' in cell else NOTHING} |" + " |" * 6)
             continue
-        cell, m = scored[name], scored[name]["masking"]
+        m = cell["masking"]
         low, high = (100 * v for v in cell["worst_case"]["interval"])
         over = None if on_frontier(cell) else gap(cell, scored)
         figures = [f"{100 * cell['clean']['accuracy']:.1f}", f"{100 * m['PGD-20']:.1f}"]
         figures.append(f"**{100 * cell['worst_case']['accuracy']:.1f}** ({low:.1f} to {high:.1f})")
         figures += [f"{100 * m[k]:.1f}" for k in ("optimiser", "gradient", "rest")]
-        lines.append(f"| {cell['group']}: {cell['row']} | {' | '.join(figures)} | {'' if over is None else f'{100 * over:+.1f}'} |")
+        lines.append(f"| {label} | {' | '.join(figures)} | {'' if over is None else f'{100 * over:+.1f}'} |")
     return [*lines, ""]
 
 
