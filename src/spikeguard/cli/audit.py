@@ -124,7 +124,8 @@ def _show(record: dict[str, Any], out: Path, page: Path) -> None:
         said = "hold" if checked["held"] else f"DO NOT all hold: {'; '.join(checked['wrong'])}"
         print(f"{checked['witnesses']} witnesses checked in a fresh process: they {said}")
     print(f"wrote {page} (open it in a browser), {out / 'audit.json'} and its witnesses")
-    print(f"next: spikeguard audit --verify {out / 'audit.json'}, or --effort standard for a number to publish")
+    longer = {"quick": ", or --effort standard for a number to publish", "standard": ", or --effort full for the last word"}
+    print(f"next: spikeguard audit --verify {out / 'audit.json'}{longer.get(record['suite']['effort'], '')}")
 
 
 def _load(paths: list[str]) -> list[dict[str, Any]]:
