@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.attacks.apgd import MomentumStep
+from spikeguard.attacks.ascent import Rule
 from spikeguard.attacks.sparse import SparseStep
 from spikeguard.errors import UserError
 from spikeguard.gradients import Own
@@ -21,13 +22,26 @@ def wavy(x: Tensor) -> Tensor:
     return (torch.sin(weights * flat) + flat).sum(1)
 
 
+def loss_and_gradient(at: list[float]) -> tuple[float, list[float]]:
+    """Of ``wavy`` at one sample."""
+    leaf = torch.tensor([at], dtype=torch.float64, requires_grad=True)
+    value = wavy(leaf).sum()
+    return float(value.detach()), torch.autograd.grad(value, leaf)[0][0].tolist()
+
+
+def walked(rule: Rule, start: Tensor, x: Tensor, threat: sg.Linf | sg.L1, steps: int) -> list[Tensor]:
+    """Every point that a step rule comes through on ``wavy``."""
+    path = [start]
+    for k in range(steps):
+        leaf = path[-1].clone().requires_grad_()
+        value = wavy(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        path.append(threat.project(rule.step(k, path[-1], gradient, value.detach()), x))
+    return path
+
+
 def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[list[float]]:
     """One sample, pixel by pixel, from the description in the paper."""
-
-    def loss_and_gradient(at: list[float]) -> tuple[float, list[float]]:
-        leaf = torch.tensor([at], dtype=torch.float64, requires_grad=True)
-        value = wavy(leaf).sum()
-        return float(value.detach()), torch.autograd.grad(value, leaf)[0][0].tolist()
 
     def project(at: list[float]) -> list[float]:
         return [min(max(min(max(a, b - eps), b + eps), 0.0), 1.0) for a, b in zip(at, x, strict=True)]
@@ -64,14 +78,9 @@ def test_every_step_is_that_of_the_paper(steps):
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(6, 5, generator=generator, dtype=torch.float64)
     threat = sg.Linf(0.3)
-    here = start = threat.project(x + 0.3 * (2 * torch.rand(6, 5, generator=generator, dtype=torch.float64) - 1), x)
-    rule, path = MomentumStep(x, threat, steps), [start]
-    for k in range(steps):
-        leaf = here.clone().requires_grad_()
-        value = wavy(leaf)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        here = rule.step(k, here, gradient, value.detach())
-        path.append(here)
+    start = threat.project(x + 0.3 * (2 * torch.rand(6, 5, generator=generator, dtype=torch.float64) - 1), x)
+    rule = MomentumStep(x, threat, steps)
+    path = walked(rule, start, x, threat, steps)
     if steps == 40:
         assert (rule.eta < 0.6).any(), "no step was ever halved: the test shows nothing"
     for sample in range(6):
@@ -137,13 +146,7 @@ def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated():
 
 
 def by_hand_sparse(x: list[float], start: list[float], eps: float, steps: int) -> list[list[float]]:
-    """l1-APGD's steps for one sample of ``wavy``, entry by entry."""
-
-    def loss_and_gradient(point):
-        leaf = torch.tensor(point, dtype=torch.float64, requires_grad=True)
-        value = wavy(leaf[None]).sum()
-        return float(value.detach()), torch.autograd.grad(value, leaf)[0].tolist()
-
+    """l1-APGD's steps for one sample, entry by entry."""
     here, path, count, moved_before, eta = start, [start], 0.2 * len(x), len(x), eps
     best, best_loss, best_gradient = None, -math.inf, None
     for k in range(steps):
@@ -171,14 +174,9 @@ def test_every_sparse_step_is_that_of_its_paper(steps):
     generator = torch.Generator().manual_seed(4)
     x = (1.4 * torch.rand(6, 12, generator=generator, dtype=torch.float64) - 0.2).clamp(0, 1)  # some at the border of the box
     threat = sg.L1(1.0)
-    here = start = threat.project(x + 0.3 * torch.randn(6, 12, generator=generator, dtype=torch.float64), x)
-    rule, path = SparseStep(x, threat, steps), [start]
-    for k in range(steps):
-        leaf = here.clone().requires_grad_()
-        value = wavy(leaf)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        here = threat.project(rule.step(k, here, gradient, value.detach()), x)
-        path.append(here)
+    start = threat.project(x + 0.3 * torch.randn(6, 12, generator=generator, dtype=torch.float64), x)
+    rule = SparseStep(x, threat, steps)
+    path = walked(rule, start, x, threat, steps)
     if steps > 1:
         assert (rule.eta < 1).any()
         assert len(rule.held["count"].unique()) > 1, "as many pixels everywhere: the test shows nothing"

@@ -19,6 +19,7 @@ import torch
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records import SCHEMA, machine, read_json, write_json
+from spikeguard.study.frontier import grouped
 from spikeguard.study.pages import page as study_page
 from spikeguard.study.picture import picture
 from spikeguard.study.recipes import recipe
@@ -144,10 +145,7 @@ def page() -> str:
 
 def _means(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
     """Worst case and clean accuracy of every row, means over its seeds; rows without an error flag only."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in cells.values():
-        if "failed" not in cell and all(level != "error" for _, level in cell["flags"]):
-            rows.setdefault((cell["group"], cell["row"]), []).append(cell)
+    rows = grouped(c for c in cells.values() if "failed" not in c and all(level != "error" for _, level in c["flags"]))
     told = {}
     for key, row in rows.items():
         told[key] = {

@@ -12,12 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeguard.attacks.ascent import Attacked, Rule, checkpoints
+from spikeguard.attacks.ascent import Attacked, checkpoints, remember
 from spikeguard.attacks.pgd import search_from_border
-from spikeguard.attacks.sparse import SparseStep
+from spikeguard.attacks.sparse import unless_l1
 from spikeguard.gradients import Estimator, Model, Own
 from spikeguard.losses import Loss
-from spikeguard.threat import L1, Threat
+from spikeguard.threat import Threat
 
 RISING = 0.75
 
@@ -39,9 +39,8 @@ class MomentumStep:
         if k:
             self.since += 1
             h["rises"] = h["rises"] + (loss > h["last"])
-            better = (loss > h["top"]).view_as(self.eta)
-            h["best"], h["gradient"] = torch.where(better, x, h["best"]), torch.where(better, gradient, h["gradient"])
-            h["top"], h["last"] = torch.maximum(loss, h["top"]), loss
+            remember(h, x, gradient, loss)
+            h["last"] = loss
             if k in self.halve:
                 x, gradient = self._check(x, gradient)
         z = self._project(x + self.threat.steepest(gradient, self.eta))
@@ -66,9 +65,7 @@ class MomentumStep:
         self.held = {name: value[rows] for name, value in self.held.items()}
 
 
-def apgd_rule(x: Tensor, threat: Threat, steps: int) -> Rule:
-    """APGD's step under this threat."""
-    return SparseStep(x, threat, steps) if isinstance(threat, L1) else MomentumStep(x, threat, steps)
+apgd_rule = unless_l1(MomentumStep)
 
 
 def apgd(
@@ -86,8 +83,4 @@ def apgd(
     index: Tensor | None = None,
 ) -> Attacked:
     """APGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``loss`` 'ce', 'dlr' or 'margin'. The rest as in ``pgd``."""
-
-    def rule(x: Tensor) -> Rule:
-        return apgd_rule(x, threat, steps)
-
-    return search_from_border("apgd", model, x, y, threat, steps, restarts, rule, gradient or Own(), loss, seed, index, first)
+    return search_from_border("apgd", model, x, y, threat, steps, restarts, apgd_rule, gradient or Own(), loss, seed, index, first)

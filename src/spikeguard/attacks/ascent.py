@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,6 +44,17 @@ class Rule(Protocol):
 
     def keep(self, rows: Tensor) -> None:
         """Only these samples go on."""
+
+
+Make = Callable[[Tensor, Threat, int], Rule]
+"""A fresh step rule for clean images, a threat and a number of steps."""
+
+
+def remember(held: dict[str, Tensor], x: Tensor, gradient: Tensor, loss: Tensor) -> None:
+    """Each sample's point of highest loss so far: ``held['best']``, with its ``gradient`` and its loss ``top``."""
+    better = (loss > held["top"]).view(-1, *[1] * (x.dim() - 1))
+    held["best"], held["gradient"] = torch.where(better, x, held["best"]), torch.where(better, gradient, held["gradient"])
+    held["top"] = torch.maximum(loss, held["top"])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Best, Rule, ascend, at_rest, climb, is_random, random_start, scaled_noise
+from spikeguard.attacks.ascent import Attacked, Best, Make, Rule, ascend, at_rest, climb, is_random, random_start, scaled_noise
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Model, Own
 from spikeguard.losses import Loss, by_name
@@ -107,14 +107,14 @@ def search_from_border(
     threat: Threat,
     steps: int,
     restarts: int,
-    rule: Callable[[Tensor], Rule],
+    rule: Make,
     estimator: Estimator,
     loss: str | Loss,
     seed: int,
     index: Tensor | None,
     first: Tensor | None = None,
 ) -> Attacked:
-    """``search`` from ``scaled_noise`` (from ``first`` in the first restart), arguments checked in the name of ``who``; ``rule(x)``: a step rule."""
+    """``search`` from ``scaled_noise`` (from ``first`` in the first restart), arguments checked in the name of ``who``."""
     check_images(x, y)
     if steps < 1 or restarts < 1:
         raise UserError(f"{who}: steps = {steps} and restarts = {restarts} must be at least 1")
@@ -122,7 +122,7 @@ def search_from_border(
 
     def begin(restart: int) -> tuple[Tensor, Rule]:
         drawn = scaled_noise(x, threat, index, draws.key(seed, who, restart))
-        return drawn if first is None or restart else threat.project(first, x), rule(x)
+        return drawn if first is None or restart else threat.project(first, x), rule(x, threat, steps)
 
     return search(model, x, y, threat, steps, restarts, begin, estimator, objective)
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spikeguard.attacks.ascent import Attacked, Rule, checkpoints
+from spikeguard.attacks.ascent import Attacked, checkpoints
 from spikeguard.attacks.pgd import search_from_border
-from spikeguard.attacks.sparse import SparseStep
+from spikeguard.attacks.sparse import unless_l1
 from spikeguard.gradients import Estimator, Model, assg
 from spikeguard.losses import Loss
-from spikeguard.threat import L1, Threat
+from spikeguard.threat import Threat
 
 
 class AdaptiveStep:
     """The rule above; a sample without any gradient stays where it is."""
 
-    def __init__(self, threat: Threat, eps: Tensor, steps: int) -> None:
-        self.threat, self.eta, self.halve = threat, eps.clone(), checkpoints(steps)
+    def __init__(self, clean: Tensor, threat: Threat, steps: int) -> None:
+        self.threat, self.eta, self.halve = threat, threat.per_sample(clean), checkpoints(steps)
         self.m: Tensor | None = None
         self.v: Tensor | None = None
 
@@ -44,9 +44,7 @@ class AdaptiveStep:
         self.v = None if self.v is None else self.v[rows]
 
 
-def sapgd_rule(x: Tensor, threat: Threat, steps: int) -> Rule:
-    """SA-PGD's step under this threat."""
-    return SparseStep(x, threat, steps) if isinstance(threat, L1) else AdaptiveStep(threat, threat.per_sample(x), steps)
+sapgd_rule = unless_l1(AdaptiveStep)
 
 
 def sapgd(
@@ -64,8 +62,4 @@ def sapgd(
     index: Tensor | None = None,
 ) -> Attacked:
     """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. The rest as in ``pgd``."""
-
-    def rule(x: Tensor) -> Rule:
-        return sapgd_rule(x, threat, steps)
-
-    return search_from_border("sapgd", model, x, y, threat, steps, restarts, rule, gradient or assg(), loss, seed, index, first)
+    return search_from_border("sapgd", model, x, y, threat, steps, restarts, sapgd_rule, gradient or assg(), loss, seed, index, first)

@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from spikeguard.threat import Threat
+from spikeguard.attacks.ascent import Make, remember
+from spikeguard.threat import L1, Threat
 
 FIRST, FEWER, SETTLED, SHRINK, FLOOR, EVERY = 0.2, 1.5, 0.95, 1.5, 10.0, 0.04
 MOVED = 1e-5  # a pixel that went forth and back is off by a last bit
@@ -34,9 +35,7 @@ class SparseStep:
         h = self.held
         if k == 0:
             h |= {"best": x, "gradient": gradient, "top": loss}
-        better = (loss > h["top"]).view_as(self.full)
-        h["best"], h["gradient"] = torch.where(better, x, h["best"]), torch.where(better, gradient, h["gradient"])
-        h["top"] = torch.maximum(loss, h["top"])
+        remember(h, x, gradient, loss)
         if k and k % self.every == 0:
             x, gradient = self._check(x, gradient)
         blocked = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
@@ -56,3 +55,8 @@ class SparseStep:
     def keep(self, rows: Tensor) -> None:
         self.clean, self.full, self.eta = self.clean[rows], self.full[rows], self.eta[rows]
         self.held = {name: value[rows] for name, value in self.held.items()}
+
+
+def unless_l1(usual: Make) -> Make:
+    """``SparseStep`` under L1, under other threats the ``usual`` rule."""
+    return lambda clean, threat, steps: (SparseStep if isinstance(threat, L1) else usual)(clean, threat, steps)

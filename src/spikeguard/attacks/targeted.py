@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from spikeguard import draws
 from spikeguard.attacks.apgd import apgd_rule
-from spikeguard.attacks.ascent import Attacked, Best, Rule, at_rest, is_random, scaled_noise
+from spikeguard.attacks.ascent import Attacked, Best, Make, Rule, at_rest, is_random, scaled_noise
 from spikeguard.attacks.pgd import SignStep, default_step, numbers, search
 from spikeguard.attacks.sapgd import sapgd_rule
 from spikeguard.errors import UserError
@@ -18,7 +17,7 @@ from spikeguard.gradients import Estimator, Model, Own, assg
 from spikeguard.losses import Targeted, margin
 from spikeguard.threat import Threat, check_images
 
-RULES: dict[str, Callable[[Tensor, Threat, int], Rule]] = {
+RULES: dict[str, Make] = {
     "pgd": lambda x, threat, steps: SignStep(threat, default_step(threat.per_sample(x), steps, None)),
     "apgd": apgd_rule,
     "sapgd": sapgd_rule,

@@ -20,16 +20,17 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
     from matplotlib import pyplot
 
     style: Any = {"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#9aa1a9", "svg.fonttype": "none"}
-    with matplotlib.rc_context(style | {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "spikeguard"}):
+    with matplotlib.rc_context(style | {"axes.spines.top": False, "axes.spines.right": False}):
         return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
 
 
 def svg(drawn: Any) -> str:
-    """The figure as SVG text; it is closed."""
-    from matplotlib import pyplot
+    """The figure as SVG text, the same every time; it is closed."""
+    from matplotlib import pyplot, rc_context
 
     out = io.StringIO()
-    drawn.savefig(out, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "spikeguard"}):  # ids from what they name, not by chance
+        drawn.savefig(out, format="svg", metadata={"Date": None})
     pyplot.close(drawn)
     text = out.getvalue()
     return text[text.index("<svg") :]

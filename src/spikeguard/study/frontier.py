@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -52,11 +52,17 @@ def gap(cell: Row, cells: Mapping[str, Row], images: Sequence[int] | None = None
     return robust - height(points, clean)
 
 
+def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Networks by group and row."""
+    rows: dict[Key, list[Row]] = {}
+    for cell in cells:
+        rows.setdefault((cell["group"], cell["row"]), []).append(cell)
+    return rows
+
+
 def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
     """The rows that have as many seeds as the most complete one, none of them failed or flagged with an error."""
-    rows: dict[Key, list[Row]] = {}
-    for cell in cells.values():
-        rows.setdefault((cell["group"], cell["row"]), []).append(cell)
+    rows = grouped(cells.values())
     most = max((len(v) for v in rows.values()), default=0)
     sound = {key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v) for key, v in rows.items()}
     return {key: v for key, v in rows.items() if len(v) == most and sound[key]}

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from spikeguard.report.plots import INK, figure, svg
-from spikeguard.study.frontier import height, place
-from spikeguard.study.matrix import Key, on_frontier
+from spikeguard.study.frontier import grouped, height, place
+from spikeguard.study.matrix import on_frontier
 
 COLOURS = {"BPTT": "#9aa1a9", "AT": "#1f6f8b", "regimes": "#7a5ea8", "frontier": "#b4532a"}
 NAMES = {"BPTT": "no adversaries", "AT": "AT with a defence", "regimes": "other regimes", "frontier": "AT and TRADES alone"}
 NAMED = 6
 Row = Mapping[str, Any]
+Point = tuple[float, float]
 
 
 def picture(record: Mapping[str, Any]) -> str:
     """Ranking on the left (means over the seeds), on the right the best row and the frontier on seeds that did not choose it, where they were run."""
     confirmed = [c for c in record["confirmed"].values() if "failed" not in c]
     drawn, axes = figure(9.6 if confirmed else 5.6, 4.4, 1, 2 if confirmed else 1)
-    _ranking(axes[0][0], _means(record["cells"].values()))
+    _ranking(axes[0][0], record["cells"].values())
     if confirmed:
         _fresh(axes[0][1], confirmed)
     for axis in axes[0]:
@@ -31,20 +32,30 @@ def picture(record: Mapping[str, Any]) -> str:
     return svg(drawn)
 
 
-def _means(cells: Any) -> dict[Key, tuple[float, float]]:
-    """Clean and worst-case accuracy of every row on the same images, in %, means over its seeds."""
-    rows: dict[Key, list[tuple[float, float]]] = {}
-    for cell in cells:
-        if "failed" not in cell:
-            rows.setdefault((cell["group"], cell["row"]), []).append(place(cell))
-    return {key: (100 * sum(c for c, _ in v) / len(v), 100 * sum(w for _, w in v) / len(v)) for key, v in rows.items()}
+def _points(cells: Iterable[Row]) -> list[Point]:
+    """Clean and worst-case accuracy on the same images, in %."""
+    return [(100 * clean, 100 * worst) for clean, worst in map(place, cells)]
 
 
-def _kind(key: Key) -> str:
-    return "frontier" if on_frontier({"group": key[0], "row": key[1]}) else key[0]
+def _mean(points: Sequence[Point]) -> Point:
+    clean, worst = zip(*points, strict=True)
+    return sum(clean) / len(points), sum(worst) / len(points)
 
 
-def _line(axis: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
+def _kind(cell: Row) -> str:
+    return "frontier" if on_frontier(cell) else cell["group"]
+
+
+def _named(cell: Row) -> str:
+    return f"AT + {cell['row']}" if cell["group"] == "AT" else str(cell["row"])
+
+
+def _dots(axis: Any, points: Sequence[Point], kind: str, label: str) -> None:
+    if points:
+        axis.scatter(*zip(*points, strict=True), s=22, color=COLOURS[kind], label=label, lw=0, zorder=3)
+
+
+def _line(axis: Any, points: Sequence[Point], **style: Any) -> None:
     """The frontier through these points, from the most robust to that of best clean accuracy."""
     if points:
         left, right = max(points, key=lambda p: (p[1], p[0]))[0], max(c for c, _ in points)
@@ -52,20 +63,17 @@ def _line(axis: Any, points: Sequence[tuple[float, float]], **style: Any) -> Non
         axis.plot(across, [height(points, c) for c in across], color=COLOURS["frontier"], **style)
 
 
-def _ranking(axis: Any, rows: Mapping[Key, tuple[float, float]]) -> None:
+def _ranking(axis: Any, cells: Iterable[Row]) -> None:
+    rows = [(row[0], _mean(_points(row))) for row in grouped(c for c in cells if "failed" not in c).values()]
     for kind in ("BPTT", "regimes", "AT", "frontier"):
-        points = [p for key, p in rows.items() if _kind(key) == kind]
-        if points:
-            axis.scatter(*zip(*points, strict=True), s=22, color=COLOURS[kind], label=NAMES[kind], lw=0, zorder=3)
-    _line(axis, [p for key, p in rows.items() if _kind(key) == "frontier"], lw=1.2)
-    best = sorted((key for key in rows if _kind(key) != "frontier"), key=lambda key: -rows[key][1])[:NAMED]
+        _dots(axis, [p for cell, p in rows if _kind(cell) == kind], kind, NAMES[kind])
+    _line(axis, [p for cell, p in rows if on_frontier(cell)], lw=1.2)
+    best = sorted(((cell, p) for cell, p in rows if not on_frontier(cell)), key=lambda row: -row[1][1])[:NAMED]
     below = 1e9
-    for key in best:  # highest first, one above the other
-        clean, worst = rows[key]
+    for cell, (clean, worst) in best:  # highest first, one above the other
         below = min(worst, below - 2.6)
-        name = f"AT + {key[1]}" if key[0] == "AT" else key[1]
         style: Any = {"fontsize": 7.5, "color": INK, "va": "center", "arrowprops": {"arrowstyle": "-", "color": "#c3c9cf", "lw": 0.6}}
-        axis.annotate(name, (clean, worst), (0.02, below), textcoords=("axes fraction", "data"), **style)
+        axis.annotate(_named(cell), (clean, worst), (0.02, below), textcoords=("axes fraction", "data"), **style)
     left, right = axis.get_xlim()
     axis.set_xlim(left - 0.55 * (right - left), right)  # room for the names
     axis.set_title("ranking seeds: every defence", fontsize=9)
@@ -73,13 +81,11 @@ def _ranking(axis: Any, rows: Mapping[Key, tuple[float, float]]) -> None:
 
 
 def _fresh(axis: Any, cells: Sequence[Row]) -> None:
+    rivals, best = [c for c in cells if on_frontier(c)], [c for c in cells if not on_frontier(c)]
     for seed in sorted({c["seed"] for c in cells}):
-        points = [place(c) for c in cells if c["seed"] == seed and on_frontier(c)]
-        _line(axis, [(100 * c, 100 * w) for c, w in points], lw=1.0, alpha=0.7)
-    for kind, shown in (("frontier", [c for c in cells if on_frontier(c)]), ("AT", [c for c in cells if not on_frontier(c)])):
-        if shown:
-            points = [place(c) for c in shown]
-            name = NAMES["frontier"] if kind == "frontier" else " ".join((shown[0]["group"], "+", shown[0]["row"]))
-            axis.scatter([100 * c for c, _ in points], [100 * w for _, w in points], s=22, color=COLOURS[kind], label=name, lw=0, zorder=3)
+        _line(axis, _points(c for c in rivals if c["seed"] == seed), lw=1.0, alpha=0.7)
+    _dots(axis, _points(rivals), "frontier", NAMES["frontier"])
+    if best:
+        _dots(axis, _points(best), _kind(best[0]), _named(best[0]))
     axis.set_title("fresh seeds: the best, and the frontier of each seed", fontsize=9)
     axis.legend(frameon=False, fontsize=7.5, loc="best")
