@@ -399,14 +399,14 @@ def test_randhet_draws_decays_and_keeps_the_mean_of_the_current(current):
     for each_step in (True, False):
         layer = with_dynamics(_Heterogeneous(1.0, each_step))
         seed_noise(layer, 7)
-        scaled, decay = layer.dynamics.charge(current[:, None])
+        scaled, decay = layer.dynamics.charge(current[:, None], 4)
         seed_noise(layer, 7)
         got = fired(layer, current)
         expected = loop(current.tolist(), decay=decay[:, 0].tolist(), gain=(1 - decay[:, 0]).tolist())
         assert torch.equal(got[0], expected[0])
         assert torch.allclose(scaled[:, 0], (1 - decay[:, 0]) * current)
         assert bool((decay[0] != decay[1]).any()) == each_step
-    many = _Heterogeneous(1.0, True).charge(torch.ones(4, 50, 400))[1]
+    many = _Heterogeneous(1.0, True).charge(torch.ones(4, 50, 400), 4)[1]
     logit = torch.log(many / (1 - many))
     assert float(logit.mean()) == pytest.approx(0, abs=5 / many.numel() ** 0.5)
     assert float(logit.std()) == pytest.approx(1, abs=0.02)

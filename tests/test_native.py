@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard import draws
+from spikeguard.dynamics import Homeostasis
 from spikeguard.kernels import builder, compiler, native, reference
 from spikeguard.kernels.layout import Layout
 from spikeguard.kernels.mode import Band, Draw, Mode, Norm
@@ -101,6 +102,48 @@ def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, 
     close(a_grads[0], b_grads[0], 2e-6)
     for x, y in zip(a_grads[1:], b_grads[1:], strict=True):  # long sums, in another order
         close(x, y, 3e-4)
+
+
+@pytest.mark.parametrize(("decays", "moves"), [("each sample", False), ("all samples", False), (None, True), ("all samples", True)])
+@pytest.mark.parametrize(
+    ("reset", "detach", "constant", "layout"), [("hard", True, False, "last"), ("soft", False, True, "last"), ("hard", False, False, "first")]
+)
+def test_own_decays_and_moving_thresholds_equal_the_readable_loop(decays, moves, reset, detach, constant, layout):
+    """Every neuron with a decay and a threshold of its own: spikes and potentials to the bit, all gradients to float32 rounding."""
+    steps, shape = 4, (3, 19, 7, 5)
+    current = torch.randn(1 if constant else steps, *shape) + 0.5
+    if layout == "last":
+        current = channels_last(current)
+    mode = Mode(steps, Atan(2.0), reset, detach, 0.1, band=Band(0.4))
+    drawn = {"each sample": torch.rand(steps, *shape), "all samples": torch.rand(steps, 1, *shape[1:]), None: torch.tensor(0.6)}[decays]
+    rates, goal = 0.4 * torch.rand(shape[1:]), torch.randn(steps, *shape[1:])
+    results = []
+    for fast in (False, True):
+        leaves = [v.clone().requires_grad_() for v in (current, drawn, torch.tensor(1.1), *([rates] if moves else []))]
+        moving = Homeostasis(leaves[3], goal) if moves else None
+        if fast:
+            got = native.integrate(*leaves[:3], native.Call(mode, want_u=True, moving=moving))
+        else:
+            got = reference.integrate(*leaves[:3], mode, moving=moving)
+        weights = torch.randn(got.spikes.shape, generator=torch.Generator().manual_seed(1))
+        results.append((got, torch.autograd.grad((got.spikes * weights).sum() + (got.u * weights).sum() / 9 + 50 * got.penalty, leaves)))
+    (a, a_grads), (b, b_grads) = results
+    assert a.spikes.any()
+    assert torch.equal(a.spikes, b.spikes)
+    assert torch.equal(a.u, b.u)
+    for x, y in zip(a_grads, b_grads, strict=True):
+        assert x.shape == y.shape
+        close(x, y, 3e-4 if x.dim() == 0 else 5e-6)
+
+
+@pytest.mark.parametrize(("samples", "count", "steps"), [(5, 37, 4), (1, 3, 1), (3, 256, 5)])
+def test_random_numbers_are_the_same_to_the_bit_without_a_compiler(samples, count, steps, monkeypatch):
+    keys, numbers = draws.step_keys(7, torch.arange(samples) + 2**33, steps), torch.arange(samples)
+    fast = draws.normal(keys, count, steps), draws.uniform(11, numbers, count)
+    monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)
+    assert torch.equal(fast[0], draws.normal(keys, count, steps))
+    assert torch.equal(fast[1], draws.uniform(11, numbers, count))
+    assert len(fast[0].unique()) > 0.9 * fast[0].numel()
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -6,6 +6,7 @@ Batch size, sharding, dropping samples and resuming therefore change nothing. A 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,7 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from spikeguard.kernels import compiler
+from spikeguard.kernels import builder, compiler
+from spikeguard.kernels.builder import SMALL, Args
 
 
 def _signed(c: int) -> int:
@@ -98,13 +100,26 @@ def step_keys(seed: int, samples: Tensor, steps: int) -> Tensor:
     return torch.cat([first, _mix(word + _GOLDEN * torch.arange((steps + 1) // 2, dtype=torch.int32, device=samples.device))], 1)
 
 
+def _native(name: str, keys: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+    drawn = torch.empty(sizes)
+    keys = keys.contiguous()
+    args = Args(samples=sizes[1], length=sizes[2], threads=torch.get_num_threads(), keys=keys.data_ptr(), u=drawn.data_ptr())
+    builder.function(name, SMALL, "u", STEPS=sizes[0], CONSTANT=0, BFLOAT16=0, INNER=0)(ctypes.byref(args))
+    return drawn
+
+
 def normal(keys: Tensor, count: int, steps: int) -> Tensor:
     """Standard normal draws ``[steps, N, count]``, float32, for ``step_keys``. ``kernels/neuron.cpp`` draws the same, to the bit."""
+    if keys.device.type == "cpu" and builder.use(steps * len(keys) * count):
+        return _native("normal", keys, (steps, len(keys), count))
     drawn: Tensor = _ready(keys.device.type != "cpu" and compiler.use(256 * count, keys.device))(keys, count)
     return drawn.permute(2, 0, 1, 3).reshape(-1, len(keys), count)[:steps]
 
 
 def uniform(seed: int, samples: Tensor, count: int) -> Tensor:
     """Uniform draws in (0, 1), ``[N, count]``, float32, on the device of ``samples``."""
-    bits = _bits(sample_keys(seed, samples), count)[:, 0]
+    keys = sample_keys(seed, samples)
+    if keys.device.type == "cpu" and builder.use(len(keys) * count):
+        return _native("uniform", keys, (1, len(keys), count))[0]
+    bits = _bits(keys, count)[:, 0]
     return (((bits >> 9) & 0x7FFFFF).float() + 0.5) * 2.0**-23

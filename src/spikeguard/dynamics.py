@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard import draws
+from spikeguard.kernels.layout import Layout
 
 
 @dataclass
@@ -39,13 +40,14 @@ class Drawing(nn.Module):
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform draws in (0, 1) of a shape ``[T, N, ...]``, whose sample number n does not depend on the batch size."""
         rows = torch.arange(like.shape[1], device=like.device)
-        drawn = draws.uniform(self.key(), rows, like.numel() // like.shape[1])
-        return drawn.view(like.shape[1], like.shape[0], *like.shape[2:]).transpose(0, 1).to(like.dtype)
+        layout = Layout.of(like)
+        drawn = draws.uniform(self.key(), rows, like.numel() // like.shape[1]).view(len(rows), len(like), -1)
+        return layout.full(drawn.transpose(0, 1).reshape(len(like), -1)).to(like.dtype)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal draws, likewise."""
+        """Standard normal draws, likewise, laid out in memory like ``like``."""
         keys = draws.step_keys(self.key(), torch.arange(like.shape[1], device=like.device), len(like))
-        return draws.normal(keys, like[0, 0].numel(), len(like)).view(like.shape).to(like.dtype)
+        return Layout.of(like).full(draws.normal(keys, like[0, 0].numel(), len(like)).view(len(like), -1)).to(like.dtype)
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ D = TypeVar("D", bound="Dynamics")
 class Dynamics(Drawing):
     """What differs in one layer; every part is optional. Currents and spikes are ``[T, N, ...]``, after batch norm and before pooling."""
 
-    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The current, changed, and the decay of every step and neuron (broadcastable to it), None for the layer's own."""
+    def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
+        """The current (``[1, N, ...]``: the same at all steps), changed, and the decay ``[T, N or 1, ...]``, None for the layer's own."""
         return current, None
 
     def homeostasis(self) -> Homeostasis | None:
@@ -86,15 +88,20 @@ class Chain(nn.ModuleList):
         """The changes, in order."""
         return [part for part in self if isinstance(part, Dynamics)]
 
-    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+    def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
         decay = None
         for part in self.parts():
-            current, own = part.charge(current)
+            current, own = part.charge(current, timesteps)
             decay = decay if own is None else own
         return current, decay
 
     def homeostasis(self) -> Homeostasis | None:
         return next((h for part in reversed(self.parts()) if (h := part.homeostasis()) is not None), None)
+
+    @property
+    def gated(self) -> bool:
+        """Does any of them touch the spikes on their way out?"""
+        return any(type(part).gate is not Dynamics.gate for part in self.parts())
 
     def gate(self, spikes: Tensor) -> Tensor:
         for part in self.parts():

@@ -135,5 +135,5 @@ class _Leaks(Dynamics):
         super().__init__()
         self.leak = nn.Parameter(torch.full((timesteps, *size), start))
 
-    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+    def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
         return current, self.leak[:, None]

@@ -57,7 +57,7 @@ class _Gates(Dynamics):
     def gate(self, spikes: Tensor) -> Tensor:
         drawn = self.uniform(spikes[:1])
         p = self.keep + (self.keep.clamp(1e-4, 1 - 1e-4) - self.keep).detach()  # p starts where a clamp would stop its gradient
-        logit = torch.log(p / (1 - p)) + torch.log(drawn / (1 - drawn))
+        logit = torch.log(drawn / (1 - drawn)) + torch.log(p / (1 - p))  # draws first: the result lies in memory as the spikes do
         soft = torch.sigmoid(logit / self.temperature)
         hard = (drawn > 1 - self.keep).to(soft.dtype)
         return spikes * (hard + (soft - soft.detach())).to(spikes.dtype)
@@ -116,7 +116,7 @@ class _Gains(Dynamics):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(timesteps))
 
-    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+    def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
         return current * self.gain.to(current.dtype).view(-1, *[1] * (current.dim() - 1)), None
 
 
@@ -146,10 +146,10 @@ class _Heterogeneous(Dynamics):
         super().__init__()
         self.sigma, self.each_step = sigma, each_step
 
-    def charge(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
-        decay = torch.sigmoid(self.sigma * self.normal(current if self.each_step else current[:1]))
-        decay = decay.expand_as(current)
-        return current * (1 - decay), decay
+    def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
+        whole = current.expand(timesteps, *current.shape[1:])
+        decay = torch.sigmoid(self.sigma * self.normal(whole if self.each_step else whole[:1]))
+        return current * (1 - decay), decay.expand_as(whole)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ SOURCE = Path(__file__).with_name("neuron.cpp")
 FLAGS = ["-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC", "-fopenmp"]
 LEVELS = (["-O3", "-fno-tree-slp-vectorize"], ["-O1"])  # the second where a compiler breaks down over the first; the bits are the same
 FORWARD, BACKWARD, SMALL = 1, 2, 3
-_ZERO = {"HARD", "DETACH", "NOISE", "BAND", "NORM", "POOL", "WANT_U", "G_U", "G_BAND", "SHARP", "SCALARS", "AFFINE"}
+_ZERO = {"HARD", "DETACH", "NOISE", "BAND", "NORM", "POOL", "WANT_U", "G_U", "G_BAND", "SHARP", "SCALARS", "AFFINE", "OWN", "MOVING", "G_OWN"}
 
 
 class Args(ctypes.Structure):
@@ -34,7 +34,7 @@ class Args(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("samples", "rows", "length", "height", "width", "threads")),
         *((name, ctypes.c_float) for name in ("decay", "threshold", "start", "sigma", "delta", "sharpness", "reach")),
         *((name, ctypes.c_void_p) for name in ("current", "g_spikes", "spikes", "g_current", "other", "u", "g_u", "sharp", "g_band")),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "mean", "keys", "sums")),
+        *((name, ctypes.c_void_p) for name in ("scale", "shift", "mean", "decays", "rate", "goal", "g_decays", "g_rate", "keys", "sums")),
     ]
 
 

@@ -203,7 +203,7 @@ def integrate(
         compiled = not soft and compiler.use(mode.timesteps * flat.shape[1], flat.device)
     spikes, u, penalty = _integrate(
         flat,
-        layout.flat(decay.to(wide(flat.dtype)).expand(current.shape)) if decay.dim() else decay.to(wide(flat.dtype)),
+        layout.flat(decay.to(wide(flat.dtype)).expand(mode.timesteps, *current.shape[1:])) if decay.dim() else decay.to(wide(flat.dtype)),
         threshold.to(wide(flat.dtype)),
         mode,
         None if noise is None else layout.flat(noise),

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from spikeguard.kernels import builder
 from spikeguard.kernels.builder import BACKWARD, FORWARD, SMALL, Args
 from spikeguard.kernels.mode import Draw, Fired, Mode, Norm
+from spikeguard.kernels.reference import Moving
 from spikeguard.kernels.wanted import wanted
 
 _NOISE = {"compare": 1, "membrane": 2, "band": 3}
@@ -84,6 +85,7 @@ class Call:
     sharpness: Sharpness = None
     want_u: bool = False
     pool: bool = False
+    moving: Moving | None = None
 
 
 def can(current: Tensor, mode: Mode, elements: int) -> bool:
@@ -101,9 +103,9 @@ def can_pool(current: Tensor) -> bool:
 
 def integrate(current: Tensor, decay: Tensor, threshold: Tensor, call: Call) -> Fired:
     """Spikes ``[T, N, ...]`` of currents ``[T or 1, N, ...]``, normalised before and pooled after if so called; as ``reference.integrate``."""
-    norm = call.norm
+    norm, rate = call.norm, call.moving.rate if call.moving else None
     weight, bias = (norm.weight, norm.bias) if norm else (None, None)
-    return Fired(*_integrate(current, decay, threshold, weight, bias, call))
+    return Fired(*_integrate(current, decay, threshold, rate, weight, bias, call))
 
 
 class _Affine(NamedTuple):
@@ -125,7 +127,16 @@ class _Layer:
         mode, draw = call.mode, call.draw
         self.args = Args(self.shape.samples, self.shape.rows, self.shape.length, self.shape.height, self.shape.width)
         self.args.threads = torch.get_num_threads() if self.shape.step * mode.timesteps > 2**14 else 1
-        self.args.decay, self.args.threshold, self.args.start = float(decay), float(threshold), mode.v_init
+        self.args.threshold, self.args.start = float(threshold), mode.v_init
+        self.own: dict[str, Tensor] = {}  # of every neuron
+        self.decay_sizes = decay.shape
+        if decay.dim():
+            self.own["decays"] = _dense(decay.detach().float().expand(mode.timesteps, decay.shape[1], *current.shape[2:]), self.shape)
+        else:
+            self.args.decay = float(decay)
+        if call.moving:
+            rate, goal = call.moving.rate.detach().float()[None, None], call.moving.goal.detach().float()[:, None]
+            self.own |= {"rate": _dense(rate, self.shape), "goal": _dense(goal, self.shape)}
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0
         self.args.reach = mode.reach
@@ -138,6 +149,8 @@ class _Layer:
             "NORM": 0 if call.norm is None else 2 if call.norm.batch else 1,
             "INNER": int(self.shape.inner),
             "POOL": int(call.pool),
+            "OWN": 0 if not decay.dim() else 1 if decay.shape[1] == current.shape[1] else 2,
+            "MOVING": int(call.moving is not None),
         }
         self.keys = None if draw is None else draw.keys.contiguous()
         self.affine = None if call.norm is None else self.statistics(call.norm)
@@ -146,7 +159,7 @@ class _Layer:
         held = torch.zeros(max(sums, 1), dtype=torch.float64)
         channels = self.affine._asdict() if self.affine else {}
         channels.pop("inverse", None)
-        for key, tensor in {"current": self.current, "keys": self.keys, **channels, **tensors, "sums": held}.items():
+        for key, tensor in {"current": self.current, "keys": self.keys, **self.own, **channels, **tensors, "sums": held}.items():
             setattr(self.args, key, None if tensor is None else tensor.data_ptr())
         derivative = self.call.mode.surrogate.native if which == BACKWARD else "u"
         if which == SMALL:  # time is only more samples there
@@ -179,7 +192,16 @@ class _Layer:
 
 class _Integrate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, current: Tensor, decay: Tensor, threshold: Tensor, weight: Tensor | None, bias: Tensor | None, call: Call) -> Any:
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        decay: Tensor,
+        threshold: Tensor,
+        rate: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        call: Call,
+    ) -> Any:
         layer = _Layer(current.detach(), decay, threshold, call)
         mode, sizes = call.mode, tuple(current.shape[1:])
         full = (mode.timesteps, *sizes)
@@ -192,7 +214,8 @@ class _Integrate(torch.autograd.Function):
         penalty = (sums[0] / (mode.timesteps * layer.shape.step)).float() if band else None
         asked = call.sharpness
         sharpness = asked if asked is None or isinstance(asked, Tensor) else asked(u)  # type: ignore[arg-type]
-        ctx.save_for_backward(layer.current, None if sharpness is None else _dense(sharpness.float(), layer.shape))
+        saved = None if sharpness is None else _dense(sharpness.float(), layer.shape)
+        ctx.save_for_backward(layer.current, saved, layer.own.pop("decays", None))
         ctx.layer = layer
         del layer.current  # kept among the saved tensors only, where a checkpoint may drop it
         ctx.set_materialize_grads(False)
@@ -203,14 +226,20 @@ class _Integrate(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         g_spikes, g_u, g_penalty = grads
         layer: _Layer = ctx.layer
-        layer.current, sharpness = ctx.saved_tensors
+        layer.current, sharpness, decays = ctx.saved_tensors
         call, mode, shape = layer.call, layer.call.mode, layer.shape
         dtype = layer.current.dtype
         if g_spikes is None:
             t, n, *rest = (mode.timesteps, *layer.current.shape[1:])
             rest = [*rest[:-2], rest[-2] // 2, rest[-1] // 2] if call.pool else rest
             g_spikes = torch.zeros(t, n, *rest, dtype=dtype)
-        scalars, affine = wanted(ctx, 1) or wanted(ctx, 2), wanted(ctx, 3) or wanted(ctx, 4)
+        moving = call.moving is not None
+        scalars = wanted(ctx, 2) or (decays is None and wanted(ctx, 1))
+        affine = wanted(ctx, 4, 3 + moving) or wanted(ctx, 5, 4 + moving)
+        own = (decays is not None and wanted(ctx, 1)) or (moving and wanted(ctx, 3))
+        full = (mode.timesteps, *layer.current.shape[1:])
+        g_decays = _empty(shape, full, torch.float32) if own and decays is not None else None
+        g_rate = _empty(shape, (1, *full[1:]), torch.float32) if own and moving else None
         batch = call.norm is not None and call.norm.batch
         affine = affine or batch
         flags = {
@@ -221,6 +250,7 @@ class _Integrate(torch.autograd.Function):
             "SHARP": int(sharpness is not None),
             "SCALARS": int(scalars),
             "AFFINE": int(affine),
+            "G_OWN": int(own),
         }
         layer.args.sharpness = mode.surrogate.sharpness
         g_current = _empty(shape, tuple(layer.current.shape), dtype)
@@ -234,18 +264,23 @@ class _Integrate(torch.autograd.Function):
             g_u=None if g_u is None else _dense(g_u.float(), shape),
             g_band=None if g_penalty is None else g_penalty.float(),
             sharp=sharpness,
+            decays=decays,
+            g_decays=g_decays,
+            g_rate=g_rate,
         )
         g_decay, g_threshold = (sums[0], sums[1]) if scalars else (None, None)
+        if decays is not None:
+            g_decay = None if g_decays is None else g_decays.sum_to_size(layer.decay_sizes)
         g_weight = g_bias = None
         if affine and (known := layer.affine):
-            own = sums[2 * scalars :].view(2, shape.channels).float()
-            g_bias, g_weight = own[0], own[1] * known.inverse
+            kept = sums[2 * scalars :].view(2, shape.channels).float()
+            g_bias, g_weight = kept[0], kept[1] * known.inverse
             if batch:
                 share = -known.scale / layer.count
                 slope = share * g_weight * known.inverse
                 layer.run(SMALL, "spread", g_current=g_current, shift=slope, mean=share * g_bias - slope * known.mean)
         del layer.current
-        return g_current, g_decay, g_threshold, g_weight, g_bias, None
+        return g_current, g_decay, g_threshold, None if g_rate is None else g_rate[0].sum(0), g_weight, g_bias, None
 
 
 _integrate: Callable[..., Any] = _Integrate.apply

@@ -5,14 +5,16 @@
 //   STEPS          time steps; CONSTANT: one current for all of them
 //   BFLOAT16       dtype of currents, spikes and their gradients (else float32); potentials are always float32
 //   HARD, DETACH   reset; detached or not
+//   OWN            decay: 0 one for all, 1 of every sample's neuron and step, 2 of every neuron and step, the same for all samples
+//   MOVING         thresholds of every neuron's own that follow the potential, theta += rate (h - goal)
 //   NOISE          0 none, 1 at the comparison, 2 on the membrane, 3 at the comparison within reach of the threshold
 //   BAND           0 none, 1 penalty on both sides of the threshold, 2 below it only
 //   NORM           0 none, 1 fixed scale and shift a channel, 2 batch statistics (their gradient takes a second pass, `spread`)
 //   INNER          channels lie innermost in memory (channels-last), else a channel is a run of pixels
 //   POOL           averages 2x2 pixels of the spikes (needs INNER); full-size spikes are never written
 //   WANT_U         forward writes the potentials
-//   G_U, G_BAND, SHARP, SCALARS, AFFINE   backward: gradients of the potentials and of the penalty come in, sharpness per neuron comes
-//                  in, gradients of decay and threshold, of scale and shift, go out
+//   G_U, G_BAND, SHARP, SCALARS, AFFINE, G_OWN   backward: gradients of the potentials and of the penalty come in, sharpness per neuron
+//                  comes in, gradients of decay and threshold, of scale and shift, of own decays and rates (a sample apart), go out
 //   DERIVATIVE     of the step: an expression of vectors u (distance to the threshold) and a (sharpness)
 //
 // Memory is seen as rows of LENGTH numbers: SAMPLES x ROWS x LENGTH for each time step. With INNER a row is a pixel and its length the
@@ -43,7 +45,8 @@ struct Args {
     void *spikes, *g_current;
     const void *other;
     float *u;
-    const float *g_u, *sharp, *g_band, *scale, *shift, *mean;
+    const float *g_u, *sharp, *g_band, *scale, *shift, *mean, *decays, *rate, *goal;
+    float *g_decays, *g_rate;
     const int32_t *keys;  // [samples, 1 + (STEPS + 1) / 2]
     double *sums;         // forward: the hinge; backward: decay, threshold, then per channel sums of g and of g (x - mean)
 };
@@ -117,6 +120,7 @@ static inline U mix(U x) {
     x = (x ^ (x >> 15)) * 0xd35a2d97u;
     return x ^ (x >> 15);
 }
+static inline U first_word(uint32_t at, int32_t key) { return mix(((U)counting() + at) * 0x9e3779b1u + (uint32_t)key); }
 static inline V turn(V f) {  // sin(2 pi f) for |f| <= 1/4
     V s = f * f;
     return f * (6.28128008f + s * (-41.09524268f + s * 73.58551461f));
@@ -141,11 +145,17 @@ struct Place {
 };
 
 struct Walk {
-    V x[GIVEN], h[STEPS], w[STEPS];  // current as it came in, potential before reset, what is compared
+    V x[GIVEN], h[STEPS], w[STEPS], theta[STEPS];  // current as it came in, potential before reset, what is compared, threshold
 };
 
 static inline V fires(V w) { return choose(w >= 0, all(1), V{}); }
-static inline V reset(const Args &a, V h, V s) { return HARD ? h * (1.0f - s) : h - a.threshold * s; }
+static inline V reset(V theta, V h, V s) { return HARD ? h * (1.0f - s) : h - theta * s; }
+
+static inline V per_neuron(const Args &a, const float *values, const Place &p, int t) { return read(values + (t * a.rows + p.row) * a.length + p.i, p.n); }
+static inline V decay_of(const Args &a, const Place &p, int64_t step, int t) {
+    if (OWN == 1) return read(a.decays + t * step + p.at, p.n);
+    return OWN ? per_neuron(a, a.decays, p, t) : all(a.decay);
+}
 
 static inline V per_channel(const float *values, const Place &p) {
     if (INNER) return read(values + p.i, p.n);
@@ -155,22 +165,22 @@ static inline V per_channel(const float *values, const Place &p) {
 __attribute__((always_inline)) static inline void walk(const Args &a, const Place &p, int64_t step, Walk &k) {
     V noise[STEPS + 1];
     if (NOISE) {
-        U position = (U)counting() + (uint32_t)(p.row * a.length + p.i);
         const int32_t *keys = a.keys + p.sample * (1 + (STEPS + 1) / 2);
-        U shared = mix(position * 0x9e3779b1u + (uint32_t)keys[0]);
+        U shared = first_word((uint32_t)(p.row * a.length + p.i), keys[0]);
         EACH_STEP for (int t = 0; t < STEPS; t += 2) normals(mix(shared + (uint32_t)keys[1 + t / 2]), a.sigma, noise[t], noise[t + 1]);
     }
-    V input[GIVEN], v = all(a.start);
+    V input[GIVEN], v = all(a.start), theta = all(a.threshold), rate = MOVING ? per_neuron(a, a.rate, p, 0) : V{};
     EACH_STEP for (int t = 0; t < GIVEN; t++) {
         k.x[t] = widen(read((const Element *)a.current + t * step + p.at, p.n));
         input[t] = NORM ? k.x[t] * per_channel(a.scale, p) + per_channel(a.shift, p) : k.x[t];
     }
     EACH_STEP for (int t = 0; t < STEPS; t++) {
-        V h = a.decay * v + input[CONSTANT ? 0 : t];
+        V h = decay_of(a, p, step, t) * v + input[CONSTANT ? 0 : t];
         if (NOISE == 2) h += noise[t];
-        V u = h - a.threshold;
-        k.h[t] = h, k.w[t] = NOISE == 1 ? u + noise[t] : NOISE == 3 ? u + choose(abs(u) < a.reach, noise[t], V{}) : u;
-        v = reset(a, h, fires(k.w[t]));
+        if (MOVING) theta += rate * (h - per_neuron(a, a.goal, p, t));
+        V u = h - theta;
+        k.theta[t] = theta, k.h[t] = h, k.w[t] = NOISE == 1 ? u + noise[t] : NOISE == 3 ? u + choose(abs(u) < a.reach, noise[t], V{}) : u;
+        v = reset(theta, h, fires(k.w[t]));
     }
 }
 
@@ -266,7 +276,7 @@ extern "C" void forward(const Args *args) {
                 Walk k;
                 walk(a, p, step, k);
                 EACH_STEP for (int t = 0; t < STEPS; t++) {
-                    V s = fires(k.w[t]), u = k.h[t] - a.threshold;
+                    V s = fires(k.w[t]), u = k.h[t] - k.theta[t];
                     if (POOL) pooled[t] += s;
                     else write((Element *)a.spikes + t * step + p.at, narrow(s), n);
                     if (WANT_U) write(a.u + t * step + p.at, u, n);
@@ -297,25 +307,30 @@ extern "C" void backward(const Args *args) {
                 Place p{sample, rows[r], (sample * a.rows + rows[r]) * a.length + i, i, n};
                 Walk k;
                 walk(a, p, step, k);
-                V g_v{}, g_decay{}, g_threshold{}, g_sum{}, g_x[GIVEN];
+                V g_v{}, g_decay{}, g_threshold{}, g_rate{}, g_sum{}, g_x[GIVEN];
                 EACH_STEP for (int t = STEPS - 1; t >= 0; t--) {
-                    V h = k.h[t], w = k.w[t], s = fires(w), raw = h - a.threshold;
+                    V h = k.h[t], w = k.w[t], s = fires(w), theta = k.theta[t], raw = h - theta;
                     V g_s = POOL ? g_pooled[t] : widen(read((const Element *)a.g_spikes + t * step + p.at, n));
-                    if (!DETACH) g_s -= g_v * (HARD ? h : all(a.threshold));
+                    if (!DETACH) g_s -= g_v * (HARD ? h : theta);
                     V sharpness = SHARP ? read(a.sharp + t * step + p.at, n) : all(a.sharpness);
                     V slope = [](V u, V a) { return DERIVATIVE; }(w, sharpness);
                     V g_here = g_s * slope;
                     if (G_U) g_here += read(a.g_u + t * step + p.at, n);
                     if (G_BAND) g_here -= band * inside_band(a, raw) * sign(raw);
                     V g_h = g_here + (HARD ? g_v * (1.0f - s) : g_v);
-                    if (SCALARS) {
-                        V before = t ? reset(a, k.h[t - 1], fires(k.w[t - 1])) : all(a.start);
-                        g_threshold -= HARD ? g_here : g_here + g_v * s;
-                        g_decay += g_h * before;
+                    if (SCALARS || MOVING) g_threshold -= HARD ? g_here : g_here + g_v * s;
+                    if (MOVING) {
+                        g_rate += g_threshold * (h - per_neuron(a, a.goal, p, t));
+                        g_h += per_neuron(a, a.rate, p, 0) * g_threshold;
+                    }
+                    if (SCALARS || (OWN && G_OWN)) {
+                        V before = t ? reset(k.theta[t - 1], k.h[t - 1], fires(k.w[t - 1])) : all(a.start);
+                        if (OWN && G_OWN) write(a.g_decays + t * step + p.at, g_h * before, n);
+                        else g_decay += g_h * before;
                     }
                     if (CONSTANT) g_sum += g_h;
                     else g_x[t] = g_h;
-                    g_v = a.decay * g_h;
+                    g_v = decay_of(a, p, step, t) * g_h;
                 }
                 if (CONSTANT) g_x[0] = g_sum;
                 EACH_STEP for (int t = 0; t < GIVEN; t++) {
@@ -323,6 +338,7 @@ extern "C" void backward(const Args *args) {
                     V g = NORM == 1 ? g_x[t] * per_channel(a.scale, p) : g_x[t];
                     write((Element *)a.g_current + t * step + p.at, narrow(g), n);
                 }
+                if (MOVING && G_OWN) write(a.g_rate + p.at, g_rate, n);
                 if (SCALARS) sums[0] += total(only(n, g_decay)), sums[1] += total(only(n, g_threshold));
             }
             if (AFFINE) {
@@ -370,6 +386,37 @@ extern "C" void spread(const Args *args) {
                 Element *g = (Element *)a.g_current + p.at;
                 V x = widen(read((const Element *)a.current + p.at, n));
                 write(g, narrow(widen(read(g, n)) * per_channel(a.scale, p) + x * per_channel(a.shift, p) + per_channel(a.mean, p)), n);
+            }
+    });
+}
+
+// Random numbers into u, as draws.py has them: STEPS normal ones a position, [STEPS, samples, length], or one uniform one.
+extern "C" void normal(const Args *args) {
+    const Args &a = *args;
+    parallel(a, a.samples, 0, [&](int64_t from, int64_t to, double *) {
+        for (int64_t sample = from; sample < to; sample++)
+            for (int64_t i = 0; i < a.length; i += LANES) {
+                int n = (int)(a.length - i < LANES ? a.length - i : LANES);
+                const int32_t *keys = a.keys + sample * (1 + (STEPS + 1) / 2);
+                U shared = first_word((uint32_t)i, keys[0]);
+                for (int t = 0; t < STEPS; t += 2) {
+                    V even, odd;
+                    normals(mix(shared + (uint32_t)keys[1 + t / 2]), 1.0f, even, odd);
+                    write(a.u + (t * a.samples + sample) * a.length + i, even, n);
+                    if (t + 1 < STEPS) write(a.u + ((t + 1) * a.samples + sample) * a.length + i, odd, n);
+                }
+            }
+    });
+}
+
+extern "C" void uniform(const Args *args) {
+    const Args &a = *args;
+    parallel(a, a.samples, 0, [&](int64_t from, int64_t to, double *) {
+        for (int64_t sample = from; sample < to; sample++)
+            for (int64_t i = 0; i < a.length; i += LANES) {
+                U bits = mix(first_word((uint32_t)i, a.keys[2 * sample]) + (uint32_t)a.keys[2 * sample + 1]);
+                V drawn = (__builtin_convertvector((I)(bits >> 9), V) + 0.5f) * 1.1920929e-07f;
+                write(a.u + sample * a.length + i, drawn, (int)(a.length - i < LANES ? a.length - i : LANES));
             }
     });
 }

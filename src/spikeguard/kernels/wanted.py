@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 
-def wanted(ctx: Any, place: int) -> bool:
-    """Will the gradient of this tensor argument (the ones before it are tensors, too) be used? ``needs_input_grad`` knows only if it could be."""
+def wanted(ctx: Any, place: int, among: int | None = None) -> bool:
+    """Will the gradient of this argument be used? ``needs_input_grad`` knows only if it could be. ``among``: its place among the tensors."""
     if not ctx.needs_input_grad[place]:
         return False
-    node = ctx.next_functions[place][0]
+    node = ctx.next_functions[place if among is None else among][0]
     try:
         return node is None or bool(torch._C._will_engine_execute_node(node))
     except RuntimeError:  # torch refuses the question for a leaf whose gradient was asked for by name

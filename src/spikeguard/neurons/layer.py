@@ -21,7 +21,7 @@ from spikeguard.kernels.rewired import Sequence, rewired
 from spikeguard.neurons.settings import Neuron, Noise
 from spikeguard.surrogates import Surrogate, Triangle
 
-Own = tuple[Tensor | None, Homeostasis | None]  # decay and moving threshold of a layer with dynamics
+Own = tuple[Tensor, Homeostasis | None]  # decay, of all or of every neuron, and the moving threshold of a layer with dynamics
 
 
 @dataclass
@@ -112,10 +112,11 @@ class Spiking(Drawing):
                 norm = None
             if (rates := self.dynamics.instead(current)) is not None:
                 return _pooled(rates) if pool else rates
-        own, after = None, False
+        own, after = (self.decay, None), False
         if changed:
-            current, decay = self.dynamics.charge(current.expand(steps, *current.shape[1:]))
-            own, after, pool = (decay, self.dynamics.homeostasis()), pool, False
+            current, decay = self.dynamics.charge(current, steps)
+            own = (self.decay if decay is None else decay, self.dynamics.homeostasis())
+            after, pool = pool and self.dynamics.gated, pool and not self.dynamics.gated
         for seam in self.seams:
             if seam.on_current:
                 seam.on_current(current)
@@ -140,36 +141,34 @@ class Spiking(Drawing):
         want_u: bool,
         norm: nn.BatchNorm2d | None,
         pool: bool,
-        own: Own | None = None,
+        own: Own,
     ) -> Fired:
-        if own is not None and any(part is not None for part in own):
-            return self._changed(*own, current, mode, draw, observe, want_u)
+        decay, moving = own
         if native.can(current, mode, current.numel()) and (norm is None or norms.plain(norm)):
             asked = norms.asked(norm, self.replays) if norm is not None else None
             inside = pool and native.can_pool(current)
-            fired = native.integrate(current, self.decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside))
+            fired = native.integrate(current, decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside, moving))
             return fired._replace(spikes=_pooled(fired.spikes)) if pool and not inside else fired
         if norm is not None:
             current = norms.normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
-        drawn = None if draw is None else _drawn(current, mode.timesteps, draw)
-        fired = fused.integrate(current, self.decay, self.threshold, mode, drawn, observe, want_u)
+        noise = None if draw is None else _drawn(current, mode.timesteps, draw)
+        if moving is None:
+            fired = fused.integrate(current, decay, self.threshold, mode, noise, observe, want_u)
+        else:
+            fired = self._moved(decay, moving, current, mode, noise, observe, want_u)
         return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
 
-    def _changed(
+    def _moved(
         self,
-        decay: Tensor | None,
-        moving: Homeostasis | None,
+        decay: Tensor,
+        moving: Homeostasis,
         current: Tensor,
         mode: Mode,
-        draw: Draw | None,
+        noise: Tensor | None,
         observe: native.Sharpness,
         want_u: bool,
     ) -> Fired:
-        """With a decay of every neuron's own, or with thresholds that move (the readable loop, slower)."""
-        noise = None if draw is None else _drawn(current, mode.timesteps, draw)
-        decay = self.decay if decay is None else decay
-        if moving is None:
-            return fused.integrate(current, decay, self.threshold, mode, noise, observe, want_u)
+        """With thresholds that move, where there is no C++ (the readable loop, slower)."""
         sharpness = None
         if callable(observe):
             with torch.no_grad():
@@ -178,9 +177,7 @@ class Spiking(Drawing):
             sharpness = observe(u)
         return reference.integrate(current, decay, self.threshold, mode, noise, sharpness, want_u, moving)
 
-    def _rewired(
-        self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, norm: nn.BatchNorm2d | None, pool: bool, own: Own | None
-    ) -> Fired:
+    def _rewired(self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, norm: nn.BatchNorm2d | None, pool: bool, own: Own) -> Fired:
         """The same spikes as ever, a backward pass of ``rule``; potentials and penalty carry no gradient then."""
         with torch.no_grad():
             fired = self._run(current, mode, draw, None, True, norm, False, own)
@@ -188,8 +185,7 @@ class Spiking(Drawing):
         if norm is not None:  # its running averages have moved in the pass above
             current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
         current = current.expand(mode.timesteps, *current.shape[1:])
-        decay = self.decay if own is None or own[0] is None else own[0].detach().mean()
-        spikes = rewired(current, fired.spikes, fired.u, float(decay), float(self.threshold), rule)
+        spikes = rewired(current, fired.spikes, fired.u, float(own[0].detach().mean()), float(self.threshold), rule)
         return fired._replace(spikes=_pooled(spikes) if pool else spikes)
 
     def _without_time(self, current: Tensor, steps: int, norm: nn.BatchNorm2d | None, pool: bool) -> Tensor:
