@@ -112,7 +112,8 @@ class Spiking(Drawing):
                 norm = None
             if (rates := self.dynamics.instead(current)) is not None:
                 return _pooled(rates) if pool else rates
-        own, after = (self.decay, None), False
+        own: Own = (self.decay, None)
+        after = False
         if changed:
             current, decay = self.dynamics.charge(current, steps)
             own = (self.decay if decay is None else decay, self.dynamics.homeostasis())
