@@ -1,9 +1,14 @@
 """The study: its matrix, its frontier, its record that goes on where it stopped, its page."""
 
+import multiprocessing
+import os
+import shutil
+import signal
 import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import little_recipe
 
 import spikeguard as sg
@@ -12,7 +17,7 @@ from spikeguard.cli.main import main
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records import read_json
-from spikeguard.study import frontier, matrix, sweep
+from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Cell, Settings
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
@@ -105,8 +110,10 @@ def small_study(monkeypatch, little_data):
     monkeypatch.setattr(matrix, "cells", cells)
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
     monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK[:4])
-    whole = sweep.told
-    monkeypatch.setattr(sweep, "told", lambda record: {**whole(record), "flags": []})  # networks this small are flagged now and then
+    monkeypatch.setitem(suite.SUITES, "standard", suite.STANDARD[:4])
+    monkeypatch.setattr(ranking, "MORE_AT_LAST", suite.QUICK[2:3])
+    whole = ranking.told
+    monkeypatch.setattr(ranking, "told", lambda record: {**whole(record), "flags": []})  # networks this small are flagged now and then
 
 
 @pytest.mark.slow
@@ -126,6 +133,7 @@ def test_a_study_goes_on_where_it_stopped_and_its_page_says_what_is_missing(smal
     assert all(ranked["cells"][k] == v for k, v in half["cells"].items())
     assert len(ranked["cells"]) == 3
     assert not ranked["test"]
+    shutil.rmtree(tmp_path / "runs")  # the record travels, the networks do not: the finalists are trained again
     record = sweep.run(SMALL, tmp_path)
     assert set(record["test"]) == set(record["finalists"])
     assert {c["seed"] for c in record["confirmed"].values()} == {100, 101, 102, 103, 104}
@@ -155,6 +163,35 @@ def test_a_network_made_in_another_way_is_made_again_and_one_that_fails_is_told(
     assert second["cells"][names["TGO"]]["made"] != first["cells"][names["TGO"]]["made"]
     assert "lower lr" in second["cells"][names["none"]]["failed"]
     assert "failed" in page(second)
+
+
+@pytest.mark.slow
+def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_process(small_study, tmp_path, monkeypatch):
+    monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK)  # what the other processes have
+    settings, killed = replace(SMALL, seeds=1), []
+
+    def kill(stage, done, total):
+        if not killed and (workers := multiprocessing.active_children()):
+            killed.append(workers[0].pid)
+            os.kill(workers[0].pid, signal.SIGKILL)
+
+    with pytest.raises(UserError, match="ended from outside"):
+        sweep.run(settings, tmp_path / "beside", kill, finish=False, jobs=2)
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        sweep.run(settings, tmp_path / "beside", lambda stage, done, total: stop.set() if done else None, stop, finish=False, jobs=2)
+    assert 1 <= len(read_json(tmp_path / "beside" / sweep.MARK)["cells"]) < 3
+    beside = sweep.run(settings, tmp_path / "beside", finish=False, jobs=2)["cells"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        in_turn = sweep.run(settings, tmp_path / "turn", finish=False)["cells"]
+    finally:
+        torch.set_num_threads(threads)
+    assert beside.keys() == in_turn.keys()
+    for name, row in in_turn.items():
+        for what in ("made", "validation_accuracy", "right", "right_clean", "machine"):
+            assert beside[name][what] == row[what], (name, what)
 
 
 def test_the_page_claims_nothing_without_five_fresh_seeds():

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls, flags, masking, runner
 from spikeguard.auditing.flags import Flag, flag
-from spikeguard.auditing.runner import Task, Tell
+from spikeguard.auditing.runner import Stop, Task, Tell
 from spikeguard.auditing.scoring import SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Member, fingerprint, members
@@ -85,7 +84,7 @@ def audit(
     extra: Sequence[Member | Model] = (),
     progress: Tell | None = None,
     index: Tensor | None = None,
-    stop: Event | None = None,
+    stop: Stop | None = None,
 ) -> Audit:
     """The harshest fair judgement of ``model``, any callable from images ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``, with labels ``y`` ``[N]``.
 

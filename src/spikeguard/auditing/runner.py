@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +30,12 @@ FAMILIES_WANTED = 2
 Tell = Callable[[str, int, int], None]
 
 
+class Stop(Protocol):
+    """Is the work to end? An event, of threads or of processes."""
+
+    def is_set(self) -> bool: ...
+
+
 @dataclass
 class Task:
     """What is attacked, and how it is gone about. ``draws``: gradients averaged a step if it is random. ``store``:
@@ -47,7 +52,7 @@ class Task:
     draws: int = 1
     tell: Tell = lambda stage, done, total: None
     store: tuple[Path, dict[str, Any]] | None = None
-    stop: Event | None = None
+    stop: Stop | None = None
     known_random: bool | None = None
 
     def __post_init__(self) -> None:

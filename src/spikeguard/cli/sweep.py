@@ -20,6 +20,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ranked-on", type=common.positive, default=100, help="validation images of the quick audits")
     parser.add_argument("--scored-on", type=common.positive, default=200, help="test images of the standard audits (a multiple of the classes)")
     parser.add_argument("--only-rank", action="store_true", help="leave the fresh seeds and the test images for later")
+    parser.add_argument("--jobs", type=common.positive, default=1, help="networks at a time, each in a process with its share of the threads")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     given = parser.parse_args(arguments)
     common.start(given.threads)
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> int:
     settings, record, written = Settings(given.seeds, given.epochs, given.ranked_on, given.scored_on), given.out / MARK, given.out / "embedded.md"
     try:
         with common.progress() as shown, ctrl_c() as stop:
-            told = run(settings, given.out, shown.tell, stop, given.device, not given.only_rank)
+            told = run(settings, given.out, shown.tell, stop, given.device, not given.only_rank, given.jobs)
     finally:
         if record.exists() and "wanted" in (kept := read_json(record)):
             write_bytes(written, page(kept).encode())

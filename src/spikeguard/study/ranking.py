@@ -1,0 +1,124 @@
+"""One network of the study: trained, audited, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikeguard.auditing.audit import Audit, audit
+from spikeguard.auditing.runner import Stop, Tell
+from spikeguard.auditing.suite import Effort, Member, fingerprint
+from spikeguard.data.images import Dataset
+from spikeguard.errors import Interrupted, UserError
+from spikeguard.records import machine, read_json
+from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings
+from spikeguard.threat import Linf
+from spikeguard.training.checkpoint import RECORD
+from spikeguard.training.load import load
+from spikeguard.training.loop import Report, train
+from spikeguard.training.setup import parts
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Nobody hears of it."""
+
+
+@dataclass
+class Bench:
+    """Where networks are made and judged: their folder, the images, and who hears of it."""
+
+    settings: Settings
+    out: Path
+    data: Dataset
+    device: str | None
+    tell: Tell = silent
+    stop: Stop | None = None
+
+    def staged(self, what: str) -> Tell:
+        """Progress of a part."""
+        return lambda stage, done, total: self.tell(f"{what}: {stage}", done, total)
+
+    def trained(self, cell: Cell, what: str) -> dict[str, Any]:
+        """The record of the network's training, done now if it has not been."""
+        folder = self.out / "runs" / cell.name
+        if (folder / RECORD).exists() and read_json(folder / RECORD)["recipe"] != cell.recipe.values():
+            shutil.rmtree(folder)  # ours, from another state of the matrix
+        if not (folder / RECORD).exists():
+
+            def progress(report: Report) -> None:
+                self.tell(f"{what}: training", report.step, report.steps)
+
+            try:
+                train(cell.recipe, folder, resume=folder.exists(), device=self.device, data=self.data, progress=progress)
+            except UserError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        if self.stop is not None and self.stop.is_set():
+            raise Interrupted(f"study stopped after {cell.recipe.name}; what is done is kept in {self.out}, go on with the same command")
+        return read_json(folder / RECORD)
+
+    def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str) -> Audit:
+        """An audit of a trained network."""
+        net = load(self.out / "runs" / cell.name, self.device or "cpu")
+        images = images.to(net.mean.device)
+        x, y = images.pixels(), images.y
+        try:
+            return audit(net, x, y, Linf(eps), effort=effort, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
+        except Interrupted as error:
+            raise Interrupted(f"study stopped inside an audit, which begins anew next time; the rest is kept in {self.out}") from error
+
+    def ranked(self, cell: Cell, what: str) -> dict[str, Any]:
+        """What is kept of one network; ``failed`` with the reason where its training or its audit did."""
+        row = {"group": cell.group, "row": cell.row, "seed": cell.seed, "made": made(cell)}
+        try:
+            done = self.trained(cell, what)
+        except UserError as error:
+            return {**row, "failed": str(error)}
+        held = parts(cell.recipe, self.data)[1]
+        held = held.take(torch.arange(max(0, len(held) - self.settings.ranked_on), len(held)))  # early stopping looks at the first ones
+        got = self.audited(cell, held, EPS, "quick", MORE, what).record
+        kept = done.get("kept", done["epochs"][-1])["validation_accuracy"]
+        row |= {"seconds": done["cost"]["seconds"], "validation_accuracy": kept, **told(got)}
+        if cell.group == "BPTT":
+            row["low"] = told(self.audited(cell, held, LOW, "quick", MORE, what).record)
+        return row | {"machine": here()}
+
+    def scored(self, cell: Cell, what: str) -> dict[str, Any]:
+        """The one look at test images."""
+        self.trained(cell, what)  # anew, where only the record is left
+        test = self.data.test.balanced(self.settings.scored_on)
+        return {**told(self.audited(cell, test, EPS, "standard", MORE_AT_LAST, what).record), "machine": here()}
+
+
+def told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study keeps of an audit: ``right`` and ``right_clean`` per image, too."""
+    if record["masking"] is None:
+        return {"failed": "PGD-20 could not run", "flags": [[f["id"], f["level"]] for f in record["flags"]]}
+    return {
+        "clean": record["clean"],
+        "worst_case": record["worst_case"],
+        "masking": record["masking"],
+        "right": record["right"],
+        "right_clean": record["right_clean"],
+        "flags": [[f["id"], f["level"]] for f in record["flags"]],
+        "suite": record["suite"],
+        "audit_seconds": record["cost"]["seconds"],
+    }
+
+
+def here() -> dict[str, Any]:
+    """Instruction sets and threads: both decide about the last bits, and so about the network that is trained."""
+    return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
+
+
+def made(cell: Cell) -> str:
+    """A hash of what a cell's numbers depend on: its recipe, the suite, the further members, the budgets."""
+    text = json.dumps([cell.recipe.values(), fingerprint("quick"), [m.told() for m in MORE], EPS, LOW], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()[:16]

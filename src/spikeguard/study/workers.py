@@ -1,0 +1,91 @@
+"""Networks of a study ranked or scored one after another, or side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import parent_process
+from typing import Any, Literal
+
+import torch
+
+from spikeguard.errors import Interrupted, UserError
+from spikeguard.kernels.memory import keep_freed_pages
+from spikeguard.study.matrix import Cell
+from spikeguard.study.ranking import Bench, silent
+
+Work = Literal["ranked", "scored"]
+Done = Iterator[tuple[Cell, dict[str, Any]]]
+_GO_ON = "what is done is kept, go on with the same command"
+_held: Bench | None = None  # a worker's own
+
+
+def rows(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
+    """Every network with its row, as they get ready. Interrupted once all that was finished is given out."""
+    if jobs > 1 and todo:
+        yield from _side_by_side(bench, work, todo, jobs)
+        return
+    for number, cell in enumerate(todo):
+        yield cell, getattr(bench, work)(cell, f"{number + 1} of {len(todo)} to be {work}: {cell.recipe.name} {cell.seed}")
+
+
+def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
+    context = torch.multiprocessing.get_context("spawn")
+    halt, threads = (
+        context.Event(),
+        max(1, torch.get_num_threads() // jobs),
+    )  # where fewer are left, too: it decides about last bits
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a worker's threads do not spin where another worker could run
+    shared = (replace(bench, tell=silent, stop=None), threads, halt)
+    stage, stopped = f"{len(todo)} networks to be {work}, {jobs} at a time", False
+    with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, shared) as pool:
+        waiting = {pool.submit(_one, work, cell): cell for cell in todo}
+        try:
+            while waiting:
+                bench.tell(stage, len(todo) - len(waiting), len(todo))
+                for future in wait(waiting, 1.0, FIRST_COMPLETED).done:
+                    cell = waiting.pop(future)
+                    try:
+                        row = future.result()
+                    except Interrupted:
+                        stopped = True
+                    except BrokenProcessPool as error:
+                        raise UserError(f"a process of the study was ended from outside (memory?) near {cell.name}; {_GO_ON}") from error
+                    else:
+                        yield cell, row
+                stopped = stopped or (bench.stop is not None and bench.stop.is_set())
+                if stopped and not halt.is_set():
+                    halt.set()
+                    waiting = {future: cell for future, cell in waiting.items() if not future.cancel()}
+        finally:  # whatever ends it, no network is begun any more
+            halt.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    if stopped:
+        raise Interrupted(f"study stopped; {_GO_ON}")
+
+
+def _begin(bench: Bench, threads: int, halt: Any) -> None:
+    global _held
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the first one tells the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_pages()
+    torch.set_num_threads(threads)
+    _held = replace(bench, stop=halt)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _one(work: Work, cell: Cell) -> dict[str, Any]:
+    assert _held is not None
+    row: dict[str, Any] = getattr(_held, work)(cell, cell.name)
+    return row
