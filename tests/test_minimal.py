@@ -10,6 +10,7 @@ from spikeguard.attacks.cw import cw, cw_minimal
 from spikeguard.attacks.fab import fab, minimal, to_border
 from spikeguard.attacks.hardlabel import rays
 from spikeguard.attacks.randomly import noise, random_search
+from spikeguard.attacks.square import pulse, square
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import margin
 
@@ -20,7 +21,11 @@ CASES = {
     "fab l2": (sg.L2, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
     "fab l1": (sg.L1, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
     "cw": (sg.L2, lambda *a, **k: cw(*a, steps=15, searches=4, learning_rate=0.05, **k)),
-    "rays": (sg.Linf, lambda *a, **k: rays(*a, queries=60, **k)),
+    "rays linf": (sg.Linf, lambda *a, **k: rays(*a, queries=60, **k)),
+    "rays l2": (sg.L2, lambda *a, **k: rays(*a, queries=60, **k)),
+    "rays l1": (sg.L1, lambda *a, **k: rays(*a, queries=60, **k)),
+    "square l2": (sg.L2, lambda *a, **k: square(*a, queries=60, **k)),
+    "square l1": (sg.L1, lambda *a, **k: square(*a, queries=60, **k)),
     "noise linf": (sg.Linf, lambda *a, **k: noise(*a, **k)),
     "noise l2": (sg.L2, lambda *a, **k: noise(*a, **k)),
     "noise l1": (sg.L1, lambda *a, **k: noise(*a, **k)),
@@ -98,7 +103,12 @@ SEARCHES = {
     "fab l2": ("l2", lambda *a: fab(*a, steps=20), 0.95),
     "fab l1": ("l1", lambda *a: fab(*a, steps=20), 0.95),
     "cw": ("l2", lambda *a: cw(*a), 0.95),
-    "rays": ("linf", lambda *a: rays(*a, queries=300), 0.8),
+    "rays linf": ("linf", lambda *a: rays(*a, queries=300), 0.8),
+    "rays l2": ("l2", lambda *a: rays(*a, queries=300), 0.8),
+    "rays l1": ("l1", lambda *a: rays(*a, queries=300), 0.8),
+    "square linf": ("linf", lambda *a: square(*a, queries=600), 0.8),
+    "square l2": ("l2", lambda *a: square(*a, queries=600), 0.6),
+    "square l1": ("l1", lambda *a: square(*a, queries=600), 0.8),
     "random search linf": ("linf", lambda *a: random_search(*a, queries=300), 0.8),
     "random search l2": ("l2", lambda *a: random_search(*a, queries=300), 0.8),
     "random search l1": ("l1", lambda *a: random_search(*a, queries=300), 0.8),
@@ -196,15 +206,42 @@ def test_searches_beat_the_control_and_never_the_gradient_by_much(trained):
     assert max(scores, labels) <= most + 0.005
 
 
-def test_rays_breaks_a_model_that_gives_only_its_class(trained):
+@pytest.mark.parametrize("threat", [sg.Linf(16 / 255), sg.L2(1.5), sg.L1(15.0)], ids=THREATS)
+def test_rays_breaks_a_model_that_gives_only_its_class(trained, threat):
     net, x, y = trained
-    hidden, threat = OneHot(net), sg.Linf(16 / 255)
+    hidden = OneHot(net)
     with pytest.raises(AttackError, match="no gradient"):
         sg.pgd(hidden, x, y, threat, steps=2)
     open_, shut = rays(net, x, y, threat, queries=300), rays(hidden, x, y, threat, queries=300)
     assert torch.equal(open_.x, shut.x), "RayS looked at more than the class"
     clean_wrong = net(x).argmax(1) != y
     assert int(shut.broken.sum()) > int(clean_wrong.sum()) + 40
+
+
+def test_a_pulse_is_a_peak_beside_a_trough():
+    rows = torch.tensor([[1 / 4, 1 / 4, 1 / 4], [1 / 4, 5 / 4, 1 / 4]])  # its middle: both squares of a stack of two
+    expected = torch.cat([rows[1:], -rows])
+    torch.testing.assert_close(pulse(3), (expected / torch.linalg.vector_norm(expected)).double())
+    assert pulse(1).tolist() == [[-1.0]]
+    assert all(float(pulse(s).square().sum()) == pytest.approx(1) for s in (2, 5, 8))
+
+
+@pytest.mark.parametrize("threat", [sg.L2(0.5), sg.L1(2.0)], ids=["l2", "l1"])
+def test_squares_pass_the_budget_on_and_lose_none_of_it(threat):
+    """Far from the box every proposal is as long as the budget, and differs from the last one inside two squares only, but for a common factor."""
+    from spikeguard.attacks.square import _pulse, _Search
+
+    x = torch.full((40, 3, 12, 12), 0.5)
+    at, index = x, torch.arange(40)
+    for query in (0, 1, 60, 300):
+        new = _pulse(_Search(x, at, threat, 5, index, query))
+        torch.testing.assert_close(threat.length(new - x), torch.full((40,), float(threat.eps)))
+        if query:
+            assert not torch.equal(new, at)
+            kept = (new - x) / (at - x).where(at != x, 1.0)
+            usual = kept[at != x].median()
+            assert float(((kept - usual).abs() < 1e-3)[at != x].float().mean()) > 0.5
+        at = new
 
 
 def test_the_uniform_half_of_the_control_fills_the_ball():
@@ -229,7 +266,6 @@ def test_the_uniform_half_of_the_control_fills_the_ball():
         (lambda *a: cw(*a, sg.L2(0.1), searches=0), "searches = 0"),
         (lambda *a: cw(*a, sg.L2(0.1), learning_rate=float("nan")), "learning_rate = nan"),
         (lambda *a: cw(*a, sg.Linf(0.1)), "cw is an attack under L2, not under Linf"),
-        (lambda *a: rays(*a, sg.L2(0.1)), "rays is an attack under Linf, not under L2"),
         (lambda *a: rays(*a, sg.Linf(0.1), queries=0), "queries = 0"),
         (lambda *a: noise(*a, sg.L1(0.1), tries=0), "tries = 0"),
         (lambda *a: random_search(*a, sg.L1(0.1), queries=0), "queries = 0"),

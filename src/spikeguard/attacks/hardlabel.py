@@ -1,7 +1,9 @@
-"""RayS: a hard-label Linf attack that needs nothing of a model but its classes. Chen and Gu, KDD 2020.
+"""RayS: a hard-label attack that needs nothing of a model but its classes. Chen and Gu, KDD 2020.
 
 Looks for the sign vector d along which the border is nearest: flips one block of d after another, the whole image first, then halves, quarters
 and so on down to pixels. A flip that still misleads at the best radius so far is kept, and the radius is then halved down to the border.
+The published attack is one under Linf. Under L2 and L1 d may be 0, too: a block is tried with both its other values, at the radius of the same
+length, so that what is left as it is pays for what moves.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.attacks.ascent import Attacked, Best, at_rest, is_random
-from spikeguard.attacks.pgd import numbers, only_linf
+from spikeguard.attacks.pgd import numbers
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model
 from spikeguard.threat import Threat, check_images
@@ -24,45 +26,51 @@ def wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 
 class _Rays:
-    """The search of every standing sample, each at a query of its own: it tries a flip, or it bisects the radius of the last one kept."""
+    """The search of every standing sample, each at a query of its own: it tries another value of a block, or bisects the radius of the one kept."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, threat: Threat) -> None:
         flat = x.flatten(1)
+        self.power = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[threat.norm]  # a length is the radius times so many pixels to this power
         self.signs, self.position = torch.ones_like(flat), torch.arange(flat.shape[1], device=x.device)
         self.low, self.high = torch.zeros_like(flat[:, 0]), torch.ones_like(flat[:, 0])  # radius 1 reaches a corner of the box
-        self.bisecting = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.bisecting, self.second = torch.zeros(2, len(x), dtype=torch.bool, device=x.device)
         self.first = torch.full((len(x),), flat.shape[1], device=x.device)  # the block under trial; the first one is empty
         self.size = torch.full_like(self.first, 2 * flat.shape[1])
 
     def query(self) -> tuple[Tensor, Tensor]:
         """Signs and radius to ask for."""
         block = (self.position >= self.first[:, None]) & (self.position < (self.first + self.size)[:, None]) & ~self.bisecting[:, None]
-        return torch.where(block, -self.signs, self.signs), torch.where(self.bisecting, (self.low + self.high) / 2, self.high)
+        still = self.signs == 0
+        other = torch.where(self.second[:, None], torch.where(still, -1.0, 0.0), torch.where(still, 1.0, -self.signs))
+        signs = torch.where(block, other, self.signs)
+        more = (self.signs.abs().sum(1) / signs.abs().sum(1).clamp(min=1)) ** self.power
+        return signs, torch.where(self.bisecting, (self.low + self.high) / 2, (self.high * more).clamp(max=1.0))
 
     def answer(self, signs: Tensor, radius: Tensor, misled: Tensor) -> None:
-        """What to do with the model's answer: keep or drop the flip, or halve the bracket; then perhaps on to the next block."""
+        """What to do with the model's answer: keep or drop the change, or halve the bracket; then perhaps on to the next value or block."""
         self.signs = torch.where(misled[:, None], signs, self.signs)
         self.high = torch.where(misled, radius, self.high)
         self.low = torch.where(self.bisecting, torch.where(misled, self.low, radius), 0.0)
         self.bisecting = (self.bisecting | misled) & (self.high - self.low > RESOLUTION)
         done = ~self.bisecting
+        if self.power:
+            self.second, done = self.second ^ done, done & self.second
         self.first = torch.where(done, self.first + self.size, self.first)
         over = done & (self.first >= len(self.position))
         self.size, self.first = torch.where(over, (self.size + 1) // 2, self.size), torch.where(over, 0, self.first)
 
     def keep(self, rows: Tensor) -> None:
         self.signs, self.low, self.high, self.bisecting = self.signs[rows], self.low[rows], self.high[rows], self.bisecting[rows]
-        self.first, self.size = self.first[rows], self.size[rows]
+        self.first, self.size, self.second = self.first[rows], self.size[rows], self.second[rows]
 
 
 def rays(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int = 1000, seed: int = 0, index: Tensor | None = None) -> Attacked:
-    """RayS on ``x`` ``[N, C, H, W]`` in [0, 1] under Linf: ``queries`` classes a sample; a sample is done once its radius is eps or less.
+    """RayS on ``x`` ``[N, C, H, W]`` in [0, 1]: ``queries`` classes a sample; a sample is done once the change is no longer than eps.
 
     ``loss`` is 1 where the class is wrong, else 0. It draws nothing: ``seed`` and ``index`` are there for a call like the others'. A random
-    model is judged by one draw a query. UserError on bad images and another norm.
+    model is judged by one draw a query. UserError on bad images.
     """
     check_images(x, y)
-    only_linf(threat, "rays")
     if queries < 1:
         raise UserError(f"rays: queries = {queries} must be at least 1")
     numbers(index, x)
@@ -71,7 +79,7 @@ def rays(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int = 1
         is_random(model, x, y)
         best = Best(x, y, model(x), wrong)
         rows, eps = best.standing(), threat.per_sample(x).flatten()
-        search = _Rays(x[rows])
+        search = _Rays(x[rows], threat)
         for query in range(queries):
             if not len(rows):
                 break

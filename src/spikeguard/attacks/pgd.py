@@ -43,12 +43,6 @@ def default_step(eps: Tensor, steps: int, step_size: float | None) -> Tensor:
     return torch.maximum(2.5 * eps / steps, eps / 16) if step_size is None else torch.full_like(eps, step_size)
 
 
-def only_linf(threat: Threat, who: str) -> None:
-    """Refuse a threat of another norm."""
-    if not isinstance(threat, Linf):
-        raise UserError(f"{who} is an attack under Linf, not under {type(threat).__name__}")
-
-
 def numbers(index: Tensor | None, x: Tensor) -> Tensor:
     """The samples' numbers; their place in the batch by default."""
     index = torch.arange(len(x)) if index is None else index
@@ -209,7 +203,8 @@ def rfgsm(
     For their tables only; it is weaker than ``fgsm``. Linf only.
     """
     check_images(x, y)
-    only_linf(threat, "rfgsm")
+    if not isinstance(threat, Linf):
+        raise UserError(f"rfgsm is an attack under Linf, not under {type(threat).__name__}")
     x, half = x.detach(), threat.per_sample(x) / 2
     sign = (draws.uniform(draws.key(seed, "rfgsm"), numbers(index, x).to(x.device), x[0].numel()) - 0.5).sign().view_as(x)
     first = (x + half * sign.to(x.dtype)).clamp(0.0, 1.0)

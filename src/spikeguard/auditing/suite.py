@@ -213,7 +213,6 @@ FULL = (
 )
 C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True)
 SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "full": FULL}
-ONLY_LINF = (attacks.square, attacks.rays)
 
 
 def members(
@@ -235,8 +234,6 @@ def members(
             left[member.name] = {"neurons": "the model has no neurons of ours", "noise": "the model is not random"}.get(
                 member.needs, "not needed: the model gives gradients" if member.needs == "no gradient" else "not needed: the model gives logits"
             )
-        elif member.attack in ONLY_LINF and threat.norm != "linf":
-            left[member.name] = f"an attack under Linf only, not under {threat.norm}"
         else:
             chosen.append(member)
     return chosen, left
