@@ -267,6 +267,8 @@ def test_the_uniform_half_of_the_control_fills_the_ball():
         (lambda *a: cw(*a, sg.L2(0.1), learning_rate=float("nan")), "learning_rate = nan"),
         (lambda *a: cw(*a, sg.Linf(0.1)), "cw is an attack under L2, not under Linf"),
         (lambda *a: rays(*a, sg.Linf(0.1), queries=0), "queries = 0"),
+        (lambda *a: square(*a, sg.L2(0.1), queries=0), "queries = 0"),
+        (lambda x, *a: square(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),
         (lambda *a: noise(*a, sg.L1(0.1), tries=0), "tries = 0"),
         (lambda *a: random_search(*a, sg.L1(0.1), queries=0), "queries = 0"),
         (lambda x, *a: random_search(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),

@@ -37,8 +37,8 @@ def square(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int =
     Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on bad images.
     """
     check_images(x, y)
-    if queries < 1:
-        raise UserError(f"square: queries = {queries} must be at least 1")
+    if queries < 1 or x.dim() != 4:
+        raise UserError(f"square: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, C, H, W]")
     index = numbers(index, x).to(x.device)
     x = x.detach()
     propose = _corner if isinstance(threat, Linf) else _pulse
