@@ -25,6 +25,8 @@ from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
 from spikeguard.training.setup import parts
 
+GO_ON = "what is done is kept, go on with the same command"
+
 
 def silent(stage: str, done: int, total: int) -> None:
     """Nobody hears of it."""
@@ -60,8 +62,10 @@ class Bench:
             except UserError:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+            except Interrupted as error:
+                raise Interrupted(f"study stopped inside the training of {cell.recipe.name}; {GO_ON}") from error
         if self.stop is not None and self.stop.is_set():
-            raise Interrupted(f"study stopped after {cell.recipe.name}; what is done is kept in {self.out}, go on with the same command")
+            raise Interrupted(f"study stopped after {cell.recipe.name}; {GO_ON}")
         return read_json(folder / RECORD)
 
     def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str) -> Audit:
@@ -72,7 +76,7 @@ class Bench:
         try:
             return audit(net, x, y, Linf(eps), effort=effort, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
         except Interrupted as error:
-            raise Interrupted(f"study stopped inside an audit, which begins anew next time; the rest is kept in {self.out}") from error
+            raise Interrupted(f"study stopped inside an audit, which begins anew; {GO_ON}") from error
 
     def ranked(self, cell: Cell, what: str) -> dict[str, Any]:
         """What is kept of one network; ``failed`` with the reason where its training or its audit did."""

@@ -17,11 +17,10 @@ import torch
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels.memory import keep_freed_pages
 from spikeguard.study.matrix import Cell
-from spikeguard.study.ranking import Bench, silent
+from spikeguard.study.ranking import GO_ON, Bench, silent
 
 Work = Literal["ranked", "scored"]
 Done = Iterator[tuple[Cell, dict[str, Any]]]
-_GO_ON = "what is done is kept, go on with the same command"
 _held: Bench | None = None  # a worker's own
 
 
@@ -55,7 +54,7 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
                     except Interrupted:
                         stopped = True
                     except BrokenProcessPool as error:
-                        raise UserError(f"a process of the study was ended from outside (memory?) near {cell.name}; {_GO_ON}") from error
+                        raise UserError(f"a process of the study was ended from outside (memory?) near {cell.name}; {GO_ON}") from error
                     else:
                         yield cell, row
                 stopped = stopped or (bench.stop is not None and bench.stop.is_set())
@@ -66,7 +65,7 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
             halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
     if stopped:
-        raise Interrupted(f"study stopped; {_GO_ON}")
+        raise Interrupted(f"study stopped; {GO_ON}")
 
 
 def _begin(bench: Bench, threads: int, halt: Any) -> None:
