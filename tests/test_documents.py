@@ -83,6 +83,14 @@ def test_the_numbers_of_the_readme_are_those_of_its_record():
     assert tool.MARKS.search(text)[0] == tool.MARKS.search(text)[1] + tool.numbers(record) + tool.MARKS.search(text)[2]
 
 
+def test_what_the_readme_says_of_five_seeds_holds_in_the_record():
+    rows = read_json(ROOT / "results" / "demo-seeds.json")["rows"]
+    over, control = ([f"{f(row[key] for row in rows):.1f}" for f in (min, max)] for key in ("gain_over_vanilla", "gain_over_control"))
+    told = f"{over[0]} to {over[1]} points above vanilla and {control[0]} to {control[1]} above the control"
+    assert len(rows) == 5
+    assert told in " ".join((ROOT / "README.md").read_text().split())
+
+
 def test_the_diary_tells_every_seed_as_recorded():
     diary = (ROOT / "LAB.md").read_text()
     for row in read_json(ROOT / "results" / "demo-seeds.json")["rows"]:

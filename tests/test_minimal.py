@@ -220,7 +220,8 @@ def test_rays_breaks_a_model_that_gives_only_its_class(trained, threat):
 
 def test_a_pulse_is_a_peak_beside_a_trough():
     rows = torch.tensor([[1 / 4, 1 / 4, 1 / 4], [1 / 4, 5 / 4, 1 / 4]])  # its middle: both squares of a stack of two
-    expected = torch.cat([rows[1:], -rows])
+    halves = [half / torch.linalg.vector_norm(half) for half in (rows[1:], -rows)]
+    expected = torch.cat(halves)
     torch.testing.assert_close(pulse(3), (expected / torch.linalg.vector_norm(expected)).double())
     assert pulse(1).tolist() == [[-1.0]]
     assert all(float(pulse(s).square().sum()) == pytest.approx(1) for s in (2, 5, 8))

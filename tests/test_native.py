@@ -108,7 +108,8 @@ def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, 
 @pytest.mark.parametrize(
     ("reset", "detach", "constant", "layout"), [("hard", True, False, "last"), ("soft", False, True, "last"), ("hard", False, False, "first")]
 )
-def test_own_decays_and_moving_thresholds_equal_the_readable_loop(decays, moves, reset, detach, constant, layout):
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "noise, pool, one gradient"])
+def test_own_decays_and_moving_thresholds_equal_the_readable_loop(decays, moves, reset, detach, constant, layout, plain):
     """Every neuron with a decay and a threshold of its own: spikes and potentials to the bit, all gradients to float32 rounding."""
     steps, shape = 4, (3, 19, 7, 5)
     current = torch.randn(1 if constant else steps, *shape) + 0.5
@@ -121,12 +122,20 @@ def test_own_decays_and_moving_thresholds_equal_the_readable_loop(decays, moves,
     for fast in (False, True):
         leaves = [v.clone().requires_grad_() for v in (current, drawn, torch.tensor(1.1), *([rates] if moves else []))]
         moving = Homeostasis(leaves[3], goal) if moves else None
+        keys = draws.step_keys(7, torch.arange(shape[0]), steps)
+        draw, pool = (None, False) if plain else (Draw(0.3, keys), layout == "last")
         if fast:
-            got = native.integrate(*leaves[:3], native.Call(mode, want_u=True, moving=moving))
+            got = native.integrate(*leaves[:3], native.Call(mode, None, draw, None, True, pool, moving))
         else:
-            got = reference.integrate(*leaves[:3], mode, moving=moving)
-        weights = torch.randn(got.spikes.shape, generator=torch.Generator().manual_seed(1))
-        results.append((got, torch.autograd.grad((got.spikes * weights).sum() + (got.u * weights).sum() / 9 + 50 * got.penalty, leaves)))
+            order = Layout.of(current)
+            noise = None if plain else order.full(draws.normal(keys, math.prod(shape[1:]), steps).mul(0.3).reshape(steps, -1))
+            got = reference.integrate(*leaves[:3], mode, noise, moving=moving)
+            if pool:
+                got = got._replace(spikes=F.avg_pool2d(got.spikes.flatten(0, 1), 2).unflatten(0, got.spikes.shape[:2]))
+        generator = torch.Generator().manual_seed(1)
+        loss = sum((v * torch.randn(v.shape, generator=generator)).sum() for v in (got.spikes, got.u / 9)) + 50 * got.penalty
+        asked = leaves if plain else [leaves[0], leaves[-1] if moves else leaves[1]]
+        results.append((got, torch.autograd.grad(loss, asked)))
     (a, a_grads), (b, b_grads) = results
     assert a.spikes.any()
     assert torch.equal(a.spikes, b.spikes)

@@ -21,6 +21,7 @@ from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Cell, Settings
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
+from spikeguard.training.loop import train
 
 SMALL = Settings(seeds=1, epochs=1, ranked_on=20, scored_on=20)
 
@@ -175,13 +176,14 @@ def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_p
             killed.append(workers[0].pid)
             os.kill(workers[0].pid, signal.SIGKILL)
 
-    with pytest.raises(UserError, match="ended from outside"):
+    with pytest.raises(UserError, match="was ended"):
         sweep.run(settings, tmp_path / "beside", kill, finish=False, jobs=2)
     stop = threading.Event()
     with pytest.raises(Interrupted):
         sweep.run(settings, tmp_path / "beside", lambda stage, done, total: stop.set() if done else None, stop, finish=False, jobs=2)
     assert 1 <= len(read_json(tmp_path / "beside" / sweep.MARK)["cells"]) < 3
     beside = sweep.run(settings, tmp_path / "beside", finish=False, jobs=2)["cells"]
+    assert list(beside) == [cell.name for cell in matrix.cells(settings)], "ties go by the order of the record"
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
     try:
@@ -192,6 +194,22 @@ def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_p
     for name, row in in_turn.items():
         for what in ("made", "validation_accuracy", "right", "right_clean", "machine"):
             assert beside[name][what] == row[what], (name, what)
+
+
+def test_a_training_begun_with_other_threads_is_begun_anew_instead_of_failing(small_study, tmp_path, little_data):
+    cell, stop, threads = next(matrix.cells(SMALL)), threading.Event(), torch.get_num_threads()
+    stop.set()
+    with pytest.raises(Interrupted):
+        train(cell.recipe, tmp_path / "runs" / cell.name, data=little_data, stop=stop)
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(UserError, match="threads"):
+            train(cell.recipe, tmp_path / "runs" / cell.name, True, data=little_data)
+        with pytest.raises(Interrupted, match="same command"):
+            ranking.Bench(SMALL, tmp_path, little_data, None, stop=stop).trained(cell, "")
+        assert ranking.Bench(SMALL, tmp_path, little_data, None).trained(cell, "")["conditions"]["threads"] == threads + 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_page_claims_nothing_without_five_fresh_seeds():

@@ -1,6 +1,6 @@
 """Random numbers as a function of what they are for, not of how many were drawn before.
 
-A draw depends on a key (made of seed, purpose, step, ...), on the sample's number and on the position inside the sample.
+A draw depends on a key (made of seed, purpose, step, ...), on the sample's number and on the position inside the sample, as it lies in memory.
 Batch size, sharding, dropping samples and resuming therefore change nothing. A keyed integer hash gives 32 bits a position.
 """
 

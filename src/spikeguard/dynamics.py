@@ -38,14 +38,14 @@ class Drawing(nn.Module):
         return self.source.next() if self.source else int(torch.randint(2**62, ()).item())
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Uniform draws in (0, 1) of a shape ``[T, N, ...]``, whose sample number n does not depend on the batch size."""
+        """Uniform draws in (0, 1) of a shape ``[T, N, ...]``, laid out in memory like ``like``; sample n's do not depend on the batch size."""
         rows = torch.arange(like.shape[1], device=like.device)
         layout = Layout.of(like)
         drawn = draws.uniform(self.key(), rows, like.numel() // like.shape[1]).view(len(rows), len(like), -1)
         return layout.full(drawn.transpose(0, 1).reshape(len(like), -1)).to(like.dtype)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal draws, likewise, laid out in memory like ``like``."""
+        """Standard normal draws, likewise."""
         keys = draws.step_keys(self.key(), torch.arange(like.shape[1], device=like.device), len(like))
         return Layout.of(like).full(draws.normal(keys, like[0, 0].numel(), len(like)).view(len(like), -1)).to(like.dtype)
 

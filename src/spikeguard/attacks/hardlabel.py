@@ -3,7 +3,7 @@
 Looks for the sign vector d along which the border is nearest: flips one block of d after another, the whole image first, then halves, quarters
 and so on down to pixels. A flip that still misleads at the best radius so far is kept, and the radius is then halved down to the border.
 The published attack is one under Linf. Under L2 and L1 d may be 0, too: a block is tried with both its other values, at the radius of the same
-length, so that what is left as it is pays for what moves.
+length, so that what is left as it is pays for what moves (reckoned without the box, which was measured to find more).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spikeguard.errors import UserError
 from spikeguard.gradients import Model
 from spikeguard.threat import Threat, check_images
 
-RESOLUTION = 1e-3  # of the radius
+RESOLUTION, SHARE = 1e-3, 2e-2  # where bisection ends: a radius under Linf, a share of the radius under L2 and L1
 
 
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
@@ -32,6 +32,7 @@ class _Rays:
         flat = x.flatten(1)
         self.power = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[threat.norm]  # a length is the radius times so many pixels to this power
         self.signs, self.position = torch.ones_like(flat), torch.arange(flat.shape[1], device=x.device)
+        self.before = self.signs  # of the block under trial, before its first trial
         self.low, self.high = torch.zeros_like(flat[:, 0]), torch.ones_like(flat[:, 0])  # radius 1 reaches a corner of the box
         self.bisecting, self.second = torch.zeros(2, len(x), dtype=torch.bool, device=x.device)
         self.first = torch.full((len(x),), flat.shape[1], device=x.device)  # the block under trial; the first one is empty
@@ -40,8 +41,8 @@ class _Rays:
     def query(self) -> tuple[Tensor, Tensor]:
         """Signs and radius to ask for."""
         block = (self.position >= self.first[:, None]) & (self.position < (self.first + self.size)[:, None]) & ~self.bisecting[:, None]
-        still = self.signs == 0
-        other = torch.where(self.second[:, None], torch.where(still, -1.0, 0.0), torch.where(still, 1.0, -self.signs))
+        still = self.before == 0
+        other = torch.where(self.second[:, None], torch.where(still, -1.0, 0.0), torch.where(still, 1.0, -self.before))
         signs = torch.where(block, other, self.signs)
         more = (self.signs.abs().sum(1) / signs.abs().sum(1).clamp(min=1)) ** self.power
         return signs, torch.where(self.bisecting, (self.low + self.high) / 2, (self.high * more).clamp(max=1.0))
@@ -51,10 +52,12 @@ class _Rays:
         self.signs = torch.where(misled[:, None], signs, self.signs)
         self.high = torch.where(misled, radius, self.high)
         self.low = torch.where(self.bisecting, torch.where(misled, self.low, radius), 0.0)
-        self.bisecting = (self.bisecting | misled) & (self.high - self.low > RESOLUTION)
+        self.bisecting = (self.bisecting | misled) & (self.high - self.low > (SHARE * self.high if self.power else RESOLUTION))
         done = ~self.bisecting
         if self.power:
-            self.second, done = self.second ^ done, done & self.second
+            single = self.second | (self.first >= len(self.position))  # the empty block has no other values
+            self.second, done = done & ~single | self.second & ~done, done & single
+        self.before = torch.where(done[:, None], self.signs, self.before)
         self.first = torch.where(done, self.first + self.size, self.first)
         over = done & (self.first >= len(self.position))
         self.size, self.first = torch.where(over, (self.size + 1) // 2, self.size), torch.where(over, 0, self.first)
@@ -62,6 +65,7 @@ class _Rays:
     def keep(self, rows: Tensor) -> None:
         self.signs, self.low, self.high, self.bisecting = self.signs[rows], self.low[rows], self.high[rows], self.bisecting[rows]
         self.first, self.size, self.second = self.first[rows], self.size[rows], self.second[rows]
+        self.before = self.before[rows]
 
 
 def rays(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int = 1000, seed: int = 0, index: Tensor | None = None) -> Attacked:

@@ -1,7 +1,8 @@
 """Square attack: random search with squares of shrinking size; it needs scores, no gradient. Andriushchenko et al., ECCV 2020.
 
 Under Linf a square takes the budget's corner. Under L2 one square gives up what it holds, another one gets it, with the budget that was left, as
-a pulse: a peak and a trough side by side, fading outwards. Under L1 (ours in this form) the same with sums of absolute values.
+a pulse: a peak and a trough side by side, fading outwards. Under L1 the same with sums of absolute values, after "Mind the Box" (Croce and Hein,
+ICML 2021); here its squares go down to single pixels.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def square(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int =
             candidate = here.threat.project(propose(here), here.clean)
             logits = model(candidate)
             best.forwards += len(rows)
+            if query == 0 and propose is _pulse:  # the start counts, whatever it does to the loss: squares pass on what it holds
+                best.loss[rows] = -math.inf
             best.note(rows, candidate, margin(logits, y[rows]), logits.argmax(1) != y[rows], query + 1)
     return best.result(x, threat)
 
@@ -102,7 +105,8 @@ def _pulse(here: _Search) -> Tensor:
     channels, height, width = here.clean.shape[1:]
     if here.query == 0:
         return here.clean + here.threat.stretch(_tiles(here), here.clean)
-    moved, power, least = here.at - here.clean, *((2, 3) if here.threat.norm == "l2" else (1, 1))  # under L1 a pixel alone may be worth most
+    power, least = (2, 3) if here.threat.norm == "l2" else (1, 1)  # under L1 a pixel alone may be worth most
+    moved = here.at - here.clean
     s = max(side(here.query, height, width, SHARE_OF_PULSES), min(least, height, width))
     drawn = here.drawn(5 + channels)
     taken, down, across = here.window(drawn[:, :2], s)
@@ -114,12 +118,15 @@ def _pulse(here: _Search) -> Tensor:
     def weight(part: Tensor, dims: tuple[int, ...] = (2, 3)) -> Tensor:
         return part.abs().pow(power).sum(dims, keepdim=True)
 
-    old = moved * taken
-    fresh = shape[:, None] * taken * here.signs(drawn[:, 5:])[:, :, None, None] + old / weight(old, (1, 2, 3)).pow(1 / power).clamp(min=1e-12)
+    def unit(part: Tensor) -> Tensor:
+        return part / weight(part).pow(1 / power).clamp(min=1e-12)
+
+    fresh = unit(shape[:, None] * taken) * here.signs(drawn[:, 5:])[:, :, None, None]
+    if s > 1:  # a single pixel would only keep its sign or lose all it has
+        fresh = fresh + unit(moved * taken)
     left = (here.threat.per_sample(moved).pow(power) - weight(moved, (1, 2, 3))).clamp(min=0.0) / channels
     free = (left + weight(moved * (taken | given))).pow(1 / power)
-    fresh = free * fresh / weight(fresh).pow(1 / power).clamp(min=1e-12)
-    whole = torch.where(taken, fresh, torch.where(given, 0.0, moved))
+    whole = torch.where(taken, free * unit(fresh), torch.where(given, 0.0, moved))
     return here.clean + here.threat.stretch(whole, here.clean)
 
 
@@ -137,9 +144,9 @@ def _tiles(here: _Search) -> Tensor:
 
 
 def pulse(s: int) -> Tensor:
-    """A peak over a trough, ``[s, s]``: each half is a stack of squares around its middle, the k-th ``(k + 1)^-2`` high; length 1."""
-    parts = [sign * _stack(height, s) for sign, height in ((1, s // 2), (-1, s - s // 2)) if height]
-    whole = torch.cat(parts)
+    """A peak over a trough, ``[s, s]``: each half is a stack of squares around its middle, the k-th ``(k + 1)^-2`` high; both are as long."""
+    halves = [(1, _stack(s // 2, s)), (-1, _stack(s - s // 2, s))]
+    whole = torch.cat([sign * half / half.square().sum().sqrt() for sign, half in halves if len(half)])
     return whole / whole.square().sum().sqrt()
 
 

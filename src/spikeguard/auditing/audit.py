@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls, flags, masking, runner
 from spikeguard.auditing.flags import Flag, flag
-from spikeguard.auditing.runner import Stop, Task, Tell
+from spikeguard.auditing.runner import Task, Tell
 from spikeguard.auditing.scoring import SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Member, fingerprint, members
@@ -22,6 +22,7 @@ from spikeguard.errors import UserError
 from spikeguard.gradients import Model, through
 from spikeguard.records import SCHEMA, machine, plain, write_json
 from spikeguard.threat import THREATS, Threat, check_images
+from spikeguard.training.interrupt import Stop
 
 STATE, RECORD = "audit.state.npz", "audit.json"
 
@@ -102,7 +103,7 @@ def audit(
     random = "noise" in checked.traits
     chosen, left_out = members(effort, threat, runner.traits(model, random, *checked.traits), _extra(extra), getattr(model, "adaptive", frozenset()))
     conditions = {
-        "suite": fingerprint(effort),
+        "suite": fingerprint(effort, threat.norm),
         "effort": effort,
         "members": [m.name for m in chosen],
         "threat": [threat.norm, digest(threat.per_sample(x))],

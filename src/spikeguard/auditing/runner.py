@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +22,13 @@ from spikeguard.gradients import Model
 from spikeguard.gradients.swap import known
 from spikeguard.losses import margin
 from spikeguard.threat import Threat, check_images
+from spikeguard.training.interrupt import Stop
 
 SAVE_EVERY = 20.0  # seconds
 BROKEN = 0.02  # a sample of a random model counts as broken where a share of draws this small is right
 FAMILIES_WANTED = 2
 
 Tell = Callable[[str, int, int], None]
-
-
-class Stop(Protocol):
-    """Is the work to end? An event, of threads or of processes."""
-
-    def is_set(self) -> bool: ...
 
 
 @dataclass

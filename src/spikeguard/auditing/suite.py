@@ -212,6 +212,8 @@ FULL = (
     _sapgd(1000, 0.435, Atan()),
 )
 C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True)
+OTHER_NORMS = "sparse steps; square and rays"
+"""What attacks do under L2 and L1; changing it is a new hash of the suites there."""
 SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "full": FULL}
 
 
@@ -239,7 +241,8 @@ def members(
     return chosen, left
 
 
-def fingerprint(effort: str) -> str:
-    """The first 16 digits of a hash of all that a suite is made of."""
-    text = json.dumps([VERSION, EOT_DRAWS[effort], [m.told() for m in SUITES[effort]]], sort_keys=True)
+def fingerprint(effort: str, norm: str = "linf") -> str:
+    """The first 16 digits of a hash of all that a suite is made of, under a norm."""
+    parts = [VERSION, EOT_DRAWS[effort], [m.told() for m in SUITES[effort]], *([norm, OTHER_NORMS] if norm != "linf" else [])]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

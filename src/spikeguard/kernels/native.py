@@ -135,7 +135,9 @@ class _Layer:
         else:
             self.args.decay = float(decay)
         if call.moving:
-            rate, goal = call.moving.rate.detach().float()[None, None], call.moving.goal.detach().float()[:, None]
+            sizes = current.shape[2:]
+            rate = call.moving.rate.detach().float().expand(sizes)[None, None]
+            goal = call.moving.goal.detach().float()[:, None].expand(mode.timesteps, 1, *sizes)
             self.own |= {"rate": _dense(rate, self.shape), "goal": _dense(goal, self.shape)}
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from spikeguard.auditing.audit import Audit, audit
-from spikeguard.auditing.runner import Stop, Tell
+from spikeguard.auditing.runner import Tell
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset
 from spikeguard.errors import Interrupted, UserError
@@ -21,6 +21,7 @@ from spikeguard.records import machine, read_json
 from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings
 from spikeguard.threat import Linf
 from spikeguard.training.checkpoint import RECORD
+from spikeguard.training.interrupt import Stop
 from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
 from spikeguard.training.setup import parts
@@ -52,21 +53,33 @@ class Bench:
         folder = self.out / "runs" / cell.name
         if (folder / RECORD).exists() and read_json(folder / RECORD)["recipe"] != cell.recipe.values():
             shutil.rmtree(folder)  # ours, from another state of the matrix
-        if not (folder / RECORD).exists():
-
-            def progress(report: Report) -> None:
-                self.tell(f"{what}: training", report.step, report.steps)
-
+        self._go_on()
+        if folder.exists() and not (folder / RECORD).exists():
             try:
-                train(cell.recipe, folder, resume=folder.exists(), device=self.device, data=self.data, progress=progress)
+                self._train(cell, folder, True, what)
+            except UserError:  # begun with other threads or on another machine: it could not go on to the same bits
+                shutil.rmtree(folder)
+        if not folder.exists():
+            try:
+                self._train(cell, folder, False, what)
             except UserError:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            except Interrupted as error:
-                raise Interrupted(f"study stopped inside the training of {cell.recipe.name}; {GO_ON}") from error
-        if self.stop is not None and self.stop.is_set():
-            raise Interrupted(f"study stopped after {cell.recipe.name}; {GO_ON}")
+        self._go_on()
         return read_json(folder / RECORD)
+
+    def _train(self, cell: Cell, folder: Path, resume: bool, what: str) -> None:
+        def progress(report: Report) -> None:
+            self.tell(f"{what}: training", report.step, report.steps)
+
+        try:
+            train(cell.recipe, folder, resume, self.device, data=self.data, progress=progress, stop=self.stop)
+        except Interrupted as error:
+            raise Interrupted(f"study stopped inside the training of {cell.recipe.name}; {GO_ON}") from error
+
+    def _go_on(self) -> None:
+        if self.stop is not None and self.stop.is_set():
+            raise Interrupted(f"study stopped; {GO_ON}")
 
     def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str) -> Audit:
         """An audit of a trained network."""
@@ -96,9 +109,11 @@ class Bench:
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
         """The one look at test images."""
-        self.trained(cell, what)  # anew, where only the record is left
+        retrained = not (self.out / "runs" / cell.name / RECORD).exists()  # where only the record is left
+        self.trained(cell, what)
         test = self.data.test.balanced(self.settings.scored_on)
-        return {**told(self.audited(cell, test, EPS, "standard", MORE_AT_LAST, what).record), "machine": here()}
+        got = self.audited(cell, test, EPS, "standard", MORE_AT_LAST, what).record
+        return {**told(got), "machine": here(), "retrained": retrained}
 
 
 def told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spikeguard.auditing.runner import Stop, Tell
+from spikeguard.auditing.runner import Tell
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, machine, read_json, write_json
@@ -17,6 +17,7 @@ from spikeguard.study.frontier import best, complete, mean_of
 from spikeguard.study.matrix import CONFIRMING, EPS, FRESH, LOW, Cell, Settings, on_frontier
 from spikeguard.study.ranking import Bench, made, silent
 from spikeguard.study.workers import Work, rows
+from spikeguard.training.interrupt import Stop
 
 MARK = "embedded.json"
 
@@ -45,15 +46,18 @@ class _Study:
 
     def rank(self, todo: list[Cell], into: str) -> None:
         """Every network that is not there yet, or was made in another way."""
-        self._run("ranked", [cell for cell in todo if (row := self.record[into].get(cell.name)) is None or row["made"] != made(cell)], into)
+        held = self.record[into]
+        self._run("ranked", todo, [c for c in todo if c.name not in held or held[c.name]["made"] != made(c)], into)
 
     def score(self, todo: list[Cell]) -> None:
-        """The one look at test images, at those that have not been looked at."""
-        self._run("scored", [cell for cell in todo if cell.name not in self.record["test"]], "test")
+        """The one look at test images, for those that have not had it."""
+        self._run("scored", todo, [c for c in todo if c.name not in self.record["test"]], "test")
 
-    def _run(self, what: Work, missing: list[Cell], into: str) -> None:
-        for cell, row in rows(self.bench, what, missing, self.jobs):
-            self.record[into][cell.name] = row
+    def _run(self, work: Work, todo: list[Cell], missing: list[Cell], into: str) -> None:
+        place = {cell.name: number for number, cell in enumerate(todo)}
+        for cell, row in rows(self.bench, work, missing, self.jobs):
+            held = {**self.record[into], cell.name: row}  # in the order of the matrix, whoever was ready first: ties and bounds depend on it
+            self.record[into] = dict(sorted(held.items(), key=lambda item: place.get(item[0], len(place))))
             write_json(self.path, self.record)
 
 

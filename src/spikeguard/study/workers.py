@@ -35,10 +35,8 @@ def rows(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
 
 def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
     context = torch.multiprocessing.get_context("spawn")
-    halt, threads = (
-        context.Event(),
-        max(1, torch.get_num_threads() // jobs),
-    )  # where fewer are left, too: it decides about last bits
+    halt = context.Event()
+    threads = max(1, torch.get_num_threads() // jobs)  # the same share where fewer networks are left: it decides about last bits
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a worker's threads do not spin where another worker could run
     shared = (replace(bench, tell=silent, stop=None), threads, halt)
     stage, stopped = f"{len(todo)} networks to be {work}, {jobs} at a time", False
@@ -54,14 +52,14 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
                     except Interrupted:
                         stopped = True
                     except BrokenProcessPool as error:
-                        raise UserError(f"a process of the study was ended from outside (memory?) near {cell.name}; {GO_ON}") from error
+                        raise UserError(f"a process of the study could not start or was ended (memory?) near {cell.name}; {GO_ON}") from error
                     else:
                         yield cell, row
                 stopped = stopped or (bench.stop is not None and bench.stop.is_set())
                 if stopped and not halt.is_set():
                     halt.set()
                     waiting = {future: cell for future, cell in waiting.items() if not future.cancel()}
-        finally:  # whatever ends it, no network is begun any more
+        finally:  # whatever ends it: those that run save and stop, those in the queue stop before they begin
             halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
     if stopped:
@@ -70,7 +68,7 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
 
 def _begin(bench: Bench, threads: int, halt: Any) -> None:
     global _held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the first one tells the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal, but only the first one tells what to do
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_pages()
     torch.set_num_threads(threads)

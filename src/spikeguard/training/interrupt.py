@@ -7,6 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
+
+
+class Stop(Protocol):
+    """Is the work to end? An event, of threads or of processes."""
+
+    def is_set(self) -> bool: ...
 
 
 @contextmanager

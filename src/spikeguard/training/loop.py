@@ -28,7 +28,7 @@ from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import quiet, seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
-from spikeguard.training.interrupt import ctrl_c
+from spikeguard.training.interrupt import Stop, ctrl_c
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.setup import make_network, parts, pick_device
 
@@ -63,10 +63,11 @@ def train(
     data: Dataset | None = None,
     progress: Callable[[Report], None] | None = None,
     save_every: int = 0,
+    stop: Stop | None = None,
 ) -> Run:
     """Train a network by a recipe; with ``out``, keep it in that folder and let it be resumed after any interruption.
 
-    A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C, which raises Interrupted.
+    A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C or once ``stop`` is set, which raises Interrupted.
     ``resume`` goes on from the last one to the same bits as an unbroken run. ``data`` None loads ``recipe.data``.
     UserError: the folder holds something already, the state is another recipe's, the loss is not finite, the disk is full.
     """
@@ -82,6 +83,8 @@ def train(
             for report in trainer.epoch(stopped):
                 if progress:
                     progress(report)
+                if stop is not None and stop.is_set():
+                    stopped.set()
                 if folder is not None and save_every and trainer.at.batch % save_every == 0:
                     trainer.save(folder)
                 if stopped.is_set():
