@@ -140,6 +140,7 @@ def test_a_study_goes_on_where_it_stopped_and_its_page_says_what_is_missing(smal
     assert {c["seed"] for c in record["confirmed"].values()} == {100, 101, 102, 103, 104}
     text = page(record)
     assert "3 of 3 networks were run" in text
+    assert "(trained anew)" in text
     assert "lie above the AT/TRADES frontier" in text
     again = sweep.run(SMALL, tmp_path)
     assert (again["cells"], again["test"], again["best"]) == (record["cells"], record["test"], record["best"])

@@ -90,7 +90,7 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Scored once on test images", ""]
     if not record["test"]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
-    again = any(told.get("retrained") for told in record["test"].values())
+    again = {name for name, told in record["test"].items() if "seconds" in told and told["seconds"] != record["cells"][name]["seconds"]}
     lines += [
         "The best five by validation, the frontier, and no defence; first seed; standard audit, with quick's members and all adaptive ones, "
         f"{record['settings']['scored_on']} test images, in %.",
@@ -102,7 +102,7 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     scored = {name: {**record["cells"][name], **told} for name, told in record["test"].items()}
     for name in record["finalists"]:
         cell = scored.get(name, record["cells"][name])
-        label = f"{cell['group']}: {cell['row']}{' (trained anew)' if cell.get('retrained') else ''}"
+        label = f"{cell['group']}: {cell['row']}{' (trained anew)' if name in again else ''}"
         if name not in scored or "failed" in cell:
             lines.append(f"| {label} | {'failed: ' + cell['failed'] if 'failed' in cell else NOTHING} |" + " |" * 6)
             continue

@@ -109,11 +109,10 @@ class Bench:
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
         """The one look at test images."""
-        retrained = not (self.out / "runs" / cell.name / RECORD).exists()  # where only the record is left
-        self.trained(cell, what)
+        done = self.trained(cell, what)  # anew, where only the record is left
         test = self.data.test.balanced(self.settings.scored_on)
         got = self.audited(cell, test, EPS, "standard", MORE_AT_LAST, what).record
-        return {**told(got), "machine": here(), "retrained": retrained}
+        return {**told(got), "machine": here(), "seconds": done["cost"]["seconds"]}
 
 
 def told(record: Mapping[str, Any]) -> dict[str, Any]:
