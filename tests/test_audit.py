@@ -110,7 +110,7 @@ def test_a_budget_an_image_and_other_norms_are_judged_too(net, images):
     for threat in (sg.L2(0.8), sg.L1(6.0)):
         other = sg.audit(net, x, y, threat, effort="quick")
         assert other.robust_accuracy < other.clean_accuracy
-        assert "Square-200" in other.record["left_out"]
+        assert any(row["name"] == "Square-200" for row in other.record["members"])
         rows, found = other.witnesses.read(x, threat)
         threat.check(found, x[rows])
 
@@ -287,6 +287,7 @@ def test_suites_grow_and_their_hash_changes_with_any_constant():
     old["loss"] = "margin"
     try:
         assert fingerprint("quick") != before
+        assert len({fingerprint("quick", norm) for norm in ("linf", "l2", "l1")}) == 3
     finally:
         del old["loss"]
 
@@ -296,7 +297,7 @@ def test_members_that_make_no_sense_are_left_out_with_a_reason(net):
     names = {m.name for m in chosen}
     assert "C&W-100" in names
     assert "PGD-10 ensemble triangle 0.5" in {*names, *left}
-    assert "Square-5000" in left
+    assert {"Square-5000", "RayS-1000"} <= names
     random, _ = members("full", THREAT, frozenset({"noise", "neurons"}))
     assert not {m.name for m in AUTOATTACK} & {m.name for m in random}
     assert any("EOT" in m.name for m in random)

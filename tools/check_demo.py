@@ -13,7 +13,7 @@ from demo_seeds import row
 from spikeguard.records import read_json
 
 AT_LEAST = {"gain_over_vanilla": 3.0, "gain_over_control": 3.0, "fewer_neighbours": 15.0}
-SECONDS = 360  # the bar is 240 on a quiet machine; CI's is shared
+SECONDS, WITHOUT_AVX512 = 360, 600  # the bar is 240 on a quiet machine; CI's is shared, and half as fast without AVX-512 (LAB.md)
 AT_MOST = {"clean_lost": 5.0}
 
 
@@ -22,8 +22,9 @@ def main(folder: Path) -> int:
     found = row(record)
     misses = [f"{k} = {found[k]}, must be at least {v}" for k, v in AT_LEAST.items() if found[k] < v]
     misses += [f"{k} = {found[k]}, must be at most {v}" for k, v in AT_MOST.items() if found[k] > v]
-    if record["seconds"] > SECONDS:
-        misses.append(f"the demo took {record['seconds']} s, must take at most {SECONDS}")
+    most = SECONDS if "avx512f" in record["machine"]["instructions"] else WITHOUT_AVX512
+    if record["seconds"] > most:
+        misses.append(f"the demo took {record['seconds']} s, must take at most {most}")
     page = (folder / "index.html").read_text()
     if "http://" in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", ""):
         misses.append("the page is not self-contained")
