@@ -44,8 +44,11 @@ class _Rays:
         still = self.before == 0
         other = torch.where(self.second[:, None], torch.where(still, -1.0, 0.0), torch.where(still, 1.0, -self.before))
         signs = torch.where(block, other, self.signs)
-        more = (self.signs.abs().sum(1) / signs.abs().sum(1).clamp(min=1)) ** self.power
-        return signs, torch.where(self.bisecting, (self.low + self.high) / 2, (self.high * more).clamp(max=1.0))
+        radius = self.high
+        if self.power:
+            more = (self.signs.abs().sum(1) / signs.abs().sum(1).clamp(min=1)) ** self.power
+            radius = (radius * more).clamp(max=1.0)
+        return signs, torch.where(self.bisecting, (self.low + self.high) / 2, radius)
 
     def answer(self, signs: Tensor, radius: Tensor, misled: Tensor) -> None:
         """What to do with the model's answer: keep or drop the change, or halve the bracket; then perhaps on to the next value or block."""

@@ -52,6 +52,12 @@ def noise(model: Model, x: Tensor, y: Tensor, threat: Threat, *, tries: int = 20
     return best.result(x, threat)
 
 
+def check_search(who: str, x: Tensor, queries: int) -> None:
+    """Refuse, in the name of ``who``, what no search by patches of an image can work on."""
+    if queries < 1 or x.dim() != 4:
+        raise UserError(f"{who}: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, C, H, W]")
+
+
 def random_search(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int = 200, seed: int = 0, index: Tensor | None = None) -> Attacked:
     """Local search by scores on ``x`` ``[N, C, H, W]`` in [0, 1]: changes a random patch or random pixels, keeps what raises the margin.
 
@@ -59,8 +65,7 @@ def random_search(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries
     to one pixel. Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on bad images.
     """
     check_images(x, y)
-    if queries < 1 or x.dim() != 4:
-        raise UserError(f"random_search: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, C, H, W]")
+    check_search("random_search", x, queries)
     index, x = numbers(index, x).to(x.device), x.detach()
     size = x[0].numel()
     with at_rest(model), torch.no_grad():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from spikeguard import draws
 from spikeguard.attacks.ascent import Attacked, Best, at_rest, is_random
 from spikeguard.attacks.pgd import numbers
-from spikeguard.errors import UserError
+from spikeguard.attacks.randomly import check_search
 from spikeguard.gradients import Model
 from spikeguard.losses import margin
 from spikeguard.threat import Linf, Threat, check_images
@@ -38,8 +39,7 @@ def square(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int =
     Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on bad images.
     """
     check_images(x, y)
-    if queries < 1 or x.dim() != 4:
-        raise UserError(f"square: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, C, H, W]")
+    check_search("square", x, queries)
     index = numbers(index, x).to(x.device)
     x = x.detach()
     propose = _corner if isinstance(threat, Linf) else _pulse
@@ -143,6 +143,7 @@ def _tiles(here: _Search) -> Tensor:
     return whole
 
 
+@lru_cache
 def pulse(s: int) -> Tensor:
     """A peak over a trough, ``[s, s]``: each half is a stack of squares around its middle, the k-th ``(k + 1)^-2`` high; both are as long."""
     halves = [(1, _stack(s // 2, s)), (-1, _stack(s - s // 2, s))]

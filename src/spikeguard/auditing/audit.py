@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls, flags, masking, runner
 from spikeguard.auditing.flags import Flag, flag
-from spikeguard.auditing.runner import Task, Tell
+from spikeguard.auditing.runner import Task, Tell, silent
 from spikeguard.auditing.scoring import SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Member, fingerprint, members
@@ -95,7 +95,7 @@ def audit(
     """
     check_images(x, y)
     _check_settings(model, threat, effort, batch_size, extra)
-    begun, tell = time.perf_counter(), progress or (lambda stage, done, total: None)
+    begun, tell = time.perf_counter(), progress or silent
     folder = None if out is None else Path(out)
     bare = Task(model, x, y, threat, (), seed, index, batch_size or 250, tell=tell)
     tell("looking at the model", 0, 1)

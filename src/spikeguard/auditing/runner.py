@@ -31,6 +31,10 @@ FAMILIES_WANTED = 2
 Tell = Callable[[str, int, int], None]
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """Nobody hears of it."""
+
+
 @dataclass
 class Task:
     """What is attacked, and how it is gone about. ``draws``: gradients averaged a step if it is random. ``store``:
@@ -45,7 +49,7 @@ class Task:
     index: Tensor | None = None
     batch_size: int = 250
     draws: int = 1
-    tell: Tell = lambda stage, done, total: None
+    tell: Tell = silent
     store: tuple[Path, dict[str, Any]] | None = None
     stop: Stop | None = None
     known_random: bool | None = None

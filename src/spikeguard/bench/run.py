@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeguard.auditing.runner import Tell, silent
 from spikeguard.bench import memory, peers, tasks, timing
 from spikeguard.bench.floor import Floor
 from spikeguard.bench.parts import parts
@@ -23,7 +24,6 @@ from spikeguard.records import SCHEMA, machine, plain, read_json, write_json
 from spikeguard.study.recipes import recipe
 from spikeguard.training.loop import train
 
-Tell = Callable[[str, int, int], None]
 Rounds = Callable[[int, int], None]
 STEPS = 20  # of PGD
 ALIKE = 0.95  # of the classes have to be the same before anything is timed
@@ -51,7 +51,7 @@ class Settings:
         return 64 if self.quick else 256
 
 
-def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda stage, done, total: None) -> dict[str, Any]:
+def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = silent) -> dict[str, Any]:
     """Time everything, writing the record ``out`` after each task. UserError if ``out`` is a record of something else."""
     threads = torch.get_num_threads()
     head = {

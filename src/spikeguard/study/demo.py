@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.auditing.audit import audit
+from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
@@ -44,10 +44,7 @@ class Settings:
     seed: int = 0
 
 
-Tell = Callable[[str, int, int], None]
-
-
-def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = lambda stage, done, total: None) -> dict[str, Any]:
+def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = silent) -> dict[str, Any]:
     """Train, attack, write records, witnesses and page into ``out``; returns the record. ``tell(stage, done, total)`` shows progress.
 
     Without ``resume`` an earlier demo in ``out`` is replaced; with it, what is finished there is kept. UserError if ``out`` holds

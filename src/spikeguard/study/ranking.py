@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from spikeguard.auditing.audit import Audit, audit
-from spikeguard.auditing.runner import Tell
+from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset
 from spikeguard.errors import Interrupted, UserError
@@ -27,10 +27,6 @@ from spikeguard.training.loop import Report, train
 from spikeguard.training.setup import parts
 
 GO_ON = "what is done is kept, go on with the same command"
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Nobody hears of it."""
 
 
 @dataclass
@@ -77,8 +73,13 @@ class Bench:
         except Interrupted as error:
             raise Interrupted(f"study stopped inside the training of {cell.recipe.name}; {GO_ON}") from error
 
+    @property
+    def stopped(self) -> bool:
+        """Has somebody asked for an end?"""
+        return self.stop is not None and self.stop.is_set()
+
     def _go_on(self) -> None:
-        if self.stop is not None and self.stop.is_set():
+        if self.stopped:
             raise Interrupted(f"study stopped; {GO_ON}")
 
     def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str) -> Audit:

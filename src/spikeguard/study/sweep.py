@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from spikeguard.auditing.runner import Tell
+from spikeguard.auditing.runner import Tell, silent
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, machine, read_json, write_json
 from spikeguard.study import matrix
 from spikeguard.study.frontier import best, complete, mean_of
 from spikeguard.study.matrix import CONFIRMING, EPS, FRESH, LOW, Cell, Settings, on_frontier
-from spikeguard.study.ranking import Bench, made, silent
+from spikeguard.study.ranking import Bench, made
 from spikeguard.study.workers import Work, rows
 from spikeguard.training.interrupt import Stop
 

@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import torch
 
+from spikeguard.auditing.runner import silent
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels.memory import keep_freed_pages
 from spikeguard.study.matrix import Cell
-from spikeguard.study.ranking import GO_ON, Bench, silent
+from spikeguard.study.ranking import GO_ON, Bench
 
 Work = Literal["ranked", "scored"]
 Done = Iterator[tuple[Cell, dict[str, Any]]]
@@ -55,7 +56,7 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
                         raise UserError(f"a process of the study could not start or was ended (memory?) near {cell.name}; {GO_ON}") from error
                     else:
                         yield cell, row
-                stopped = stopped or (bench.stop is not None and bench.stop.is_set())
+                stopped = stopped or bench.stopped
                 if stopped and not halt.is_set():
                     halt.set()
                     waiting = {future: cell for future, cell in waiting.items() if not future.cancel()}
