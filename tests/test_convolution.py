@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import little_recipe
 from torch import nn
 
+import spikeguard as sg
 from spikeguard.kernels import builder, compiler, convolution, native
 from spikeguard.kernels.convolution import Conv, weight_gradient
 from spikeguard.networks import build
@@ -137,3 +139,18 @@ def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
     assert all(f["AFFINE"] for f in asked)
     assert torch.equal(x.grad, alone)
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_judged(little_data):
+    """cuDNN's switch, watched from inside: what it does is tested where there is a GPU."""
+    seen = []
+
+    def watched(x):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+        return net(x)
+
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic)
+    net = sg.train(little_recipe(epochs=1), data=little_data, progress=lambda _: seen.append((torch.backends.cudnn.allow_tf32, True))).net
+    sg.audit(watched, little_data.test.pixels()[:10], little_data.test.y[:10], sg.Linf(0.03), effort="quick")
+    assert set(seen) == {(False, True)}
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before

@@ -181,14 +181,15 @@ def test_fused_equals_reference_for_any_settings(steps, decay, threshold, reset,
     assert torch.equal(a.u, b.u)
 
 
-def test_a_machine_without_compiler_says_so_once_and_goes_on(monkeypatch, caplog):
+@pytest.mark.parametrize(("raised", "reason"), [("no g++ found", "no g++ found"), ("it raised:\n\n  no ptxas\nmore", "it raised: no ptxas")])
+def test_a_machine_without_compiler_says_so_once_and_goes_on(monkeypatch, caplog, raised, reason):
     compiler.verdict.cache_clear()
-    monkeypatch.setattr(compiler, "compile", lambda f: (_ for _ in ()).throw(RuntimeError("no g++ found")))
+    monkeypatch.setattr(compiler, "compile", lambda f: (_ for _ in ()).throw(RuntimeError(raised)))
     try:
-        assert compiler.verdict() == (False, "no g++ found")
+        assert compiler.verdict() == (False, reason)
         assert not compiler.use(10**9, torch.device("cpu"))
         assert [r.getMessage() for r in caplog.records if "uncompiled" in r.getMessage()] == [
-            "neurons run uncompiled, several times slower: torch.compile does not work here (no g++ found)"
+            f"neurons run uncompiled, several times slower: torch.compile does not work here ({reason})"
         ]
     finally:
         compiler.verdict.cache_clear()

@@ -20,6 +20,7 @@ from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Membe
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model, through
+from spikeguard.kernels.exact import exact
 from spikeguard.records import SCHEMA, machine, plain, write_json
 from spikeguard.threat import THREATS, Threat, check_images
 from spikeguard.training.interrupt import Stop
@@ -72,6 +73,7 @@ def save(entry: dict[str, Any], witnesses: Witnesses | None, path: Path) -> dict
     return entry
 
 
+@exact()
 def audit(
     model: Model,
     x: Tensor,

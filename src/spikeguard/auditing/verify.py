@@ -14,6 +14,7 @@ from spikeguard.auditing.state import digest
 from spikeguard.auditing.witness import Witnesses, misclassified
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import Model
+from spikeguard.kernels.exact import exact
 from spikeguard.threat import THREATS, Threat
 
 
@@ -36,6 +37,7 @@ def threat_of(record: dict[str, Any]) -> Threat:
         raise UserError(f"the record names no known threat ({record.get('threat')!r})") from error
 
 
+@exact()
 def verify(record: dict[str, Any], folder: Path, model: Model, x: Tensor, y: Tensor) -> Verified:
     """Check the record's witnesses (beside it, in ``folder``) on ``model`` and the images ``x`` ``[N, C, H, W]`` that it was made with."""
     wrong: list[str] = []

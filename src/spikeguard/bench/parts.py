@@ -28,7 +28,7 @@ def parts(work: Work, device: torch.device) -> dict[str, float]:
     """Share of the step's own time in each part, the largest first."""
     cuda = device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CUDA] if cuda else [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profiled:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiled:
         work()
         finish(device)
     spent: dict[str, float] = {}

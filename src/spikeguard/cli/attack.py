@@ -39,6 +39,7 @@ def run(arguments: list[str]) -> int:
     from spikeguard.auditing.audit import attack_record, save
     from spikeguard.auditing.suite import OWN
     from spikeguard.data.sources import load_data
+    from spikeguard.kernels.exact import exact
     from spikeguard.threat import Linf
     from spikeguard.training.load import load_with_recipe
     from spikeguard.training.setup import pick_device
@@ -49,7 +50,7 @@ def run(arguments: list[str]) -> int:
     settings = _settings(given)
     title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
     member = _member(given, settings, title, OWN)
-    with common.progress() as shown:
+    with common.progress() as shown, exact():
         task = runner.Task(
             net, test.pixels(), test.y, Linf(given.eps), [member], given.seed, test.index, given.batch_size, draws=given.eot, tell=shown.tell
         )

@@ -26,7 +26,8 @@ def verdict(device: str = "cpu") -> tuple[bool, str]:
         if not torch.equal(probed.cpu(), torch.full((64,), 3.0)):
             raise RuntimeError("a compiled kernel gave a wrong result")
     except Exception as error:  # whatever a compiler raises, the answer is the same: run without it
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(said[: 2 if said[0].endswith(":") else 1])[:160]  # "backend='inductor' raised:" alone says nothing
         log.warning("neurons run uncompiled, several times slower: torch.compile does not work here (%s)", reason)
         return False, reason
     return True, ""

@@ -24,7 +24,7 @@ from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.interrupt import Stop
 from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
-from spikeguard.training.setup import parts
+from spikeguard.training.setup import parts, pick_device
 
 GO_ON = "what is done is kept, go on with the same command"
 
@@ -82,10 +82,17 @@ class Bench:
         if self.stopped:
             raise Interrupted(f"study stopped; {GO_ON}")
 
+    def here(self) -> dict[str, Any]:
+        """Device, or instruction sets and threads: they decide about the last bits, and so about the network that is trained."""
+        if pick_device(self.device).type == "cuda":
+            return {"device": torch.cuda.get_device_name(0)}
+        return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
+
     def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str) -> Audit:
         """An audit of a trained network."""
-        net = load(self.out / "runs" / cell.name, self.device or "cpu")
-        images = images.to(net.mean.device)
+        place = pick_device(self.device)
+        net = load(self.out / "runs" / cell.name, str(place))
+        images = images.to(place)
         x, y = images.pixels(), images.y
         try:
             return audit(net, x, y, Linf(eps), effort=effort, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
@@ -106,14 +113,14 @@ class Bench:
         row |= {"seconds": done["cost"]["seconds"], "validation_accuracy": kept, **told(got)}
         if cell.group == "BPTT":
             row["low"] = told(self.audited(cell, held, LOW, "quick", MORE, what).record)
-        return row | {"machine": here()}
+        return row | {"machine": self.here()}
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
         """The one look at test images."""
         done = self.trained(cell, what)  # anew, where only the record is left
         test = self.data.test.balanced(self.settings.scored_on)
         got = self.audited(cell, test, EPS, "standard", MORE_AT_LAST, what).record
-        return {**told(got), "machine": here(), "seconds": done["cost"]["seconds"]}
+        return {**told(got), "machine": self.here(), "seconds": done["cost"]["seconds"]}
 
 
 def told(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,11 +137,6 @@ def told(record: Mapping[str, Any]) -> dict[str, Any]:
         "suite": record["suite"],
         "audit_seconds": record["cost"]["seconds"],
     }
-
-
-def here() -> dict[str, Any]:
-    """Instruction sets and threads: both decide about the last bits, and so about the network that is trained."""
-    return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
 
 
 def made(cell: Cell) -> str:

@@ -24,6 +24,7 @@ from spikeguard.defenses import Hooks, Step
 from spikeguard.dynamics import Dynamics
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels import builder
+from spikeguard.kernels.exact import exact
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import quiet, seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
@@ -54,6 +55,7 @@ class Run:
     metrics: dict[str, Any]
 
 
+@exact()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,
