@@ -228,10 +228,12 @@ def test_a_pulse_is_a_peak_beside_a_trough():
 
 
 @pytest.mark.parametrize("threat", [sg.L2(0.5), sg.L1(2.0)], ids=["l2", "l1"])
-def test_squares_pass_the_budget_on_and_lose_none_of_it(threat):
+def test_squares_pass_the_budget_on_and_lose_none_of_it(threat, monkeypatch):
     """Far from the box every proposal is as long as the budget, and differs from the last one inside two squares only, but for a common factor."""
     from spikeguard.attacks.square import _pulse, _Search
 
+    sides, window = [], _Search.window
+    monkeypatch.setattr(_Search, "window", lambda self, drawn, s: (sides.append(s), window(self, drawn, s))[1])
     x = torch.full((40, 3, 12, 12), 0.5)
     at, index = x, torch.arange(40)
     for query in (0, 1, 60, 300):
@@ -243,6 +245,8 @@ def test_squares_pass_the_budget_on_and_lose_none_of_it(threat):
             usual = kept[at != x].median()
             assert float(((kept - usual).abs() < 1e-3)[at != x].float().mean()) > 0.5
         at = new
+    assert set(sides[:2]) == {5}, "4 pixels a side would have no middle"
+    assert all(s % 2 for s in sides)
 
 
 def test_the_uniform_half_of_the_control_fills_the_ball():

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard import draws
-from spikeguard.dynamics import Homeostasis
+from spikeguard.dynamics import Chain, Dynamics, Homeostasis
 from spikeguard.kernels import builder, compiler, native, reference
 from spikeguard.kernels.layout import Layout
 from spikeguard.kernels.mode import Band, Draw, Mode, Norm
 from spikeguard.kernels.running import adapt
+from spikeguard.neurons import Neuron, Spiking
 from spikeguard.surrogates import Atan, Exponential, Gaussian, Rectangle, Sigmoid, StraightThrough, Triangle
 
 SURROGATES = [Triangle(0.7), Atan(2.0), Sigmoid(4.0), Gaussian(0.5), Rectangle(1.0), Exponential(2.0, 0.3), StraightThrough()]
@@ -143,6 +144,26 @@ def test_own_decays_and_moving_thresholds_equal_the_readable_loop(decays, moves,
     for x, y in zip(a_grads, b_grads, strict=True):
         assert x.shape == y.shape
         close(x, y, 3e-4 if x.dim() == 0 else 5e-6)
+
+
+def test_the_gradient_of_a_threshold_goal_is_that_of_the_readable_loop():
+    """The C++ pass has none: such a layer does without it."""
+    layer, current = Spiking(Neuron(decay=0.5, surrogate=Atan(2.0))), torch.randn(4, 2, 19, 7, 5) + 0.5
+    gradients = []
+    for large in (2**62, 1):
+        goal = torch.zeros(4, 19, 7, 5, requires_grad=True)
+
+        class Moves(Dynamics):
+            def homeostasis(self, goal=goal):
+                return Homeostasis(torch.full((19, 7, 5), 0.3), goal)
+
+        layer.dynamics = Chain([Moves()])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiler, "WORTHWHILE", large)
+            spikes = layer(current)
+        gradients.append(torch.autograd.grad((spikes * current).sum(), goal)[0])
+    assert gradients[0].any()
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize(("samples", "count", "steps"), [(5, 37, 4), (1, 3, 1), (3, 256, 5)])

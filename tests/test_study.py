@@ -170,7 +170,7 @@ def test_a_network_made_in_another_way_is_made_again_and_one_that_fails_is_told(
 @pytest.mark.slow
 def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_process(small_study, tmp_path, monkeypatch):
     monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK)  # what the other processes have
-    settings, killed = replace(SMALL, seeds=1), []
+    settings, killed, policy = replace(SMALL, seeds=1), [], os.environ.get("OMP_WAIT_POLICY")
 
     def kill(stage, done, total):
         if not killed and (workers := multiprocessing.active_children()):
@@ -185,6 +185,7 @@ def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_p
     assert 1 <= len(read_json(tmp_path / "beside" / sweep.MARK)["cells"]) < 3
     beside = sweep.run(settings, tmp_path / "beside", finish=False, jobs=2)["cells"]
     assert list(beside) == [cell.name for cell in matrix.cells(settings)], "ties go by the order of the record"
+    assert os.environ.get("OMP_WAIT_POLICY") == policy, "what is begun later is none of ours"
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
     try:

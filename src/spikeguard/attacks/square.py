@@ -107,7 +107,7 @@ def _pulse(here: _Search) -> Tensor:
         return here.clean + here.threat.stretch(_tiles(here), here.clean)
     power, least = (2, 3) if here.threat.norm == "l2" else (1, 1)  # under L1 a pixel alone may be worth most
     moved = here.at - here.clean
-    s = max(side(here.query, height, width, SHARE_OF_PULSES), min(least, height, width))
+    s = min(max(side(here.query, height, width, SHARE_OF_PULSES), least) | 1, height, width)  # odd: there is a pixel in the middle
     drawn = here.drawn(5 + channels)
     taken, down, across = here.window(drawn[:, :2], s)
     given, _, _ = here.window(drawn[:, 2:4], s)

@@ -145,7 +145,8 @@ class Spiking(Drawing):
         own: Own,
     ) -> Fired:
         decay, moving = own
-        if native.can(current, mode, current.numel()) and (norm is None or norms.plain(norm)):
+        known = (norm is None or norms.plain(norm)) and not (moving and moving.goal.requires_grad)  # the C++ pass derives by no goal
+        if known and native.can(current, mode, current.numel()):
             asked = norms.asked(norm, self.replays) if norm is not None else None
             inside = pool and native.can_pool(current)
             fired = native.integrate(current, decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside, moving))

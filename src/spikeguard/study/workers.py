@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import parent_process
 from typing import Any, Literal
@@ -38,10 +39,9 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
     context = torch.multiprocessing.get_context("spawn")
     halt = context.Event()
     threads = max(1, torch.get_num_threads() // jobs)  # the same share where fewer networks are left: it decides about last bits
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a worker's threads do not spin where another worker could run
     shared = (replace(bench, tell=silent, stop=None), threads, halt)
     stage, stopped = f"{len(todo)} networks to be {work}, {jobs} at a time", False
-    with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, shared) as pool:
+    with _threads_that_sleep(), ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, shared) as pool:
         waiting = {pool.submit(_one, work, cell): cell for cell in todo}
         try:
             while waiting:
@@ -65,6 +65,18 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
             pool.shutdown(wait=True, cancel_futures=True)
     if stopped:
         raise Interrupted(f"study stopped; {GO_ON}")
+
+
+@contextmanager
+def _threads_that_sleep() -> Iterator[None]:
+    """Processes begun inside do not let waiting threads spin where another process could run."""
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("OMP_WAIT_POLICY", None)
 
 
 def _begin(bench: Bench, threads: int, halt: Any) -> None:
