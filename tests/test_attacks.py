@@ -249,6 +249,31 @@ def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
     assert averaged.backwards == 21
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [Own(), sg.assg(), sg.assg(seen=True), sg.pulled(pull=2), sg.soft(steps=4), sg.still(sg.Atan(4.0)), sg.mean_field(), sg.each_step(sg.assg())],
+    ids=repr,
+)
+def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(tiny, pair, inner):
+    """Without noise all draws are alike: averaged or not, the same gradients step by step."""
+    x, y = pair
+    from spikeguard.losses import ce
+
+    with inner.open(tiny) as alone, sg.eot(3, inner).open(tiny) as averaged:
+        for step in range(5):
+            torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0], msg=f"gradient {step}")
+    through = sg.through(tiny, inner)
+    with through.open(tiny) as alone, sg.eot(3, through).open(tiny) as averaged:
+        for _ in range(5):
+            torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0])
+
+
+def test_a_member_that_averages_already_is_not_averaged_again(tiny, pair):
+    x, y = pair
+    member = Member("own", "own gradient", sg.pgd, {"steps": 2, "restarts": 1, "early_stop": False}, sg.eot(3))
+    assert member.run(tiny, x, y, sg.Linf(0.1), 0, torch.arange(len(x)), draws=5).backwards == 2 * 3 * len(x)
+
+
 def test_adaptive_sharpness_follows_its_formula(tiny, pair):
     x, y = pair
     from spikeguard.losses import ce

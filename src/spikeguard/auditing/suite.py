@@ -72,10 +72,10 @@ class Member:
     def run(
         self, model: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, index: Tensor, first: Tensor | None = None, draws: int = 1
     ) -> Attacked:
-        """Attack; with ``draws`` above 1 every gradient is an average over the model's noise."""
+        """Attack; with ``draws`` above 1 every gradient is an average over the model's noise, if it is none already."""
         takes = inspect.signature(self.attack).parameters
         gradient = self.gradient
-        if draws > 1 and "gradient" in takes:
+        if draws > 1 and "gradient" in takes and not isinstance(gradient, eot):
             gradient = eot(draws, gradient or (assg() if self.attack is attacks.sapgd else Own()))
         given = {"gradient": gradient, "seed": seed, "index": index, "first": first if self.warm else None}
         return self.attack(model, x, y, threat, **self.settings, **{k: v for k, v in given.items() if k in takes and v is not None})

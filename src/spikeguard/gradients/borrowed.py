@@ -29,11 +29,15 @@ class _Borrowed(Opened):
 
     around: Callable[[int], Context] = lambda k: nullcontext()
     calls: int = 0
+    frozen: bool = False
+
+    def freeze(self, frozen: bool) -> None:
+        self.frozen = frozen
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        with self.around(self.calls):
+        self.calls += not self.frozen
+        with self.around(self.calls - 1):
             gradient = derive(self.model, x, y, loss)[0]
-        self.calls += 1
         return self.judged(gradient, x, y, loss)
 
 
@@ -126,6 +130,9 @@ class _Through(Opened):
 
     def keep(self, rows: Tensor) -> None:
         self.inner.keep(rows)
+
+    def freeze(self, frozen: bool) -> None:
+        self.inner.freeze(frozen)
 
 
 class _PerStep(nn.Module):

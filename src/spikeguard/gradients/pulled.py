@@ -25,11 +25,15 @@ class _Pulled(Opened):
     pull: int = 10
     surrogate: Surrogate = field(default_factory=Atan)
     calls: int = 0
+    frozen: bool = False
+
+    def freeze(self, frozen: bool) -> None:
+        self.frozen = frozen
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         self.forwards += len(x)
         self.backwards += len(x)
-        self.calls += 1
+        self.calls += not self.frozen
         net = as_module(self.model, "pulled")
         if self.calls > self.pull:
             with tap(net, surrogate=self.surrogate):
