@@ -71,7 +71,7 @@ BAD = [
     (["train", "--epochs", "1", "nope"], "unknown recipe 'nope'"),
     (["train", "tgo", "--options.width", "abc"], "width = 'abc' must be whole numbers"),
     (["train", "tgo", "--options.width", "0"], "width = 0 must be whole numbers"),
-    (["train", "tgo", "--loss", "tet"], "must be one of mean, per_step"),
+    (["train", "tgo", "--loss", "mse"], "must be one of mean, per_step, tet"),
     (["train", "vanilla", "--out", "FILE"], "not a folder"),
     (["train", "tgo", "stray"], "unrecognized arguments: stray"),
     (["train", "missing.toml"], "cannot read missing.toml"),

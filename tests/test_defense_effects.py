@@ -1,5 +1,6 @@
 """Every defence changes what it claims to change, on tiny networks trained for seconds; and a training with it resumes to the same bits."""
 
+import copy
 import threading
 
 import pytest
@@ -13,10 +14,10 @@ from spikeguard.defenses.gradient import best_wrong, chance
 from spikeguard.diagnose.neighbours import gain_scaled, neighbours
 from spikeguard.errors import Interrupted
 from spikeguard.losses import ce
-from spikeguard.neurons import seed_noise, spiking
+from spikeguard.neurons import Noise, seed_noise, spiking
 from spikeguard.training import loop
 from spikeguard.training.loop import train
-from spikeguard.training.setup import parts
+from spikeguard.training.setup import make_network, parts
 
 EPS = 16 / 255
 
@@ -138,6 +139,42 @@ def kept_open(net, x, y):
     return float(torch.cat([layer.dynamics[0].keep.detach().flatten() for layer in spiking(net).values()]).mean())
 
 
+def drawn_loss(net, x, y):
+    seed_noise(net, 7)
+    with torch.no_grad():
+        return float(torch.stack([ce(net(x), y).mean() for _ in range(10)]).mean())
+
+
+def under_noise_of_neurons(net, x, y):
+    net = copy.deepcopy(net)
+    for layer in spiking(net).values():
+        layer.noise = Noise(0.4, at_eval=True)
+    return drawn_loss(net, x, y)
+
+
+def under_noise_of_the_image(net, x, y):
+    return drawn_loss(net, x + 0.4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), y)
+
+
+def under_two_grey_levels(net, x, y):
+    return drawn_loss(net, (x > torch.rand(x.shape, generator=torch.Generator().manual_seed(1))).float(), y)
+
+
+def under_random_decays(net, x, y):
+    net = copy.deepcopy(net)
+    if not any(len(layer.dynamics) for layer in spiking(net).values()):
+        sg.RandHet(sigma=2.0).prepare(net)
+    return drawn_loss(net, x, y)
+
+
+def dominance(net, x, y):
+    """Share of the largest singular value in how far the convolutions have moved since the start of the training."""
+    start = make_network(little_recipe(options={"width": 4}), sg.load_data("embedded"))
+    moved = [(a.conv[0].weight - b.conv[0].weight).detach().flatten(1) for a, b in zip(net.body.stages, start.body.stages, strict=True)]
+    shares = [torch.linalg.svdvals(m).square() for m in moved]
+    return sum(float(s[0] / s.sum()) for s in shares) / len(shares)
+
+
 AT = sg.AT(eps=EPS, steps=1)
 CLAIMS = {
     "AT": ((), (AT,), broken, {}),
@@ -153,6 +190,11 @@ CLAIMS = {
     "MPD-SGR through batch norm": ((), (sg.MPDSGR(eta=5.0, moments="batch norm"),), mass, {}),
     "ShiftGuard": ((), (sg.ShiftGuard(lambda_max=10.0, eps=EPS, step_size=EPS),), within_shift, {}),
     "FirstLayerGuard": ((), (sg.FirstLayerGuard(lambda_max=10.0, eps=EPS),), within_reach, {}),
+    "NLIF": ((), (sg.TGO(lambda_max=0.0, sigma=0.4),), under_noise_of_neurons, {}),
+    "InputNoise": ((), (sg.InputNoise(sigma=0.4),), under_noise_of_the_image, {}),
+    "InputQuantisation": ((), (sg.InputQuantisation(levels=2),), under_two_grey_levels, {}),
+    "RandHet": ((), (sg.RandHet(sigma=2.0),), under_random_decays, {}),
+    "DSD": ((), (sg.DSD(),), dominance, {}),
     "StoG": ((sg.StoG(gamma=0.0),), (sg.StoG(gamma=1e-2),), kept_open, {}),
 }
 
@@ -164,6 +206,18 @@ def test_a_defence_lowers_what_it_is_meant_to_lower(name, trained, data):
     x, y = images(data)
     before, after = measure(trained(*without, **changes), x, y), measure(trained(*with_it, **changes), x, y)
     assert after < 0.97 * before, f"{before:.4g} without, {after:.4g} with it"
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_defence_trains_by_its_defaults_and_is_loaded_as_it_was(name, little_data, tmp_path):
+    loss = "tet" if name == "temporal_ensemble" else "mean"
+    recipe = little_recipe(defenses=(DEFENSES[name](),), epochs=1, options={"width": 2}, loss=loss, timesteps=4)
+    run = train(recipe, tmp_path / "run", data=little_data)
+    assert all(bool(torch.isfinite(v).all()) for v in run.net.state_dict().values())
+    x, loaded = little_data.test.pixels()[:20], sg.load(tmp_path / "run")
+    for net in (run.net, loaded):
+        seed_noise(net, 1)
+    assert torch.equal(run.net(x), loaded(x))
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from spikeguard.defenses.conversion import Analog, stairs
 from spikeguard.defenses.gradient import best_wrong, chance
 from spikeguard.dynamics import Dynamics, Homeostasis, Input
 from spikeguard.errors import UserError
-from spikeguard.neurons import seed_noise, spiking
+from spikeguard.networks import build
+from spikeguard.neurons import Neuron, Noise, seed_noise, spiking
 from spikeguard.training.recipe import Recipe
 
 
@@ -81,6 +82,7 @@ def test_compose_refuses_what_cannot_go_together():
         (lambda: sg.MPPD(norm="l0"), "norm"),
         (lambda: sg.MPDSGR(moments="none"), "moments"),
         (lambda: sg.FEEL(radii=(), leak=False), "nothing to do"),
+        (lambda: sg.DLIF(decay=2.0), "decay = 2.0 must be in"),
         (lambda: sg.InputQuantisation(levels=1), "levels"),
         (lambda: sg.Conversion(share=1.0), "share"),
         (lambda: sg.EMA(decay=1.0), "decay"),
@@ -667,6 +669,24 @@ def test_mppd_is_the_mean_difference_without_reset(step, norm):
     assert float(hooks.penalty(step).detach()) == pytest.approx(0.7 * total / (3 * e.numel()), rel=1e-4)
 
 
+@pytest.mark.parametrize("defense", [sg.MPPD(), sg.ShiftGuard()], ids=["MPPD", "ShiftGuard"])
+def test_both_passes_of_a_disturbance_draw_the_same_noise(step, defense):
+    """Where the disturbance is nothing, so is the difference, however noisy the neurons."""
+    for layer in spiking(step.net).values():
+        layer.noise = Noise(0.3)
+    seed_noise(step.net, 5)
+    hooks = defense.start(step.net)
+    for _ in range(2):
+        step.views = {"adversarial": View(step.x, 1.0)}
+        hooks.complete(step)
+        for name, view in step.views.items():
+            with hooks.watch(step.net, name):
+                step.logits[name] = step.net(view.x)
+        assert torch.equal(step.logits["clean"], step.logits["adversarial"])
+        hooks.penalty(step)
+        assert not torch.equal(step.net(step.x), step.logits["clean"]), "the noise does nothing here"
+
+
 def test_mppd_makes_its_own_disturbance_without_adversarial_training(step):
     hooks = sg.MPPD().start(step.net)
     hooks.complete(step)
@@ -767,6 +787,12 @@ def test_conversion_trains_in_one_step_first_and_spikes_afterwards(step):
     assert step.net.timesteps == 3
     assert all(len(layer.dynamics) == 0 and layer.spec.reset == "soft" and float(layer.decay) == 1 for layer in spiking(step.net).values())
     assert step.net(step.x, per_step=True).shape[0] == 3
+
+
+def test_conversion_refuses_thresholds_that_nothing_would_learn():
+    net = build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=Neuron(learn_threshold=True), width=2)
+    with pytest.raises(UserError, match="learn_threshold"):
+        sg.Conversion().prepare(net)
 
 
 def test_helpers_of_sr():

@@ -60,7 +60,8 @@ def test_height_of_the_frontier(points, clean, expected):
 
 def told(group, row, seed, clean, robust):
     bits = {"right_clean": [float(k < 100 * clean) for k in range(100)], "right": [float(k < 100 * robust) for k in range(100)]}
-    rest = {"masking": {"PGD-20": 0.4}, "flags": [], "seconds": 1.0, "validation_accuracy": clean, "low": {"worst_case": {"accuracy": 0.5}}}
+    rest = {"masking": {"PGD-20": 0.4}, "flags": [], "seconds": 1.0, "audit_seconds": 1.0, "validation_accuracy": clean}
+    rest["low"] = {"worst_case": {"accuracy": 0.5}}
     return {"group": group, "row": row, "seed": seed, "clean": {"accuracy": clean}, "worst_case": {"accuracy": robust}, **bits, **rest}
 
 
@@ -85,6 +86,31 @@ def test_gaps_are_taken_seed_by_seed_and_their_bound_over_seeds_and_images():
     assert frontier.lower_bound(row[:2], cells) is None
     level = many(5, 0.0)
     assert frontier.lower_bound([c for c in level.values() if c["row"] == "TGO"], level) < 0
+
+
+def test_a_seed_that_has_only_begun_counts_for_nothing():
+    cells = many(2, 0.1)
+    begun = {"c2": told("AT", "TGO", 2, 0.7, 0.1), "a2": told("frontier", "AT 4/255", 2, 0.8, 0.6)}
+    assert frontier.whole({**cells, **begun}) == cells
+    assert frontier.whole({}) == {}
+    assert frontier.best({**cells, **begun}) == ["AT", "TGO"]
+    record = {"cells": {**cells, **begun}, "confirmed": {}, "test": {}, "wanted": [[c["group"], c["row"], c["seed"]] for c in cells.values()]}
+    record |= {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}}
+    text = page(record)
+    assert "8 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seeds 0, 1 (2 networks of a seed that is not whole" in text
+    assert "| TGO | 2 | 70.0 | 40.0 | 41.0 |" in text
+
+
+def test_the_finalists_are_the_best_five_the_frontier_and_no_defence_of_the_first_seed():
+    todo = list(matrix.cells(Settings(seeds=2)))
+    ranks = {key: number for number, key in enumerate(dict.fromkeys(c.key for c in todo))}
+    cells = {c.name: told(c.group, c.row, c.seed, 0.9 - 0.005 * ranks[c.key], 0.005 * ranks[c.key]) for c in todo}
+    strangers = [c.name for c in todo if c.seed == 0 and not matrix.on_frontier({"group": c.group, "row": c.row})]
+    names = sweep.finalists({"cells": cells}, todo)
+    assert names[:5] == strangers[:-6:-1]
+    assert set(names[5:]) == {c.name for c in todo if c.seed == 0 and matrix.on_frontier({"group": c.group, "row": c.row})} | {"bptt-none-0"}
+    cells[names[0]]["flags"] = [["no-gradient", "error"]]
+    assert sweep.finalists({"cells": cells}, todo)[0] == names[1]
 
 
 def test_flagged_failed_and_incomplete_rows_are_never_the_best():
@@ -139,7 +165,7 @@ def test_a_study_goes_on_where_it_stopped_and_its_page_says_what_is_missing(smal
     assert set(record["test"]) == set(record["finalists"])
     assert {c["seed"] for c in record["confirmed"].values()} == {100, 101, 102, 103, 104}
     text = page(record)
-    assert "3 of 3 networks were run" in text
+    assert "3 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seed 0." in text
     assert "(trained anew)" in text
     assert "lie above the AT/TRADES frontier" in text
     again = sweep.run(SMALL, tmp_path)

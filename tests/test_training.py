@@ -1,5 +1,6 @@
 """TGO, adversarial training, recipes, and runs that are stopped, killed, resumed and refused."""
 
+import math
 import os
 import signal
 import subprocess
@@ -360,7 +361,22 @@ def test_an_unwritable_folder_is_found_out_before_the_first_epoch(little_data, t
     assert time.perf_counter() - begun < 5
 
 
-@pytest.mark.parametrize("changes", [{"loss": "per_step"}, {"precision": "bfloat16"}, {"channels_last": False}, {"train_images": 200}])
+def test_tet_is_its_formula(little_data):
+    from spikeguard.training.loop import _Trainer
+
+    logits, y = torch.randn(3, 5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 9, 9, 1])
+    total = 0.0
+    for z in logits:
+        for row, label in zip(z.tolist(), y.tolist(), strict=True):
+            entropy = math.log(sum(math.exp(v) for v in row)) - row[label]
+            total += 0.999 * entropy + 0.001 * sum((v - 1) ** 2 for v in row) / 10
+    trainer = _Trainer(little_recipe(loss="tet"), little_data, torch.device("cpu"))
+    assert float(trainer.task_loss(logits, y)) == pytest.approx(total / 15)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": "per_step"}, {"loss": "tet"}, {"precision": "bfloat16"}, {"channels_last": False}, {"train_images": 200}]
+)
 def test_recipe_options_train(little_data, changes):
     run = train(little_recipe(**changes), data=little_data)
     rows = run.metrics["epochs"]

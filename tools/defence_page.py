@@ -19,7 +19,7 @@ import torch
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records import SCHEMA, machine, read_json, write_json
-from spikeguard.study.frontier import grouped
+from spikeguard.study.frontier import grouped, whole
 from spikeguard.study.pages import page as study_page
 from spikeguard.study.picture import picture
 from spikeguard.study.recipes import recipe
@@ -118,7 +118,7 @@ def page() -> str:
     """The table."""
     costs_ = read_json(COSTS)["factor"] if COSTS.exists() else {}
     study = read_json(STUDY) if STUDY.exists() else None
-    told = _means(study["cells"]) if study else {}
+    told = _means(whole(study["cells"])) if study else {}
     lines = [
         "# Defences",
         "",

@@ -141,8 +141,8 @@ class _MART(Hooks):
 class TemporalEnsemble(Adversary):
     """The steps' readouts as an ensemble: the adversary of one step drawn by lot is trained on by all, and they are held together.
 
-    ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's loss 'per_step'. Our own minimal
-    version of the idea of arXiv 2508.11279, whose loss is not public.
+    ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's loss 'per_step' or 'tet'. Our own
+    minimal version of the idea of arXiv 2508.11279, whose loss is not public.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -181,5 +181,5 @@ class _Ensemble(Hooks):
     def penalty(self, step: Step) -> Tensor:
         logits = step.logits["adversarial"]
         if logits.dim() != 3:
-            raise UserError("TemporalEnsemble: needs the loss of every step (recipe: loss = 'per_step')")
+            raise UserError("TemporalEnsemble: needs the loss of every step (recipe: loss = 'per_step' or 'tet')")
         return self.settings.consistency * divergence(logits.mean(0).detach()[None].expand_as(logits), logits).mean()

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from spikeguard import draws
+from spikeguard.dynamics import Drawing
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 
@@ -31,7 +32,7 @@ class Step:
     """One training step, as its hooks see it.
 
     ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the training. ``views`` maps a name
-    ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came out: ``[N, K]``, or ``[T, N, K]`` with the loss 'per_step'.
+    ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came out: ``[N, K]``, or ``[T, N, K]`` with a loss of every step.
     """
 
     net: Classifier
@@ -106,16 +107,34 @@ class Hooks:
         """Put ``state()`` back."""
 
 
+class SameDraws:
+    """Lets the second of two forward passes of a step draw what the first one drew: what they differ in is then not their noise."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+
+    def clear(self) -> None:
+        """Before the first pass."""
+        self.calls = {}
+
+    def align(self, net: Classifier) -> None:
+        """Before each of them."""
+        sources = {name: m.source for name, m in net.named_modules() if isinstance(m, Drawing) and m.source is not None}
+        for name, source in sources.items():
+            source.calls = self.calls.setdefault(name, source.calls)
+
+
 @dataclass(frozen=True)
 class Defense:
     """Settings of a defence; a subclass says what it does.
 
     ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the neurons (noise, decay, threshold, reset,
-    gain, gate), the training inputs, the weights kept. No two defences may own the same.
+    gain, gate), the training inputs, the weights kept. No two defences may own the same. ``chooses``: by validation images.
     """
 
     adaptive: ClassVar[str] = ""
     owns: ClassVar[frozenset[str]] = frozenset()
+    chooses: ClassVar[bool] = False
 
     def owned(self) -> frozenset[str]:
         """What these settings set; a part of ``owns`` where a part is switched off."""

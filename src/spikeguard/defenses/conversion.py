@@ -13,6 +13,7 @@ from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, Step
 from spikeguard.defenses.neural import set_decay
 from spikeguard.dynamics import Dynamics
+from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 
@@ -28,7 +29,7 @@ class Conversion(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay", "neurons' reset", "neurons' threshold"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay", "neurons' reset", "neurons' threshold", "neurons' start"})
 
     share: float = 0.6
 
@@ -36,7 +37,9 @@ class Conversion(Defense):
         self._need(0 < self.share < 1, "share", "in (0, 1)")
 
     def prepare(self, net: Classifier) -> None:
-        for layer in spiking(net).values():
+        for name, layer in spiking(net).items():
+            if layer.spec.learn_threshold:
+                raise UserError(f"Conversion: learn_threshold of {name} would be learned by nothing here: the batch norm before it scales instead")
             set_decay(layer, 1.0)
             layer.spec = replace(layer.spec, reset="soft", v_init=float(layer.threshold) / 2)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step, View
+from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
 from spikeguard.defenses.crafting import Adversary, almost
 from spikeguard.defenses.membrane import norms_before, rising
 from spikeguard.errors import UserError
@@ -23,11 +23,12 @@ QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values
 
 
 class Paired(Hooks):
-    """Reads the neurons in the clean pass and in the disturbed one: the training adversary's, or one of its own where there is none."""
+    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise: the training adversary's, or one of its own where
+    there is none (only then do the settings of the inner attack matter)."""
 
     def __init__(self, settings: Adversary, clean: tap, disturbed: tap) -> None:
         self.settings, self.clean, self.disturbed = settings, clean, disturbed
-        self.view = ""  # the name of the disturbed pass
+        self.view, self.draws = "", SameDraws()  # the name of the disturbed pass
 
     def complete(self, step: Step) -> None:
         self.clear()
@@ -37,10 +38,15 @@ class Paired(Hooks):
             step.views[self.view] = View(self.settings.adversaries(step, start=almost(step)), 0.0, quiet=True)
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        return {"clean": self.clean, self.view: self.disturbed}.get(view, nullcontext())
+        watched = {"clean": self.clean, self.view: self.disturbed}.get(view)
+        if watched is None:
+            return nullcontext()
+        self.draws.align(net)
+        return watched
 
     def clear(self) -> None:
         """Forget the passes of the last step."""
+        self.draws.clear()
         self.clean.clear()
         self.disturbed.clear()
 
@@ -51,7 +57,8 @@ class MPPD(Adversary):
 
         e[t] = decay e[t-1] + (I_clean[t] - I_adv[t]),  I_clean without gradient
 
-    The disturbed pass is the training adversary's, else one FGSM step of ``eps`` from almost x; decay is the layer's setting.
+    The disturbed pass is the training adversary's, else ``steps`` of ``eps`` from almost x (without ``random_start``); decay is the layer's
+    setting. The published loss is half clean, half disturbed: ``AT(clean_share=0.5)`` beside it.
     'l2': Ding et al., ICML 2024 (rho 1);
     'l1', the total-variation form: ICLR 2026 (rho 2.5 to 3).
     """
@@ -106,7 +113,8 @@ class ShiftGuard(Adversary):
         L + lambda_max (1 - cos(pi p)) / 2  sum_l mean max(0, m_c - sign(u_clean) u_adv)
 
     m_c: running 0.9-quantile of ``|u_adv - u_clean|`` in the channel, without gradient. A network that multiplies all potentials multiplies the
-    shifts, too, and gains nothing. The disturbed pass is the training adversary's, else one FGSM step of ``eps``.
+    shifts, too, and gains nothing. The disturbed pass is the training adversary's, else ``steps`` of ``eps`` from almost x (without
+    ``random_start``).
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"

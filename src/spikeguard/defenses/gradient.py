@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step, View
+from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
 from spikeguard.defenses.crafting import posed
-from spikeguard.dynamics import Drawing
 from spikeguard.networks.classifier import Classifier
 
 
@@ -48,11 +47,11 @@ def best_wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 class _SR(Hooks):
     def __init__(self, settings: SR) -> None:
-        self.settings, self.base = settings, ""
-        self.calls: dict[str, int] = {}  # of whatever draws random numbers, before the first of the two passes
+        self.settings, self.base, self.draws = settings, "", SameDraws()
 
     def complete(self, step: Step) -> None:
         self.base = step.trained()
+        self.draws.clear()
         x = step.views[self.base].x.detach().requires_grad_()
         with posed(step.net, "train", True):
             logits = step.net(x)
@@ -60,11 +59,8 @@ class _SR(Hooks):
         step.views["shifted"] = View(x.detach() + self.settings.h * gradient.sign(), 0.0, quiet=True)
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
-        for name, layer in net.named_modules():
-            if isinstance(layer, Drawing) and layer.source is not None and view == self.base:
-                self.calls[name] = layer.source.calls
-            elif isinstance(layer, Drawing) and layer.source is not None and view == "shifted":
-                layer.source.calls = self.calls[name]
+        if view in (self.base, "shifted"):
+            self.draws.align(net)
         return nullcontext()
 
     def penalty(self, step: Step) -> Tensor:

@@ -93,7 +93,7 @@ class DLIF(Defense):
     decay: float | None = None
 
     def __post_init__(self) -> None:
-        self._need(self.decay is None or 0 <= self.decay <= 1, "neurons' decay", "in [0, 1]")
+        self._need(self.decay is None or 0 <= self.decay <= 1, "decay", "in [0, 1]")
 
     def owned(self) -> frozenset[str]:
         return frozenset({"neurons' gain"}) if self.decay is None else self.owns

@@ -193,6 +193,7 @@ class EarlyStopping(Defense):
 
     adaptive: ClassVar[str] = STRONGEST
     owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
+    chooses: ClassVar[bool] = True
 
     eps: float = 8 / 255
     steps: int = 20

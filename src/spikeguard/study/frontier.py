@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -60,9 +61,15 @@ def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
     return rows
 
 
+def whole(cells: Mapping[str, Row]) -> dict[str, Row]:
+    """The networks of the seeds that every row has run: a seed that has only begun would give some rows one more chance than others."""
+    count = Counter(c["seed"] for c in cells.values())
+    return {name: c for name, c in cells.items() if count[c["seed"]] == max(count.values())}
+
+
 def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
-    """The rows that have as many seeds as the most complete one, none of them failed or flagged with an error."""
-    rows = grouped(cells.values())
+    """The rows that have every whole seed, none of their networks failed or flagged with an error."""
+    rows = grouped(whole(cells).values())
     most = max((len(v) for v in rows.values()), default=0)
     sound = {key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v) for key, v in rows.items()}
     return {key: v for key, v in rows.items() if len(v) == most and sound[key]}

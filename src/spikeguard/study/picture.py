@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from spikeguard.report.plots import INK, figure, svg
-from spikeguard.study.frontier import grouped, height, place
+from spikeguard.study.frontier import grouped, height, place, whole
 from spikeguard.study.matrix import on_frontier
 
 COLOURS = {"BPTT": "#9aa1a9", "AT": "#1f6f8b", "regimes": "#7a5ea8", "frontier": "#b4532a"}
@@ -20,7 +20,7 @@ def picture(record: Mapping[str, Any]) -> str:
     """Ranking on the left (means over the seeds), on the right the best row and the frontier on seeds that did not choose it, where they were run."""
     confirmed = [c for c in record["confirmed"].values() if "failed" not in c]
     drawn, axes = figure(9.6 if confirmed else 5.6, 4.4, 1, 2 if confirmed else 1)
-    _ranking(axes[0][0], record["cells"].values())
+    _ranking(axes[0][0], whole(record["cells"]).values())
     if confirmed:
         _fresh(axes[0][1], confirmed)
     for axis in axes[0]:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spikeguard.auditing.runner import Tell, silent
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
-from spikeguard.records import SCHEMA, machine, read_json, write_json
+from spikeguard.records import SCHEMA, read_json, write_json
 from spikeguard.study import matrix
-from spikeguard.study.frontier import best, complete, mean_of
+from spikeguard.study.frontier import best, complete, mean_of, whole
 from spikeguard.study.matrix import CONFIRMING, EPS, FRESH, LOW, Cell, Settings, on_frontier
 from spikeguard.study.ranking import Bench, made
 from spikeguard.study.workers import Work, rows
@@ -42,7 +40,6 @@ class _Study:
         self.record = read_json(self.path) if self.path.exists() else fresh
         if self.record["settings"] != wanted:
             raise UserError(f"{bench.out} holds a study with settings {self.record['settings']}, now {wanted}: choose another folder with --out")
-        self.record["machine"] = {**machine(), "threads": torch.get_num_threads()}
 
     def rank(self, todo: list[Cell], into: str) -> None:
         """Every network that is not there yet, or was made in another way."""
@@ -88,6 +85,7 @@ def run(
         return record
     if "best" not in record:
         record["best"], record["finalists"] = best(record["cells"]), finalists(record, todo)
+        record["chosen_on"] = sorted({c["seed"] for c in whole(record["cells"]).values()})
     if record["best"]:
         seeds = range(FRESH, FRESH + CONFIRMING)
         wanted = [c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or list(c.key) == record["best"]]
