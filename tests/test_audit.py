@@ -1,8 +1,10 @@
 """The audit from end to end on small networks: numbers, witnesses, resuming, records together, what is refused."""
 
+import copy
 import json
 import threading
 
+import numpy as np
 import pytest
 import torch
 from conftest import little_recipe
@@ -10,7 +12,7 @@ from markupsafe import escape
 
 import spikeguard as sg
 from spikeguard.auditing import combine, runner
-from spikeguard.auditing.audit import RECORD, STATE
+from spikeguard.auditing.audit import RECORD, STATE, confirmed
 from spikeguard.auditing.masking import without_each_family
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import AUTOATTACK, BLACK, SUITES, fingerprint, members
@@ -18,6 +20,7 @@ from spikeguard.auditing.verify import threat_of, verify
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.neurons import Noise, spiking
 from spikeguard.records import mcnemar, read_json, share_above, write_json
 from spikeguard.report.audit_page import write_page
 
@@ -129,9 +132,12 @@ def test_a_stopped_audit_goes_on_to_the_same_record(net, images, done, tmp_path)
     seen = []
     with pytest.raises(UserError, match="seed = 0, not 1"):
         sg.audit(net, *images, THREAT, effort="quick", out=tmp_path, seed=1)
+    held = State.load(tmp_path / STATE, json.loads(np.load(tmp_path / STATE)["notes"].tobytes())["conditions"], torch.device("cpu"))
+    assert held.earlier > 0
     resumed = sg.audit(net, *images, THREAT, effort="quick", out=tmp_path, progress=lambda stage, number, total: seen.append(stage))
     assert not any("FGSM" in s for s in seen), "it began anew"
     assert without_times(resumed.record) == without_times(done.record)
+    assert resumed.record["cost"]["all_seconds"] > held.earlier
     assert not (tmp_path / STATE).exists()
     (tmp_path / STATE).write_bytes(b"half")
     with pytest.raises(UserError, match="no audit to go on with"):
@@ -147,6 +153,18 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(net, images, done,
     assert held.claimed == held.held == sum(f >= 0 for f in record["first"]) > 0
     assert threat_of(record) == THREAT
 
+    def said(**changes):
+        return verify({**record, **changes}, tmp_path, net, x, y).wrong
+
+    kinder = {**record["worst_case"], "accuracy": 0.9}
+    assert any("worst_case accuracy is" in w for w in said(worst_case=kinder))
+    assert any("another number" in w for w in said(worst_case=kinder))
+    assert any("another number" in w for w in said(verdict="at most 90.0 %"))
+    assert any("clean accuracy is" in w for w in said(clean={**record["clean"], "accuracy": 0.99}))
+    assert any(
+        "told wrong from the start" in w for w in said(first=[-2, *record["first"][1:]] if record["first"][0] != -2 else [-1, *record["first"][1:]])
+    )
+    assert any("not the one that the record was written with" in w for w in said(witnesses={**record["witnesses"], "sha256": "0"}))
     forged = {**record, "first": [0 if f == ROBUST else f for f in record["first"]]}
     assert any("told broken" in w for w in verify(forged, tmp_path, net, x, y).wrong)
     assert any("images or labels" in w for w in verify(record, tmp_path, net, x.flip(0), y.flip(0)).wrong)
@@ -160,10 +178,58 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(net, images, done,
         verify(record, tmp_path, net, x[:5], y[:5])
 
 
+def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(net, images, tmp_path):
+    x, y = (part[:20] for part in images)
+    noisy = copy.deepcopy(net)
+    for layer in spiking(noisy).values():
+        layer.noise = Noise(0.3, at_eval=True)
+    done = sg.audit(noisy, x, y, THREAT, effort="quick")
+    record = read_json(done.save(tmp_path / "audit.json"))
+    assert record["random_model"]
+    held = verify(record, tmp_path, noisy, x, y)
+    assert (held.wrong, held.claimed, held.held) == ((), 20, 20)
+    assert any("worst_case accuracy is" in w for w in verify(record, tmp_path, net, x, y).wrong)
+    kinder = {**record, "right": [0.0] * 20, "worst_case": {**record["worst_case"], "accuracy": 0.0}}
+    assert any("right more often than told" in w for w in verify(kinder, tmp_path, noisy, x, y).wrong)
+    write_page({"target": "noisy", **record}, x, y, done.witnesses, THREAT, tmp_path / "index.html")
+
+
+def test_what_a_fresh_process_does_not_find_is_not_reliable(done):
+    good = confirmed(done.record, {"held": True, "witnesses": 3, "wrong": []})
+    assert (good["verdict"], good["flags"]) == (done.record["verdict"], done.record["flags"])
+    bad = confirmed(done.record, {"held": False, "witnesses": 3, "wrong": ["1 of 3 witnesses do not break their sample"]})
+    assert bad["verdict"].startswith("Not reliable (not-reproduced): ")
+    assert (bad["flags"][0]["id"], bad["flags"][0]["level"]) == ("not-reproduced", "error")
+    assert "1 of 3 witnesses" in bad["flags"][0]["message"]
+
+
+def test_a_model_that_changes_while_it_is_attacked_is_noticed(images):
+    class Counting(torch.nn.Module):
+        """Well-behaved for as long as it is looked at."""
+
+        def __init__(self):
+            super().__init__()
+            self.lin, self.calls = torch.nn.Linear(784, 10), 0
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 200:
+                self.seen += 1
+            return self.lin(x.flatten(1))
+
+    x, y = (part[:10] for part in images)
+    assert "model-changed" in {f.id for f in sg.audit(Counting(), x, y, THREAT, effort="quick").flags}
+
+
 def test_records_are_merged_compared_and_told(net, images, done, tmp_path):
     x, y = images
     again = sg.audit(net, x, y, THREAT, effort="quick", seed=1)
     union = combine.merge([done.record, again.record])
+    with pytest.raises(UserError, match="verify the records that it was merged from"):
+        verify(union, tmp_path, net, x, y)
+    with pytest.raises(UserError, match="differ in suite"):
+        combine.compare(union, done.record)
     assert union["worst_case"]["accuracy"] <= min(done.robust_accuracy, again.robust_accuracy)
     assert [u <= min(a, b) for u, a, b in zip(union["right"], done.record["right"], again.record["right"], strict=True)]
     even = combine.compare(done.record, done.record)

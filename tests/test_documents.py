@@ -8,7 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from spikeguard.auditing.suite import STANDARD
+from spikeguard.auditing.flags import KINDS
+from spikeguard.auditing.suite import FULL, STANDARD
+from spikeguard.defenses import DEFENSES
+from spikeguard.gradients import ENSEMBLE
 from spikeguard.records import read_json
 from spikeguard.report.reading import reading
 from spikeguard.study.frontier import lower_bound
@@ -17,6 +20,7 @@ from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
 
 ROOT = Path(__file__).parents[1]
+FAMILIES = {10: "ten", 11: "eleven", 12: "twelve"}
 
 
 def tool_named(name: str) -> ModuleType:
@@ -45,7 +49,7 @@ def test_the_pages_on_defences_are_those_of_their_records():
     drawn, told = path.with_suffix(".svg").read_text(), picture(record)
     assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn) == re.findall(r"<text[^>]*>([^<]*)</text>", told)
     markers = [[float(v) for pair in re.findall(r'<use [^>]*x="([-.\d]+)" y="([-.\d]+)"', text) for v in pair] for text in (drawn, told)]
-    assert len(markers[0]) > 2 * len(record["cells"])
+    assert len(markers[0]) > 2 * len({(c["group"], c["row"]) for c in record["cells"].values()})
     assert markers[0] == pytest.approx(markers[1], abs=0.1)
 
 
@@ -54,7 +58,7 @@ def test_what_the_readme_says_of_the_frontier_holds_in_the_record():
     record = read_json(ROOT / "results" / "embedded.json")
     row = [c for c in record["confirmed"].values() if (c["group"], c["row"]) == ("AT", "RAT + TGO")]
     assert record["best"] == ["AT", "RAT + TGO"]
-    assert len(record["cells"]) == 84
+    assert len({(c["group"], c["row"]) for c in record["cells"].values()}) == 84
     assert {c["seed"] for c in row} == set(range(FRESH, FRESH + CONFIRMING)) == {100, 101, 102, 103, 104}
     assert lower_bound(row, record["confirmed"]) > 0
     best, frontier = (
@@ -74,6 +78,29 @@ def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_
     for row in record["networks"].values():  # and together they break all that the whole suite broke
         broke = {tool.SAME.get(m, m): b for m, b in row["breaks"].items()}
         assert set().union(*broke.values()) == set().union(*(b for m, b in broke.items() if m in names))
+
+
+def test_the_bars_of_the_audit_hold_in_their_record():
+    rows = read_json(ROOT / "results" / "audit-bars.json")["networks"]
+    assert set(rows) == {"vanilla", "at", "tgo", "at-tgo"}
+    for row in rows.values():
+        assert row["audit"]["worst_case"]["accuracy"] <= min(row["torchattacks AutoAttack"], row["SA-PGD-100 ASSG"])
+    assert rows["at"]["PGD-100, training surrogate"] - rows["at"]["SA-PGD-100 ASSG"] >= 0.08
+    assert rows["tgo"]["audit of 1000 images, seconds"] <= 15 * 60
+
+
+def test_what_the_readme_counts_and_says_of_the_standard_audit_is_so():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    whole = read_json(ROOT / "results" / "audit-bars.json")["networks"]["tgo"]["audit of 1000 images"]["worst_case"]
+    low, high = (f"{100 * v:.1f}" for v in whole["interval"])
+    assert f"leaves {100 * whole['accuracy']:.1f} % ({low} to {high}) of TGO" in text
+    alone = tool_named("audit_panel").earned(read_json(ROOT / "results" / "audit-panel.json"), frozenset(m.name for m in STANDARD))
+    assert f"{sum(bool(places) for places in alone.values())} of the {len(STANDARD)} members of `standard` each break" in text
+    assert f"up to {len(FULL)} members of {FAMILIES[len({m.family for m in FULL})]} families" in text
+    assert f"[{len(KINDS)} flags](docs/flags/README.md)" in text
+    assert f"| defences | [{len(DEFENSES)}, one table]" in text
+    assert "the ensemble of 19," in text
+    assert len(ENSEMBLE) == 19
 
 
 def test_the_numbers_of_the_readme_are_those_of_its_record():

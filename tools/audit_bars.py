@@ -98,6 +98,7 @@ def page(record: dict[str, Any]) -> str:
         cells += [n[k] for k in ("PGD-100, training surrogate", "SA-PGD-100 ASSG", "torchattacks AutoAttack")]
         told = " | ".join(f"{100 * c:.0f}" for c in cells)
         lines.append(f"| {name} | {told} | **{100 * a['worst_case']['accuracy']:.0f}** ({low:.0f} to {high:.0f}) | {n['audit, seconds']:.0f} |")
+    lines += ["", *_below(record["networks"])]
     if (whole := record["networks"]["tgo"].get(THOUSAND)) is not None:
         low, high = (100 * v for v in whole["worst_case"]["interval"])
         seconds = record["networks"]["tgo"][f"{THOUSAND}, seconds"]
@@ -109,6 +110,26 @@ def page(record: dict[str, Any]) -> str:
         if whole["suite"] != record["networks"]["tgo"]["audit"]["suite"]:
             lines += ["", "That run was made under another version of the suite than the table."]
     return "\n".join(lines + members_page(read_json(PANEL)))
+
+
+def _below(networks: dict[str, Any]) -> list[str]:
+    """How much lower than attacks of others, and what the audit noticed about itself."""
+    told = {name: n for name, n in networks.items() if "audit" in n and "torchattacks AutoAttack" in n}
+    lower = {
+        k: [round(100 * (n[k] - n["audit"]["worst_case"]["accuracy"])) for n in told.values()] for k in ("torchattacks AutoAttack", "SA-PGD-100 ASSG")
+    }
+    flags = "; ".join(f"{name}: {', '.join(n['audit']['flags']) or 'none'}" for name, n in told.items())
+    apart = [name for name, n in told.items() if n["PGD-100, training surrogate"] > n["audit"]["masking"]["PGD-20"]]
+    return [
+        f"The audit lies {' / '.join(map(str, lower['torchattacks AutoAttack']))} points below torchattacks' AutoAttack and "
+        f"{' / '.join(map(str, lower['SA-PGD-100 ASSG']))} below SA-PGD-100 with ASSG alone.",
+        f"Its flags (no error): {flags}."
+        + (
+            f" On {' and '.join(apart)} a hundred steps of PGD break fewer images than twenty: the surrogate's gradient leads astray."
+            if apart
+            else ""
+        ),
+    ]
 
 
 def members_page(panel: dict[str, Any]) -> list[str]:

@@ -116,13 +116,15 @@ def audit(
     }
     store = (folder / STATE, conditions) if folder else None
     task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, EOT_DRAWS[effort], tell, store, stop, random)
+    before = checks.contents(model)
     state = runner.run(task)
     told = controls.run(task, effort)
     told["survivors with a gradient"] = controls.survivors_with_gradient(task, state)
     told["second look"] = controls.second_look(task, state)
     witnesses = runner.settle(task, state)
+    checks.unchanged(model, before, checked)
     found = _flags(task, state, checked.findings, told, effort)
-    entry = _record(task, state, effort, conditions, left_out, told, found, time.perf_counter() - begun)
+    entry = _record(task, state, effort, conditions, left_out, told, found, state.earlier + time.perf_counter() - begun)
     result = Audit(entry, found, witnesses)
     if folder:
         result.save(folder / RECORD)
@@ -197,6 +199,15 @@ def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: 
     return flags.sorted_by_level(raised)
 
 
+def confirmed(entry: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
+    """The record with what a fresh process said of it (``held``, ``witnesses``, ``wrong``): if it does not hold, it is not reliable."""
+    entry = {**entry, "verified_in_fresh_process": checked}
+    if checked["held"]:
+        return entry
+    raised = flag("not-reproduced", f"({'; '.join(checked['wrong'])})", **checked)
+    return {**entry, "flags": [plain(raised), *entry["flags"]], "verdict": f"Not reliable (not-reproduced): {entry['verdict']}"}
+
+
 def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, Any]:
     """The record of a single attack; ``about`` says what was attacked, and how."""
     n, raised = len(task.x), [flag("random-without-eot")] if task.random and task.draws == 1 else []
@@ -223,6 +234,7 @@ def _common(task: Task, n: int) -> dict[str, Any]:
         "seed": task.seed,
         "images": n,
         "random_model": task.random,
+        "batch_size": task.batch_size,
         "scored_by": f"mean share of {SCORE_DRAWS} fresh draws" if task.random else "witnesses checked again in float32 on the untouched model",
     }
 
@@ -246,7 +258,6 @@ def _record(
         "kind": "audit",
         "suite": {"version": VERSION, "effort": effort, "hash": conditions["suite"]},
         **_common(task, n),
-        "batch_size": task.batch_size,
         "digests": {"images": conditions["images"], "model": conditions["model"]},
         "clean": masking.told(clean, n),
         "worst_case": worst,

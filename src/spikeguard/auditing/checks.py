@@ -32,20 +32,26 @@ def look(model: Model, x: Tensor, y: Tensor, random: bool) -> Checked:
     x, y = x[:100], y[:100]
     found = Checked(traits={"noise"} if random else set())
     with at_rest(model):
-        before = _contents(model)
+        before = contents(model)
         _outputs(model, x, found)
         _repetition(model, x, random, found)
         if "state-carried-over" not in found.findings:
             _company(model, x, random, found)
         _decoy(model, x, random, found)
         _gradients(model, x, y, found)
-        after = _contents(model)
-    if changed := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
-        found.findings["model-changed"] = {"changed": changed[:5]}
+        unchanged(model, before, found)
     return found
 
 
-def _contents(model: Model) -> dict[str, Any]:
+def unchanged(model: Model, before: dict[str, Any], found: Checked) -> None:
+    """Does it still hold what it held before?"""
+    after = contents(model)
+    if changed := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
+        found.findings["model-changed"] = {"changed": changed[:5]}
+
+
+def contents(model: Model) -> dict[str, Any]:
+    """Digests of a module's tensors, and its modes."""
     if not isinstance(model, nn.Module):
         return {}
     held: dict[str, Any] = {name: digest(t) for name, t in model.state_dict().items() if isinstance(t, Tensor)}

@@ -35,6 +35,7 @@ def merge(records: Sequence[Record]) -> dict[str, Any]:
     names = [m for number, r in enumerate(records) for m in ({**row, "record": number} for row in r["members"])]
     best = [min(range(len(records)), key=lambda k: records[k]["right"][i]) for i in range(n)]
     worst = told(sum(right) / n, n)
+    hashes = [r["suite"]["hash"] for r in records]
     suites = " and ".join(dict.fromkeys(f"{r['suite']['version']}, {r['suite']['effort']}" for r in records))
     low, high = (100 * v for v in worst["interval"])
     raised = [f for r in records for f in r["flags"]]
@@ -44,7 +45,7 @@ def merge(records: Sequence[Record]) -> dict[str, Any]:
         "schema": SCHEMA,
         "kind": "audit",
         **{k: first[k] for k in ("threat", "images", "digests", "random_model", "scored_by", "index", "clean") if k in first},
-        "suite": {"version": " and ".join(dict.fromkeys(r["suite"]["hash"] for r in records)), "effort": "union", "hash": None},
+        "suite": {"version": " and ".join(dict.fromkeys(hashes)), "effort": "union", "hash": f"union of {' and '.join(sorted(hashes))}"},
         "target": first.get("target"),
         "worst_case": worst,
         "verdict": f"Not reliable ({', '.join(errors)}): {said}" if errors else said,

@@ -45,7 +45,7 @@ KINDS: dict[str, Kind] = {
     ),
     "model-changed": Kind(
         "error",
-        "Looking at the model changed its mode or its buffers.",
+        "Looking at the model, or attacking it, changed its mode or its buffers.",
         "A network that changes while it is measured (batch norm in training mode, running averages) is another one at the end.",
         "Call eval() and make forward free of side effects.",
     ),
@@ -66,6 +66,12 @@ KINDS: dict[str, Kind] = {
         "The model answers differently when its input requires a gradient.",
         "Attacks then differentiate another function than the one that is scored.",
         "Remove the branch. If it is a side effect of a fast path, make both paths give the same numbers.",
+    ),
+    "not-reproduced": Kind(
+        "error",
+        "A fresh process, which loaded model and images anew, did not find what the record says.",
+        "What was measured depends on something that the record does not hold: state of the process, a changed file, another machine's arithmetic.",
+        "See the reasons in the record's `verified_in_fresh_process`; fix what differs between two loads of the model, and audit again.",
     ),
     "attack-invalid": Kind(
         "error",
@@ -217,7 +223,9 @@ def from_controls(told: Mapping[str, Any]) -> list[Flag]:
     if everything["left"] > chance + 2.3 * (chance * (1 - chance) / n) ** 0.5:
         flags.append(flag("not-broken-at-eps-1", f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)", **everything))
     rows = told["against noise"]
-    if rows and all(not (r["p"] < 0.01 and r["better"]) for r in rows) and rows[-1]["noise"] < 0.8 * rows[-1]["right"]:
+    saturated = rows and rows[-1]["noise"] >= 0.8 * rows[-1]["right"]  # noise breaks nearly all: then only a gradient that does worse says something
+    worse = rows and rows[-1]["p"] < 0.01 and not rows[-1]["better"]
+    if rows and all(not (r["p"] < 0.01 and r["better"]) for r in rows) and (worse or not saturated):
         flags.append(flag("no-better-than-noise", rows=rows))
     names = {"FGSM": "pgd-weaker-than-fgsm", "PGD-20": "more-steps-weaker", "EOT-1": "eot-weaker"}
     for row in told["pairs"]:

@@ -16,7 +16,7 @@ from spikeguard.attacks.ascent import Attacked, at_rest, is_random
 from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import Member
-from spikeguard.auditing.witness import Witnesses, keep, misclassified
+from spikeguard.auditing.witness import Witnesses, everyone, keep, misclassified
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients import Model
 from spikeguard.gradients.swap import known
@@ -86,7 +86,7 @@ def run(task: Task, state: State | None = None) -> State:
     """All members in turn from where ``state`` stands. Raises Interrupted once the state is stored, if asked to stop."""
     state = state or begin(task)
     chunks = torch.arange(len(task.x), device=task.x.device).split(task.batch_size)
-    saved = time.monotonic()
+    begun = saved = time.monotonic()
     for number, member in enumerate(task.members):
         for place, chunk in enumerate(chunks):
             if (number, place) < tuple(state.done):
@@ -98,7 +98,7 @@ def run(task: Task, state: State | None = None) -> State:
             state.done = (number, place + 1) if place + 1 < len(chunks) else (number + 1, 0)
             stopped = task.stop is not None and task.stop.is_set()
             if task.store and (stopped or time.monotonic() - saved > SAVE_EVERY):
-                state.save(*task.store)
+                state.save(*task.store, time.monotonic() - begun)
                 saved = time.monotonic()
             if stopped:
                 kept = (
@@ -175,19 +175,27 @@ def _note(task: Task, state: State, number: int, member: Member, rows: Tensor, g
         state.steps[member.name] = [sum(v[k] for v in (before, counts) if k < len(v)) for k in range(longer)]
 
 
+def rescored(model: Model, x: Tensor, found: Tensor, y: Tensor, seed: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Share of fresh draws at which a random model is right, ``[N]`` each: at the images and at what was found."""
+    key = draws.key(seed, "score")
+    with at_rest(model):
+        clean, right = (fresh_draws(model, at, y, key, batch=batch_size) for at in (x, found))
+    return clean, right
+
+
 def _margins(task: Task, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([margin(task.model(a), b) for a, b in zip(x.split(task.batch_size), y.split(task.batch_size), strict=True)])
 
 
 def settle(task: Task, state: State) -> Witnesses | None:
-    """The end of it: all witnesses checked once more; for a random model candidates are scored on draws that did not choose them."""
+    """The end of it: all witnesses checked once more; for a random model one input an image, scored on draws that did not choose them."""
     if task.random:
-        with at_rest(task.model):
-            key = draws.key(task.seed, "score")
-            state.clean = fresh_draws(task.model, task.x, task.y, key, batch=task.batch_size)
-            state.right = torch.where(state.first == CLEAN_WRONG, 0.0, fresh_draws(task.model, state.found, task.y, key, batch=task.batch_size))
-        return None
+        candidates = everyone(state.found)
+        state.found = candidates.read(task.x, task.threat)[1]
+        state.clean, state.right = rescored(task.model, task.x, state.found, task.y, task.seed, task.batch_size)
+        state.right[state.first == CLEAN_WRONG] = 0.0
+        return candidates
     witnesses, confirmed = keep(task.model, task.x, task.y, state.found, state.first >= 0, task.threat, task.batch_size)
     lost = (state.first >= 0) & ~confirmed
     state.first[lost], state.right[lost] = ROBUST, 1.0

@@ -26,7 +26,7 @@ class State:
     ``first`` and ``second``, the member that broke it first and the first one of another family (ROBUST: none, CLEAN_WRONG: wrong already).
 
     ``by_family`` ``[F, N]``: the same share at the worst input of each family. ``alone``: accuracy under a member that met all samples.
-    ``done``: position (member, chunk) to go on from.
+    ``done``: position (member, chunk) to go on from; ``earlier``: seconds that sessions before this one took.
     """
 
     found: Tensor
@@ -45,6 +45,7 @@ class State:
     steps: dict[str, list[int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
+    earlier: float = 0.0
 
     @staticmethod
     def start(x: Tensor, clean: Tensor, margin: Tensor, families: int) -> State:
@@ -55,9 +56,9 @@ class State:
     TENSORS = ("found", "clean", "right", "margin", "first", "second", "by_family")
     NOTES = ("done", "broke", "met", "unconfirmed", "alone", "after", "steps", "failed", "cost")
 
-    def save(self, path: Path, conditions: dict[str, Any]) -> None:
-        """Write everything atomically; ``conditions`` are compared when it is read."""
-        notes = json.dumps({"conditions": conditions, **{k: getattr(self, k) for k in self.NOTES}})
+    def save(self, path: Path, conditions: dict[str, Any], seconds: float = 0.0) -> None:
+        """Write everything atomically; ``conditions`` are compared when it is read. ``seconds``: what this session took so far."""
+        notes = json.dumps({"conditions": conditions, "earlier": self.earlier + seconds, **{k: getattr(self, k) for k in self.NOTES}})
         buffer = io.BytesIO()
         np.savez(buffer, notes=np.frombuffer(notes.encode(), np.uint8), **{k: getattr(self, k).cpu().numpy() for k in self.TENSORS})
         write_bytes(path, buffer.getvalue())

@@ -26,12 +26,12 @@ def reading(record: Mapping[str, Any]) -> list[str]:
     fewer = 100 * (1 - tgo["neighbours"]["mean"] / vanilla["neighbours"]["mean"])
     said = [
         f"At {low}, PGD-20 with the training surrogate says {own(tgo, low):.1f} % for TGO and {own(vanilla, low):.1f} % for vanilla; the worst case "
-        f"over all attacks leaves {worst(tgo, low):.1f} % and {worst(vanilla, low):.1f} %. So that one attack overstates TGO by {gaps[0]:.1f} points "
-        f"and vanilla by {gaps[1]:.1f}, and TGO's gain is {gain:.1f} points, where it says {apparent:.1f}. "
+        f"of the quick audit leaves {worst(tgo, low):.1f} % and {worst(vanilla, low):.1f} %. So that one attack overstates TGO by "
+        f"{gaps[0]:.1f} points and vanilla by {gaps[1]:.1f}, and TGO's gain is {gain:.1f} points, where it says {apparent:.1f}. "
         + (
             f"{gaps[0] - gaps[1]:.1f} points of TGO's apparent gain were masking: only the attack got worse."
             if gaps[0] > gaps[1]
-            else "TGO hides no more from its training surrogate than vanilla does: by this suite the gain is no masking."
+            else "TGO hides no more from its training surrogate than vanilla does: by this short suite the gain is no masking."
         ),
         f"TGO keeps {fewer:.0f} % fewer potentials within {record['delta']:g} of the threshold ({100 * tgo['neighbours']['mean']:.1f} % of them). "
         f"Multiplying vanilla's batch-norm gains by {control['factor']:.2f} brings it to {100 * control['neighbours']['mean']:.1f} % with nothing "
@@ -56,7 +56,3 @@ def reading(record: Mapping[str, Any]) -> list[str]:
         "This suite is short; it is meant to take minutes, not to settle a claim."
     )
     return said
-
-
-def _more(points: float) -> str:
-    return f"{abs(points):.1f} points {'more' if points >= 0 else 'less'}"

@@ -1,0 +1,126 @@
+"""Controls and second looks on real models of sixteen pixels, each failing in one known way: what the flags rest on is measured, not made up."""
+
+import pytest
+import torch
+from torch import nn
+
+import spikeguard as sg
+from spikeguard.auditing import controls
+from spikeguard.auditing.flags import from_controls
+from spikeguard.auditing.runner import Task
+
+X = 0.5 + 0.15 * torch.randn(80, 1, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
+WEIGHT = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+BIAS = -(X.flatten(1) @ WEIGHT.T).mean(0)
+EPS = 0.03
+
+
+def scores(x):
+    return x.flatten(1) @ WEIGHT.T + BIAS
+
+
+Y = scores(X).argmax(1)
+
+
+class Honest(nn.Module):
+    def forward(self, x):
+        return scores(x)
+
+
+class Blind(nn.Module):
+    """Sees only which pixels are bright: no estimator gets a gradient through a comparison."""
+
+    def forward(self, x):
+        return scores(torch.from_numpy((x.detach().numpy() * 64).round() / 64))
+
+
+class Backwards(nn.Module):
+    """Right scores, computed outside autograd, with a gradient that leads the other way."""
+
+    def forward(self, x):
+        true = torch.from_numpy(scores(x.detach()).numpy())
+        return true - (scores(x) - scores(x).detach())
+
+
+class Tiring(nn.Module):
+    """From the fourth question on other classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return scores(x) if self.calls < 4 else scores(x).roll(1, 1)
+
+
+class Narrow(nn.Module):
+    """A true gradient at the images themselves, a misleading one a little beside them."""
+
+    def forward(self, x):
+        at = (x.detach()[:, None] - X[None]).abs().flatten(2).amax(2).amin(1) < 1e-6
+        lead = torch.where(at, 1.0, -1.0)[:, None]
+        return scores(x).detach() + lead * (scores(x) - scores(x).detach())
+
+
+def task(model, eps=EPS):
+    return Task(model.eval(), X, Y, sg.Linf(eps), (), known_random=False)
+
+
+def flags_of(model, eps=EPS):
+    got = sg.audit(model.eval(), X, Y, sg.Linf(eps), effort="quick")
+    return {f.id for f in got.flags if f.level == "error"}, got
+
+
+def test_an_honest_model_passes_all_controls():
+    told = controls.run(task(Honest()), "quick")
+    assert from_controls(told) == []
+    assert told["nothing"] == {"clean": 1.0, "left": 1.0}
+    assert told["everything"]["left"] <= told["everything"]["chance"]
+    assert all(row["gradient"] > row["noise"] for row in told["against noise"])
+    assert min(row["p"] for row in told["against noise"]) < controls.ALPHA
+    accuracies = [accuracy for _, accuracy in told["curve"]["points"]]
+    assert accuracies[0] == 1.0
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[-1] < 0.2
+    assert flags_of(Honest())[0] == set()
+
+
+def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_noise_and_told():
+    told = controls.run(task(Blind()), "quick")
+    assert told["everything"]["left"] > 0.9
+    assert {f.id for f in from_controls(told)} >= {"not-broken-at-eps-1", "no-better-than-noise"}
+    assert flags_of(Blind())[0] >= {"no-gradient", "not-broken-at-eps-1", "no-better-than-noise"}
+
+
+def test_where_only_black_boxes_break_a_model_the_second_look_says_so():
+    errors, got = flags_of(Backwards(), 0.1)
+    second = got.record["controls"]["second look"]
+    assert second["left by the second look"] >= controls.ENOUGH
+    assert "black-box-beats-white-box" in errors
+    honest = flags_of(Honest(), 0.1)[1].record["controls"]["second look"]
+    assert honest["by black box only"] == 0
+
+
+def test_a_model_that_changes_its_mind_is_noticed_with_nothing_allowed_to_change():
+    told = controls._nothing(task(Tiring()))
+    assert told["left"] < told["clean"]
+    assert controls._nothing(task(Honest())) == {"clean": 1.0, "left": 1.0}
+
+
+def test_pgd_weaker_than_fgsm_is_seen_where_it_is():
+    (first, _) = controls._pairs(task(Narrow()))
+    assert first["only the weaker breaks"] > 5
+    assert first["p"] < controls.ALPHA
+    (first, _) = controls._pairs(task(Honest()))
+    assert first["only the weaker breaks"] == 0
+    assert "pgd-weaker-than-fgsm" in {f.id for f in sg.audit(Narrow().eval(), X, Y, sg.Linf(EPS), effort="quick").flags}
+
+
+@pytest.mark.parametrize(("model", "shares"), [(Honest(), {"own": 1.0, "unlocked": 1.0}), (Blind(), {"own": 0.0, "unlocked": 0.0})])
+def test_survivors_with_a_gradient_are_counted(model, shares):
+    from spikeguard.auditing import runner
+
+    state = runner.begin(task(model))
+    told = controls.survivors_with_gradient(task(model), state)
+    assert {name: told[name] for name in shares} == shares
