@@ -79,6 +79,20 @@ class Net(nn.Module):
         return torch.stack(self.run(x)[0]).mean(0)
 
 
+class Guarded(Net):
+    """While it trains, its potentials are pushed away from the threshold (`hinge`) and its firing is noisy: threshold guarding."""
+
+    hinge: Tensor = REST
+
+    def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return super().fire(current, v, layer)
+        h = self.decay * v + current
+        self.hinge = self.hinge + (0.5 - (h - 1).abs()).clamp(min=0).mean() / self.timesteps
+        s = Spike.apply(h - 1 + 0.1 * torch.randn_like(h), *self.surrogate)
+        return s, h * (1 - s)
+
+
 def remade(kind: type[Net], net: Net, **changes: Any) -> Net:
     """`net` with its weights copied into another class, or with other options, in eval mode."""
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn in vain
@@ -100,7 +114,10 @@ def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -
                 for _ in range(2):
                     z = _ascend(_gradient(net, z, y[rows], F.cross_entropy), z, x[rows], adversarial, 0.75 * adversarial)
             adam.zero_grad()
-            F.cross_entropy(net(z), y[rows]).backward()
+            if isinstance(net, Guarded):
+                net.hinge = REST
+            loss = F.cross_entropy(net(z), y[rows])
+            (loss + net.hinge if isinstance(net, Guarded) else loss).backward()
             adam.step()
         schedule.step()
     return net.eval()
@@ -109,6 +126,7 @@ def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -
 HONEST: dict[str, Callable[[], Net]] = {
     "vanilla": Net,
     "AT": Net,
+    "TGO": Guarded,
     "ANN": lambda: Net(relu=True),
     "T=1": lambda: Net(timesteps=1),
     "T=8": lambda: Net(timesteps=8),

@@ -395,6 +395,16 @@ def test_the_step_at_which_a_sample_breaks_is_told(tiny, pair):
     assert torch.equal(shorter.broken, long.broken & (long.when < last))
 
 
+def test_steps_are_counted_over_restarts(tiny, pair):
+    x, y = pair
+    whole = sg.pgd(tiny, x, y, sg.Linf(0.004), steps=2, step_size=0.004, restarts=6)
+    counts = [sg.pgd(tiny, x, y, sg.Linf(0.004), steps=2, step_size=0.004, restarts=r).broken for r in range(1, 7)]
+    assert int(counts[-1].sum()) > int(counts[0].sum()), "restarts break nothing more here"
+    for r, broken in enumerate(counts, 1):
+        assert bool((whole.when[broken] <= 2 * r).all())
+        assert bool((whole.when[whole.broken & ~broken] >= 2 * r).all())
+
+
 def test_an_attack_under_linf_only_says_so(tiny, pair):
     with pytest.raises(UserError, match="Linf"):
         sg.rfgsm(tiny, *pair, sg.L2(1.0))

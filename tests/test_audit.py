@@ -3,6 +3,7 @@
 import copy
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from markupsafe import escape
 
 import spikeguard as sg
 from spikeguard.auditing import combine, runner
-from spikeguard.auditing.audit import RECORD, STATE, confirmed
+from spikeguard.auditing.audit import RECORD, STATE, confirmed, weights
 from spikeguard.auditing.masking import without_each_family
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import AUTOATTACK, BLACK, SUITES, fingerprint, members
+from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, BLACK, SUITES, fingerprint, members
 from spikeguard.auditing.verify import threat_of, verify
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.defenses import DEFENSES
@@ -367,6 +368,31 @@ def test_members_that_make_no_sense_are_left_out_with_a_reason(net):
     random, _ = members("full", THREAT, frozenset({"noise", "neurons"}))
     assert not {m.name for m in AUTOATTACK} & {m.name for m in random}
     assert any("EOT" in m.name for m in random)
+    for traits, protocol in ((frozenset(), AUTOATTACK), (frozenset({"noise"}), AUTOATTACK_RAND)):
+        chosen, left = members("autoattack", THREAT, traits, adaptive=frozenset({"SA-PGD-30 pulled"}))
+        assert (tuple(chosen), left) == (protocol, {})
+
+
+def test_the_digest_of_a_model_knows_its_neurons_and_their_noise(net):
+    other = copy.deepcopy(net)
+    assert weights(other) == weights(net)
+    next(iter(spiking(other).values())).noise = Noise(0.1)
+    assert weights(other) != weights(net)
+    narrow = copy.deepcopy(net)
+    for layer in spiking(narrow).values():
+        layer.spec = replace(layer.spec, surrogate=sg.Atan(8.0))
+    assert weights(narrow) != weights(net)
+
+
+def test_random_models_are_compared_by_their_shares(done):
+    a = {**done.record, "random_model": True, "right": [0.9, 0.2, 0.6, 0.55], "images": 4, "worst_case": {"accuracy": 0.5625}}
+    b = {**a, "right": [0.7, 0.1, 0.5, 0.45], "worst_case": {"accuracy": 0.4375}}
+    told = combine.compare(a, b)
+    assert told["difference"] == pytest.approx(12.5)
+    deviation = 100 * (sum((v - 0.125) ** 2 for v in (0.2, 0.1, 0.1, 0.1)) / 4) ** 0.5 / 2
+    assert told["interval"] == pytest.approx([12.5 - 1.959964 * deviation, 12.5 + 1.959964 * deviation])
+    assert told["p"] < 1e-6
+    assert combine.compare(a, a)["p"] == 1.0
 
 
 def test_statistics_against_values_from_tables():

@@ -152,7 +152,7 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     record = read_json(out / "audit.json")
     assert record["verified_in_fresh_process"] == {"held": True, "witnesses": sum(f >= 0 for f in record["first"]), "wrong": []}
     assert record["verdict"] in told
-    assert "they hold" in told
+    assert "witnesses checked in a fresh process: they all hold" in told
     assert (out / "index.html").read_text().count("<svg") >= 4
     assert main(["audit", "--verify", str(out)]) == 0
     assert "all hold" in capsys.readouterr().out

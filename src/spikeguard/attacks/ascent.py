@@ -116,6 +116,7 @@ class Best:
         self.broken = logits.argmax(1) != y
         self.when = torch.where(self.broken, 0, -1)
         self.forwards, self.backwards = len(x), 0
+        self.taken = 0  # steps, by the restarts before this one
 
     def standing(self) -> Tensor:
         """Rows that are not broken yet."""
@@ -153,7 +154,7 @@ def ascend(
                 logits = opened.look(here)
                 value = loss(logits, labels)
             broken = logits.argmax(1) != labels
-            best.note(rows, here, value, broken, k)
+            best.note(rows, here, value, broken, best.taken + k)
             if k == steps or bool(broken.all()):
                 break
             stand = torch.nonzero(~broken).flatten()
@@ -167,6 +168,7 @@ def ascend(
             here = budget.project(rule.step(k, here, gradient, value), clean)
         best.forwards += opened.forwards
         best.backwards += opened.backwards
+    best.taken += steps
 
 
 def walk(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls, flags, masking, runner
 from spikeguard.auditing.flags import Flag, flag
 from spikeguard.auditing.runner import Task, Tell, silent
-from spikeguard.auditing.scoring import SCORE_DRAWS
+from spikeguard.auditing.scoring import CHOOSE_DRAWS, SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Member, fingerprint, members
 from spikeguard.auditing.witness import Witnesses
@@ -91,9 +93,10 @@ def audit(
 ) -> Audit:
     """The harshest fair judgement of ``model``, any callable from images ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``, with labels ``y`` ``[N]``.
 
-    ``effort``: 'quick', 'standard' or 'full'. ``extra``: further members, or other networks whose gradients are tried (transfer). ``out``: a
-    folder; state is kept there while it runs (an interrupted audit goes on from it), record and witnesses at the end. ``progress(stage, done,
-    total)``. Never raises on a fault of the model: that is a flag of level error. UserError on bad input, Interrupted after ``stop``.
+    ``effort``: 'quick', 'standard', 'full', or 'autoattack' for that protocol alone. ``extra``: further members, or other networks whose gradients
+    are tried (transfer). ``out``: a folder; state is kept there while it runs (an interrupted audit goes on from it), record and witnesses at the
+    end. ``progress(stage, done, total)``. A fault of the model is a flag, of level error where the number is worth nothing by it. UserError on bad
+    input and on answers that are no ``[N, classes]``, Interrupted after ``stop``.
     """
     check_images(x, y)
     _check_settings(model, threat, effort, batch_size, extra)
@@ -158,9 +161,10 @@ def _extra(extra: Sequence[Member | Model]) -> list[Member]:
 
 
 def weights(model: Model) -> str:
-    """A digest of the model's tensors, or the name of a callable that has none."""
+    """A digest of the model's tensors and of how it prints itself (its layers, their neurons and noise), or the name of a callable that has none."""
     if isinstance(model, nn.Module):
-        return digest(*model.state_dict().values())
+        printed = re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode()
+        return digest(*model.state_dict().values(), torch.frombuffer(bytearray(printed), dtype=torch.uint8))
     return getattr(model, "__qualname__", type(model).__name__)
 
 
@@ -229,13 +233,14 @@ def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, 
 
 def _common(task: Task, n: int) -> dict[str, Any]:
     eps = task.threat.eps
+    by_draws = f"mean share of {SCORE_DRAWS} fresh draws ({CHOOSE_DRAWS} others chose, and tell of single members)"
     return {
         "threat": {task.threat.norm: eps.tolist() if isinstance(eps, Tensor) else float(eps)},
         "seed": task.seed,
         "images": n,
         "random_model": task.random,
         "batch_size": task.batch_size,
-        "scored_by": f"mean share of {SCORE_DRAWS} fresh draws" if task.random else "witnesses checked again in float32 on the untouched model",
+        "scored_by": by_draws if task.random else "witnesses checked again in float32 on the untouched model",
     }
 
 

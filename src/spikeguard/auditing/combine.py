@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from math import erfc
+from statistics import pstdev
 from typing import Any
 
 from spikeguard.auditing.masking import told
@@ -59,7 +61,8 @@ def merge(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def compare(a: Record, b: Record) -> dict[str, Any]:
-    """A paired test (exact McNemar) of two models on the same images under the same threat and suite. UserError if these differ."""
+    """A paired test of two models on the same images under the same threat and suite: exact McNemar, or by the normal law of the mean difference
+    where a model is random and its images count by shares. UserError if images, threat or suite differ."""
     _audits([a, b], 2)
     for name, one, two in (
         ("images", a["digests"]["images"], b["digests"]["images"]),
@@ -70,10 +73,12 @@ def compare(a: Record, b: Record) -> dict[str, Any]:
             raise UserError(f"records differ in {name} ({one} and {two}): rows are compared only under the same one")
     only_a = sum(p > 0.5 >= q for p, q in zip(a["right"], b["right"], strict=True))
     only_b = sum(q > 0.5 >= p for p, q in zip(a["right"], b["right"], strict=True))
-    p = mcnemar(only_a, only_b)
     difference = 100 * (a["worst_case"]["accuracy"] - b["worst_case"]["accuracy"])
-    n = a["images"]
-    spread = 100 * 1.959964 * max((only_a + only_b) / n - ((only_a - only_b) / n) ** 2, 0) ** 0.5 / n**0.5
+    apart = [p - q for p, q in zip(a["right"], b["right"], strict=True)]
+    deviation = 100 * pstdev(apart) / len(apart) ** 0.5
+    spread = 1.959964 * deviation
+    random = a["random_model"] or b["random_model"]
+    p = mcnemar(only_a, only_b) if not random else erfc(abs(difference) / deviation / 2**0.5) if deviation else float(not difference)
     sure = "significant" if p < 0.05 else "not significant"
     said = (
         f"{difference:+.1f} points ({difference - spread:+.1f} to {difference + spread:+.1f}), {sure} (p = {p:.3g}, {only_a} images against {only_b})"

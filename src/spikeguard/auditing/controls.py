@@ -22,8 +22,8 @@ from spikeguard.records import mcnemar, share_above
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough
 from spikeguard.threat import Threat
 
-PANELS = {"quick": 50, "standard": 100, "full": 200}
-CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20)}
+PANELS = {"quick": 50, "standard": 100, "full": 200, "autoattack": 50}
+CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoattack": (50, 10)}
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 LADDER: tuple[Estimator, ...] = (Own(), assg(seen=True), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
 ALPHA = 0.01

@@ -9,7 +9,7 @@ import torch
 
 from spikeguard.auditing.runner import Task
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import BLACK, OWN
+from spikeguard.auditing.suite import BLACK, OWN, Member
 from spikeguard.records import wilson
 
 
@@ -73,14 +73,18 @@ def member_rows(task: Task, state: State) -> list[dict[str, Any]]:
 
 
 def convergence(task: Task, state: State) -> dict[str, Any] | None:
-    """Samples broken by the longest attack against its steps, of those that had stood until then."""
+    """Samples broken by the longest attack against its steps (all restarts' together), of those that had stood until then."""
     counted = [m for m in task.members if m.name in state.steps and "steps" in m.settings]
     if not counted:
         return None
-    longest = max(reversed(counted), key=lambda m: int(m.settings["steps"]))  # of equals the last one, which met the fewest samples
+
+    def length(member: Member) -> int:
+        return int(member.settings["steps"]) * int(member.settings.get("restarts", 1))
+
+    longest = max(reversed(counted), key=length)  # of equals the last one, which met the fewest samples
     counts, met = state.steps[longest.name], state.met[longest.name]
-    steps = int(longest.settings["steps"])
-    marks = sorted({min(k, steps) for k in (1, 2, 5, 10, 20, 40, 50, 100, 200, 400, 500, 1000) if k <= steps} | {steps // 2, steps})
+    steps = length(longest)
+    marks = sorted({min(k, steps) for k in (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000) if k <= steps} | {steps // 2, steps})
     points = [[k, sum(counts[: k + 1])] for k in marks]
     last = (points[-1][1] - sum(counts[: steps // 2 + 1])) / len(task.x)
     return {"member": longest.name, "met": met, "broken by step": points, "last doubling": last}

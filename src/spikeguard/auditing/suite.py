@@ -42,11 +42,11 @@ from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 from spikeguard.threat import Threat
 
 VERSION = "suite-v2"
-Effort = Literal["quick", "standard", "full"]
-EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None}
-"""Images that an effort is meant for (None: all there are)."""
+Effort = Literal["quick", "standard", "full", "autoattack"]
+EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, "autoattack": 1000}
+"""Images that an effort is meant for (None: all there are). 'autoattack' is its protocol and nothing else, for comparison with the literature."""
 OWN, BLACK = "own gradient", ("random", "scores", "labels", "transfer")
-EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20}
+EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20, "autoattack": 20}
 """Gradients averaged a step where the model is random."""
 
 
@@ -214,7 +214,7 @@ FULL = (
 C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True)
 OTHER_NORMS = "sparse steps; square and rays"
 """What attacks do under L2 and L1; changing it is a new hash of the suites there."""
-SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "full": FULL}
+SUITES: dict[str, Sequence[Member]] = {"quick": QUICK, "standard": STANDARD, "full": FULL, "autoattack": AUTOATTACK}
 
 
 def members(
@@ -226,10 +226,11 @@ def members(
     """
     chosen, left = [], {}
     rows = list(SUITES[effort])
-    rows += [m for m in FULL if m.name in adaptive and not any(row.covers(m) for row in rows)]
-    if "noise" in traits and effort == "full":
+    if effort != "autoattack":
+        rows += [m for m in FULL if m.name in adaptive and not any(row.covers(m) for row in rows)]
+    if "noise" in traits and effort in ("full", "autoattack"):
         rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
-    if threat.norm == "l2" and effort != "quick":
+    if threat.norm == "l2" and effort in ("standard", "full"):
         rows.append(C_AND_W)
     for member in [*rows, *extra]:
         if member.needs and member.needs not in traits:

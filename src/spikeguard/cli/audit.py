@@ -11,13 +11,14 @@ from typing import Any
 from spikeguard.cli import common
 from spikeguard.errors import UserError
 
+EFFORT = "quick takes a minute, standard minutes, full hours; autoattack: that protocol alone, for comparison"
 LONGEST = 3600  # seconds for the check in a fresh process
 
 
 def run(arguments: list[str]) -> int:
     parser = common.Parser("audit", "Judge a network by the strongest attacks known, with checks that notice when an attack fails.")
     parser.add_argument("target", nargs="*", help="a run folder, a weights file or package.module:factory; with --verify and the like, records")
-    parser.add_argument("--effort", default="quick", choices=["quick", "standard", "full"], help="quick takes a minute, standard minutes, full hours")
+    parser.add_argument("--effort", default="quick", choices=["quick", "standard", "full", "autoattack"], help=EFFORT)
     parser.add_argument("--eps", type=common.share_or_more, default=8 / 255, help="budget, images in [0, 1]; 8/255 may be written so")
     parser.add_argument("--norm", default="linf", choices=["linf", "l2", "l1"], help="in which norm")
     parser.add_argument("--images", type=common.positive, help="test images, balanced over the classes (default: 200, 1000, all)")
@@ -29,7 +30,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--data", help="data set of a package.module:factory (a run folder knows its own)")
     parser.add_argument("--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--out", type=Path, help="folder of record, witnesses and page (default: TARGET/audits/EFFORT-NORM-EPS)")
+    parser.add_argument("--out", type=Path, help="folder of record, witnesses and page (default: in TARGET/audits, by its settings)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted audit, to the same result")
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--verify", action="store_true", help="check the witnesses of records, one forward pass each")
@@ -54,6 +55,7 @@ def _audit(given: Any) -> int:
     from spikeguard.auditing.audit import RECORD, STATE, audit, confirmed, save
     from spikeguard.auditing.suite import EFFORTS
     from spikeguard.cli.target import find
+    from spikeguard.draws import key
     from spikeguard.report.audit_page import write_page
     from spikeguard.threat import THREATS
     from spikeguard.training.interrupt import ctrl_c
@@ -63,7 +65,9 @@ def _audit(given: Any) -> int:
     pool = [find(other, 10, given.data, given.data_dir, given.device).model for other in given.transfer]
     root = Path(name) if Path(name).is_dir() else Path(name).parent if Path(name).is_file() else Path("audits") / name.replace(":", ".")
     budget = f"{round(given.eps * 255, 3):g}of255" if given.norm == "linf" else f"{given.eps:g}"
-    out = given.out or root / "audits" / f"{given.effort}-{given.norm}-{budget}"
+    others = json.dumps([given.images, given.seed, given.transfer, given.batch_size, given.data])
+    which = "" if others == "[null, 0, [], 250, null]" else f"-{key(others) % 16**6:06x}"  # other settings, another folder
+    out = given.out or root / "audits" / f"{given.effort}-{given.norm}-{budget}{which}"
     if (out / STATE).exists() and not given.resume:
         raise UserError(f"{out} holds an interrupted audit: go on with --resume, or name another folder with --out")
     x, y = target.test.pixels(), target.test.y
@@ -123,7 +127,7 @@ def _show(record: dict[str, Any], out: Path, page: Path) -> None:
     print(f"\nclean {100 * told['accuracy']:.1f} %; robust accuracy {record['verdict']}")
     checked = record["verified_in_fresh_process"]
     what = "inputs rescored" if record["random_model"] else "witnesses checked"
-    print(f"{checked['witnesses']} {what} in a fresh process: {'all holds' if checked['held'] else '; '.join(checked['wrong'])}")
+    print(f"{checked['witnesses']} {what} in a fresh process: {'they all hold' if checked['held'] else '; '.join(checked['wrong'])}")
     print(f"wrote {page} (open it in a browser), {out / 'audit.json'} and its witnesses")
     longer = {"quick": ", or --effort standard for a number to publish", "standard": ", or --effort full for the last word"}
     print(f"next: spikeguard audit --verify {out / 'audit.json'}{longer.get(record['suite']['effort'], '')}")
