@@ -250,6 +250,18 @@ def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
     assert averaged.backwards == 21
 
 
+def test_the_class_of_mean_logits_is_told_beside_the_share_of_right_draws():
+    from spikeguard.auditing.scoring import over_draws
+
+    def noisy(x):  # right at about one draw of three, but by far
+        return torch.stack([torch.where(torch.rand(len(x)) < 1 / 3, 9.0, 0.0), torch.ones(len(x))], 1)
+
+    share, of_mean = over_draws(noisy, torch.rand(20, 1, 2, 2), torch.zeros(20).long(), 0, 300)
+    assert float((share - 1 / 3).abs().max()) < 0.15
+    assert bool(of_mean.all())
+    assert not bool(over_draws(noisy, torch.rand(20, 1, 2, 2), torch.ones(20).long(), 0, 300)[1].any())
+
+
 @pytest.mark.parametrize(
     "inner",
     [Own(), sg.assg(), sg.assg(seen=True), sg.pulled(pull=2), sg.soft(steps=4), sg.still(sg.Atan(4.0)), sg.mean_field(), sg.each_step(sg.assg())],

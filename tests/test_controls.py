@@ -1,5 +1,7 @@
 """Controls and second looks on real models of sixteen pixels, each failing in one known way: what the flags rest on is measured, not made up."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -109,12 +111,25 @@ def test_a_model_that_changes_its_mind_is_noticed_with_nothing_allowed_to_change
 
 
 def test_pgd_weaker_than_fgsm_is_seen_where_it_is():
-    (first, _) = controls._pairs(task(Narrow()))
+    first, *_ = controls._pairs(task(Narrow()))
     assert first["only the weaker breaks"] > 5
     assert first["p"] < controls.ALPHA
-    (first, _) = controls._pairs(task(Honest()))
+    first, *_ = controls._pairs(task(Honest()))
     assert first["only the weaker breaks"] == 0
     assert "pgd-weaker-than-fgsm" in {f.id for f in sg.audit(Narrow().eval(), X, Y, sg.Linf(EPS), effort="quick").flags}
+
+
+def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_told(tiny):
+    told = controls._restarts(task(Narrow()))
+    assert told["5"] < told["1"]
+    assert controls._silent(task(Honest())) == {}
+    for layer in sg.neurons.spiking(tiny).values():
+        layer.spec = replace(layer.spec, surrogate=sg.Triangle(0.25))
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with sg.tap(tiny) as seen, torch.no_grad():
+        y = tiny(x).argmax(1)
+    shares = controls._silent(Task(tiny, x, y, sg.Linf(EPS), (), known_random=False))
+    assert shares == {name: pytest.approx(float((u.abs() > 0.99 * 0.25).float().mean()), abs=0.02) for name, u in seen.potentials.items()}
 
 
 @pytest.mark.parametrize(("model", "shares"), [(Honest(), {"own": 1.0, "unlocked": 1.0}), (Blind(), {"own": 0.0, "unlocked": 0.0})])

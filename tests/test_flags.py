@@ -16,6 +16,7 @@ from spikeguard.auditing.flags import KINDS, from_controls
 from spikeguard.auditing.runner import Task
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import FGSM, PGD_20, Member
+from spikeguard.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 ERRORS = {
@@ -183,6 +184,7 @@ def pair(strong: str, weak: str) -> list[dict]:
         ("no-better-than-noise", {"against noise": [{"noise": 5, "gradient": 5, "right": 45, "p": 1.0, "better": 0.0}] * 2}),
         ("pgd-weaker-than-fgsm", {"pairs": pair("PGD-20", "FGSM")}),
         ("more-steps-weaker", {"pairs": pair("PGD-40", "PGD-20")}),
+        ("apgd-weaker-than-pgd", {"pairs": pair("APGD-40", "PGD-40")}),
         ("eot-weaker", {"pairs": pair("EOT-10", "EOT-1")}),
     ],
 )
@@ -291,6 +293,27 @@ def test_what_follows_from_the_result_is_a_flag(name, change):
 def test_no_flag_without_need():
     assert after_an_audit(change=_settled) == []
     assert after_an_audit(effort="standard") == []
+
+
+def test_values_that_are_no_numbers_are_told_as_that_and_nothing_else():
+    class Broken(Plain):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits.masked_fill(x.flatten(1)[:, :1] > 0.5, float("nan"))
+
+    looked = checks.look(Broken().eval(), X, Y, random=False)
+    assert set(looked.findings) - {"zero-gradient"} == {"no-logits"}
+    assert "not finite" in looked.findings["no-logits"]["reason"]
+
+
+def test_a_model_that_wants_one_size_of_batch_is_refused_in_one_line():
+    class Rigid(Plain):
+        def forward(self, x):
+            assert len(x) in (8, len(X))
+            return super().forward(x)
+
+    with pytest.raises(UserError, match="fails on batches of 1 \\(AssertionError"):
+        sg.audit(Rigid().eval(), X, Y, sg.Linf(0.1), effort="quick")
 
 
 def test_few_images_are_told():

@@ -266,6 +266,7 @@ def _record(
         "digests": {"images": conditions["images"], "model": conditions["model"]},
         "clean": masking.told(clean, n),
         "worst_case": worst,
+        **({"of_mean_logits": state.of_mean} if state.of_mean else {}),
         "verdict": masking.verdict(worst, [f.id for f in found if f.level == "error"], suite, parts, task.random),
         "flags": plain(found),
         "masking": parts,

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeguard import attacks, draws
 from spikeguard.attacks.ascent import Attacked, at_rest
@@ -18,8 +18,11 @@ from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.state import ROBUST, State
 from spikeguard.auditing.suite import BLACK
 from spikeguard.gradients import Estimator, Own, assg, eot, swap, unlocked
+from spikeguard.gradients.swap import known
+from spikeguard.neurons import spiking
 from spikeguard.records import mcnemar, share_above
-from spikeguard.surrogates import Atan, Rectangle, StraightThrough
+from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Surrogate
+from spikeguard.taps import tap
 from spikeguard.threat import Threat
 
 PANELS = {"quick": 50, "standard": 100, "full": 200, "autoattack": 50}
@@ -54,6 +57,8 @@ def run(task: Task, effort: str) -> dict[str, Any]:
         ("everything", lambda: _everything(small)),
         ("against noise", lambda: _against_noise(small)),
         ("pairs", lambda: _pairs(small)),
+        ("restarts", lambda: _restarts(small)),
+        ("silent surrogate", lambda: _silent(small)),
         ("curve", lambda: curve(task, *CURVES[effort])),
     ]
     for number, (name, control) in enumerate(steps):
@@ -65,7 +70,8 @@ def run(task: Task, effort: str) -> dict[str, Any]:
 def _broken(task: Task, threat: Threat, attack: Callable[..., Attacked], settings: dict[str, Any], estimator: Estimator | None = None) -> Tensor:
     """Which samples an attack breaks, judged on the model itself: all False where it has no gradient."""
     if estimator is not None:
-        settings = {**settings, "gradient": eot(EOT_DRAWS, estimator) if task.random else estimator}
+        averaged = task.random and not isinstance(estimator, eot)
+        settings = {**settings, "gradient": eot(EOT_DRAWS, estimator) if averaged else estimator}
     try:
         got = attack(task.model, task.x, task.y, threat, **settings)
     except Exception:  # whatever the model raises: this attack does nothing; the run of the suite has told it
@@ -121,22 +127,48 @@ def _against_noise(task: Task) -> list[dict[str, float]]:
     return rows
 
 
+RUNS: dict[str, tuple[Callable[..., Attacked], dict[str, Any], Estimator]] = {
+    "FGSM": (attacks.fgsm, {}, Own()),
+    "PGD-20": (attacks.pgd, {"steps": 20, "restarts": 1}, Own()),
+    "PGD-40": (attacks.pgd, {"steps": 40, "restarts": 1}, Own()),
+    "APGD-40": (attacks.apgd, {"steps": 40}, Own()),
+    **{f"EOT-{n}": (attacks.pgd, {"steps": 10, "restarts": 1}, eot(n)) for n in (1, 10, 20)},
+}
+PAIRS = (("PGD-20", "FGSM"), ("PGD-40", "PGD-20"), ("APGD-40", "PGD-40"))  # the stronger one first
+RANDOM_PAIRS = (("EOT-10", "EOT-1"), ("EOT-20", "EOT-10"))
+
+
 def _pairs(task: Task) -> list[dict[str, Any]]:
     """Attacks of which one must not be significantly weaker than the other."""
-    own = Own()
-    pairs: list[tuple[str, str, dict[str, Any], dict[str, Any], Estimator, Estimator]] = [
-        ("PGD-20", "FGSM", {"steps": 20, "restarts": 1}, {}, own, own),
-        ("PGD-40", "PGD-20", {"steps": 40, "restarts": 1}, {"steps": 20, "restarts": 1}, own, own),
-    ]
-    if task.random:
-        pairs.append(("EOT-10", "EOT-1", {"steps": 10, "restarts": 1}, {"steps": 10, "restarts": 1}, eot(10), eot(1)))
+    pairs = (*PAIRS, *(RANDOM_PAIRS if task.random else ()))
+    broken = {name: _broken(task, task.threat, *RUNS[name]) for name in dict.fromkeys(name for pair in pairs for name in pair)}
     rows = []
-    for strong, weak, more, less, first, second in pairs:
-        a = _broken(task, task.threat, attacks.pgd, more, first)
-        b = _broken(task, task.threat, attacks.pgd if less else attacks.fgsm, less, second)
-        only = (int((b & ~a).sum()), int((a & ~b).sum()))
-        rows.append({"stronger": strong, "weaker": weak, "only the weaker breaks": only[0], "only the stronger breaks": only[1], "p": mcnemar(*only)})
+    for strong, weak in pairs:
+        only = (int((broken[weak] & ~broken[strong]).sum()), int((broken[strong] & ~broken[weak]).sum()))
+        told = {"stronger": strong, "weaker": weak, "only the weaker breaks": only[0], "only the stronger breaks": only[1], "p": mcnemar(*only)}
+        rows.append({**told, "left by": [1 - float(broken[name].float().mean()) for name in (strong, weak)]})
     return rows
+
+
+def _restarts(task: Task) -> dict[str, float]:
+    """What PGD-20 with the own gradient leaves after one and after five starts."""
+    settings = {"steps": 20}
+    return {str(n): 1 - float(_broken(task, task.threat, attacks.pgd, {**settings, "restarts": n}, Own()).float().mean()) for n in (1, 5)}
+
+
+def _silent(task: Task) -> dict[str, float]:
+    """Per layer of ours, the share of potentials at which its own surrogate gives less than a hundredth of what it gives at the threshold."""
+    if not (isinstance(task.model, nn.Module) and known(task.model)):
+        return {}
+    with at_rest(task.model), torch.no_grad(), tap(task.model) as seen:
+        task.model(task.x)
+    shares = {}
+    for name, layer in spiking(task.model).items():
+        if name in seen.potentials and type(layer.spec.surrogate).observe is Surrogate.observe:
+            u = seen.potentials[name]
+            slopes = layer.spec.surrogate.derivative(u) / layer.spec.surrogate.derivative(torch.zeros_like(u[:1, :1]))
+            shares[name] = float((slopes < 0.01).float().mean())
+    return shares
 
 
 def curve(task: Task, count: int, steps: int) -> dict[str, Any]:

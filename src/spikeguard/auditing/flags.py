@@ -151,6 +151,12 @@ KINDS: dict[str, Kind] = {
         "A sign of gradients that are right only near the image, or of masking.",
         "Look at attacks through other surrogates.",
     ),
+    "apgd-weaker-than-pgd": Kind(
+        "warning",
+        "APGD is significantly weaker than PGD with as many steps (paired test, p < 0.01).",
+        "APGD trusts the loss it sees to rise along the gradient; where it does not, the gradient is not that of the loss.",
+        "Trust neither; look at the members with other gradients, and at the network's surrogate.",
+    ),
     "eot-weaker": Kind(
         "warning",
         "Averaging gradients over the model's noise makes the attack significantly weaker.",
@@ -227,10 +233,10 @@ def from_controls(told: Mapping[str, Any]) -> list[Flag]:
     worse = rows and rows[-1]["p"] < 0.01 and not rows[-1]["better"]
     if rows and all(not (r["p"] < 0.01 and r["better"]) for r in rows) and (worse or not saturated):
         flags.append(flag("no-better-than-noise", rows=rows))
-    names = {"FGSM": "pgd-weaker-than-fgsm", "PGD-20": "more-steps-weaker", "EOT-1": "eot-weaker"}
+    names = {"PGD-20": "pgd-weaker-than-fgsm", "PGD-40": "more-steps-weaker", "APGD-40": "apgd-weaker-than-pgd"}
     for row in told["pairs"]:
         if row["p"] < 0.01 and row["only the weaker breaks"] > row["only the stronger breaks"]:
-            flags.append(flag(names[row["weaker"]], f"({row['stronger']} against {row['weaker']})", **row))
+            flags.append(flag(names.get(row["stronger"], "eot-weaker"), f"({row['stronger']} against {row['weaker']})", **row))
     return flags
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikeguard import draws
 from spikeguard.attacks.ascent import Attacked, at_rest, is_random
-from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws
+from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws, over_draws
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witness import Witnesses, everyone, keep, misclassified
@@ -175,12 +175,10 @@ def _note(task: Task, state: State, number: int, member: Member, rows: Tensor, g
         state.steps[member.name] = [sum(v[k] for v in (before, counts) if k < len(v)) for k in range(longer)]
 
 
-def rescored(model: Model, x: Tensor, found: Tensor, y: Tensor, seed: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Share of fresh draws at which a random model is right, ``[N]`` each: at the images and at what was found."""
-    key = draws.key(seed, "score")
+def rescored(model: Model, x: Tensor, found: Tensor, y: Tensor, seed: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """``over_draws`` that chose nothing, of a random model: at the images and at what was found."""
     with at_rest(model):
-        clean, right = (fresh_draws(model, at, y, key, batch=batch_size) for at in (x, found))
-    return clean, right
+        return [over_draws(model, at, y, draws.key(seed, "score"), batch=batch_size) for at in (x, found)]
 
 
 def _margins(task: Task, x: Tensor, y: Tensor) -> Tensor:
@@ -193,7 +191,8 @@ def settle(task: Task, state: State) -> Witnesses | None:
     if task.random:
         candidates = everyone(state.found)
         state.found = candidates.read(task.x, task.threat)[1]
-        state.clean, state.right = rescored(task.model, task.x, state.found, task.y, task.seed, task.batch_size)
+        (state.clean, unattacked), (state.right, attacked) = rescored(task.model, task.x, state.found, task.y, task.seed, task.batch_size)
+        state.of_mean = {"clean": float(unattacked.double().mean()), "worst_case": float((attacked & (state.first != CLEAN_WRONG)).double().mean())}
         state.right[state.first == CLEAN_WRONG] = 0.0
         return candidates
     witnesses, confirmed = keep(task.model, task.x, task.y, state.found, state.first >= 0, task.threat, task.batch_size)

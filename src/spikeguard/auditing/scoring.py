@@ -38,9 +38,16 @@ def drawn(model: Model, key: int) -> Iterator[None]:
 
 def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250) -> Tensor:
     """Per sample the share of fresh draws of the model's noise at which it is right: an adversary knows its law, not the draw."""
-    right = torch.zeros(len(x), device=x.device)
+    return over_draws(model, x, y, seed, count, batch)[0]
+
+
+def over_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250) -> tuple[Tensor, Tensor]:
+    """The same, and whether the class of the mean logits over these draws is right: another classifier, told beside it. Both ``[N]``."""
+    right, total = torch.zeros(len(x), device=x.device), torch.zeros((), device=x.device)
     with torch.no_grad():
         for draw in range(count):
             with drawn(model, draws.key(seed, "fresh draw", draw)):
-                right += torch.cat([model(a).argmax(1) for a in x.split(batch)]) == y
-    return right / count
+                logits = torch.cat([model(a) for a in x.split(batch)])
+            right += logits.argmax(1) == y
+            total = total + logits
+    return right / count, total.argmax(1) == y

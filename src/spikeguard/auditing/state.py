@@ -27,6 +27,7 @@ class State:
 
     ``by_family`` ``[F, N]``: the same share at the worst input of each family. ``alone``: accuracy under a member that met all samples.
     ``done``: position (member, chunk) to go on from; ``earlier``: seconds that sessions before this one took.
+    ``of_mean``: accuracies of a random model's mean logits.
     """
 
     found: Tensor
@@ -46,6 +47,7 @@ class State:
     failed: dict[str, str] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     earlier: float = 0.0
+    of_mean: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def start(x: Tensor, clean: Tensor, margin: Tensor, families: int) -> State:

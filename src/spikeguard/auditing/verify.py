@@ -107,7 +107,7 @@ def _random(
     if rows.tolist() != list(range(len(x))):
         wrong.append(f"a random model is scored at one input for each of {len(x)} images, the file holds {len(rows)}")
         return record["clean"]["accuracy"], record["worst_case"]["accuracy"], 0, len(x)
-    clean, right = rescored(model, x, found, y, record["seed"], record.get("batch_size", 250))
+    (clean, _), (right, _) = rescored(model, x, found, y, record["seed"], record.get("batch_size", 250))
     first = torch.tensor(record["first"], device=x.device)
     right[first == CLEAN_WRONG] = 0.0
     told = torch.tensor(record["right"], device=right.device) if "right" in record else right
