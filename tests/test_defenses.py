@@ -795,6 +795,29 @@ def test_conversion_refuses_thresholds_that_nothing_would_learn():
         sg.Conversion().prepare(net)
 
 
+def test_conversions_neurons_can_be_trained_from_the_start(step):
+    defense = sg.Conversion(share=0.0)
+    defense.prepare(step.net)
+    hooks = defense.start(step.net)
+    step.progress = 0.0
+    hooks.begin(step)
+    assert hooks.settled
+    assert step.net.timesteps == 3
+    assert all(layer.spec.v_init == 0.5 and layer.spec.reset == "soft" for layer in spiking(step.net).values())
+
+
+def test_the_ann_twin_is_the_same_layers_with_relu(step):
+    net = step.net.eval()
+    sg.ANNTwin().prepare(net)
+    at = (step.x - net.mean) / net.std
+    for stage in net.body.stages:
+        at = torch.relu(stage.norm(stage.conv[0](at)))
+        at = nn.functional.avg_pool2d(at, 2)
+    torch.testing.assert_close(net(step.x), net.head(at.flatten(1)))
+    with pytest.raises(UserError, match="both set"):
+        sg.compose(sg.ANNTwin(), sg.TGO())
+
+
 def test_helpers_of_sr():
     z, y = torch.tensor([[2.0, 1.0, 3.0], [0.0, 5.0, 4.0]]), torch.tensor([2, 1])
     assert best_wrong(z, y).tolist() == [0, 2]

@@ -71,6 +71,7 @@ ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
         "clip(floor(I T / theta + 1/2) / T, 0, 1), then soft reset from theta / 2",
         "Bu et al., ICLR 2022",
     ),
+    "ann_twin": ("no defence, a yardstick: the same layers without spikes", "ReLU(I), one step", "MEASURING"),
     "shift_guard": ("ours: potentials beyond what the attack moves them", "L + lambda sum_l mean max(0, m_c - sign(u) u')", "STUDY"),
     "first_layer_guard": (
         "ours: first layer beyond the farthest attainable shift",
@@ -81,7 +82,8 @@ ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
 ROWS = {  # the rows of the study that speak of a defence: without and with adversarial training
     "tgo": "TGO", "rat": "RAT", "sr": "SR", "stog": "StoG", "dlif": "DLIF", "mppd": "DLIF + MPPD", "mpd_sgr": "MPD-SGR", "feel": "FEEL",
     "hosnn": "HoSNN", "input_noise": "input noise", "input_quantisation": "input quantisation", "randhet": "RandHet", "dsd": "DSD",
-    "conversion": "conversion", "shift_guard": "shift guard", "first_layer_guard": "first-layer guard", "ema": "EMA",
+    "conversion": "conversion", "ann_twin": "no spikes: the ANN twin",
+    "shift_guard": "shift guard", "first_layer_guard": "first-layer guard", "ema": "EMA",
 }  # fmt: skip
 ALONE = {"at": ("AT", "none"), "trades": ("regimes", "TRADES"), "mart": ("regimes", "MART"),
          "temporal_ensemble": ("regimes", "temporal self-ensemble"), "early_stopping": ("regimes", "AT, early stopping")}  # fmt: skip

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from spikeguard.defenses import SR as SR
     from spikeguard.defenses import TGO as TGO
     from spikeguard.defenses import TRADES as TRADES
+    from spikeguard.defenses import ANNTwin as ANNTwin
     from spikeguard.defenses import Conversion as Conversion
     from spikeguard.defenses import Defense as Defense
     from spikeguard.defenses import EarlyStopping as EarlyStopping
@@ -123,6 +124,7 @@ _HOMES = {
     "data.sources": ("load_data",),
     "defenses": (
         "AT",
+        "ANNTwin",
         "Conversion",
         "DLIF",
         "DSD",

@@ -2,7 +2,7 @@
 
 from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
 from spikeguard.defenses.base import Defense, Hooks, Step, View, compose
-from spikeguard.defenses.conversion import Conversion
+from spikeguard.defenses.conversion import ANNTwin, Conversion
 from spikeguard.defenses.crafting import CRAFTERS, Adversary
 from spikeguard.defenses.disturbance import MPPD, FirstLayerGuard, ShiftGuard
 from spikeguard.defenses.gradient import SR
@@ -33,11 +33,13 @@ DEFENSES: dict[str, type[Defense]] = {
     "randhet": RandHet,
     "dsd": DSD,
     "conversion": Conversion,
+    "ann_twin": ANNTwin,
     "shift_guard": ShiftGuard,
     "first_layer_guard": FirstLayerGuard,
 }
 
 __all__ = [
+    "ANNTwin",
     "AT",
     "CRAFTERS",
     "DEFENSES",

@@ -1,4 +1,7 @@
-"""A robust ANN first, then spikes: training begins with quantised activations in one step and goes on with neurons that do the same in T."""
+"""A robust ANN first, then spikes: training begins with quantised activations in one step and goes on with neurons that do the same in T.
+
+And an ANN altogether: the yardstick of the same layers without any spikes.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ class Conversion(Defense):
     """Over the first ``share`` of the training every layer of neurons is ``clip(floor(I T / threshold + 1/2) / T, 0, 1)``, in one step.
 
     Then its weights go on as a spiking network: no leak, soft reset, potentials that start at threshold / 2; fed with a constant current such a
-    neuron fires exactly that share of T steps. With ``AT`` both halves are trained on adversaries. The scale of each layer is learned by the batch
-    norm before it, channel by channel: a learned threshold is the same parameter. After Bu et al., ICLR 2022, and Ozdenizci and Legenstein,
-    TMLR 2024.
+    neuron fires exactly that share of T steps. ``share`` 0 trains these neurons directly. With ``AT`` both halves are trained on adversaries. The
+    scale of each layer is learned by the batch norm before it, channel by channel: a learned threshold is the same parameter. After Bu et al.,
+    ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -34,7 +37,7 @@ class Conversion(Defense):
     share: float = 0.6
 
     def __post_init__(self) -> None:
-        self._need(0 < self.share < 1, "share", "in (0, 1)")
+        self._need(0 <= self.share < 1, "share", "in [0, 1)")
 
     def prepare(self, net: Classifier) -> None:
         for name, layer in spiking(net).items():
@@ -45,6 +48,24 @@ class Conversion(Defense):
 
     def start(self, net: Classifier) -> Hooks:
         return _Conversion(self, net)
+
+
+@dataclass(frozen=True)
+class ANNTwin(Defense):
+    """No defence but a yardstick: ReLU in place of the neurons, in one step; layers, training and passes are those of the spiking network."""
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = Conversion.owns | {"neurons' noise", "neurons' gain", "neurons' gate"}
+
+    def prepare(self, net: Classifier) -> None:
+        net.timesteps = 1
+        for layer in spiking(net).values():
+            layer.dynamics.append(_Rectified())
+
+
+class _Rectified(Dynamics):
+    def instead(self, current: Tensor) -> Tensor | None:
+        return current.relu()
 
 
 class _Stairs(torch.autograd.Function):

@@ -52,7 +52,7 @@ class InputQuantisation(Defense):
     ``each_step``: drawn anew at every time step. A random model: it is scored as a mean over draws.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    adaptive: ClassVar[str] = "SA-PGD-40 unlocked margin"
 
     levels: int = 8
     each_step: bool = True

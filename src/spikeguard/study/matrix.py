@@ -16,7 +16,7 @@ EPS, LOW = 25 / 255, 8 / 255
 FRONTIER, BEST, CONFIRMING, FRESH = (4, 8, 12, 20, 25), 5, 5, 100
 ADVERSARY: dict[str, Any] = {"eps": 16 / 255, "steps": 2, "warmup": 0.25}
 _ADAPTIVE = {kind.adaptive for kind in d.DEFENSES.values()}
-MORE: tuple[Member, ...] = tuple(m for m in FULL if m.name in _ADAPTIVE)
+MORE: tuple[Member, ...] = tuple(m for m in FULL if m.name in _ADAPTIVE and m not in QUICK)
 """Every network meets what is adaptive to any of them, so that all rows stand under the same attacks."""
 MORE_AT_LAST = tuple(m for m in FULL if m not in STANDARD and (m in QUICK or m in MORE))
 
@@ -46,6 +46,9 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     "RAT": (d.RAT(),),
     "RAT + TGO": (d.RAT(), GUARD),
     "conversion": (d.Conversion(),),
+    "conversion's neurons from the start": (d.Conversion(share=0.0),),
+    "TGO, noise when scored": (replace(GUARD, noise_at_eval=True),),
+    "no spikes: the ANN twin": (d.ANNTwin(),),
     "EMA": (d.EMA(),),
 }
 """What is trained with BPTT and with AT. Constants are the published ones where they are known, else the demo's."""
