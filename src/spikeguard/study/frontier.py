@@ -11,6 +11,7 @@ from typing import Any
 from spikeguard.study.matrix import Key, on_frontier
 
 RESAMPLES = 2000
+NEARLY = 0.8
 Row = Mapping[str, Any]
 
 
@@ -62,9 +63,9 @@ def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
 
 
 def whole(cells: Mapping[str, Row]) -> dict[str, Row]:
-    """The networks of the seeds that every row has run: a seed that has only begun would give some rows one more chance than others."""
+    """The networks of the seeds that nearly every row has run (a new row may lack some): one that has only begun favours the rows it began with."""
     count = Counter(c["seed"] for c in cells.values())
-    return {name: c for name, c in cells.items() if count[c["seed"]] == max(count.values())}
+    return {name: c for name, c in cells.items() if count[c["seed"]] >= NEARLY * max(count.values())}
 
 
 def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
