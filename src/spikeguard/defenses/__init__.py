@@ -1,4 +1,4 @@
-"""Defences by name. A new one is a file (or a class in the file of its kind), a line here, a row in ``tests/test_defenses.py``."""
+"""Defences by name. A new one is a file (or a class in the file of its kind), a line here, and what CONTRIBUTING.md lists beside it."""
 
 from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
 from spikeguard.defenses.base import Defense, Hooks, Step, View, compose
