@@ -283,3 +283,21 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, ca
 def test_the_package_names_no_folder_outside_itself():
     root = Path(__file__).parents[1] / "src"
     assert not [p for p in root.rglob("*.py") if "../shared" in p.read_text()]
+
+
+def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others():
+    from types import SimpleNamespace
+
+    from spikeguard.cli.common import Progress
+
+    told = []
+    bar = SimpleNamespace(
+        console=SimpleNamespace(is_terminal=True),
+        add_task=lambda stage, total: told.append(("new", stage, total)) or len(told),
+        remove_task=lambda task: told.append(("gone", task)),
+        update=lambda task, completed, total, description: None,
+    )
+    shown = Progress(bar)
+    for stage, done, total in (("1 of 2: FGSM", 0, 4), ("1 of 2: FGSM", 1, 4), ("2 of 2: PGD", 2, 4), ("control: nothing", 0, 5), ("again", 0, 5)):
+        shown.tell(stage, done, total)
+    assert [t[1] for t in told if t[0] == "new"] == ["1 of 2: FGSM", "control: nothing", "again"]

@@ -91,7 +91,8 @@ def run(task: Task, state: State | None = None) -> State:
         for place, chunk in enumerate(chunks):
             if (number, place) < tuple(state.done):
                 continue
-            task.tell(f"{number + 1} of {len(task.members)}: {member.name}", place, len(chunks))
+            at, of = number * len(chunks) + place, len(task.members) * len(chunks)
+            task.tell(f"{number + 1} of {len(task.members)}: {member.name}", at, of)  # of all work, so that an ETA is one for all of it
             rows = chunk[_wanted(task, state, member, chunk)]
             if len(rows):
                 _attack(task, state, number, member, rows)

@@ -147,7 +147,11 @@ _LONG = (
     Member("APGD-50", OWN, attacks.apgd, {"steps": 50}, exact=True),
 )
 _PULLED = Member("SA-PGD-30 pulled", "threshold", attacks.sapgd, {"steps": 30}, pulled(), needs="neurons")
-_SEARCH = Member("random search-1000", "random", attacks.random_search, {"queries": 1000})
+_DEAR = (
+    Member("random search-1000", "random", attacks.random_search, {"queries": 1000}),
+    Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
+    Member("Square-5000", "scores", attacks.square, {"queries": 5000}),
+)
 
 STANDARD = (
     *(m for m in QUICK if m.all),
@@ -158,9 +162,7 @@ STANDARD = (
     _sapgd(100, 0.435, Atan(), restarts=RESTARTS),
     _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
     _sapgd(100, 0.435, Atan(), seen=True, restarts=RESTARTS),
-    _SEARCH,
-    Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
-    Member("Square-5000", "scores", attacks.square, {"queries": 5000}),
+    *_DEAR,
 )
 """Every member but the controls and the two that measure masking (``_LONG``) alone breaks a sample of a network in ``results/audit-panel.json``."""
 
@@ -205,8 +207,9 @@ AUTOATTACK_RAND = (
 """AutoAttack's protocol for random models."""
 
 FULL = (
-    *STANDARD,
+    *(m for m in STANDARD if m not in _DEAR),
     *RESERVE,
+    *_DEAR,
     *AUTOATTACK[:-1],  # its Square is in STANDARD
     Member("PGD-1000 x 5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True),
     _sapgd(1000, 0.435, Atan()),

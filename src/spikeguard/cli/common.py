@@ -80,19 +80,20 @@ def start(threads: int | None) -> None:
 
 
 class Progress:
-    """A progress bar a stage on stderr, with an ETA; a plain line a stage where there is no terminal."""
+    """A progress bar on stderr, with an ETA; a plain line a stage where there is no terminal. Stages that count on share a bar."""
 
     def __init__(self, bar: Any) -> None:
-        self.bar, self.stage = bar, ""
+        self.bar, self.stage, self.at = bar, "", (-1, 0)
         self.task: int | None = None
 
     def tell(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        if stage != self.stage:
+        if stage != self.stage and not self.bar.console.is_terminal:
+            print(f"spikeguard: {stage}", file=sys.stderr, flush=True)
+        if self.task is None or (stage != self.stage and (total != self.at[1] or done <= self.at[0])):
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.stage, self.task = stage, self.bar.add_task(stage, total=total)
-            if not self.bar.console.is_terminal:
-                print(f"spikeguard: {stage}", file=sys.stderr, flush=True)
+            self.task = self.bar.add_task(stage, total=total)
+        self.stage, self.at = stage, (done, total)
         self.bar.update(self.task, completed=done, total=total, description=stage + detail)
 
 
