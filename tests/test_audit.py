@@ -145,6 +145,26 @@ def test_a_stopped_audit_goes_on_to_the_same_record(net, images, done, tmp_path)
         sg.audit(net, *images, THREAT, effort="quick", out=tmp_path)
 
 
+def test_a_long_attack_is_stopped_inside_and_begun_anew(net, images, done, tmp_path):
+    stop, passes = threading.Event(), []
+
+    def count(*_):
+        passes.append(1)
+        if len(passes) == 300:
+            stop.set()
+
+    handle = net.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(Interrupted, match="audit stopped at .*--resume"):
+            sg.audit(net, *images, THREAT, effort="quick", out=tmp_path, stop=stop)
+    finally:
+        handle.remove()
+    assert len(passes) <= 302
+    assert not net._forward_pre_hooks
+    resumed = sg.audit(net, *images, THREAT, effort="quick", out=tmp_path)
+    assert without_times(resumed.record) == without_times(done.record)
+
+
 def test_anyone_can_check_a_record_and_a_forged_one_is_caught(net, images, done, tmp_path):
     x, y = images
     path = done.save(tmp_path / "audit.json")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeguard import draws
 from spikeguard.attacks.ascent import Attacked, at_rest, is_random
@@ -93,11 +94,15 @@ def run(task: Task, state: State | None = None) -> State:
                 continue
             at, of = number * len(chunks) + place, len(task.members) * len(chunks)
             task.tell(f"{number + 1} of {len(task.members)}: {member.name}", at, of)  # of all work, so that an ETA is one for all of it
-            rows = chunk[_wanted(task, state, member, chunk)]
-            if len(rows):
-                _attack(task, state, number, member, rows)
-            state.done = (number, place + 1) if place + 1 < len(chunks) else (number + 1, 0)
-            stopped = task.stop is not None and task.stop.is_set()
+            rows, stopped = chunk[_wanted(task, state, member, chunk)], False
+            try:
+                if len(rows):
+                    _attack(task, state, number, member, rows)
+            except Interrupted:  # inside an attack: this chunk begins anew
+                stopped = True
+            else:
+                state.done = (number, place + 1) if place + 1 < len(chunks) else (number + 1, 0)
+                stopped = task.stop is not None and task.stop.is_set()
             if task.store and (stopped or time.monotonic() - saved > SAVE_EVERY):
                 state.save(*task.store, time.monotonic() - begun)
                 saved = time.monotonic()
@@ -107,7 +112,7 @@ def run(task: Task, state: State | None = None) -> State:
                     if task.store
                     else "nothing was kept (no folder was named)"
                 )
-                raise Interrupted(f"audit stopped after {member.name}; {kept}")
+                raise Interrupted(f"audit stopped at {member.name}; {kept}")
         if state.done == (number + 1, 0):
             state.after[member.name] = float(state.right.double().mean())
     return state
@@ -130,8 +135,11 @@ def _attack(task: Task, state: State, number: int, member: Member, rows: Tensor)
     cost = state.cost.setdefault(member.name, {"seconds": 0.0, "forwards": 0, "backwards": 0})
     try:
         key = draws.key(task.seed, member.name)
-        got = member.run(task.model, x, y, threat, key, task.numbers[rows.cpu()], state.found[rows], task.draws if task.random else 1)
+        with _stoppable(task):
+            got = member.run(task.model, x, y, threat, key, task.numbers[rows.cpu()], state.found[rows], task.draws if task.random else 1)
         threat.check(got.x, x)
+    except Interrupted:
+        raise
     except Exception as error:  # the model's code may raise anything, here inside its own backward pass too: told as a flag
         state.failed[member.name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     else:
@@ -139,6 +147,25 @@ def _attack(task: Task, state: State, number: int, member: Member, rows: Tensor)
         cost["backwards"] += got.backwards
         _note(task, state, number, member, rows, got)
     cost["seconds"] = round(cost["seconds"] + time.perf_counter() - begun, 3)
+
+
+@contextmanager
+def _stoppable(task: Task) -> Iterator[None]:
+    """Whoever asks for an end is heard at the next pass of a module, not at the end of an attack that may take hours."""
+    stop = task.stop
+    if stop is None or not isinstance(task.model, nn.Module):
+        yield
+        return
+
+    def look(*_: object) -> None:
+        if stop.is_set():
+            raise Interrupted("audit stopped inside an attack")
+
+    handle = task.model.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _note(task: Task, state: State, number: int, member: Member, rows: Tensor, got: Attacked) -> None:
