@@ -404,6 +404,19 @@ def test_the_digest_of_a_model_knows_its_neurons_and_their_noise(net):
     assert weights(narrow) != weights(net)
 
 
+def test_a_table_holds_networks_of_one_shape(done):
+    recipe = {"network": "small", "options": {"width": 6}, "timesteps": 4, "neuron": {"decay": 0.5}}
+    a, b = ({**done.record, "target": t, "recipe": recipe} for t in "ab")
+    assert len(combine.as_csv([a, b, done.record]).splitlines()) == 4
+    for change, message in (
+        ({"timesteps": 8}, "number of time steps"),
+        ({"neuron": {"decay": 0.9}}, "decay of the neurons"),
+        ({"options": {"width": 7}}, "differ in network"),
+    ):
+        with pytest.raises(UserError, match=message):
+            combine.as_latex([a, {**b, "recipe": {**recipe, **change}}])
+
+
 def test_random_models_are_compared_by_their_shares(done):
     a = {**done.record, "random_model": True, "right": [0.9, 0.2, 0.6, 0.55], "images": 4, "worst_case": {"accuracy": 0.5625}}
     b = {**a, "right": [0.7, 0.1, 0.5, 0.45], "worst_case": {"accuracy": 0.4375}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import erfc
 from statistics import pstdev
 from typing import Any
@@ -14,6 +14,12 @@ from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, machine, mcnemar
 
 Record = Mapping[str, Any]
+SHAPE: dict[str, Callable[[Record], Any]] = {
+    "network": lambda recipe: (recipe["network"], recipe["options"]),
+    "number of time steps": lambda recipe: recipe["timesteps"],
+    "decay of the neurons": lambda recipe: recipe["neuron"]["decay"],
+}
+"""What rows of one table have to share beside the judge: two networks that differ here differ in more than their defences."""
 
 
 def _audits(records: Sequence[Record], at_least: int = 1) -> None:
@@ -97,12 +103,13 @@ def compare(a: Record, b: Record) -> dict[str, Any]:
 
 
 def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table; UserError if the records have different images, threats or suites."""
+    """Header and rows of a table; UserError if the records differ in images, threat or suite, or, where they name recipes, in the network's shape."""
     _audits(records)
     for name, seen in (
         ("threat", [r["threat"] for r in records]),
         ("suite", [r["suite"]["hash"] for r in records]),
         ("images", [r["digests"]["images"] for r in records]),
+        *((what, [get(r["recipe"]) for r in records if "recipe" in r]) for what, get in SHAPE.items()),
     ):
         if any(s != seen[0] for s in seen):
             raise UserError(f"records differ in {name}: a table holds rows of one {name} only")
