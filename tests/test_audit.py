@@ -155,7 +155,7 @@ def test_a_long_attack_is_stopped_inside_and_begun_anew(net, images, done, tmp_p
 
     handle = net.register_forward_pre_hook(count)
     try:
-        with pytest.raises(Interrupted, match="audit stopped at .*--resume"):
+        with pytest.raises(Interrupted, match=r"audit stopped at .*--resume"):
             sg.audit(net, *images, THREAT, effort="quick", out=tmp_path, stop=stop)
     finally:
         handle.remove()
