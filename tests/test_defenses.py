@@ -105,6 +105,27 @@ def test_eps_warms_up(step):
         assert float(moved) == pytest.approx(0.1 * share, abs=1e-6)
 
 
+def test_training_adversaries_are_those_of_a_plain_loop(step):
+    """PGD-3 from x, written out: network in eval mode, sign of the gradient of the cross-entropy, projected."""
+    eps, size = 0.06, 0.03
+    found = sg.AT(eps=eps, steps=3, step_size=size, random_start=False).adversaries(step)
+    net, z = step.net.eval(), step.x.clone()
+    for _ in range(3):
+        z.requires_grad_()
+        (g,) = torch.autograd.grad(nn.functional.cross_entropy(net(z), step.y, reduction="sum"), z)
+        z = (z.detach() + size * g.sign()).clamp(step.x - eps, step.x + eps).clamp(0, 1)
+    assert torch.equal(found, z)
+
+
+def test_part_of_the_loss_can_stay_on_clean_images(step):
+    hooks = sg.AT(clean_share=0.3).start(step.net)
+    hooks.craft(step)
+    assert {name: view.weight for name, view in step.views.items()} == {"clean": 0.3, "adversarial": 0.7}
+    assert torch.equal(step.views["clean"].x, step.x)
+    sg.AT().start(step.net).craft(step)
+    assert set(step.views) == {"adversarial"}
+
+
 def test_the_estimator_is_drawn_per_batch(step, monkeypatch):
     used = []
     for name, inner in CRAFTERS.items():
@@ -231,7 +252,7 @@ def test_deflation_takes_the_first_singular_component_away(step):
     for p in step.net.parameters():
         p.grad = torch.randn_like(p)
     tops = {n: float(torch.linalg.svdvals(p.grad.flatten(1))[0]) for n, p in step.net.named_parameters() if p.dim() >= 2}
-    sg.DSD(iterations=4).start(step.net).gradients(step.net)
+    sg.DSD().start(step.net).gradients(step.net)
     assert all(float(torch.linalg.svdvals(p.grad.flatten(1))[0]) < 0.99 * tops[n] for n, p in step.net.named_parameters() if p.dim() >= 2)
 
 
@@ -263,6 +284,11 @@ def test_sr_is_the_squared_slope_along_the_sign_of_the_gradient(step):
     hooks.complete(step)
     moved = (step.views["shifted"].x - step.x).abs()
     assert bool(((moved - 0.02).abs() < 1e-6).logical_or(moved == 0).all())
+    net, x = step.net, step.x.clone().requires_grad_()  # batch norm in training mode, as in the loss
+    z = net(x)
+    other = z.detach().scatter(1, step.y[:, None], -math.inf).argmax(1)
+    (g,) = torch.autograd.grad(torch.sigmoid(z.gather(1, step.y[:, None]) - z.gather(1, other[:, None])).sum(), x)
+    assert torch.equal((step.views["shifted"].x - step.x).sign(), g.sign()), "up the slope, not down, not anywhere"
     step.logits = {"clean": logits(7, 8, 10), "shifted": logits(8, 8, 10)}
     total = 0.0
     for a, b, y in zip(step.logits["clean"].tolist(), step.logits["shifted"].tolist(), step.y.tolist(), strict=True):
@@ -378,6 +404,29 @@ def test_homeostasis_moves_thresholds_by_its_formula(current):
     expected = loop(current.tolist(), moving=(rate.tolist(), goal.tolist()))
     assert torch.equal(got[0], expected[0])
     assert torch.allclose(got[1], expected[1], atol=1e-6)
+
+
+def test_hosnn_remembers_potentials_while_it_reads_and_holds_them_afterwards(step):
+    defense = sg.HoSNN(share=0.5)
+    defense.prepare(step.net)
+    hooks = defense.start(step.net)
+    goal = {name: torch.zeros_like(layer.dynamics[0].goal) for name, layer in spiking(step.net).items()}
+    for _ in range(3):
+        step.views = {"clean": View(step.x, 1.0)}
+        hooks.begin(Step(step.net, step.x, step.y, progress=0.2))
+        hooks.complete(step)
+        with hooks.watch(step.net, "clean"), sg.tap(step.net) as seen:
+            step.net(step.x)
+        for name, u in seen.potentials.items():
+            goal[name] = goal[name] + 0.05 * ((u.detach() + 1.0).mean(1) - goal[name])
+        hooks.after(step)
+    assert not hooks.settled
+    for name, layer in spiking(step.net).items():
+        torch.testing.assert_close(layer.dynamics[0].goal, goal[name])
+        assert layer.dynamics.homeostasis() is None
+    hooks.begin(Step(step.net, step.x, step.y, progress=0.7))
+    assert hooks.settled
+    assert all(layer.dynamics.homeostasis() is not None for layer in spiking(step.net).values())
 
 
 def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynamics(tiny):
@@ -624,6 +673,11 @@ def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel():
 
 @pytest.mark.parametrize("kind", ["empirical", "batch norm"])
 def test_mpd_sgr_is_the_mean_mass(tiny, kind):
+    with torch.no_grad():  # gains and biases that differ: at gains of 1 a square could not be told from a gain
+        for m in tiny.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.weight.copy_(torch.linspace(0.4, 1.7, len(m.weight)))
+                m.bias.copy_(torch.linspace(-0.5, 0.8, len(m.bias)))
     hooks = sg.MPDSGR(eta=2.0, gamma=0.5, moments=kind).start(tiny)
     x = torch.rand(6, 1, 8, 8)
     step = Step(tiny, x, torch.zeros(6).long(), progress=1.0)
@@ -646,8 +700,30 @@ def test_mpd_sgr_is_the_mean_mass(tiny, kind):
                 total += law.cdf(0.5) - law.cdf(-0.5)
         per_layer.append(total / (u.shape[0] * u.shape[2]))
     assert float(got.detach()) == pytest.approx(2.0 * sum(per_layer) / 3, rel=1e-3)
-    gradients = torch.autograd.grad(got, [m.weight for m in tiny.modules() if isinstance(m, nn.BatchNorm2d)], allow_unused=True)
+    norms = [m for m in tiny.modules() if isinstance(m, nn.BatchNorm2d)]
+    gradients = torch.autograd.grad(got, [p for m in norms for p in (m.weight, m.bias)], allow_unused=True)
     assert all(g is not None and float(g.abs().sum()) > 0 for g in gradients)
+    if kind == "empirical":
+        return
+    # by parts: d mass / d bias = sum of decay^k <= t times the densities' difference, d mass / d gain through the deviation alone
+    for norm, layer, u, (by_gain, by_bias) in zip(norms, spiking(tiny).values(), t.potentials.values(), batched(gradients), strict=True):
+        for c in range(u.shape[2]):
+            gain, bias = 0.0, 0.0
+            for s in range(u.shape[0]):
+                sums = sum(float(layer.decay) ** k for k in range(s + 1))
+                root = math.sqrt(sum(float(layer.decay) ** (2 * k) for k in range(s + 1)))
+                mean, sigma = float(u[s, :, c].mean()), float(norm.weight[c].detach()) * root + 1e-4
+                low, high = (mean - 0.5) / sigma, (mean + 0.5) / sigma
+                density = NormalDist().pdf
+                bias += sums * (density(high) - density(low)) / sigma
+                gain += root * (low * density(low) - high * density(high)) / sigma
+            share = 2.0 / 3 / (u.shape[0] * u.shape[2])
+            assert float(by_bias[c]) == pytest.approx(share * bias, rel=2e-2, abs=1e-5)
+            assert float(by_gain[c]) == pytest.approx(share * gain, rel=2e-2, abs=1e-5)
+
+
+def batched(values):
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
