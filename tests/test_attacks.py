@@ -264,7 +264,17 @@ def test_the_class_of_mean_logits_is_told_beside_the_share_of_right_draws():
 
 @pytest.mark.parametrize(
     "inner",
-    [Own(), sg.assg(), sg.assg(seen=True), sg.pulled(pull=2), sg.soft(steps=4), sg.still(sg.Atan(4.0)), sg.mean_field(), sg.each_step(sg.assg())],
+    [
+        Own(),
+        sg.assg(),
+        sg.assg(seen=True),
+        sg.pulled(pull=2),
+        sg.soft(steps=4),
+        sg.still(sg.Atan(4.0)),
+        sg.mean_field(),
+        sg.each_step(sg.assg()),
+        sg.drawn(),
+    ],
     ids=repr,
 )
 def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(tiny, pair, inner):

@@ -13,8 +13,9 @@ from markupsafe import escape
 
 import spikeguard as sg
 from spikeguard.auditing import combine, runner
-from spikeguard.auditing.audit import RECORD, STATE, confirmed, weights
+from spikeguard.auditing.audit import RECORD, STATE
 from spikeguard.auditing.masking import without_each_family
+from spikeguard.auditing.recording import confirmed, description, weights
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, BLACK, SUITES, fingerprint, members
 from spikeguard.auditing.verify import threat_of, verify
@@ -181,6 +182,9 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(net, images, done,
     assert any("worst_case accuracy is" in w for w in said(worst_case=kinder))
     assert any("another number" in w for w in said(worst_case=kinder))
     assert any("another number" in w for w in said(verdict="at most 90.0 %"))
+    number = f"{100 * record['worst_case']['accuracy']:.1f} %"
+    assert any("another number" in w for w in said(verdict=f"at most 1{number}"))
+    assert any("do not agree" in w for w in said(verdict=f"Not reliable (no-gradient): {number}"))
     assert any("clean accuracy is" in w for w in said(clean={**record["clean"], "accuracy": 0.99}))
     assert any(
         "told wrong from the start" in w for w in said(first=[-2, *record["first"][1:]] if record["first"][0] != -2 else [-1, *record["first"][1:]])
@@ -212,6 +216,8 @@ def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(net,
     assert any("worst_case accuracy is" in w for w in verify(record, tmp_path, net, x, y).wrong)
     kinder = {**record, "right": [0.0] * 20, "worst_case": {**record["worst_case"], "accuracy": 0.0}}
     assert any("right more often than told" in w for w in verify(kinder, tmp_path, noisy, x, y).wrong)
+    hidden = {**kinder, "first": [-2] * 20}
+    assert any("told wrong from the start" in w for w in verify(hidden, tmp_path, noisy, x, y).wrong)
     write_page({"target": "noisy", **record}, x, y, done.witnesses, THREAT, tmp_path / "index.html")
 
 
@@ -364,10 +370,12 @@ def test_every_defence_names_the_attack_that_is_adaptive_to_it():
 def test_suites_grow_and_their_hash_changes_with_any_constant():
     quick, standard, full = ([m.name for m in SUITES[e]] for e in ("quick", "standard", "full"))
     assert {m.name for m in SUITES["quick"] if m.all} < set(standard)
-    assert full[: len(standard)] == standard
+    assert [m for m in full if m in standard] == standard
+    dear = {"random search-1000", "RayS-1000", "Square-5000"}
+    assert set(full[-len(dear) - 5 : -5]) == dear, "what is cheap comes first"
     assert set(quick) < set(full)
     assert len(set(full)) == len(full)
-    assert len({fingerprint(e) for e in SUITES}) == 3
+    assert len({*(fingerprint(e) for e in SUITES), fingerprint("autoattack", random=True)}) == len(SUITES) + 1
     assert {m.family for m in SUITES["standard"]} > set(BLACK) - {"transfer"}
     before = fingerprint("quick")
     old = SUITES["quick"][1].settings
@@ -393,15 +401,17 @@ def test_members_that_make_no_sense_are_left_out_with_a_reason(net):
         assert (tuple(chosen), left) == (protocol, {})
 
 
-def test_the_digest_of_a_model_knows_its_neurons_and_their_noise(net):
-    other = copy.deepcopy(net)
-    assert weights(other) == weights(net)
-    next(iter(spiking(other).values())).noise = Noise(0.1)
-    assert weights(other) != weights(net)
-    narrow = copy.deepcopy(net)
+def test_a_model_is_told_by_its_tensors_and_by_its_neurons_and_noise(net, images, done, tmp_path):
+    record = read_json(done.save(tmp_path / "audit.json"))
+    noisy, narrow = copy.deepcopy(net), copy.deepcopy(net)
+    assert (weights(noisy), description(noisy)) == (weights(net), description(net))
+    next(iter(spiking(noisy).values())).noise = Noise(0.1)
     for layer in spiking(narrow).values():
         layer.spec = replace(layer.spec, surrogate=sg.Atan(8.0))
-    assert weights(narrow) != weights(net)
+    for other in (noisy, narrow):
+        assert weights(other) == weights(net)
+        assert description(other) != description(net)
+        assert any("prints itself otherwise" in w for w in verify(record, tmp_path, other, *images).wrong)
 
 
 def test_a_table_holds_networks_of_one_shape(done):

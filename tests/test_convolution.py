@@ -141,16 +141,30 @@ def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_judged(little_data):
-    """cuDNN's switch, watched from inside: what it does is tested where there is a GPU."""
+def switches():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    names = ("fp32_precision",) if hasattr(cudnn, "conv") else ("allow_tf32",)
+    return (cudnn.deterministic, *(getattr(part, name) for part in (getattr(cudnn, "conv", cudnn), matmul) for name in names))
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_judged(little_data, high):
+    """The switches, watched from inside: what they do is tested where there is a GPU."""
     seen = []
 
     def watched(x):
-        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+        seen.append(switches())
         return net(x)
 
-    before = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic)
-    net = sg.train(little_recipe(epochs=1), data=little_data, progress=lambda _: seen.append((torch.backends.cudnn.allow_tf32, True))).net
-    sg.audit(watched, little_data.test.pixels()[:10], little_data.test.y[:10], sg.Linf(0.03), effort="quick")
-    assert set(seen) == {(False, True)}
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+    asked = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if high else "highest")
+    try:
+        before = switches()
+        net = sg.train(little_recipe(epochs=1), data=little_data, progress=lambda _: seen.append(switches())).net
+        sg.audit(watched, little_data.test.pixels()[:10], little_data.test.y[:10], sg.Linf(0.03), effort="quick")
+        assert len(set(seen)) == 1
+        assert seen[0][0] is True
+        assert not {"tf32", True} & {str(v) if isinstance(v, str) else v for v in seen[0][1:]}
+        assert switches() == before
+    finally:
+        torch.set_float32_matmul_precision(asked)

@@ -21,6 +21,7 @@ from spikeguard.errors import UserError
 ROOT = Path(__file__).parents[1]
 ERRORS = {
     "no-gradient",
+    "nothing-ran",
     "not-reproduced",
     "random-without-eot",
     "state-carried-over",
@@ -253,6 +254,10 @@ def _invalid(a: SimpleNamespace) -> None:
     a.state.failed = {"long": "attack left its budget by 1e-2 or left [0, 1]"}
 
 
+def _nothing(a: SimpleNamespace) -> None:
+    a.state.failed = {m.name: "RuntimeError: no" for m in a.task.members}
+
+
 def _lost(a: SimpleNamespace) -> None:
     a.state.unconfirmed = {"long": 9}
 
@@ -290,6 +295,10 @@ def test_what_follows_from_the_result_is_a_flag(name, change):
     assert after_an_audit(change=change) == [name]
 
 
+def test_an_audit_of_which_nothing_ran_is_not_reliable():
+    assert set(after_an_audit(change=_nothing)) == {"nothing-ran", "attack-failed"}
+
+
 def test_no_flag_without_need():
     assert after_an_audit(change=_settled) == []
     assert after_an_audit(effort="standard") == []
@@ -323,7 +332,7 @@ def test_few_images_are_told():
 
 def test_a_random_model_attacked_without_averaging_is_an_error():
     from spikeguard.auditing import runner
-    from spikeguard.auditing.audit import attack_record
+    from spikeguard.auditing.recording import attack_record
 
     model = Noisy().eval()
     for draws, expected in ((1, ["random-without-eot"]), (4, [])):
@@ -334,7 +343,7 @@ def test_a_random_model_attacked_without_averaging_is_an_error():
 
 
 def test_every_flag_is_provoked_somewhere():
-    here = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py")))
+    here = "".join((Path(__file__).parent / f"test_{name}.py").read_text() for name in ("flags", "audit"))
     for name in KINDS:
         assert here.count(f'"{name}"') > (1 if name in ERRORS else 0), name
     assert len(list(itertools.chain(*SEEN.values()))) >= len(SEEN)

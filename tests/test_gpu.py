@@ -100,7 +100,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(little_data, tmp_path, name
 def trained(little_data):
     """A plain and a noisy network."""
     made = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
-    noisy = replace(made, defenses=(sg.TGO(sigma=0.15),))
+    noisy = replace(made, defenses=(sg.TGO(sigma=0.15, noise_at_eval=True),))
     return {name: sg.train(recipe, device="cuda", data=little_data).net for name, recipe in (("plain", made), ("noisy", noisy))}
 
 
@@ -111,6 +111,7 @@ def test_an_audit_says_what_it_says_on_the_cpu(little_data, trained, tmp_path, n
     x, y = little_data.test.pixels()[:count], little_data.test.y[:count]
     there = sg.audit(net.cuda(), x.cuda(), y.cuda(), THREAT, effort=effort, out=tmp_path / "there")
     assert not [f["id"] for f in there.record["flags"] if f["level"] == "error"]
+    assert there.record["random_model"] == (name == "noisy")
     here = sg.audit(net.cpu(), x, y, THREAT, effort="quick")
     assert abs(there.clean_accuracy - here.clean_accuracy) <= 0.02
     assert there.robust_accuracy <= here.robust_accuracy + 0.05

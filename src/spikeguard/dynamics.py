@@ -108,6 +108,11 @@ class Chain(nn.ModuleList):
             spikes = part.gate(spikes)
         return spikes
 
+    @property
+    def analog(self) -> bool:
+        """Do activations take the place of the neurons?"""
+        return any(type(part).instead is not Dynamics.instead for part in self.parts())
+
     def instead(self, current: Tensor) -> Tensor | None:
         return next((a for part in reversed(self.parts()) if (a := part.instead(current)) is not None), None)
 

@@ -1,29 +1,26 @@
-"""The audit: checks, a suite of attacks, controls, flags, a verdict; and its record."""
+"""The audit: checks, a suite of attacks, controls, flags, a verdict."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls, flags, masking, runner
 from spikeguard.auditing.flags import Flag, flag
+from spikeguard.auditing.recording import audit_record, description, save, weights
 from spikeguard.auditing.runner import Task, Tell, silent
-from spikeguard.auditing.scoring import CHOOSE_DRAWS, SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
-from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, VERSION, Effort, Member, fingerprint, members
+from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, Effort, Member, fingerprint, members
 from spikeguard.auditing.witness import Witnesses
 from spikeguard.errors import UserError
 from spikeguard.gradients import Model, through
 from spikeguard.kernels.exact import exact
-from spikeguard.records import SCHEMA, machine, plain, write_json
 from spikeguard.threat import THREATS, Threat, check_images
 from spikeguard.training.interrupt import Stop
 
@@ -66,15 +63,6 @@ class Audit:
         return Path(path)
 
 
-def save(entry: dict[str, Any], witnesses: Witnesses | None, path: Path) -> dict[str, Any]:
-    """Write a record to ``path`` and the witnesses beside it; returns the record as written."""
-    if witnesses is not None:
-        beside = path.with_suffix(".witnesses.npz")
-        entry = {**entry, "witnesses": {"file": beside.name, "sha256": witnesses.save(beside)}}
-    write_json(path, entry)
-    return entry
-
-
 @exact()
 def audit(
     model: Model,
@@ -108,7 +96,7 @@ def audit(
     random = "noise" in checked.traits
     chosen, left_out = members(effort, threat, runner.traits(model, random, *checked.traits), _extra(extra), getattr(model, "adaptive", frozenset()))
     conditions = {
-        "suite": fingerprint(effort, threat.norm),
+        "suite": fingerprint(effort, threat.norm, random),
         "effort": effort,
         "members": [m.name for m in chosen],
         "threat": [threat.norm, digest(threat.per_sample(x))],
@@ -116,6 +104,7 @@ def audit(
         "batch_size": batch_size or 250,
         "images": digest(x, y),
         "model": weights(model),
+        "described": description(model),
     }
     store = (folder / STATE, conditions) if folder else None
     task = Task(model, x, y, threat, chosen, seed, index, batch_size or 250, EOT_DRAWS[effort], tell, store, stop, random)
@@ -127,7 +116,7 @@ def audit(
     witnesses = runner.settle(task, state)
     checks.unchanged(model, before, checked)
     found = _flags(task, state, checked.findings, told, effort)
-    entry = _record(task, state, effort, conditions, left_out, told, found, state.earlier + time.perf_counter() - begun)
+    entry = audit_record(task, state, effort, conditions, left_out, told, found, state.earlier + time.perf_counter() - begun)
     result = Audit(entry, found, witnesses)
     if folder:
         result.save(folder / RECORD)
@@ -160,14 +149,6 @@ def _extra(extra: Sequence[Member | Model]) -> list[Member]:
     return rows
 
 
-def weights(model: Model) -> str:
-    """A digest of the model's tensors and of how it prints itself (its layers, their neurons and noise), or the name of a callable that has none."""
-    if isinstance(model, nn.Module):
-        printed = re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode()
-        return digest(*model.state_dict().values(), torch.frombuffer(bytearray(printed), dtype=torch.uint8))
-    return getattr(model, "__qualname__", type(model).__name__)
-
-
 def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: dict[str, Any], effort: str) -> tuple[Flag, ...]:
     n, raised = len(task.x), flags.from_checks(findings) + flags.from_controls(told)
     gradients = told["survivors with a gradient"]
@@ -178,6 +159,8 @@ def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: 
         raised.append(flag("black-box-beats-white-box", f"({second['left by the second look']} images)", **second))
     elif second["by black box only"]:
         raised.append(flag("black-box-first", f"({second['by black box only']} images)", **second))
+    if task.members and len(state.failed) == len(task.members):
+        raised.append(flag("nothing-ran", f"({next(iter(state.failed.values()))})"))
     for why in dict.fromkeys(state.failed.values()):
         names = [name for name, reason in state.failed.items() if reason == why]
         invalid = "left its budget" in why or "returned values" in why
@@ -201,88 +184,3 @@ def _flags(task: Task, state: State, findings: dict[str, dict[str, Any]], told: 
     if task.random:
         raised.append(flag("random-model"))
     return flags.sorted_by_level(raised)
-
-
-def confirmed(entry: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
-    """The record with what a fresh process said of it (``held``, ``witnesses``, ``wrong``): if it does not hold, it is not reliable."""
-    entry = {**entry, "verified_in_fresh_process": checked}
-    if checked["held"]:
-        return entry
-    raised = flag("not-reproduced", f"({'; '.join(checked['wrong'])})", **checked)
-    return {**entry, "flags": [plain(raised), *entry["flags"]], "verdict": f"Not reliable (not-reproduced): {entry['verdict']}"}
-
-
-def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, Any]:
-    """The record of a single attack; ``about`` says what was attacked, and how."""
-    n, raised = len(task.x), [flag("random-without-eot")] if task.random and task.draws == 1 else []
-    return {
-        "schema": SCHEMA,
-        "kind": "attack",
-        **about,
-        **_common(task, n),
-        "clean": masking.told(float(state.clean.double().mean()), n),
-        "worst_case": masking.told(float(state.right.double().mean()), n),
-        "flags": plain(raised),
-        "failed": state.failed,
-        "first": state.first.tolist(),
-        "index": task.numbers.tolist(),
-        "cost": state.cost,
-        "machine": machine(),
-    }
-
-
-def _common(task: Task, n: int) -> dict[str, Any]:
-    eps = task.threat.eps
-    by_draws = f"mean share of {SCORE_DRAWS} fresh draws ({CHOOSE_DRAWS} others chose, and tell of single members)"
-    return {
-        "threat": {task.threat.norm: eps.tolist() if isinstance(eps, Tensor) else float(eps)},
-        "seed": task.seed,
-        "images": n,
-        "random_model": task.random,
-        "batch_size": task.batch_size,
-        "scored_by": by_draws if task.random else "witnesses checked again in float32 on the untouched model",
-    }
-
-
-def _record(
-    task: Task,
-    state: State,
-    effort: str,
-    conditions: dict[str, Any],
-    left_out: dict[str, str],
-    told: dict[str, Any],
-    found: tuple[Flag, ...],
-    seconds: float,
-) -> dict[str, Any]:
-    n = len(task.x)
-    robust, clean = float(state.right.double().mean()), float(state.clean.double().mean())
-    worst, parts = masking.told(robust, n), masking.masking(task, state)
-    suite = f"{VERSION}, {effort}"
-    return {
-        "schema": SCHEMA,
-        "kind": "audit",
-        "suite": {"version": VERSION, "effort": effort, "hash": conditions["suite"]},
-        **_common(task, n),
-        "digests": {"images": conditions["images"], "model": conditions["model"]},
-        "clean": masking.told(clean, n),
-        "worst_case": worst,
-        **({"of_mean_logits": state.of_mean} if state.of_mean else {}),
-        "verdict": masking.verdict(worst, [f.id for f in found if f.level == "error"], suite, parts, task.random),
-        "flags": plain(found),
-        "masking": parts,
-        "without_each_family": masking.without_each_family(task, state),
-        "alone": {name: masking.told(total / n, n) for name, total in state.alone.items()},
-        "after": dict(state.after),
-        "members": masking.member_rows(task, state),
-        "left_out": left_out,
-        "convergence": masking.convergence(task, state),
-        "controls": told,
-        "first": state.first.tolist(),
-        "second": state.second.tolist(),
-        "right": [round(v, 4) for v in state.right.tolist()],
-        "right_clean": [round(v, 4) for v in state.clean.tolist()],
-        "index": task.numbers.tolist(),
-        "cost": {k: round(sum(c[k] for c in state.cost.values()), 2) for k in ("seconds", "forwards", "backwards")}
-        | {"all_seconds": round(seconds, 1)},
-        "machine": machine(),
-    }

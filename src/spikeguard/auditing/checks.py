@@ -142,9 +142,9 @@ def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> None:
         found.traits.add("no gradient")
     if own is None or free is None or "noise" in found.traits:
         return
-    alike = torch.nn.functional.cosine_similarity(own.flatten(1), free.flatten(1))
-    if float(alike.median()) < 0.9 and share > 0.05:
-        found.findings["locked-gradient"] = {"median cosine between own and unlocked gradient": float(alike.median())}
+    cosine = float(torch.nn.functional.cosine_similarity(own.flatten(1), free.flatten(1)).median())
+    if cosine < 0.9 and share > 0.05:
+        found.findings["locked-gradient"] = {"median cosine between own and unlocked gradient": cosine}
 
 
 def gradient(model: Model, estimator: Any, x: Tensor, y: Tensor) -> Tensor | None:

@@ -14,6 +14,12 @@ from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, machine, mcnemar
 
 Record = Mapping[str, Any]
+SAME: dict[str, Callable[[Record], Any]] = {
+    "images": lambda record: record["digests"]["images"],
+    "model": lambda record: record["digests"]["model"],
+    "threat": lambda record: record["threat"],
+    "random_model": lambda record: record["random_model"],
+}
 SHAPE: dict[str, Callable[[Record], Any]] = {
     "network": lambda recipe: (recipe["network"], recipe["options"]),
     "number of time steps": lambda recipe: recipe["timesteps"],
@@ -35,9 +41,9 @@ def merge(records: Sequence[Record]) -> dict[str, Any]:
     _audits(records, 2)
     first = records[0]
     for other in records[1:]:
-        for name in ("digests", "threat", "random_model"):
-            if other[name] != first[name]:
-                raise UserError(f"records differ in {name} ({first[name]} and {other[name]}): only audits of the same model and images have a union")
+        for name, get in SAME.items():
+            if get(other) != get(first):
+                raise UserError(f"records differ in {name} ({get(first)} and {get(other)}): only audits of the same model and images have a union")
     n = first["images"]
     right = [min(values) for values in zip(*(r["right"] for r in records), strict=True)]
     names = [m for number, r in enumerate(records) for m in ({**row, "record": number} for row in r["members"])]
@@ -61,7 +67,7 @@ def merge(records: Sequence[Record]) -> dict[str, Any]:
         "members": names,
         "right": right,
         "witness_in": [b if right[i] < 1 else None for i, b in enumerate(best)],
-        "merged_from": [{"target": r.get("target"), "suite": r["suite"], "seed": r["seed"], "worst_case": r["worst_case"]} for r in records],
+        "merged_from": [{"target": r.get("target"), "suite": r["suite"], "seed": r.get("seed"), "worst_case": r["worst_case"]} for r in records],
         "machine": machine(),
     }
 

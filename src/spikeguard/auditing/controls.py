@@ -17,6 +17,7 @@ from spikeguard.auditing.runner import Task
 from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.state import ROBUST, State
 from spikeguard.auditing.suite import BLACK
+from spikeguard.errors import Interrupted
 from spikeguard.gradients import Estimator, Own, assg, eot, swap, unlocked
 from spikeguard.gradients.swap import known
 from spikeguard.neurons import spiking
@@ -30,6 +31,7 @@ CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoatta
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 LADDER: tuple[Estimator, ...] = (Own(), assg(seen=True), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
 ALPHA = 0.01
+GO_ON = "the attacks are kept, go on with --resume"
 EOT_DRAWS = 3
 ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
 
@@ -63,6 +65,8 @@ def run(task: Task, effort: str) -> dict[str, Any]:
     ]
     for number, (name, control) in enumerate(steps):
         task.tell(f"control: {name}", number, len(steps))
+        if task.stop is not None and task.stop.is_set():
+            raise Interrupted("audit stopped before its controls ended; " + (GO_ON if task.store else "nothing was kept (no folder was named)"))
         told[name] = control()
     return told
 
@@ -152,8 +156,7 @@ def _pairs(task: Task) -> list[dict[str, Any]]:
 
 def _restarts(task: Task) -> dict[str, float]:
     """What PGD-20 with the own gradient leaves after one and after five starts."""
-    settings = {"steps": 20}
-    return {str(n): 1 - float(_broken(task, task.threat, attacks.pgd, {**settings, "restarts": n}, Own()).float().mean()) for n in (1, 5)}
+    return {str(n): 1 - float(_broken(task, task.threat, attacks.pgd, {"steps": 20, "restarts": n}, Own()).float().mean()) for n in (1, 5)}
 
 
 def _silent(task: Task) -> dict[str, float]:

@@ -67,6 +67,12 @@ KINDS: dict[str, Kind] = {
         "Attacks then differentiate another function than the one that is scored.",
         "Remove the branch. If it is a side effect of a fast path, make both paths give the same numbers.",
     ),
+    "nothing-ran": Kind(
+        "error",
+        "Every attack of the suite failed.",
+        "A network that no attack ran on was not measured at all.",
+        "Read the reason; most often the model's own code raises when its input requires a gradient, or for some batch.",
+    ),
     "not-reproduced": Kind(
         "error",
         "A fresh process, which loaded model and images anew, did not find what the record says.",

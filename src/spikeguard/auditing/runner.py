@@ -115,6 +115,8 @@ def run(task: Task, state: State | None = None) -> State:
                 raise Interrupted(f"audit stopped at {member.name}; {kept}")
         if state.done == (number + 1, 0):
             state.after[member.name] = float(state.right.double().mean())
+    if task.store:
+        state.save(*task.store, time.monotonic() - begun)
     return state
 
 
@@ -161,11 +163,15 @@ def _stoppable(task: Task) -> Iterator[None]:
         if stop.is_set():
             raise Interrupted("audit stopped inside an attack")
 
-    handle = task.model.register_forward_pre_hook(look)
+    try:
+        handle = task.model.register_forward_pre_hook(look)
+    except RuntimeError:  # a scripted module takes no hooks: the stop is heard after the attack
+        handle = None
     try:
         yield
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
 
 
 def _note(task: Task, state: State, number: int, member: Member, rows: Tensor, got: Attacked) -> None:
@@ -214,7 +220,7 @@ def _margins(task: Task, x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([margin(task.model(a), b) for a, b in zip(x.split(task.batch_size), y.split(task.batch_size), strict=True)])
 
 
-def settle(task: Task, state: State) -> Witnesses | None:
+def settle(task: Task, state: State) -> Witnesses:
     """The end of it: all witnesses checked once more; for a random model one input an image, scored on draws that did not choose them."""
     if task.random:
         candidates = everyone(state.found)

@@ -1,4 +1,4 @@
-"""Attacks as data: which members a suite has, in which order, with which counts. Changing any of it is a new version.
+"""Attacks as data: which members a suite has, in which order, with which counts. Changing any of it is a new hash.
 
 Order: cheapest first. A family is a set of members that fail together (one source of gradients); an audit runs every sample until two families
 have broken it, so that it can say what each family was needed for.
@@ -245,8 +245,9 @@ def members(
     return chosen, left
 
 
-def fingerprint(effort: str, norm: str = "linf") -> str:
-    """The first 16 digits of a hash of all that a suite is made of, under a norm."""
-    parts = [VERSION, EOT_DRAWS[effort], [m.told() for m in SUITES[effort]], *([norm, OTHER_NORMS] if norm != "linf" else [])]
+def fingerprint(effort: str, norm: str = "linf", random: bool = False) -> str:
+    """The first 16 digits of a hash of all that a suite is made of, under a norm; of AutoAttack's protocol, that for random models if it is one."""
+    suite = AUTOATTACK_RAND if random and effort == "autoattack" else SUITES[effort]
+    parts = [VERSION, EOT_DRAWS[effort], [m.told() for m in suite], *([norm, OTHER_NORMS] if norm != "linf" else [])]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from spikeguard.errors import UserError
 
 
 def run(arguments: list[str]) -> int:
-    parser = common.Parser("attack", "Attack a trained network; write a record, and the inputs that broke it beside it.")
+    parser = common.Parser("attack", "Attack a trained network; write a record, and what it found beside it.")
     parser.add_argument("target", help="a run folder or a weights file")
     parser.add_argument("--attack", default="pgd", choices=["fgsm", "rfgsm", "bim", "pgd"], help="rfgsm is the literature's half-strength version")
     parser.add_argument("--eps", type=common.share, default=8 / 255, help="budget per pixel, images in [0, 1]; 8/255 may be written so")
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     common.start(given.threads)
     from spikeguard import draws
     from spikeguard.auditing import runner
-    from spikeguard.auditing.audit import attack_record, save
+    from spikeguard.auditing.recording import attack_record, save
     from spikeguard.auditing.suite import OWN
     from spikeguard.data.sources import load_data
     from spikeguard.kernels.exact import exact

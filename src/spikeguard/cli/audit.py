@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from spikeguard.cli import common
 from spikeguard.errors import UserError
 
 EFFORT = "quick takes a minute, standard minutes, full hours; autoattack: that protocol alone, for comparison"
+USUAL: list[Any] = [None, 0, [], 250, None]  # images, seed, networks to transfer from, batch size, data
 LONGEST = 3600  # seconds for the check in a fresh process
 
 
@@ -25,15 +27,15 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--transfer", action="append", default=[], metavar="TARGET", help="another network whose gradients are tried; may be repeated"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
-    parser.add_argument("--batch-size", type=common.positive, default=250, help="images a chunk")
+    parser.add_argument("--seed", type=int, default=USUAL[1], help="seed of all random draws")
+    parser.add_argument("--batch-size", type=common.positive, default=USUAL[3], help="images a chunk")
     parser.add_argument("--data", help="data set of a package.module:factory (a run folder knows its own)")
     parser.add_argument("--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, help="folder of record, witnesses and page (default: in TARGET/audits, by its settings)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted audit, to the same result")
     others = parser.add_mutually_exclusive_group()
-    others.add_argument("--verify", action="store_true", help="check the witnesses of records, one forward pass each")
+    others.add_argument("--verify", action="store_true", help="check records and their witnesses, one forward pass each; --out FILE keeps the answer")
     others.add_argument("--merge", action="store_true", help="union of records of the same model and images, written to --out FILE")
     others.add_argument("--compare", action="store_true", help="paired test of two records")
     others.add_argument("--table", choices=["csv", "latex"], help="print records as a table")
@@ -52,7 +54,8 @@ def run(arguments: list[str]) -> int:
 
 def _audit(given: Any) -> int:
     common.start(given.threads)
-    from spikeguard.auditing.audit import RECORD, STATE, audit, confirmed, save
+    from spikeguard.auditing.audit import RECORD, STATE, audit
+    from spikeguard.auditing.recording import confirmed, save
     from spikeguard.auditing.suite import EFFORTS
     from spikeguard.cli.target import find
     from spikeguard.draws import key
@@ -65,8 +68,8 @@ def _audit(given: Any) -> int:
     pool = [find(other, 10, given.data, given.data_dir, given.device).model for other in given.transfer]
     root = Path(name) if Path(name).is_dir() else Path(name).parent if Path(name).is_file() else Path("audits") / name.replace(":", ".")
     budget = f"{round(given.eps * 255, 3):g}of255" if given.norm == "linf" else f"{given.eps:g}"
-    others = json.dumps([given.images, given.seed, given.transfer, given.batch_size, given.data])
-    which = "" if others == "[null, 0, [], 250, null]" else f"-{key(others) % 16**6:06x}"  # other settings, another folder
+    others = [given.images, given.seed, given.transfer, given.batch_size, given.data]
+    which = "" if others == USUAL else f"-{key(json.dumps(others)) % 16**6:06x}"  # other settings, another folder
     out = given.out or root / "audits" / f"{given.effort}-{given.norm}-{budget}{which}"
     if (out / STATE).exists() and not given.resume:
         raise UserError(f"{out} holds an interrupted audit: go on with --resume, or name another folder with --out")
@@ -99,16 +102,21 @@ def _audit(given: Any) -> int:
 
 
 def _in_fresh_process(path: Path, given: Any) -> dict[str, Any]:
-    """What another process, which loads the model and the images anew, says of the witnesses."""
-    command = [sys.executable, "-m", "spikeguard", "audit", "--verify", "--json", str(path)]
-    command += [f"--{k.replace('_', '-')}={v}" for k in ("data_dir", "device", "threads") if (v := getattr(given, k))]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
-    except subprocess.TimeoutExpired:
-        return {"held": False, "witnesses": 0, "wrong": [f"no answer within {LONGEST} s: run spikeguard audit --verify {path}"]}
-    if done.returncode not in (0, 1):
-        raise UserError(f"the check in a fresh process failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    (told,) = json.loads(done.stdout)["verified"]
+    """What another process, which loads the model and the images anew, says of the record; that it fails is an answer, too."""
+    from spikeguard.records import read_json
+
+    with TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", "spikeguard", "audit", "--verify", f"--out={answer}", str(path)]
+        command += [f"--{k.replace('_', '-')}={v}" for k in ("data_dir", "device", "threads") if (v := getattr(given, k))]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
+            (told,) = read_json(answer)["verified"]
+        except subprocess.TimeoutExpired:
+            return {"held": False, "witnesses": 0, "wrong": [f"no answer within {LONGEST} s: run spikeguard audit --verify {path}"]}
+        except UserError:  # no answer: it ended before it had one
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            return {"held": False, "witnesses": 0, "wrong": [f"it ended with exit code {done.returncode}: {last}"]}
     return {"held": told["ok"], "witnesses": told["held"], "wrong": told["wrong"]}
 
 
@@ -141,17 +149,21 @@ def _load(paths: list[str]) -> list[dict[str, Any]]:
 
 def _verify(given: Any) -> int:
     common.start(given.threads)
-    from spikeguard.auditing.verify import verify
+    from spikeguard.auditing.verify import checkable, verify
     from spikeguard.cli.target import find
+    from spikeguard.records import write_json
 
     told = []
     for path, record in zip(given.target, _load(given.target), strict=True):
+        checkable(record)
         if "target" not in record:
             raise UserError(f"{path} names no target: it was made from Python; use spikeguard.auditing.verify.verify there")
         target = find(record["target"], len(record["first"]), record.get("data"), given.data_dir, given.device)
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
         result = verify(record, folder, target.model, target.test.pixels(), target.test.y)
         told.append({"record": path, "claimed": result.claimed, "held": result.held, "ok": not result.wrong, "wrong": list(result.wrong)})
+    if given.out:
+        write_json(given.out, {"verified": told})
     if given.json:
         common.print_json({"verified": told})
     else:

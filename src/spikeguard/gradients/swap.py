@@ -25,8 +25,8 @@ Choice = Callable[[str], Surrogate]
 
 
 def known(model: Model) -> bool:
-    """Has the model neurons of ours?"""
-    return isinstance(model, nn.Module) and bool(spiking(model))
+    """Has the model neurons of ours that fire?"""
+    return isinstance(model, nn.Module) and any(not layer.dynamics.analog for layer in spiking(model).values())
 
 
 @dataclass

@@ -72,12 +72,16 @@ class _Drawn(Swapped):
     seed: int = 0
     lot: tuple[Surrogate, ...] = field(default=LOT)
     calls: int = 0
+    frozen: bool = False
+
+    def freeze(self, frozen: bool) -> None:
+        self.frozen = frozen
 
     def __post_init__(self) -> None:
         self.choose = lambda name: self.lot[draws.key(self.seed, name, self.calls) % len(self.lot)]
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        self.calls += 1
+        self.calls += not self.frozen
         return super().__call__(x, y, loss)
 
 

@@ -21,6 +21,7 @@ MORE: tuple[Member, ...] = tuple(m for m in FULL if m.name in _ADAPTIVE and m no
 MORE_AT_LAST = tuple(m for m in FULL if m not in STANDARD and (m in QUICK or m in MORE))
 
 GUARD = DEMO_GUARD
+TWIN = "no spikes: the ANN twin"
 ROWS: dict[str, tuple[Defense, ...]] = {
     "none": (),
     "MC": (replace(GUARD, sigma=0.0),),
@@ -48,7 +49,7 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     "conversion": (d.Conversion(),),
     "conversion's neurons from the start": (d.Conversion(share=0.0),),
     "TGO, noise when scored": (replace(GUARD, noise_at_eval=True),),
-    "no spikes: the ANN twin": (d.ANNTwin(),),
+    TWIN: (d.ANNTwin(),),
     "EMA": (d.EMA(),),
 }
 """What is trained with BPTT and with AT. Constants are the published ones where they are known, else the demo's."""

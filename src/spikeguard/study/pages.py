@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spikeguard.study import matrix
 from spikeguard.study.frontier import best, gap, lower_bound, mean_of, whole
 from spikeguard.study.matrix import ADVERSARY, Key, Settings, on_frontier
+from spikeguard.study.ranking import made as made_by
 
 NOTHING = "not run"
 LONG = 60  # seconds that a training should take at most
@@ -68,19 +70,24 @@ def _ran(record: Mapping[str, Any], cells: Mapping[str, Row], rows: int) -> list
     made = [c for part in ("cells", "confirmed") for c in record[part].values() if "failed" not in c]
     seeds = sorted({c["seed"] for c in cells.values()})
     begun = len(record["cells"]) - len(cells)
-    asked = max(Settings().seeds, len({seed for _, _, seed in record["wanted"]}))
+    asked = max(Settings().seeds, *(1 + seed for _, _, seed in record["wanted"]), *(1 + c["seed"] for c in record["cells"].values()))
     text = f"{len(record['cells'])} of {rows * asked} networks ({rows} ways to train, {asked} seeds) were run; the means are over "
     text += f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds)) or NOTHING}"
     text += f" ({begun} networks of a seed that is not whole yet are left out)." if begun else "."
+    now = {c.name: made_by(c) for c in matrix.cells(Settings(asked))}
+    old = sorted({f"{c['group']}: {c['row']}" for name, c in cells.items() if "made" in c and c["made"] != now.get(name)})
+    if old:
+        text += f" Of earlier code, to be run again by the next sweep: {', '.join(old)}."
     if not made:
         return [text]
     long, longest = sum(c["seconds"] > LONG for c in made), max(c["seconds"] for c in made)
     spent = sum(c["seconds"] + c["audit_seconds"] + c.get("low", {}).get("audit_seconds", 0.0) for c in made)
     spent += sum(c.get("audit_seconds", 0.0) for c in record["test"].values())
+    spent += sum(record["test"][name]["seconds"] for name in _again(record))
     return [
         text,
-        f"{long} of {len(made)} trainings took more than {LONG} s, the longest {longest:.0f} s; trainings and audits of ranking, fresh seeds and",
-        f"test images took {spent / 60:.0f} minutes in all, each in its own time (some ran two at a time).",
+        f"{long} of {len(made)} trainings took more than {LONG} s, the longest {longest:.0f} s; trainings and attacks of ranking, fresh seeds and",
+        f"test images took {spent / 60:.0f} minutes in all, each in its own time (some two at a time), without checks and controls.",
     ]
 
 
@@ -120,7 +127,7 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Scored once on test images", ""]
     if not record["test"]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
-    again = {name for name, told in record["test"].items() if "seconds" in told and told["seconds"] != record["cells"][name]["seconds"]}
+    again = _again(record)
     lines += [
         f"The best five by validation ({_chosen(record)}), the frontier, and no defence; first seed; standard audit, with quick's members and all "
         "adaptive ones, "
@@ -147,6 +154,11 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _again(record: Mapping[str, Any]) -> set[str]:
+    """Finalists whose ranked network was lost, and trained anew."""
+    return {name for name, told in record["test"].items() if "seconds" in told and told["seconds"] != record["cells"][name].get("seconds")}
+
+
 def _chosen(record: Mapping[str, Any]) -> str:
     seeds = record.get("chosen_on", [0])  # records from before this was noted had ranked one
     return f"ranked on {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
@@ -166,7 +178,7 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
         "",
     ]
     if (now := best(record["cells"])) and now != list(key):
-        lines += [f"By all seeds run since, {': '.join(now)} has the highest mean gap; it was not asked again.", ""]
+        lines += [f"By all that was run since, {': '.join(now)} has the highest mean gap; it was not asked again.", ""]
     if len(gaps) < 5:
         return [*lines, f"{len(gaps)} of those five seeds were run: no claim is made.", ""]
     bound = lower_bound(row, record["confirmed"])

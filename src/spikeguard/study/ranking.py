@@ -16,6 +16,7 @@ from spikeguard.auditing.audit import Audit, audit
 from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset
+from spikeguard.defenses import InputNoise, InputQuantisation, RandHet, StoG
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records import machine, read_json
 from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings
@@ -26,6 +27,8 @@ from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
 from spikeguard.training.setup import parts, pick_device
 
+RANDOM = (InputNoise, InputQuantisation, RandHet, StoG)  # when scored, too
+JUDGE = "random models, second version"  # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 GO_ON = "what is done is kept, go on with the same command"
 
 
@@ -140,6 +143,9 @@ def told(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made(cell: Cell) -> str:
-    """A hash of what a cell's numbers depend on: its recipe, the suite, the further members, the budgets."""
-    text = json.dumps([cell.recipe.values(), fingerprint("quick"), [m.told() for m in MORE], EPS, LOW], sort_keys=True, default=str)
+    """A hash of what a cell's numbers depend on: its recipe, the suite, the further members, the budgets, the way random models are judged."""
+    parts: list[Any] = [cell.recipe.values(), fingerprint("quick"), [m.told() for m in MORE], EPS, LOW]
+    if any(isinstance(d, RANDOM) for d in cell.recipe.defenses):
+        parts.append(JUDGE)
+    text = json.dumps(parts, sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()[:16]
