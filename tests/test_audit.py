@@ -218,7 +218,10 @@ def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(net,
     assert any("right more often than told" in w for w in verify(kinder, tmp_path, noisy, x, y).wrong)
     hidden = {**kinder, "first": [-2] * 20}
     assert any("told wrong from the start" in w for w in verify(hidden, tmp_path, noisy, x, y).wrong)
-    write_page({"target": "noisy", **record}, x, y, done.witnesses, THREAT, tmp_path / "index.html")
+    text = write_page({"target": "noisy", **record}, x, y, done.witnesses, THREAT, tmp_path / "index.html").read_text()
+    assert "The class of the mean logits over these draws" in text
+    assert "own surrogate gives less than a hundredth" in text
+    assert "with five restarts" in text
 
 
 def test_what_a_fresh_process_does_not_find_is_not_reliable(done):
