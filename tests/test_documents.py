@@ -61,12 +61,16 @@ def test_what_the_readme_says_of_the_frontier_holds_in_the_record():
     assert len({(c["group"], c["row"]) for c in record["cells"].values()}) == 84
     assert {c["seed"] for c in row} == set(range(FRESH, FRESH + CONFIRMING)) == {100, 101, 102, 103, 104}
     assert lower_bound(row, record["confirmed"]) > 0
-    best, frontier = (
-        max(told["worst_case"]["accuracy"] for name, told in record["test"].items() if on_frontier(record["cells"][name]) == rival)
-        for rival in (False, True)
-    )
-    assert record["test"]["at-rat---tgo-0"]["worst_case"]["accuracy"] == best
-    assert f"{100 * best:.1f} % of it and {100 * frontier:.1f} % of the best of that frontier" in (ROOT / "README.md").read_text()
+    scored = {name: told["worst_case"]["accuracy"] for name, told in record["test"].items()}
+    frontier = max(accuracy for name, accuracy in scored.items() if on_frontier(record["cells"][name]))
+    ours = scored["at-rat---tgo-0"]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{100 * ours:.1f} % of it and {100 * frontier:.1f} % of the best of that frontier" in text
+    better = {"at-input-noise-0": "noise on the input", "at-randhet-0": "random decays"}
+    assert {name for name, accuracy in scored.items() if accuracy > ours} == set(better), "whoever does better is named"
+    assert set(record["finalists"]) == set(scored), "all of them were run"
+    for name, what in better.items():
+        assert f"{what} ({100 * scored[name]:.1f} %)" in text
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():
