@@ -204,7 +204,7 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(net, images, done,
 
 
 def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(net, images, tmp_path):
-    x, y = (part[:20] for part in images)
+    x, y = (part[:10] for part in images)
     noisy = copy.deepcopy(net)
     for layer in spiking(noisy).values():
         layer.noise = Noise(0.3, at_eval=True)
@@ -212,11 +212,11 @@ def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(net,
     record = read_json(done.save(tmp_path / "audit.json"))
     assert record["random_model"]
     held = verify(record, tmp_path, noisy, x, y)
-    assert (held.wrong, held.claimed, held.held) == ((), 20, 20)
+    assert (held.wrong, held.claimed, held.held) == ((), 10, 10)
     assert any("worst_case accuracy is" in w for w in verify(record, tmp_path, net, x, y).wrong)
-    kinder = {**record, "right": [0.0] * 20, "worst_case": {**record["worst_case"], "accuracy": 0.0}}
+    kinder = {**record, "right": [0.0] * 10, "worst_case": {**record["worst_case"], "accuracy": 0.0}}
     assert any("right more often than told" in w for w in verify(kinder, tmp_path, noisy, x, y).wrong)
-    hidden = {**kinder, "first": [-2] * 20}
+    hidden = {**kinder, "first": [-2] * 10}
     assert any("told wrong from the start" in w for w in verify(hidden, tmp_path, noisy, x, y).wrong)
     text = write_page({"target": "noisy", **record}, x, y, done.witnesses, THREAT, tmp_path / "index.html").read_text()
     assert "The class of the mean logits over these draws" in text

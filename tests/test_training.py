@@ -181,7 +181,7 @@ def test_flags_change_no_recipe_but_their_own():
 
 
 def test_recipes_from_python_are_checked_too():
-    for wrong in ({"precision": "bf16"}, {"loss": "tet"}, {"defenses": (sg.TGO(), sg.TGO(delta=0.9))}):
+    for wrong in ({"precision": "bf16"}, {"loss": "mse"}, {"defenses": (sg.TGO(), sg.TGO(delta=0.9))}):
         with pytest.raises(UserError):
             sg.Recipe(**wrong)
     recipe = sg.Recipe(network="vgg11", options={"hidden": (16, 16)})
