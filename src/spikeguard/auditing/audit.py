@@ -33,7 +33,7 @@ class Audit:
 
     record: dict[str, Any]
     flags: tuple[Flag, ...]
-    witnesses: Witnesses | None
+    witnesses: Witnesses
 
     @property
     def robust_accuracy(self) -> float:

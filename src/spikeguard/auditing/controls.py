@@ -31,7 +31,6 @@ CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoatta
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 LADDER: tuple[Estimator, ...] = (Own(), assg(seen=True), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
 ALPHA = 0.01
-GO_ON = "the attacks are kept, go on with --resume"
 EOT_DRAWS = 3
 ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
 
@@ -66,7 +65,7 @@ def run(task: Task, effort: str) -> dict[str, Any]:
     for number, (name, control) in enumerate(steps):
         task.tell(f"control: {name}", number, len(steps))
         if task.stop is not None and task.stop.is_set():
-            raise Interrupted("audit stopped before its controls ended; " + (GO_ON if task.store else "nothing was kept (no folder was named)"))
+            raise Interrupted(f"audit stopped before its controls ended; {runner.kept(task)}")
         told[name] = control()
     return told
 

@@ -20,11 +20,10 @@ from spikeguard.gradients import Model
 from spikeguard.records import SCHEMA, machine, plain, write_json
 
 
-def save(entry: dict[str, Any], witnesses: Witnesses | None, path: Path) -> dict[str, Any]:
+def save(entry: dict[str, Any], witnesses: Witnesses, path: Path) -> dict[str, Any]:
     """Write a record to ``path`` and the witnesses beside it; returns the record as written."""
-    if witnesses is not None:
-        beside = path.with_suffix(".witnesses.npz")
-        entry = {**entry, "witnesses": {"file": beside.name, "sha256": witnesses.save(beside)}}
+    beside = path.with_suffix(".witnesses.npz")
+    entry = {**entry, "witnesses": {"file": beside.name, "sha256": witnesses.save(beside)}}
     write_json(path, entry)
     return entry
 

@@ -107,17 +107,17 @@ def run(task: Task, state: State | None = None) -> State:
                 state.save(*task.store, time.monotonic() - begun)
                 saved = time.monotonic()
             if stopped:
-                kept = (
-                    f"what was found is kept in {task.store[0].parent}; go on with --resume"
-                    if task.store
-                    else "nothing was kept (no folder was named)"
-                )
-                raise Interrupted(f"audit stopped at {member.name}; {kept}")
+                raise Interrupted(f"audit stopped at {member.name}; {kept(task)}")
         if state.done == (number + 1, 0):
             state.after[member.name] = float(state.right.double().mean())
     if task.store:
         state.save(*task.store, time.monotonic() - begun)
     return state
+
+
+def kept(task: Task) -> str:
+    """What is left of an audit that stops here."""
+    return f"what was found is kept in {task.store[0].parent}; go on with --resume" if task.store else "nothing was kept (no folder was named)"
 
 
 def _wanted(task: Task, state: State, member: Member, chunk: Tensor) -> Tensor:

@@ -74,8 +74,9 @@ def verify(record: dict[str, Any], folder: Path, model: Model, x: Tensor, y: Ten
     beside = record.get("witnesses")
     if beside is None:
         raise UserError("the record names no file of witnesses")
-    stored = Witnesses.load(folder / str(beside["file"]))
-    if sha256((folder / str(beside["file"])).read_bytes()).hexdigest() != beside["sha256"]:
+    file = folder / str(beside["file"])
+    stored = Witnesses.load(file)
+    if sha256(file.read_bytes()).hexdigest() != beside["sha256"]:
         wrong.append("the file of witnesses is not the one that the record was written with")
     rows, found = stored.read(x, threat := threat_of(record))
     try:

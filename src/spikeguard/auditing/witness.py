@@ -94,14 +94,17 @@ class Witnesses:
 def everyone(found: Tensor) -> Witnesses:
     """An input for every image, on the grid: what a random model is scored at."""
     rows = torch.arange(len(found))
-    grid = (found.double() * 65535.0).round().to(torch.int32).cpu()
-    return Witnesses(rows, grid, rows[:0], found[:0].float().cpu())
+    return Witnesses(rows, _on_grid(found).cpu(), rows[:0], found[:0].float().cpu())
+
+
+def _on_grid(found: Tensor) -> Tensor:
+    return (found.double() * 65535.0).round().to(torch.int32)
 
 
 def keep(model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Threat, unlike: int = 0) -> tuple[Witnesses, Tensor]:
     """Store the claimed ones of ``found`` that hold when re-checked; also returns which samples those are, ``[N]`` bool."""
     rows = torch.nonzero(broken).flatten()
-    grid = (found[rows].double() * 65535.0).round().to(torch.int32)
+    grid = _on_grid(found[rows])
     stored = Witnesses(rows, grid, rows[:0], found[rows[:0]])
     held = misclassified(model, stored.read(x, threat)[1], y[rows], unlike)
     finer = rows[~held]

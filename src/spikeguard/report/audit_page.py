@@ -19,7 +19,7 @@ from spikeguard.threat import Threat
 PICTURED = 8
 
 
-def write_page(record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnesses | None, threat: Threat, path: Path) -> Path:
+def write_page(record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnesses, threat: Threat, path: Path) -> Path:
     """Render ``record`` to ``path``, with the first witnesses as pictures; returns the path."""
     page = (
         environment()
@@ -48,8 +48,8 @@ def _budget(record: Mapping[str, Any]) -> str:
     return f"{norm} {255 * eps:.3g}/255" if norm == "linf" else f"{norm} {eps:g}"
 
 
-def _pictures(record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnesses | None, threat: Threat) -> str:
-    if witnesses is None or x.dim() != 4 or x.shape[1] not in (1, 3):
+def _pictures(record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnesses, threat: Threat) -> str:
+    if x.dim() != 4 or x.shape[1] not in (1, 3):
         return ""
     rows, found = witnesses.read(x, threat)
     broken = rows.new_tensor(record["first"])[rows] >= 0  # a random model has an input for every image
