@@ -1,6 +1,7 @@
 """Every defence changes what it claims to change, on tiny networks trained for seconds; and a training with it resumes to the same bits."""
 
 import copy
+import math
 import threading
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from conftest import little_recipe
 
 import spikeguard as sg
-from spikeguard.defenses import DEFENSES, disturbance, membrane
+from spikeguard.defenses import DEFENSES, disturbance, fitted, membrane
 from spikeguard.defenses.adversarial import divergence
 from spikeguard.defenses.gradient import best_wrong, chance
 from spikeguard.diagnose.neighbours import gain_scaled, neighbours
@@ -135,6 +136,13 @@ def stretched(net, x, y):
     return sum(float((torch.linalg.svdvals(s.conv[0].weight.detach().flatten(1)) - 1).abs().mean()) for s in net.body.stages)
 
 
+def misfit(net, x, y):
+    """How far the width of the surrogate lies from the mean of |u|, as a ratio."""
+    with torch.no_grad(), sg.tap(net) as t:
+        net(x)
+    return sum(abs(math.log(layer.spec.surrogate.sharpness * float(t.potentials[name].abs().mean()))) for name, layer in spiking(net).items())
+
+
 def kept_open(net, x, y):
     return float(torch.cat([layer.dynamics[0].keep.detach().flatten() for layer in spiking(net).values()]).mean())
 
@@ -195,6 +203,9 @@ CLAIMS = {
     "InputQuantisation": ((), (sg.InputQuantisation(levels=2),), under_two_grey_levels, {}),
     "RandHet": ((), (sg.RandHet(sigma=2.0),), under_random_decays, {}),
     "DSD": ((), (sg.DSD(),), dominance, {}),
+    "Distillation": ((), (sg.Distillation(eps=EPS),), broken, {}),
+    "AT that grows": ((sg.AT(eps=EPS / 4, steps=1),), (sg.AT(eps=EPS / 4, eps_end=2 * EPS, steps=1, late_steps=4, late_share=0.5),), gap, {}),
+    "FittedSurrogate": ((), (sg.FittedSurrogate(),), misfit, {}),
     "StoG": ((sg.StoG(gamma=0.0),), (sg.StoG(gamma=1e-2),), kept_open, {}),
 }
 
@@ -279,10 +290,25 @@ def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [13, 18])  # in the middle of the second epoch, at its end
 @pytest.mark.parametrize(
-    "name", ["ema", "early_stopping", "shift_guard", "hosnn", "at + conversion", "stog + feel", "randhet", "input_noise", "sr", "rat"]
+    "name",
+    [
+        "ema",
+        "early_stopping",
+        "shift_guard",
+        "hosnn",
+        "at + conversion",
+        "stog + feel",
+        "randhet",
+        "input_noise",
+        "sr",
+        "rat",
+        "distillation",
+        "fitted_surrogate",
+    ],
 )
 def test_a_training_with_it_resumes_to_the_same_bits(name, at, tmp_path, little_data, monkeypatch):
-    settings = {"feel": {"radii": (0.5, 0.3)}, "at": {"steps": 1}}
+    monkeypatch.setattr(fitted, "EVERY", 3)
+    settings = {"distillation": {"steps": 1, "share": 0.6}, "feel": {"radii": (0.5, 0.3)}, "at": {"steps": 1}}
     chosen = tuple(DEFENSES[part](**settings.get(part, {})) for part in name.split(" + "))
     recipe = little_recipe(defenses=chosen, epochs=3, options={"width": 2})
     whole = train(recipe, tmp_path / "whole", data=little_data)

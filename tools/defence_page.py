@@ -45,6 +45,11 @@ ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
         "CE of all steps at the adversary of one + c KL(mean \\|\\| z_t)",
         "after arXiv 2508.11279",
     ),
+    "distillation": (
+        "ours in this form: a robust ANN, trained first, is the teacher",
+        "(1 - c) KL(T(x) \\|\\| S(x')) + c KL(T(x) \\|\\| S(x))",
+        "after Zi et al., ICCV 2021; STUDY",
+    ),
     "ema": ("averaged weights, batch norm estimated anew", "w <- d w + (1 - d) now", "common"),
     "early_stopping": ("keep the most robust epoch", "max over epochs of validation accuracy under ASSG + SA-PGD-20", "ours in this form"),
     "sr": ("flat class probability along its gradient's sign", "L + w mean ((f(x + h v) - f(x)) / h)^2", "Liu et al., ICML 2024"),
@@ -72,6 +77,7 @@ ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
         "Bu et al., ICLR 2022",
     ),
     "ann_twin": ("no defence, a yardstick: the same layers without spikes", "ReLU(I), one step", "MEASURING"),
+    "fitted_surrogate": ("ours: the training surrogate as wide as a layer's potentials are large", "sharpness = 1 / (reach mean \\|u\\|)", "STUDY"),
     "shift_guard": ("ours: potentials beyond what the attack moves them", "L + lambda sum_l mean max(0, m_c - sign(u) u')", "STUDY"),
     "first_layer_guard": (
         "ours: first layer beyond the farthest attainable shift",
@@ -82,11 +88,12 @@ ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
 ROWS = {  # the rows of the study that speak of a defence: without and with adversarial training
     "tgo": "TGO", "rat": "RAT", "sr": "SR", "stog": "StoG", "dlif": "DLIF", "mppd": "DLIF + MPPD", "mpd_sgr": "MPD-SGR", "feel": "FEEL",
     "hosnn": "HoSNN", "input_noise": "input noise", "input_quantisation": "input quantisation", "randhet": "RandHet", "dsd": "DSD",
-    "conversion": "conversion", "ann_twin": "no spikes: the ANN twin",
+    "conversion": "conversion", "ann_twin": "no spikes: the ANN twin", "fitted_surrogate": "fitted surrogate",
     "shift_guard": "shift guard", "first_layer_guard": "first-layer guard", "ema": "EMA",
 }  # fmt: skip
 ALONE = {"at": ("AT", "none"), "trades": ("regimes", "TRADES"), "mart": ("regimes", "MART"),
-         "temporal_ensemble": ("regimes", "temporal self-ensemble"), "early_stopping": ("regimes", "AT, early stopping")}  # fmt: skip
+         "temporal_ensemble": ("regimes", "temporal self-ensemble"), "early_stopping": ("regimes", "AT, early stopping"),
+         "distillation": ("regimes", "distillation")}  # fmt: skip
 
 
 def costs() -> None:

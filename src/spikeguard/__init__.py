@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from spikeguard.defenses import ANNTwin as ANNTwin
     from spikeguard.defenses import Conversion as Conversion
     from spikeguard.defenses import Defense as Defense
+    from spikeguard.defenses import Distillation as Distillation
     from spikeguard.defenses import EarlyStopping as EarlyStopping
     from spikeguard.defenses import FirstLayerGuard as FirstLayerGuard
+    from spikeguard.defenses import FittedSurrogate as FittedSurrogate
     from spikeguard.defenses import HoSNN as HoSNN
     from spikeguard.defenses import InputNoise as InputNoise
     from spikeguard.defenses import InputQuantisation as InputQuantisation
@@ -129,10 +131,12 @@ _HOMES = {
         "DLIF",
         "DSD",
         "Defense",
+        "Distillation",
         "EMA",
         "EarlyStopping",
         "FEEL",
         "FirstLayerGuard",
+        "FittedSurrogate",
         "HoSNN",
         "InputNoise",
         "InputQuantisation",

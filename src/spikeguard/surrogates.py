@@ -60,6 +60,11 @@ class Stretched(Surrogate):
     def kernel(self) -> Surrogate:
         return type(self)()
 
+    def sharpened(self, sharpness: float) -> Stretched:
+        """The same shape, as sharp as that."""
+        made: Stretched = type(self)(sharpness if hasattr(self, "slope") else 1.0 / sharpness)  # type: ignore[call-arg]
+        return made
+
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
         a = self.sharpness if sharpness is None else sharpness
         return a * self.shape(a * u)

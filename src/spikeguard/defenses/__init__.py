@@ -4,7 +4,9 @@ from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
 from spikeguard.defenses.base import Defense, Hooks, Step, View, compose
 from spikeguard.defenses.conversion import ANNTwin, Conversion
 from spikeguard.defenses.crafting import CRAFTERS, Adversary
+from spikeguard.defenses.distillation import Distillation
 from spikeguard.defenses.disturbance import MPPD, FirstLayerGuard, ShiftGuard
+from spikeguard.defenses.fitted import FittedSurrogate
 from spikeguard.defenses.gradient import SR
 from spikeguard.defenses.inputs import FEEL, InputNoise, InputQuantisation
 from spikeguard.defenses.membrane import MPDSGR
@@ -19,6 +21,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "mart": MART,
     "rat": RAT,
     "temporal_ensemble": TemporalEnsemble,
+    "distillation": Distillation,
     "ema": EMA,
     "early_stopping": EarlyStopping,
     "sr": SR,
@@ -34,6 +37,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "dsd": DSD,
     "conversion": Conversion,
     "ann_twin": ANNTwin,
+    "fitted_surrogate": FittedSurrogate,
     "shift_guard": ShiftGuard,
     "first_layer_guard": FirstLayerGuard,
 }
@@ -57,8 +61,10 @@ __all__ = [
     "Adversary",
     "Conversion",
     "Defense",
+    "Distillation",
     "EarlyStopping",
     "FirstLayerGuard",
+    "FittedSurrogate",
     "HoSNN",
     "Hooks",
     "InputNoise",

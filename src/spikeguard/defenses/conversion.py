@@ -18,7 +18,7 @@ from spikeguard.defenses.neural import set_decay
 from spikeguard.dynamics import Dynamics
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import spiking
+from spikeguard.neurons import Spiking, spiking
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Conversion(Defense):
             layer.spec = replace(layer.spec, reset="soft", v_init=float(layer.threshold) / 2)
 
     def start(self, net: Classifier) -> Hooks:
-        return _Conversion(self, net)
+        return _Conversion(self.share, net)
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ class ANNTwin(Defense):
     def prepare(self, net: Classifier) -> None:
         net.timesteps = 1
         for layer in spiking(net).values():
-            layer.dynamics.append(_Rectified())
+            layer.dynamics.append(Rectified())
 
 
-class _Rectified(Dynamics):
+class Rectified(Dynamics):
+    """ReLU in place of neurons."""
+
     def instead(self, current: Tensor) -> Tensor | None:
         return current.relu()
 
@@ -100,23 +102,35 @@ class Analog(Dynamics):
         return stairs(current.mean(0, keepdim=True) / self.threshold, self.levels)
 
 
-class _Conversion(Hooks):
-    def __init__(self, settings: Conversion, net: Classifier) -> None:
-        self.settings, self.timesteps, self.analog = settings, net.timesteps, False
+class Posing(Hooks):
+    """Trains the network with activations in one step over the first ``share`` of the training, with its neurons afterwards."""
+
+    def __init__(self, share: float, net: Classifier) -> None:
+        self.share, self.timesteps, self.analog = share, net.timesteps, False
+
+    def activation(self, layer: Spiking) -> Dynamics:
+        """What stands in the place of a layer's neurons."""
+        raise NotImplementedError
 
     def begin(self, step: Step) -> None:
-        self._pose(step.net, step.progress < self.settings.share)
+        self.pose(step.net, step.progress < self.share)
 
     def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
-        self._pose(net, False)
+        self.pose(net, False)
 
-    def _pose(self, net: Classifier, analog: bool) -> None:
+    def pose(self, net: Classifier, analog: bool) -> None:
+        """Put activations in place of the neurons, or take them away."""
         self.settled = not analog
         if analog == self.analog:
             return
         self.analog, net.timesteps = analog, 1 if analog else self.timesteps
         for layer in spiking(net).values():
             if analog:
-                layer.dynamics.append(Analog(self.timesteps, float(layer.threshold.detach())))
+                layer.dynamics.append(self.activation(layer))
             else:
                 del layer.dynamics[-1]
+
+
+class _Conversion(Posing):
+    def activation(self, layer: Spiking) -> Dynamics:
+        return Analog(self.timesteps, float(layer.threshold.detach()))

@@ -42,7 +42,9 @@ CRAFTERS: dict[str, Estimator] = {
 class Adversary(Defense):
     """PGD under Linf on the batch (FGSM: ``steps`` 1, ``step_size`` eps, ``random_start`` False).
 
-    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps and the step rise from 0.
+    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps and the step rise from 0; from there
+    they change in a line up to ``eps_end`` at the end of the training (None: eps stays). ``late_steps`` is the number of steps over the last
+    ``late_share`` of the training (None: ``steps``).
     ``batch_norm``: 'eval', or 'train' for batch statistics while crafting (running averages stay). ``noise`` of the neurons while crafting: 'off',
     'fresh' for a new draw at every step, 'frozen' for the same one; defences that are random at test are so here, too. ``estimators``: names of
     ``CRAFTERS``; one is drawn for every batch, so that weights cannot hide from a single backward pass.
@@ -53,6 +55,9 @@ class Adversary(Defense):
     step_size: float | None = None
     random_start: bool = True
     warmup: float = 0.0
+    eps_end: float | None = None
+    late_steps: int | None = None
+    late_share: float = 0.3
     batch_norm: Literal["eval", "train"] = "eval"
     noise: Literal["off", "fresh", "frozen"] = "off"
     estimators: tuple[str, ...] = ("own",)
@@ -62,17 +67,30 @@ class Adversary(Defense):
         self._need(self.steps >= 1, "steps", "at least 1")
         self._need(self.step_size is None or self.step_size > 0, "step_size", "above 0")
         self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
+        self._need(self.eps_end is None or 0 <= self.eps_end <= 1, "eps_end", "in [0, 1]")
+        self._need(self.eps_end is None or self.eps > 0, "eps_end", "left out where eps is 0")
+        self._need(self.late_steps is None or self.late_steps >= 1, "late_steps", "at least 1")
+        self._need(0 <= self.late_share <= 1, "late_share", "in [0, 1]")
         self._need(self.batch_norm in ("eval", "train"), "batch_norm", "'eval' or 'train'")
         self._need(self.noise in ("off", "fresh", "frozen"), "noise", "'off', 'fresh' or 'frozen'")
         self._need(bool(self.estimators) and set(self.estimators) <= set(CRAFTERS), "estimators", f"some of {', '.join(CRAFTERS)}")
 
+    def schedule(self, progress: float) -> tuple[float, int]:
+        """What eps is multiplied by, and the number of steps, at a share of the training."""
+        steps = self.late_steps if self.late_steps is not None and progress >= 1 - self.late_share else self.steps
+        if progress < self.warmup:
+            return progress / self.warmup, steps
+        if self.eps_end is None or self.warmup == 1:
+            return 1.0, steps
+        return 1.0 + (self.eps_end / self.eps - 1.0) * (progress - self.warmup) / (1.0 - self.warmup), steps
+
     def adversaries(self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None) -> Tensor:
         """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default)."""
-        share = min(step.progress / self.warmup, 1.0) if self.warmup else 1.0
-        threat, x = Linf(self.eps * share), step.x
+        share, steps = self.schedule(step.progress)
+        threat, x = Linf(min(self.eps * share, 1.0)), step.x
         if start is None and not self.random_start:
             start = x
-        size = default_step(threat.per_sample(x), self.steps, None if self.step_size is None else self.step_size * share)
+        size = default_step(threat.per_sample(x), steps, None if self.step_size is None else self.step_size * share)
         name = self.estimators[step.draw("estimator") % len(self.estimators)] if len(self.estimators) > 1 else self.estimators[0]
         estimator: Estimator = CRAFTERS[name]
         if self.noise == "frozen":
@@ -80,7 +98,7 @@ class Adversary(Defense):
         if start is None:
             start = random_start(x, threat, torch.arange(len(x)), step.key, 0)
         with posed(step.net, self.batch_norm, self.noise != "off"):
-            found, _ = walk(model or step.net, x, step.y, start, threat, self.steps, SignStep(threat, size), estimator, loss)
+            found, _ = walk(model or step.net, x, step.y, start, threat, steps, SignStep(threat, size), estimator, loss)
         return found
 
 

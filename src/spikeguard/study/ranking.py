@@ -29,6 +29,7 @@ from spikeguard.training.setup import parts, pick_device
 
 RANDOM = (InputNoise, InputQuantisation, RandHet, StoG)  # when scored, too
 JUDGE = "random models, second version"  # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
+LATER: dict[str, Any] = {"eps_end": None, "late_steps": None, "late_share": 0.3}  # fields that older recipes lack, and what they mean there
 GO_ON = "what is done is kept, go on with the same command"
 
 
@@ -50,7 +51,7 @@ class Bench:
     def trained(self, cell: Cell, what: str) -> dict[str, Any]:
         """The record of the network's training, done now if it has not been."""
         folder = self.out / "runs" / cell.name
-        if (folder / RECORD).exists() and read_json(folder / RECORD)["recipe"] != cell.recipe.values():
+        if (folder / RECORD).exists() and _told(read_json(folder / RECORD)["recipe"]) != _told(cell.recipe.values()):
             shutil.rmtree(folder)  # ours, from another state of the matrix
         self._go_on()
         if folder.exists() and not (folder / RECORD).exists():
@@ -144,8 +145,15 @@ def told(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def made(cell: Cell) -> str:
     """A hash of what a cell's numbers depend on: its recipe, the suite, the further members, the budgets, the way random models are judged."""
-    parts: list[Any] = [cell.recipe.values(), fingerprint("quick"), [m.told() for m in MORE], EPS, LOW]
+    parts: list[Any] = [_told(cell.recipe.values()), fingerprint("quick"), [m.told() for m in MORE], EPS, LOW]
     if any(isinstance(d, RANDOM) for d in cell.recipe.defenses):
         parts.append(JUDGE)
     text = json.dumps(parts, sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def _told(values: Any) -> Any:
+    """Settings without what recipes from before these fields existed did not say either."""
+    if not isinstance(values, dict):
+        return values
+    return {k: _told(v) for k, v in values.items() if k not in LATER or v != LATER[k]}

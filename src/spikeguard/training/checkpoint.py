@@ -60,9 +60,7 @@ def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
             )
     if extra := sorted(set(tensors) - set(own)):
         raise UserError(f"{path} is a checkpoint of another network: it has {extra[0]}, which this one lacks")
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(tensors[name])
+    net.load_state_dict(dict(tensors))
 
 
 def save_state(

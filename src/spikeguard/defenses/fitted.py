@@ -1,0 +1,85 @@
+"""A training surrogate as wide as the potentials of its layer are large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spikeguard.defenses.adversarial import STRONGEST
+from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import Spiking, spiking
+from spikeguard.surrogates import Stretched
+from spikeguard.taps import tap
+
+EVERY, STAYS, LEAST = 10, 0.5, 1e-3  # steps from one look at the potentials to the next; share of the old mean that stays; the smallest mean
+
+
+@dataclass(frozen=True)
+class FittedSurrogate(Defense):
+    """Every layer's surrogate, stretched so that its sharpness is ``1 / (reach M)``; M is a running mean of ``|u|`` over the layer, from 1.
+
+    The shape is the recipe's (a triangle is then ``reach M`` wide). Potentials of training passes are looked at every tenth step; the last widths
+    stay with the network: attacks with its own surrogate use them.
+    """
+
+    adaptive: ClassVar[str] = STRONGEST
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' surrogate"})
+
+    reach: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._need(self.reach > 0, "reach", "above 0")
+
+    def prepare(self, net: Classifier) -> None:
+        for name, layer in spiking(net).items():
+            shape = layer.spec.surrogate
+            if not isinstance(shape, Stretched):
+                allowed = "triangle, atan, sigmoid, gaussian or rectangle"
+                raise UserError(f"FittedSurrogate: {type(shape).__name__} of {name} has no width; choose {allowed}")
+            layer.register_buffer("reach", torch.ones((), device=layer.threshold.device))
+            fit = partial(_fit, shape, self.reach)
+            layer.register_load_state_dict_post_hook(fit)  # type: ignore[no-untyped-call]
+            fit(layer)
+
+    def start(self, net: Classifier) -> Hooks:
+        return _Fitted(net, self.reach)
+
+
+def _fit(shape: Stretched, factor: float, layer: Spiking, keys: object = None) -> None:
+    """Make the layer's surrogate as wide as its buffer ``reach`` says."""
+    layer.spec = replace(layer.spec, surrogate=shape.sharpened(1.0 / (factor * max(float(layer.reach), LEAST))))  # type: ignore[arg-type]
+
+
+class _Fitted(Hooks):
+    def __init__(self, net: Classifier, factor: float) -> None:
+        self.tap, self.layers, self.factor = tap(net), spiking(net), factor
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
+        return self.tap if view == self.view and int(self.steps) % EVERY == 0 else nullcontext()
+
+    def complete(self, step: Step) -> None:
+        self.view = step.trained()
+
+    @torch.no_grad()
+    def after(self, step: Step) -> None:
+        for name, u in self.tap.potentials.items():
+            layer = self.layers[name]
+            layer.reach.lerp_(u.abs().mean().float(), 1 - STAYS)  # type: ignore[operator]
+            _fit(layer.spec.surrogate, self.factor, layer)  # type: ignore[arg-type]
+        self.tap.clear()
+        self.steps += 1
+
+    def state(self) -> dict[str, Tensor]:
+        return {"steps": self.steps}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.steps.copy_(state["steps"])
