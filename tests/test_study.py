@@ -253,8 +253,43 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     record["confirmed"] = many(5, 0.3, 100)
     assert "AT: TGO lies above the AT/TRADES frontier at its own clean accuracy over 5 seeds: mean gap +30.0 points" in page(record)
     record["confirmed"] = many(5, 0.01, 100)
-    assert "so no combination here is shown to: mean gap +1.0" in page(record)
+    assert "AT: TGO does not lie above the AT/TRADES frontier for certain: mean gap +1.0" in page(record)
     assert "fresh seeds" in picture(record)
+
+
+def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_before(monkeypatch, tmp_path, little_data):
+    """Rows by their lift over the frontier; nothing is trained."""
+    lifts = {"TGO": 0.1}
+    base = little_recipe()
+
+    def cells(settings, seeds=None):
+        rows = [("frontier", "AT 4/255"), ("frontier", "AT 8/255"), *(("AT", row) for row in lifts)]
+        for seed in range(settings.seeds) if seeds is None else seeds:
+            yield from (Cell(group, row, seed, replace(base, seed=seed)) for group, row in rows)
+
+    def rows(bench, work, todo, jobs):
+        for cell in todo:
+            group, row, seed = cell.group, cell.row, cell.seed
+            clean, robust = {"AT 4/255": (0.8, 0.2), "AT 8/255": (0.6, 0.4)}.get(row, (0.7, 0.3 + lifts.get(row, 0.0)))
+            yield cell, {**told(group, row, seed, clean, robust), "made": ranking.made(cell)}
+
+    monkeypatch.setattr(matrix, "cells", cells)
+    monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
+    monkeypatch.setattr(sweep, "rows", rows)
+    settings = Settings(seeds=1)
+    first = sweep.run(settings, tmp_path)
+    assert first["best"] == ["AT", "TGO"]
+    lifts["RAT"] = 0.02
+    lifts["RAT + TGO"] = 0.2
+    second = sweep.run(settings, tmp_path)
+    assert second["best"] == ["AT", "RAT + TGO"]
+    assert first["test"].items() <= second["test"].items()
+    assert set(second["finalists"]) <= set(second["test"])
+    asked = {(c["row"], c["seed"]) for c in second["confirmed"].values()}
+    assert {("TGO", 100), ("RAT + TGO", 104)} <= asked
+    assert ("RAT", 100) not in asked
+    second["test"] = {}
+    assert "asked on the same seeds: AT: TGO lies above the AT/TRADES frontier" in page(second)
 
 
 def test_nonsense_on_the_command_line_is_one_line(capsys):

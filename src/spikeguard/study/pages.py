@@ -129,16 +129,15 @@ def _test(record: Mapping[str, Any]) -> list[str]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
     again = _again(record)
     lines += [
-        f"The best five by validation ({_chosen(record)}), the frontier, and no defence; first seed; standard audit, with quick's members and all "
-        "adaptive ones, "
-        f"{record['settings']['scored_on']} test images, in %.",
+        f"The best five by validation ({_chosen(record)}), the frontier, no defence, and whatever was scored when the study had fewer rows; first "
+        f"seed; standard audit, with quick's members and all adaptive ones, {record['settings']['scored_on']} test images, in %.",
         *(["Trained anew: the ranked network was lost, and the same recipe on another machine gives another one."] if again else []),
         "",
         "| network | clean | own surrogate | worst case (95 % interval) | optimiser part | gradient part | rest | gap |",
         "|---|---|---|---|---|---|---|---|",
     ]
     scored = {name: {**record["cells"][name], **told} for name, told in record["test"].items()}
-    for name in record["finalists"]:
+    for name in [*record["finalists"], *(n for n in record["test"] if n not in record["finalists"])]:
         cell = scored.get(name, record["cells"][name])
         label = f"{cell['group']}: {cell['row']}{' (trained anew)' if name in again else ''}"
         if name not in scored or "failed" in cell:
@@ -170,20 +169,30 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
     if not record.get("best"):
         return [*lines, f"{NOTHING}: the best row is chosen when every network is ranked, and asked again on five fresh seeds.", ""]
     key = (record["best"][0], record["best"][1])
-    name, row = ": ".join(key), _sound(_of(record["confirmed"], key))
-    gaps = [g for c in row if (g := gap(c, record["confirmed"])) is not None]
     lines += [
-        f"Highest mean gap when it was chosen ({_chosen(record)}): {name}. It and the frontier were trained and ranked again on seeds that did not",
-        "choose it.",
+        f"Highest mean gap when it was chosen ({_chosen(record)}): {': '.join(key)}. It and the frontier were trained and ranked again on seeds that",
+        "did not choose it.",
         "",
     ]
     if (now := best(record["cells"])) and now != list(key):
         lines += [f"By all that was run since, {': '.join(now)} has the highest mean gap; it was not asked again.", ""]
+    lines += [_asked(record, key), ""]
+    before = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
+    for other in before:
+        if other != key:
+            lines += [f"Chosen before, when the study had fewer rows, and asked on the same seeds: {_asked(record, other)}", ""]
+    return lines
+
+
+def _asked(record: Mapping[str, Any], key: Key) -> str:
+    """What the fresh seeds say of a row."""
+    name, row = ": ".join(key), _sound(_of(record["confirmed"], key))
+    gaps = [g for c in row if (g := gap(c, record["confirmed"])) is not None]
     if len(gaps) < 5:
-        return [*lines, f"{len(gaps)} of those five seeds were run: no claim is made.", ""]
+        return f"{len(gaps)} of those five seeds were run: no claim is made."
     bound = lower_bound(row, record["confirmed"])
     assert bound is not None
     figures = f"mean gap {100 * sum(gaps) / len(gaps):+.1f} points, lower bound {100 * bound:+.1f} (5 %, bootstrap over seeds and images)"
     if bound > 0:
-        return [*lines, f"{name} lies above the AT/TRADES frontier at its own clean accuracy over {len(gaps)} seeds: {figures}.", ""]
-    return [*lines, f"{name} does not lie above the AT/TRADES frontier for certain, so no combination here is shown to: {figures}.", ""]
+        return f"{name} lies above the AT/TRADES frontier at its own clean accuracy over {len(gaps)} seeds: {figures}."
+    return f"{name} does not lie above the AT/TRADES frontier for certain: {figures}."

@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 
 def picture(record: Mapping[str, Any]) -> str:
-    """Ranking on the left (means over the seeds), on the right the best row and the frontier on seeds that did not choose it, where they were run."""
+    """Ranking on the left (means over the seeds), on the right what was best and the frontier, on seeds that did not choose it."""
     confirmed = [c for c in record["confirmed"].values() if "failed" not in c]
     drawn, axes = figure(9.6 if confirmed else 5.6, 4.4, 1, 2 if confirmed else 1)
     _ranking(axes[0][0], whole(record["cells"]).values())
@@ -50,9 +50,9 @@ def _named(cell: Row) -> str:
     return f"AT + {cell['row']}" if cell["group"] == "AT" else str(cell["row"])
 
 
-def _dots(axis: Any, points: Sequence[Point], kind: str, label: str) -> None:
+def _dots(axis: Any, points: Sequence[Point], kind: str, label: str, marker: str = "o") -> None:
     if points:
-        axis.scatter(*zip(*points, strict=True), s=22, color=COLOURS[kind], label=label, lw=0, zorder=3)
+        axis.scatter(*zip(*points, strict=True), s=22, color=COLOURS[kind], label=label, marker=marker, lw=0, zorder=3)
 
 
 def _line(axis: Any, points: Sequence[Point], **style: Any) -> None:
@@ -81,11 +81,11 @@ def _ranking(axis: Any, cells: Iterable[Row]) -> None:
 
 
 def _fresh(axis: Any, cells: Sequence[Row]) -> None:
-    rivals, best = [c for c in cells if on_frontier(c)], [c for c in cells if not on_frontier(c)]
+    rivals, asked = [c for c in cells if on_frontier(c)], grouped(c for c in cells if not on_frontier(c))
     for seed in sorted({c["seed"] for c in cells}):
         _line(axis, _points(c for c in rivals if c["seed"] == seed), lw=1.0, alpha=0.7)
     _dots(axis, _points(rivals), "frontier", NAMES["frontier"])
-    if best:
-        _dots(axis, _points(best), _kind(best[0]), _named(best[0]))
+    for row, marker in zip(asked.values(), "osDv^P", strict=False):
+        _dots(axis, _points(row), _kind(row[0]), _named(row[0]), marker)
     axis.set_title("fresh seeds: the best, and the frontier of each seed", fontsize=9)
     axis.legend(frameon=False, fontsize=7.5, loc="best")

@@ -70,9 +70,9 @@ def run(
     """Train and rank every network that ``out`` does not hold yet; returns the record, which is written after every one.
 
     With ``finish`` the row with the highest mean gap over the frontier is trained and ranked again, with the frontier, on fresh seeds (only these say
-    whether it lies above), and the finalists are scored once on test images; the list of both is then final. ``jobs``: networks trained and ranked
-    at a time, each in a process of its own with its share of the threads. UserError if ``out`` holds a study with other settings; Interrupted after
-    ``stop``, with everything kept.
+    whether it lies above), and the finalists are scored once on test images; the list of both is final until the study is given other rows, and what
+    was confirmed and scored before stays in the record. ``jobs``: networks trained and ranked at a time, each in a process of its own with its share
+    of the threads. UserError if ``out`` holds a study with other settings; Interrupted after ``stop``, with everything kept.
     """
     study = _Study(Bench(settings, out, load_data("embedded"), device, tell, stop), jobs)
     record, todo = study.record, list(matrix.cells(settings))
@@ -83,9 +83,10 @@ def run(
     write_json(study.path, record)
     if not finish:
         return record
-    if "best" not in record:
+    among = sorted({": ".join(c.key) for c in todo})
+    if "best" not in record or record.get("chosen_among") != among:
         record["best"], record["finalists"] = best(record["cells"]), finalists(record, todo)
-        record["chosen_on"] = sorted({c["seed"] for c in whole(record["cells"]).values()})
+        record["chosen_on"], record["chosen_among"] = sorted({c["seed"] for c in whole(record["cells"]).values()}), among
     if record["best"]:
         seeds = range(FRESH, FRESH + CONFIRMING)
         wanted = [c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or list(c.key) == record["best"]]
