@@ -95,6 +95,12 @@ def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_nois
     assert flags_of(Blind())[0] >= {"no-gradient", "not-broken-at-eps-1", "no-better-than-noise"}
 
 
+def test_a_handful_of_images_accuses_nobody():
+    few = Task(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), known_random=False)  # four times as much breaks nothing
+    assert controls._against_noise(few) == []
+    assert {f.id for f in sg.audit(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), effort="quick").flags if f.level == "error"} == set()
+
+
 def test_where_only_black_boxes_break_a_model_the_second_look_says_so():
     errors, got = flags_of(Backwards(), 0.1)
     second = got.record["controls"]["second look"]
@@ -111,16 +117,16 @@ def test_a_model_that_changes_its_mind_is_noticed_with_nothing_allowed_to_change
 
 
 def test_pgd_weaker_than_fgsm_is_seen_where_it_is():
-    first, *_ = controls._pairs(task(Narrow()))
+    first, *_ = controls._pairs(controls._Outcomes(task(Narrow())))
     assert first["only the weaker breaks"] > 5
     assert first["p"] < controls.ALPHA
-    first, *_ = controls._pairs(task(Honest()))
+    first, *_ = controls._pairs(controls._Outcomes(task(Honest())))
     assert first["only the weaker breaks"] == 0
     assert "pgd-weaker-than-fgsm" in {f.id for f in sg.audit(Narrow().eval(), X, Y, sg.Linf(EPS), effort="quick").flags}
 
 
 def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_told(tiny):
-    told = controls._restarts(task(Narrow()))
+    told = controls._restarts(controls._Outcomes(task(Narrow())))
     assert told["5"] < told["1"]
     assert controls._silent(task(Honest())) == {}
     for layer in sg.neurons.spiking(tiny).values():

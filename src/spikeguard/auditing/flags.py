@@ -100,7 +100,7 @@ KINDS: dict[str, Kind] = {
     "no-better-than-noise": Kind(
         "error",
         "At two and at four times the budget gradient attacks break no more images than as many random points.",
-        "A gradient that carries information beats noise easily there.",
+        "A gradient that carries information beats noise easily there. Not asked of fewer than eight images: nothing could tell them apart.",
         "As for not-broken-at-eps-1.",
     ),
     "black-box-beats-white-box": Kind(
