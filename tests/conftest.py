@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spikeguard.auditing import controls
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.kernels import compiler
@@ -25,6 +26,13 @@ def quiet_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     if not request.node.get_closest_marker("compiled"):
         monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)
+
+
+@pytest.fixture
+def short_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit's controls in a few steps, for tests that ask about something else."""
+    monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
+    monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
 
 
 def awake(net: Classifier) -> Classifier:

@@ -69,8 +69,8 @@ def whole(cells: Mapping[str, Row]) -> dict[str, Row]:
 
 
 def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
-    """The rows that have every whole seed, none of their networks failed or flagged with an error; not the yardstick, which is no spiking network."""
-    rows = {key: row for key, row in grouped(whole(cells).values()).items() if key[1] != TWIN}
+    """The rows that have every whole seed, none of their networks failed or flagged with an error; not the yardsticks, which are no spiking networks."""
+    rows = {key: row for key, row in grouped(whole(cells).values()).items() if not key[1].startswith(TWIN)}
     most = max((len(v) for v in rows.values()), default=0)
     sound = {key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v) for key, v in rows.items()}
     return {key: v for key, v in rows.items() if len(v) == most and sound[key]}

@@ -48,11 +48,13 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     "RAT + TGO": (d.RAT(), GUARD),
     "conversion": (d.Conversion(),),
     "conversion's neurons from the start": (d.Conversion(share=0.0),),
+    "conversion's neurons + RAT": (d.Conversion(share=0.0), d.RAT()),
     "conversion's neurons + TGO": (d.Conversion(share=0.0), GUARD),
     "conversion's neurons + RAT + TGO": (d.Conversion(share=0.0), d.RAT(), GUARD),
     "TGO, noise when scored": (replace(GUARD, noise_at_eval=True),),
     "fitted surrogate": (d.FittedSurrogate(),),
     TWIN: (d.ANNTwin(),),
+    f"{TWIN} + RAT": (d.ANNTwin(), d.RAT()),
     "EMA": (d.EMA(),),
 }
 """What is trained with BPTT and with AT. Constants are the published ones where they are known, else the demo's."""
