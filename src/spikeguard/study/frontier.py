@@ -69,7 +69,7 @@ def whole(cells: Mapping[str, Row]) -> dict[str, Row]:
 
 
 def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
-    """The rows that have every whole seed, none of their networks failed or flagged with an error; not the yardsticks, which are no spiking networks."""
+    """The rows that have every whole seed, none of their networks failed or flagged with an error; no yardsticks, for those have no spikes."""
     rows = {key: row for key, row in grouped(whole(cells).values()).items() if not key[1].startswith(TWIN)}
     most = max((len(v) for v in rows.values()), default=0)
     sound = {key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v) for key, v in rows.items()}
