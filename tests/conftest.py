@@ -9,6 +9,7 @@ import torch
 from spikeguard.auditing import controls
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
+from spikeguard.defenses import Step
 from spikeguard.kernels import compiler
 from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
@@ -53,6 +54,13 @@ def tiny() -> Classifier:
     with torch.no_grad():
         net.head.bias -= net(torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))).mean(0)
     return net
+
+
+@pytest.fixture
+def step(tiny: Classifier) -> Step:
+    """Half-way through a training of the tiny network."""
+    generator = torch.Generator().manual_seed(5)
+    return Step(tiny.train(), torch.rand(8, 1, 8, 8, generator=generator), torch.arange(8) % 10, key=3, progress=0.5)
 
 
 @pytest.fixture(scope="session")

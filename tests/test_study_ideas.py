@@ -5,20 +5,15 @@ import copy
 import pytest
 import torch
 from conftest import little_recipe
-from test_defenses import kl, logits, softmax
+from plain import kl, logits, softmax
 from torch import nn
 
 import spikeguard as sg
-from spikeguard.defenses import Step, fitted
+from spikeguard.defenses import fitted
 from spikeguard.errors import UserError
 from spikeguard.neurons import spiking
 from spikeguard.surrogates import Gaussian, Rectangle, Sigmoid, StraightThrough, Triangle
 from spikeguard.training.setup import make_network
-
-
-@pytest.fixture
-def step(tiny):
-    return Step(tiny.train(), torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(5)), torch.arange(8) % 10, key=3, progress=0.0)
 
 
 def without_spikes(net, x):
@@ -31,6 +26,7 @@ def without_spikes(net, x):
 
 def test_the_teacher_is_the_ann_that_was_trained_first_and_stays_as_it_was(step):
     hooks = sg.Distillation(share=0.5).start(step.net)
+    step.progress = 0.0
     hooks.begin(step)
     assert not hooks.settled
     assert step.net(step.x, per_step=True).shape[0] == 1

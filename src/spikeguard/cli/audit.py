@@ -59,6 +59,7 @@ def _audit(given: Any) -> int:
     from spikeguard.auditing.suite import EFFORTS
     from spikeguard.cli.target import find
     from spikeguard.draws import key
+    from spikeguard.records import write_json
     from spikeguard.report.audit_page import write_page
     from spikeguard.threat import THREATS
     from spikeguard.training.interrupt import ctrl_c
@@ -92,7 +93,8 @@ def _audit(given: Any) -> int:
     asked = {"data_dir": given.data_dir, "images": given.images or EFFORTS[given.effort]}
     record = save({**target.about, **done.record, "asked": asked}, done.witnesses, out / RECORD)
     checked = _in_fresh_process(out / RECORD, given)
-    record = save(confirmed(record, checked), done.witnesses, out / RECORD)
+    record = confirmed(record, checked)
+    write_json(out / RECORD, record)
     pictures = write_page(record, x, y, done.witnesses, threat, out / "index.html")
     if given.json:
         common.print_json(record)
