@@ -20,7 +20,8 @@ from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.study.recipes import recipe
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
-from spikeguard.training.loop import accuracy, train
+from spikeguard.training.loop import train
+from spikeguard.training.objective import accuracy
 
 RESULT = Path(__file__).parent.parent / "results" / "precision.json"
 SEEDS = 3

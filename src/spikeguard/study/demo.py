@@ -26,7 +26,8 @@ from spikeguard.study.recipes import recipe
 from spikeguard.threat import Linf
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
-from spikeguard.training.loop import Report, accuracy, train
+from spikeguard.training.loop import Report, train
+from spikeguard.training.objective import accuracy
 from spikeguard.training.setup import parts, pick_device
 
 MARK = "demo.json"

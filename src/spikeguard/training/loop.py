@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spikeguard import draws
 from spikeguard.data.batches import batches
-from spikeguard.data.images import Dataset, Images
+from spikeguard.data.images import Dataset
 from spikeguard.data.sources import load_data
 from spikeguard.defenses import Hooks, Step
-from spikeguard.dynamics import Dynamics
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.kernels import builder
 from spikeguard.kernels.exact import exact
@@ -30,12 +27,11 @@ from spikeguard.neurons import quiet, seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
 from spikeguard.training.interrupt import Stop, ctrl_c
+from spikeguard.training.objective import accuracy, optimiser, rate, task_loss
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.setup import make_network, parts, pick_device
 
 log = logging.getLogger("spikeguard")
-
-TET = 0.001  # weight of its distance from 1
 
 
 @dataclass(frozen=True)
@@ -123,12 +119,7 @@ class _Trainer:
             raise UserError(f"recipe: batch_size = {recipe.batch_size} is more than the {len(training)} training images")
         self.net = make_network(recipe, data).to(device)
         self.hooks: list[Hooks] = [d.start(self.net) for d in recipe.defenses]
-        neural = {id(p) for m in self.net.modules() if isinstance(m, Dynamics) for p in m.parameters()}
-        decayed = [p for p in self.net.parameters() if p.dim() > 1 and id(p) not in neural]
-        kept = [p for p in self.net.parameters() if p.dim() <= 1 or id(p) in neural]
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-        nesterov = recipe.momentum > 0
-        self.optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+        self.optimiser = optimiser(recipe, self.net)
         self.at, self.kept = Progress(), dict[str, float]()
         self.conditions = {
             "recipe": recipe.values(),
@@ -188,7 +179,7 @@ class _Trainer:
         number = at.epoch * self.per_epoch + at.batch
         done = number / (recipe.epochs * self.per_epoch)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(done)
+            group["lr"] = rate(recipe, done)
         seed_noise(net, draws.key(recipe.seed, "noise", number))
         step = Step(net, x, y, 0, done)
         for hook in self.hooks:
@@ -208,7 +199,7 @@ class _Trainer:
                     stack.enter_context(quiet(net))
                 step.logits[name] = net(view.x, per_step=recipe.loss != "mean")
             if view.weight:
-                loss = loss + view.weight * self.task_loss(step.logits[name], y)
+                loss = loss + view.weight * task_loss(recipe.loss, step.logits[name], y)
         penalties = [p for hook in self.hooks if (p := hook.penalty(step)) is not None]
         total = loss + sum(penalties)
         if not bool(torch.isfinite(total)):
@@ -227,18 +218,6 @@ class _Trainer:
         right = float((step.scored(step.trained()).detach().argmax(1) == y).float().mean())
         figures = {"loss": total, "task_loss": loss, "penalty": total - loss}
         return {k: float(v.detach()) for k, v in figures.items()} | {"train_accuracy": right}
-
-    def task_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        if self.recipe.loss == "mean":
-            return F.cross_entropy(logits, y)
-        entropy = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)))
-        return entropy if self.recipe.loss == "per_step" else (1 - TET) * entropy + TET * (logits - 1.0).square().mean()
-
-    def rate(self, done: float) -> float:
-        warmup, lr = self.recipe.warmup, self.recipe.lr
-        if done < warmup:
-            return lr * (0.05 + 0.95 * done / warmup)
-        return lr * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
     def validate(self) -> dict[str, Any]:
         if not len(self.validation):
@@ -279,12 +258,3 @@ class _Trainer:
             "epochs": self.at.rows,
             **({"kept": self.kept} if self.kept else {}),
         }
-
-
-def accuracy(net: Classifier, images: Images, batch_size: int = 500) -> float:
-    """Share of images whose class is right, network as it is."""
-    right = 0
-    with torch.no_grad():
-        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-            right += int((net(x.float() / 255.0).argmax(1) == y).sum())
-    return right / len(images)
