@@ -19,60 +19,12 @@ from spikeguard.kernels import builder
 from spikeguard.kernels.builder import BACKWARD, FORWARD, SMALL, Args
 from spikeguard.kernels.mode import Draw, Fired, Mode, Norm
 from spikeguard.kernels.reference import Moving
+from spikeguard.kernels.shape import Shape, channels_last, dense, empty
 from spikeguard.kernels.wanted import wanted
 
 _NOISE = {"compare": 1, "membrane": 2, "band": 3}
 _BAND = {"both": 1, "below": 2}
 Sharpness = Tensor | Callable[[Tensor], Tensor | None] | None
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """``[T, N, ...]`` as samples x rows x length in the order in which it lies in memory; ``inner``: channels-last."""
-
-    samples: int
-    rows: int
-    length: int
-    inner: bool
-    height: int = 0
-    width: int = 0
-
-    @staticmethod
-    def of(current: Tensor) -> _Shape:
-        n = current.shape[1]
-        if current.dim() == 5:
-            channels, height, width = current.shape[2:]
-            if _channels_last(current):
-                return _Shape(n, height * width, channels, True, height, width)
-            return _Shape(n, channels, height * width, False, height, width)
-        return _Shape(n, 1, current[0, 0].numel(), False)
-
-    @property
-    def channels(self) -> int:
-        return self.length if self.inner else self.rows
-
-    @property
-    def step(self) -> int:
-        return self.samples * self.rows * self.length
-
-
-def _channels_last(x: Tensor) -> bool:
-    folded = x.flatten(0, 1)
-    return folded.is_contiguous(memory_format=torch.channels_last) and not folded.is_contiguous()
-
-
-def _dense(x: Tensor, like: _Shape) -> Tensor:
-    """``[T, N, ...]`` laid out as ``like`` says; a copy only if it is not."""
-    folded = x.flatten(0, 1)
-    dense: Tensor = folded.contiguous(memory_format=torch.channels_last if like.inner else torch.contiguous_format).unflatten(0, x.shape[:2])
-    return dense
-
-
-def _empty(like: _Shape, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    t, n, *rest = sizes
-    layout = torch.channels_last if like.inner else torch.contiguous_format
-    empty: Tensor = torch.empty((t * n, *rest), dtype=dtype, memory_format=layout).unflatten(0, (t, n))
-    return empty
 
 
 @dataclass(frozen=True)
@@ -98,7 +50,7 @@ def can(current: Tensor, mode: Mode, elements: int) -> bool:
 
 def can_pool(current: Tensor) -> bool:
     """Is the pooling done in the same pass? It is for images that lie channels-last."""
-    return current.dim() == 5 and _channels_last(current)
+    return current.dim() == 5 and channels_last(current)
 
 
 def integrate(current: Tensor, decay: Tensor, threshold: Tensor, call: Call) -> Fired:
@@ -121,8 +73,8 @@ class _Layer:
     """One call: its shape, its scalars, its tensors, ready for a pass."""
 
     def __init__(self, current: Tensor, decay: Tensor, threshold: Tensor, call: Call) -> None:
-        self.call, self.shape = call, _Shape.of(current)
-        self.current = _dense(current, self.shape)
+        self.call, self.shape = call, Shape.of(current)
+        self.current = dense(current, self.shape)
         self.constant = len(current) < call.mode.timesteps
         mode, draw = call.mode, call.draw
         self.args = Args(self.shape.samples, self.shape.rows, self.shape.length, self.shape.height, self.shape.width)
@@ -131,14 +83,14 @@ class _Layer:
         self.own: dict[str, Tensor] = {}  # of every neuron
         self.decay_sizes = decay.shape
         if decay.dim():
-            self.own["decays"] = _dense(decay.detach().float().expand(mode.timesteps, decay.shape[1], *current.shape[2:]), self.shape)
+            self.own["decays"] = dense(decay.detach().float().expand(mode.timesteps, decay.shape[1], *current.shape[2:]), self.shape)
         else:
             self.args.decay = float(decay)
         if call.moving:
             sizes = current.shape[2:]
             rate = call.moving.rate.detach().float().expand(sizes)[None, None]
             goal = call.moving.goal.detach().float()[:, None].expand(mode.timesteps, 1, *sizes)
-            self.own |= {"rate": _dense(rate, self.shape), "goal": _dense(goal, self.shape)}
+            self.own |= {"rate": dense(rate, self.shape), "goal": dense(goal, self.shape)}
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0
         self.args.reach = mode.reach
@@ -208,15 +160,15 @@ class _Integrate(torch.autograd.Function):
         mode, sizes = call.mode, tuple(current.shape[1:])
         full = (mode.timesteps, *sizes)
         out = (*full[:-2], full[-2] // 2, full[-1] // 2) if call.pool else full
-        spikes = _empty(layer.shape, out, current.dtype)
+        spikes = empty(layer.shape, out, current.dtype)
         want_u = call.want_u or callable(call.sharpness)
-        u = _empty(layer.shape, full, torch.float32) if want_u else None
+        u = empty(layer.shape, full, torch.float32) if want_u else None
         band = _BAND[mode.band.side] if mode.band else 0
         sums = layer.run(FORWARD, "forward", 1, {"WANT_U": int(want_u), "BAND": band}, spikes=spikes, u=u)
         penalty = (sums[0] / (mode.timesteps * layer.shape.step)).float() if band else None
         asked = call.sharpness
         sharpness = asked if asked is None or isinstance(asked, Tensor) else asked(u)  # type: ignore[arg-type]
-        saved = None if sharpness is None else _dense(sharpness.float(), layer.shape)
+        saved = None if sharpness is None else dense(sharpness.float(), layer.shape)
         ctx.save_for_backward(layer.current, saved, layer.own.pop("decays", None))
         ctx.layer = layer
         del layer.current  # kept among the saved tensors only, where a checkpoint may drop it
@@ -240,8 +192,8 @@ class _Integrate(torch.autograd.Function):
         affine = wanted(ctx, 4, 3 + moving) or wanted(ctx, 5, 4 + moving)
         own = (decays is not None and wanted(ctx, 1)) or (moving and wanted(ctx, 3))
         full = (mode.timesteps, *layer.current.shape[1:])
-        g_decays = _empty(shape, full, torch.float32) if own and decays is not None else None
-        g_rate = _empty(shape, (1, *full[1:]), torch.float32) if own and moving else None
+        g_decays = empty(shape, full, torch.float32) if own and decays is not None else None
+        g_rate = empty(shape, (1, *full[1:]), torch.float32) if own and moving else None
         batch = call.norm is not None and call.norm.batch
         affine = affine or batch
         flags = {
@@ -255,15 +207,15 @@ class _Integrate(torch.autograd.Function):
             "G_OWN": int(own),
         }
         layer.args.sharpness = mode.surrogate.sharpness
-        g_current = _empty(shape, tuple(layer.current.shape), dtype)
+        g_current = empty(shape, tuple(layer.current.shape), dtype)
         sums = layer.run(
             BACKWARD,
             "backward",
             2 * scalars + 2 * shape.channels * affine,
             flags,
-            g_spikes=_dense(g_spikes, shape),
+            g_spikes=dense(g_spikes, shape),
             g_current=g_current,
-            g_u=None if g_u is None else _dense(g_u.float(), shape),
+            g_u=None if g_u is None else dense(g_u.float(), shape),
             g_band=None if g_penalty is None else g_penalty.float(),
             sharp=sharpness,
             decays=decays,
