@@ -39,6 +39,12 @@ def test_compose_refuses_what_cannot_go_together():
         sg.compose(sg.EMA(), sg.EarlyStopping())
     with pytest.raises(UserError, match="DLIF and RandHet both set the neurons' gain"):
         sg.compose(sg.DLIF(), sg.RandHet())
+    with pytest.raises(UserError, match="Conversion and Distillation both set the first part of the training"):
+        sg.compose(sg.Conversion(), sg.Distillation())
+    sg.compose(sg.Conversion(share=0.0), sg.Distillation())
+    for reading in (sg.MPPD(), sg.MPDSGR(), sg.FirstLayerGuard(), sg.FittedSurrogate(), sg.TGO(sigma=0.0)):
+        with pytest.raises(UserError, match="acts on potentials, and ANNTwin leaves none"):
+            sg.compose(reading, sg.ANNTwin())
     with pytest.raises(UserError, match="no defence"):
         sg.compose(sg.AT)
     sg.compose(sg.InputNoise(), sg.InputQuantisation(), sg.StoG(), sg.FEEL(), sg.RAT())  # one after the other

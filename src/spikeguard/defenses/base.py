@@ -14,6 +14,8 @@ from spikeguard.dynamics import Drawing
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 
+FIRST_PART = "first part of the training"
+
 
 @dataclass
 class View:
@@ -129,12 +131,15 @@ class Defense:
     """Settings of a defence; a subclass says what it does.
 
     ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the neurons (noise, decay, threshold, reset,
-    gain, gate), the training inputs, the weights kept. No two defences may own the same. ``chooses``: by validation images.
+    gain, gate), the training inputs, the weights kept, the first part of the training. No two defences may own the same. ``chooses``: by validation
+    images. ``reads``: it acts on potentials; ``spikes``: the network has any.
     """
 
     adaptive: ClassVar[str] = ""
     owns: ClassVar[frozenset[str]] = frozenset()
     chooses: ClassVar[bool] = False
+    reads: ClassVar[bool] = False
+    spikes: ClassVar[bool] = True
 
     def owned(self) -> frozenset[str]:
         """What these settings set; a part of ``owns`` where a part is switched off."""
@@ -155,7 +160,7 @@ class Defense:
 def compose(*defenses: Defense) -> tuple[Defense, ...]:
     """Several defences as one, for ``Recipe(defenses=...)``; they act in this order.
 
-    UserError if one is no defence or named twice, or if two set the same thing.
+    UserError if one is no defence or named twice, if two set the same thing, or if one acts on potentials and another leaves none.
     """
     owners: dict[str, str] = {}
     for k, defense in enumerate(defenses):
@@ -168,4 +173,8 @@ def compose(*defenses: Defense) -> tuple[Defense, ...]:
             if what in owners:
                 raise UserError(f"compose: {owners[what]} and {name} both set the {what}; leave one of them out")
             owners[what] = name
+    if (without := [d for d in defenses if not d.spikes]) and (reading := [d for d in defenses if d.reads]):
+        raise UserError(
+            f"compose: {type(reading[0]).__name__} acts on potentials, and {type(without[0]).__name__} leaves none; leave one of them out"
+        )
     return defenses

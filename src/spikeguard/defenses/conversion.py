@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step
 from spikeguard.defenses.neural import set_decay
 from spikeguard.dynamics import Dynamics
 from spikeguard.errors import UserError
@@ -36,6 +36,9 @@ class Conversion(Defense):
 
     share: float = 0.6
 
+    def owned(self) -> frozenset[str]:
+        return self.owns | {FIRST_PART} if self.share else self.owns
+
     def __post_init__(self) -> None:
         self._need(0 <= self.share < 1, "share", "in [0, 1)")
 
@@ -55,7 +58,8 @@ class ANNTwin(Defense):
     """No defence but a yardstick: ReLU in place of the neurons, in one step; layers, training and passes are those of the spiking network."""
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = Conversion.owns | {"neurons' noise", "neurons' gain", "neurons' gate"}
+    owns: ClassVar[frozenset[str]] = Conversion.owns | {"neurons' noise", "neurons' gain", "neurons' gate", FIRST_PART}
+    spikes: ClassVar[bool] = False
 
     def prepare(self, net: Classifier) -> None:
         net.timesteps = 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.defenses.adversarial import STRONGEST, divergence
-from spikeguard.defenses.base import Hooks, Step, View
+from spikeguard.defenses.base import FIRST_PART, Hooks, Step, View
 from spikeguard.defenses.conversion import Posing, Rectified
 from spikeguard.defenses.crafting import Adversary
 from spikeguard.dynamics import Dynamics
@@ -29,7 +29,7 @@ class Distillation(Adversary):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
+    owns: ClassVar[frozenset[str]] = frozenset({"training inputs", FIRST_PART})
 
     share: float = 0.5
     clean_share: float = 1 / 6

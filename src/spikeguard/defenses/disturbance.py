@@ -64,6 +64,7 @@ class MPPD(Adversary):
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    reads: ClassVar[bool] = True
 
     eps: float = 4 / 255
     steps: int = 1
@@ -118,6 +119,7 @@ class ShiftGuard(Adversary):
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    reads: ClassVar[bool] = True
 
     steps: int = 1
     step_size: float | None = 8 / 255
@@ -172,6 +174,7 @@ class FirstLayerGuard(Defense):
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    reads: ClassVar[bool] = True
 
     eps: float = 8 / 255
     lambda_max: float = 1.0

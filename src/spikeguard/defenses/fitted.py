@@ -31,6 +31,7 @@ class FittedSurrogate(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
+    reads: ClassVar[bool] = True
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' surrogate"})
 
     reach: float = 1.0

@@ -77,6 +77,7 @@ class MPDSGR(Defense):
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    reads: ClassVar[bool] = True
 
     eta: float = 1.0
     gamma: float = 1.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step
 from spikeguard.defenses.membrane import shapes
 from spikeguard.dynamics import Dynamics, Homeostasis
 from spikeguard.networks.classifier import Classifier
@@ -162,7 +162,7 @@ class HoSNN(Defense):
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"neurons' threshold"})
+    owns: ClassVar[frozenset[str]] = frozenset({"neurons' threshold", FIRST_PART})
 
     rate: float = 0.2
     share: float = 0.4

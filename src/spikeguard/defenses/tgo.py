@@ -38,6 +38,7 @@ class TGO(Defense):
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    reads: ClassVar[bool] = True
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' noise"})
 
     delta: float = 0.5
