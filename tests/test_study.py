@@ -62,7 +62,15 @@ def told(group, row, seed, clean, robust):
     bits = {"right_clean": [float(k < 100 * clean) for k in range(100)], "right": [float(k < 100 * robust) for k in range(100)]}
     rest = {"masking": {"PGD-20": 0.4}, "flags": [], "seconds": 1.0, "audit_seconds": 1.0, "validation_accuracy": clean}
     rest["low"] = {"worst_case": {"accuracy": 0.5}}
-    return {"group": group, "row": row, "seed": seed, "clean": {"accuracy": clean}, "worst_case": {"accuracy": robust}, **bits, **rest}
+    return {
+        "group": group,
+        "row": row,
+        "seed": seed,
+        "clean": {"accuracy": clean},
+        "worst_case": {"accuracy": robust, "interval": [robust - 0.1, robust + 0.1]},
+        **bits,
+        **rest,
+    }
 
 
 def many(seeds, lift=0.05, start=0):
@@ -140,6 +148,7 @@ def small_study(monkeypatch, little_data, short_controls):
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
     monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK[:4])
     monkeypatch.setitem(suite.SUITES, "standard", suite.STANDARD[:4])
+    monkeypatch.setitem(suite.SUITES, "full", suite.QUICK[:6])
     monkeypatch.setattr(ranking, "MORE_AT_LAST", suite.QUICK[2:3])
     whole = ranking.told
     monkeypatch.setattr(ranking, "told", lambda record: {**whole(record), "flags": []})  # networks this small are flagged now and then
@@ -165,13 +174,17 @@ def test_a_study_goes_on_where_it_stopped_and_its_page_says_what_is_missing(smal
     shutil.rmtree(tmp_path / "runs")  # the record travels, the networks do not: the finalists are trained again
     record = sweep.run(SMALL, tmp_path)
     assert set(record["test"]) == set(record["finalists"])
+    (looked,) = record["looked_at"].values()
+    assert looked["members"] == 8  # six, and what is adaptive to AT and TGO
+    assert looked["worst_case"]["accuracy"] <= record["cells"][next(iter(record["looked_at"]))]["worst_case"]["accuracy"]
     assert {c["seed"] for c in record["confirmed"].values()} == {100, 101, 102, 103, 104}
     text = page(record)
     assert "3 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seed 0." in text
     assert "(trained anew)" in text
+    assert "under `full` (8 members) on the images that ranked it" in text
     assert "lie above the AT/TRADES frontier" in text
     again = sweep.run(SMALL, tmp_path)
-    assert (again["cells"], again["test"], again["best"]) == (record["cells"], record["test"], record["best"])
+    assert all(again[k] == record[k] for k in ("cells", "test", "best", "looked_at"))
     with pytest.raises(UserError, match="holds a study with settings"):
         sweep.run(replace(SMALL, epochs=2), tmp_path)
 
@@ -273,7 +286,7 @@ def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_befo
         for cell in todo:
             group, row, seed = cell.group, cell.row, cell.seed
             clean, robust = {"AT 4/255": (0.8, 0.2), "AT 8/255": (0.6, 0.4)}.get(row, (0.7, 0.3 + lifts.get(row, 0.0)))
-            yield cell, {**told(group, row, seed, clean, robust), "made": ranking.made(cell)}
+            yield cell, {**told(group, row, seed, clean, robust), "made": ranking.made(cell), "members": 66}
 
     monkeypatch.setattr(matrix, "cells", cells)
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
@@ -289,6 +302,7 @@ def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_befo
     assert set(second["finalists"]) <= set(second["test"])
     asked = {(c["row"], c["seed"]) for c in second["confirmed"].values()}
     assert {("TGO", 100), ("RAT + TGO", 104)} <= asked
+    assert {second["cells"][name]["row"] for name in second["looked_at"]} == {"TGO", "RAT + TGO"}
     assert ("RAT", 100) not in asked
     second["test"] = {}
     assert "asked on the same seeds: AT: TGO lies above the AT/TRADES frontier" in page(second)

@@ -177,11 +177,27 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
     if (now := best(record["cells"])) and now != list(key):
         lines += [f"By all that was run since, {': '.join(now)} has the highest mean gap; it was not asked again.", ""]
     lines += [_asked(record, key), ""]
+    lines += [line for name in record.get("looked_at", {}) for line in (_looked_at(record, name), "")]
     before = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
     for other in before:
         if other != key:
             lines += [f"Chosen before, when the study had fewer rows, and asked on the same seeds: {_asked(record, other)}", ""]
     return lines
+
+
+def _looked_at(record: Mapping[str, Any], name: str) -> str:
+    """What the longest look left of what the short one had left, on the same images."""
+    cell, told = record["cells"][name], record["looked_at"][name]
+    if "failed" in told:
+        return f"{cell['group']}: {cell['row']} under `full`: failed: {told['failed']}."
+    low, high = (100 * v for v in told["worst_case"]["interval"])
+    long, short = (100 * c["worst_case"]["accuracy"] for c in (told, cell))
+    errors = [flag for flag, level in told["flags"] if level == "error"]
+    flagged = f"flags: {', '.join(errors)}" if errors else "no flag of level error"
+    return (
+        f"The first network of {cell['group']}: {cell['row']} under `full` ({told['members']} members) on the images that ranked it: {long:.1f} % "
+        f"({low:.1f} to {high:.1f}) are left where the ranking left {short:.1f} %; {flagged}."
+    )
 
 
 def _asked(record: Mapping[str, Any], key: Key) -> str:

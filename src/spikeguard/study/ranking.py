@@ -15,7 +15,7 @@ import torch
 from spikeguard.auditing.audit import Audit, audit
 from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.suite import Effort, Member, fingerprint
-from spikeguard.data.images import Dataset
+from spikeguard.data.images import Dataset, Images
 from spikeguard.defenses import InputNoise, InputQuantisation, RandHet, StoG
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records import machine, read_json
@@ -92,16 +92,16 @@ class Bench:
             return {"device": torch.cuda.get_device_name(0)}
         return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
 
-    def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str) -> Audit:
-        """An audit of a trained network."""
+    def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str, out: Path | None = None) -> Audit:
+        """An audit of a trained network; with ``out`` it goes on where it stopped."""
         place = pick_device(self.device)
         net = load(self.out / "runs" / cell.name, str(place))
         images = images.to(place)
         x, y = images.pixels(), images.y
         try:
-            return audit(net, x, y, Linf(eps), effort=effort, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
+            return audit(net, x, y, Linf(eps), effort=effort, out=out, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
         except Interrupted as error:
-            raise Interrupted(f"study stopped inside an audit, which begins anew; {GO_ON}") from error
+            raise Interrupted(f"study stopped inside an audit{'' if out else ', which begins anew'}; {GO_ON}") from error
 
     def ranked(self, cell: Cell, what: str) -> dict[str, Any]:
         """What is kept of one network; ``failed`` with the reason where its training or its audit did."""
@@ -110,14 +110,24 @@ class Bench:
             done = self.trained(cell, what)
         except UserError as error:
             return {**row, "failed": str(error)}
-        held = parts(cell.recipe, self.data)[1]
-        held = held.take(torch.arange(max(0, len(held) - self.settings.ranked_on), len(held)))  # early stopping looks at the first ones
+        held = self.held(cell)
         got = self.audited(cell, held, EPS, "quick", MORE, what).record
         kept = done.get("kept", done["epochs"][-1])["validation_accuracy"]
         row |= {"seconds": done["cost"]["seconds"], "validation_accuracy": kept, **told(got)}
         if cell.group == "BPTT":
             row["low"] = told(self.audited(cell, held, LOW, "quick", MORE, what).record)
         return row | {"machine": self.here()}
+
+    def held(self, cell: Cell) -> Images:
+        """The validation images that rank; early stopping looks at the first ones."""
+        images = parts(cell.recipe, self.data)[1]
+        return images.take(torch.arange(max(0, len(images) - self.settings.ranked_on), len(images)))
+
+    def looked_at(self, cell: Cell, what: str) -> dict[str, Any]:
+        """The longest look there is, ``full``, at the images that ranked the network."""
+        self.trained(cell, what)
+        got = self.audited(cell, self.held(cell), EPS, "full", (), what, self.out / "audits" / cell.name).record
+        return {**told(got), "members": len(got["members"]), "machine": self.here()}
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
         """The one look at test images."""

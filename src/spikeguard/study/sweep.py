@@ -37,7 +37,7 @@ class _Study:
             "confirmed": {},
             "test": {},
         }
-        self.record = read_json(self.path) if self.path.exists() else fresh
+        self.record = {"looked_at": {}, **(read_json(self.path) if self.path.exists() else fresh)}
         if self.record["settings"] != wanted:
             raise UserError(f"{bench.out} holds a study with settings {self.record['settings']}, now {wanted}: choose another folder with --out")
 
@@ -49,6 +49,10 @@ class _Study:
     def score(self, todo: list[Cell]) -> None:
         """The one look at test images, for those that have not had it."""
         self._run("scored", todo, [c for c in todo if c.name not in self.record["test"]], "test")
+
+    def look(self, todo: list[Cell]) -> None:
+        """The longest look at what was chosen, before anybody believes it."""
+        self._run("looked_at", todo, [c for c in todo if c.name not in self.record["looked_at"]], "looked_at")
 
     def _run(self, work: Work, todo: list[Cell], missing: list[Cell], into: str) -> None:
         place = {cell.name: number for number, cell in enumerate(todo)}
@@ -70,9 +74,10 @@ def run(
     """Train and rank every network that ``out`` does not hold yet; returns the record, which is written after every one.
 
     With ``finish`` the row with the highest mean gap over the frontier is trained and ranked again, with the frontier, on fresh seeds (only these say
-    whether it lies above), and the finalists are scored once on test images; the list of both is final until the study is given other rows, and what
-    was confirmed and scored before stays in the record. ``jobs``: networks trained and ranked at a time, each in a process of its own with its share
-    of the threads. UserError if ``out`` holds a study with other settings; Interrupted after ``stop``, with everything kept.
+    whether it lies above), the finalists are scored once on test images, and the best row's first network is looked at by 'full' on the images that
+    ranked it; best and finalists are final until the study is given other rows, and what was asked of others before stays in the record. ``jobs``:
+    networks trained and ranked at a time, each in a process of its own with its share of the threads. UserError if ``out`` holds a study with other
+    settings; Interrupted after ``stop``, with everything kept.
     """
     study = _Study(Bench(settings, out, load_data("embedded"), device, tell, stop), jobs)
     record, todo = study.record, list(matrix.cells(settings))
@@ -94,6 +99,7 @@ def run(
     by_name = {c.name: c for c in todo}
     quickest = sorted(record["finalists"], key=lambda name: record["cells"].get(name, {}).get("audit_seconds", 0.0))  # random networks take longest
     study.score([by_name[name] for name in quickest if name in by_name])
+    study.look([c for c in todo if list(c.key) == record["best"] and c.seed == 0])
     write_json(study.path, record)
     return record
 

@@ -21,7 +21,7 @@ from spikeguard.kernels.memory import keep_freed_pages
 from spikeguard.study.matrix import Cell
 from spikeguard.study.ranking import GO_ON, Bench
 
-Work = Literal["ranked", "scored"]
+Work = Literal["ranked", "scored", "looked_at"]
 Done = Iterator[tuple[Cell, dict[str, Any]]]
 _held: Bench | None = None  # a worker's own
 
@@ -32,7 +32,7 @@ def rows(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
         yield from _side_by_side(bench, work, todo, jobs)
         return
     for number, cell in enumerate(todo):
-        yield cell, getattr(bench, work)(cell, f"{number + 1} of {len(todo)} to be {work}: {cell.recipe.name} {cell.seed}")
+        yield cell, getattr(bench, work)(cell, f"{number + 1} of {len(todo)} to be {work.replace('_', ' ')}: {cell.recipe.name} {cell.seed}")
 
 
 def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
@@ -40,7 +40,7 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
     halt = context.Event()
     threads = max(1, torch.get_num_threads() // jobs)  # the same share where fewer networks are left: it decides about last bits
     shared = (replace(bench, tell=silent, stop=None), threads, halt)
-    stage, stopped = f"{len(todo)} networks to be {work}, {jobs} at a time", False
+    stage, stopped = f"{len(todo)} networks to be {work.replace('_', ' ')}, {jobs} at a time", False
     with _threads_that_sleep(), ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, shared) as pool:
         waiting = {pool.submit(_one, work, cell): cell for cell in todo}
         try:
