@@ -302,7 +302,7 @@ def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
         "input_noise",
         "sr",
         "rat",
-        "distillation",
+        "distillation + input_noise",
         "fitted_surrogate",
     ],
 )

@@ -42,7 +42,7 @@ def test_compose_refuses_what_cannot_go_together():
     with pytest.raises(UserError, match="Conversion and Distillation both set the first part of the training"):
         sg.compose(sg.Conversion(), sg.Distillation())
     sg.compose(sg.Conversion(share=0.0), sg.Distillation())
-    for reading in (sg.MPPD(), sg.MPDSGR(), sg.FirstLayerGuard(), sg.FittedSurrogate(), sg.TGO(sigma=0.0)):
+    for reading in (sg.MPPD(), sg.MPDSGR(), sg.ShiftGuard(), sg.FirstLayerGuard(), sg.FittedSurrogate(), sg.TGO(sigma=0.0)):
         with pytest.raises(UserError, match="acts on potentials, and ANNTwin leaves none"):
             sg.compose(reading, sg.ANNTwin())
     with pytest.raises(UserError, match="no defence"):
@@ -55,6 +55,10 @@ def test_compose_refuses_what_cannot_go_together():
     [
         (lambda: sg.AT(eps=2.0), "eps"),
         (lambda: sg.AT(steps=0), "steps"),
+        (lambda: sg.Distillation(share=1.0), "share"),
+        (lambda: sg.Distillation(clean_share=2.0), "clean_share"),
+        (lambda: sg.Distillation(temperature=0.0), "temperature"),
+        (lambda: sg.FittedSurrogate(reach=0.0), "reach"),
         (lambda: sg.AT(estimators=("foo",)), "estimators"),
         (lambda: sg.AT(noise="loud"), "noise"),
         (lambda: sg.TRADES(beta=0.0), "beta"),

@@ -197,6 +197,9 @@ def test_a_control_that_fails_is_a_flag(name, changes):
 def test_a_network_that_noise_breaks_too_is_not_accused():
     easy = [{"noise": 44, "gradient": 45, "right": 45, "p": 1.0, "better": 1.0}] * 2
     assert from_controls(controls(**{"against noise": easy})) == []
+    for right, noise in ((8, 1), (12, 5), (20, 13)):  # every image that noise leaves is broken, and that is too few to tell
+        few = [{"noise": noise, "gradient": right, "right": right, "p": 0.0156, "better": 1.0}] * 2
+        assert from_controls(controls(**{"against noise": few})) == []
 
 
 # what follows from the result

@@ -60,7 +60,13 @@ def test_height_of_the_frontier(points, clean, expected):
 
 def told(group, row, seed, clean, robust):
     bits = {"right_clean": [float(k < 100 * clean) for k in range(100)], "right": [float(k < 100 * robust) for k in range(100)]}
-    rest = {"masking": {"PGD-20": 0.4}, "flags": [], "seconds": 1.0, "audit_seconds": 1.0, "validation_accuracy": clean}
+    rest = {
+        "masking": {"PGD-20": 0.4, "optimiser": 0.1, "gradient": 0.1, "rest": 0.0},
+        "flags": [],
+        "seconds": 1.0,
+        "audit_seconds": 1.0,
+        "validation_accuracy": clean,
+    }
     rest["low"] = {"worst_case": {"accuracy": 0.5}}
     return {
         "group": group,
@@ -272,6 +278,18 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     assert "fresh seeds" in picture(record)
 
 
+def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before():
+    assert all(getattr(sg.AT(), name) == value for name, value in ranking.LATER.items())
+    cell = next(c for c in matrix.cells(Settings(1)) if c.row == "AT, growing")
+    (at,) = cell.recipe.defenses
+    older = replace(cell, recipe=replace(cell.recipe, defenses=(replace(at, **ranking.LATER),)))
+    text = str(ranking._told(older.recipe.values()))
+    assert not [name for name in ranking.LATER if name in text]
+    assert "'steps': 2" in text
+    assert "'eps_end': " in str(ranking._told(cell.recipe.values()))
+    assert ranking.made(older) != ranking.made(cell)
+
+
 def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_before(monkeypatch, tmp_path, little_data):
     """Rows by their lift over the frontier; nothing is trained."""
     lifts = {"TGO": 0.1}
@@ -304,8 +322,13 @@ def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_befo
     assert {("TGO", 100), ("RAT + TGO", 104)} <= asked
     assert {second["cells"][name]["row"] for name in second["looked_at"]} == {"TGO", "RAT + TGO"}
     assert ("RAT", 100) not in asked
-    second["test"] = {}
-    assert "asked on the same seeds: AT: TGO lies above the AT/TRADES frontier" in page(second)
+    text = page(second)
+    assert "asked on the same seeds: AT: TGO lies above the AT/TRADES frontier" in text
+    assert "2 questions to the same five seeds" in text
+    second["best"] = ["AT", "TGO"]
+    assert "AT: RAT + TGO has the highest mean gap; see below" in page(second)
+    gone = {name: c for name, c in second["cells"].items() if c["row"] != "TGO"}
+    assert "| AT: RAT + TGO |" in page({**second, "cells": gone, "finalists": [n for n in second["finalists"] if n in gone]})
 
 
 def test_nonsense_on_the_command_line_is_one_line(capsys):

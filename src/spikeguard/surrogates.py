@@ -61,8 +61,9 @@ class Stretched(Surrogate):
         return type(self)()
 
     def sharpened(self, sharpness: float) -> Stretched:
-        """The same shape, as sharp as that."""
+        """The same shape, as sharp as that; the one field of these classes is a slope, or else a width."""
         made: Stretched = type(self)(sharpness if hasattr(self, "slope") else 1.0 / sharpness)  # type: ignore[call-arg]
+        assert math.isclose(made.sharpness, sharpness, rel_tol=1e-6), f"{type(self).__name__} is of another form: it needs its own"
         return made
 
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from spikeguard.records import mcnemar
+
 Level = Literal["info", "warning", "error"]
 
 
@@ -100,7 +102,7 @@ KINDS: dict[str, Kind] = {
     "no-better-than-noise": Kind(
         "error",
         "At two and at four times the budget gradient attacks break no more images than as many random points.",
-        "A gradient that carries information beats noise easily there. Not asked of fewer than eight images: nothing could tell them apart.",
+        "A gradient that carries information beats noise easily there. Not asked where too few images are left by noise for any outcome to tell.",
         "As for not-broken-at-eps-1.",
     ),
     "black-box-beats-white-box": Kind(
@@ -235,7 +237,8 @@ def from_controls(told: Mapping[str, Any]) -> list[Flag]:
     if everything["left"] > chance + 2.3 * (chance * (1 - chance) / n) ** 0.5:
         flags.append(flag("not-broken-at-eps-1", f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)", **everything))
     rows = told["against noise"]
-    saturated = rows and rows[-1]["noise"] >= 0.8 * rows[-1]["right"]  # noise breaks nearly all: then only a gradient that does worse says something
+    left = rows[-1]["right"] - rows[-1]["noise"] if rows else 0  # where noise leaves too few, only a gradient that does worse says something
+    saturated = rows and (left <= 0.2 * rows[-1]["right"] or mcnemar(left, 0) >= 0.01)
     worse = rows and rows[-1]["p"] < 0.01 and not rows[-1]["better"]
     if rows and all(not (r["p"] < 0.01 and r["better"]) for r in rows) and (worse or not saturated):
         flags.append(flag("no-better-than-noise", rows=rows))

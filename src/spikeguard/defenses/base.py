@@ -131,8 +131,8 @@ class Defense:
     """Settings of a defence; a subclass says what it does.
 
     ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the neurons (noise, decay, threshold, reset,
-    gain, gate), the training inputs, the weights kept, the first part of the training. No two defences may own the same. ``chooses``: by validation
-    images. ``reads``: it acts on potentials; ``spikes``: the network has any.
+    start, gain, gate, surrogate), the training inputs, the weights kept, the first part of the training. No two defences may own the same.
+    ``chooses``: by validation images. ``reads``: it acts on potentials; ``spikes``: the network has any.
     """
 
     adaptive: ClassVar[str] = ""

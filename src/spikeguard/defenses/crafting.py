@@ -68,9 +68,9 @@ class Adversary(Defense):
         self._need(self.step_size is None or self.step_size > 0, "step_size", "above 0")
         self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
         self._need(self.eps_end is None or 0 <= self.eps_end <= 1, "eps_end", "in [0, 1]")
-        self._need(self.eps_end is None or self.eps > 0, "eps_end", "left out where eps is 0")
+        self._need(self.eps_end is None or (self.eps > 0 and self.warmup < 1), "eps_end", "left out where eps is 0 or warmup is 1")
         self._need(self.late_steps is None or self.late_steps >= 1, "late_steps", "at least 1")
-        self._need(0 <= self.late_share <= 1, "late_share", "in [0, 1]")
+        self._need(0 < self.late_share <= 1, "late_share", "in (0, 1]")
         self._need(self.batch_norm in ("eval", "train"), "batch_norm", "'eval' or 'train'")
         self._need(self.noise in ("off", "fresh", "frozen"), "noise", "'off', 'fresh' or 'frozen'")
         self._need(bool(self.estimators) and set(self.estimators) <= set(CRAFTERS), "estimators", f"some of {', '.join(CRAFTERS)}")
@@ -80,7 +80,7 @@ class Adversary(Defense):
         steps = self.late_steps if self.late_steps is not None and progress >= 1 - self.late_share else self.steps
         if progress < self.warmup:
             return progress / self.warmup, steps
-        if self.eps_end is None or self.warmup == 1:
+        if self.eps_end is None:
             return 1.0, steps
         return 1.0 + (self.eps_end / self.eps - 1.0) * (progress - self.warmup) / (1.0 - self.warmup), steps
 

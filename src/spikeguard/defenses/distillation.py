@@ -16,7 +16,7 @@ from spikeguard.defenses.conversion import Posing, Rectified
 from spikeguard.defenses.crafting import Adversary
 from spikeguard.dynamics import Dynamics
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import Spiking
+from spikeguard.neurons import Spiking, seed_noise
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class _Distillation(Posing):
             step.views = {"adversarial": View(self.settings.adversaries(step), 1.0)}
             return
         tau = self.settings.temperature
+        seed_noise(self.teacher, step.draw("teacher"))  # images may be disturbed on their way into it, too
         with torch.no_grad():
             answers = self.answers = self.teacher(step.x)
 

@@ -81,7 +81,8 @@ class FEEL(Defense):
     """Frequency encoding and an evolutionary leak: the image behind a low-pass that narrows step by step, and a trained leak a neuron and step.
 
     ``radii``: half-width of the square pass band at each step, as shares of the image's side (published for 32 pixels and T = 4: 16, 14, 12, 10);
-    () leaves the image alone. ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al., NeurIPS 2024.
+    () leaves the image alone; activations in one step see the first. ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al.,
+    NeurIPS 2024.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -117,7 +118,7 @@ class _LowPass(Input):
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
         spectrum = torch.fft.fftshift(torch.fft.fft2(x), dim=(-2, -1))  # of each step, where they differ
-        masks = torch.stack([self.mask(x, r) for r in self.radii])[:, None, None]
+        masks = torch.stack([self.mask(x, r) for r in self.radii[:timesteps]])[:, None, None]
         passed: Tensor = torch.fft.ifft2(torch.fft.ifftshift(spectrum * masks, dim=(-2, -1))).abs()
         return passed
 

@@ -33,8 +33,8 @@ class TGO(Defense):
 
     ``side`` 'below' penalises only potentials under the threshold. ``site`` 'band' (ours): noise only where ``|u| < delta``. ``deltas`` and
     ``sigmas`` (ours): one value a spiking layer, instead of one for all. ``sees``: the forward passes that the constraint reads, 'trained' (those
-    that the task loss is taken at; under TRADES and MART the clean one), 'clean', 'adversarial' or 'both'. UserError on nonsense; a warning if
-    sigma > delta / 3.
+    that the task loss is taken at; under TRADES, MART and distillation the clean one), 'clean', 'adversarial' or 'both'. UserError on nonsense; a
+    warning if sigma > delta / 3.
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"

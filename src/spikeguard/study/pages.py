@@ -136,8 +136,8 @@ def _test(record: Mapping[str, Any]) -> list[str]:
         "| network | clean | own surrogate | worst case (95 % interval) | optimiser part | gradient part | rest | gap |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    scored = {name: {**record["cells"][name], **told} for name, told in record["test"].items()}
-    for name in [*record["finalists"], *(n for n in record["test"] if n not in record["finalists"])]:
+    scored = {name: {**record["cells"][name], **told} for name, told in record["test"].items() if name in record["cells"]}
+    for name in dict.fromkeys((*record["finalists"], *scored)):
         cell = scored.get(name, record["cells"][name])
         label = f"{cell['group']}: {cell['row']}{' (trained anew)' if name in again else ''}"
         if name not in scored or "failed" in cell:
@@ -155,7 +155,8 @@ def _test(record: Mapping[str, Any]) -> list[str]:
 
 def _again(record: Mapping[str, Any]) -> set[str]:
     """Finalists whose ranked network was lost, and trained anew."""
-    return {name for name, told in record["test"].items() if "seconds" in told and told["seconds"] != record["cells"][name].get("seconds")}
+    cells = record["cells"]
+    return {name for name, told in record["test"].items() if name in cells and told.get("seconds") not in (None, cells[name].get("seconds"))}
 
 
 def _chosen(record: Mapping[str, Any]) -> str:
@@ -174,14 +175,18 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
         "did not choose it.",
         "",
     ]
+    asked = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
     if (now := best(record["cells"])) and now != list(key):
-        lines += [f"By all that was run since, {': '.join(now)} has the highest mean gap; it was not asked again.", ""]
+        beside = "see below" if tuple(now) in asked else "it was not asked again"
+        lines += [f"By all that was run since, {': '.join(now)} has the highest mean gap; {beside}.", ""]
     lines += [_asked(record, key), ""]
-    lines += [line for name in record.get("looked_at", {}) for line in (_looked_at(record, name), "")]
-    before = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
-    for other in before:
-        if other != key:
-            lines += [f"Chosen before, when the study had fewer rows, and asked on the same seeds: {_asked(record, other)}", ""]
+    lines += [line for name in record.get("looked_at", {}) if name in record["cells"] for line in (_looked_at(record, name), "")]
+    others = [
+        f"Chosen before, when the study had fewer rows, and asked on the same seeds: {_asked(record, other)}" for other in asked if other != key
+    ]
+    if others:
+        lines += [line for other in others for line in (other, "")]
+        lines += [f"That is {1 + len(others)} questions to the same five seeds, each at its own 5 %.", ""]
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from spikeguard.report.plots import INK, figure, svg
@@ -85,7 +86,7 @@ def _fresh(axis: Any, cells: Sequence[Row]) -> None:
     for seed in sorted({c["seed"] for c in cells}):
         _line(axis, _points(c for c in rivals if c["seed"] == seed), lw=1.0, alpha=0.7)
     _dots(axis, _points(rivals), "frontier", NAMES["frontier"])
-    for row, marker in zip(asked.values(), "osDv^P", strict=False):
+    for row, marker in zip(asked.values(), cycle("osDv^P"), strict=False):
         _dots(axis, _points(row), _kind(row[0]), _named(row[0]), marker)
-    axis.set_title("fresh seeds: the best, and the frontier of each seed", fontsize=9)
+    axis.set_title("fresh seeds: what was chosen, and the frontier of each seed", fontsize=9)
     axis.legend(frameon=False, fontsize=7.5, loc="best")

@@ -89,13 +89,13 @@ def run(
     if not finish:
         return record
     among = sorted({": ".join(c.key) for c in todo})
-    if "best" not in record or record.get("chosen_among") != among:
+    if record.get("chosen_among") != among:
         record["best"], record["finalists"] = best(record["cells"]), finalists(record, todo)
         record["chosen_on"], record["chosen_among"] = sorted({c["seed"] for c in whole(record["cells"]).values()}), among
     if record["best"]:
         seeds = range(FRESH, FRESH + CONFIRMING)
-        wanted = [c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or list(c.key) == record["best"]]
-        study.rank(wanted, "confirmed")
+        asked = {(c["group"], c["row"]) for c in record["confirmed"].values()} | {tuple(record["best"])}  # all of them are told side by side
+        study.rank([c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or c.key in asked], "confirmed")
     by_name = {c.name: c for c in todo}
     quickest = sorted(record["finalists"], key=lambda name: record["cells"].get(name, {}).get("audit_seconds", 0.0))  # random networks take longest
     study.score([by_name[name] for name in quickest if name in by_name])
