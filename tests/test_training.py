@@ -18,6 +18,7 @@ from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
 from spikeguard.records import read_json
 from spikeguard.study.recipes import RECIPES
+from spikeguard.training import loop
 from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, load_tensors
 from spikeguard.training.loop import train
 from spikeguard.training.objective import task_loss
@@ -379,6 +380,14 @@ def test_recipe_options_train(little_data, changes):
     run = train(little_recipe(**changes), data=little_data)
     rows = run.metrics["epochs"]
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize(("defenses", "held", "told"), [((sg.AT(steps=1),), 0.0, True), ((sg.AT(steps=1),), 1.0, False), ((), 0.0, False)])
+def test_adversaries_that_are_easier_than_clean_images_are_told(little_data, monkeypatch, caplog, defenses, held, told):
+    monkeypatch.setattr(loop, "accuracy", lambda net, images: held)
+    with caplog.at_level("WARNING", "spikeguard"):
+        train(little_recipe(defenses=defenses, validation=0.2), data=little_data)
+    assert ("catastrophic overfitting" in caplog.text) == told
 
 
 def test_training_draws_nothing_from_the_global_generator(little_data):

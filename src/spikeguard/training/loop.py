@@ -27,7 +27,7 @@ from spikeguard.neurons import quiet, seed_noise
 from spikeguard.records import SCHEMA, machine, write_json
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
 from spikeguard.training.interrupt import Stop, ctrl_c
-from spikeguard.training.objective import accuracy, optimiser, rate, task_loss
+from spikeguard.training.objective import accuracy, optimiser, rate, task_loss, warning
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.setup import make_network, parts, pick_device
 
@@ -120,7 +120,7 @@ class _Trainer:
         self.net = make_network(recipe, data).to(device)
         self.hooks: list[Hooks] = [d.start(self.net) for d in recipe.defenses]
         self.optimiser = optimiser(recipe, self.net)
-        self.at, self.kept = Progress(), dict[str, float]()
+        self.at, self.kept, self.crafted = Progress(), dict[str, float](), False
         self.conditions = {
             "recipe": recipe.values(),
             "threads": torch.get_num_threads(),
@@ -171,6 +171,8 @@ class _Trainer:
         at.seconds += time.perf_counter() - begun
         row["seconds"] = round(at.seconds, 3)
         at.rows.append(row)
+        if self.crafted and "validation_accuracy" in row and (told := warning(row["train_accuracy"], row["validation_accuracy"])):
+            log.warning("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, told)
         log.debug("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
 
@@ -215,6 +217,7 @@ class _Trainer:
         for k, hook in enumerate(self.hooks):
             step.key = draws.key(recipe.seed, "after", number, k)
             hook.after(step)
+        self.crafted = step.trained() != "clean"
         right = float((step.scored(step.trained()).detach().argmax(1) == y).float().mean())
         figures = {"loss": total, "task_loss": loss, "penalty": total - loss}
         return {k: float(v.detach()) for k, v in figures.items()} | {"train_accuracy": right}

@@ -14,6 +14,7 @@ from spikeguard.networks.classifier import Classifier
 from spikeguard.training.recipe import Recipe
 
 TET = 0.001  # weight of its distance from 1
+LEAK = 0.1  # accuracy on adversaries above that on clean validation images, from which on they must be telling the class
 
 
 def task_loss(kind: str, logits: Tensor, y: Tensor) -> Tensor:
@@ -39,6 +40,16 @@ def optimiser(recipe: Recipe, net: Classifier) -> torch.optim.SGD:
     kept = [p for p in net.parameters() if p.dim() <= 1 or id(p) in neural]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+
+
+def warning(trained: float, validation: float) -> str | None:
+    """What to say of an epoch whose training adversaries are easier than images never seen; None where they are harder, as they should be."""
+    if trained <= validation + LEAK:
+        return None
+    return (
+        f"accuracy is {100 * trained:.1f} % on training adversaries but {100 * validation:.1f} % on clean validation images: the network has learned "
+        'to make its own adversaries give the class away (catastrophic overfitting). Craft them by another gradient, too: estimators = ["own", "assg"]'
+    )
 
 
 def accuracy(net: Classifier, images: Images, batch_size: int = 500) -> float:
