@@ -48,7 +48,8 @@ def warning(trained: float, validation: float) -> str | None:
         return None
     return (
         f"accuracy is {100 * trained:.1f} % on training adversaries but {100 * validation:.1f} % on clean validation images: the network has learned "
-        'to make its own adversaries give the class away (catastrophic overfitting). Craft them by another gradient, too: estimators = ["own", "assg"]'
+        "to make its own adversaries give the class away (catastrophic overfitting). Crafting them by another gradient, too, helps: "
+        'estimators = ["own", "assg"]'
     )
 
 
