@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Cell, Settings
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
+from spikeguard.study.recipes import recipe
 from spikeguard.training.loop import train
 
 SMALL = Settings(seeds=1, epochs=1, ranked_on=20, scored_on=20)
@@ -276,6 +278,12 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     record["confirmed"] = many(5, 0.01, 100)
     assert "AT: TGO does not lie above the AT/TRADES frontier for certain: mean gap +1.0" in page(record)
     assert "fresh seeds" in picture(record)
+
+
+def test_the_recipe_robust_is_what_the_record_calls_the_best():
+    best = read_json(Path(__file__).parents[1] / "results" / "embedded.json")["best"]
+    cell = next(c for c in matrix.cells(Settings(1)) if list(c.key) == best)
+    assert recipe("robust") == replace(cell.recipe, name="robust")
 
 
 def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from spikeguard.defenses import AT, TGO
+from spikeguard.defenses import AT, RAT, TGO, Conversion
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
 from spikeguard.surrogates import Atan, Triangle
@@ -40,6 +40,7 @@ RECIPES = {
         replace(_DEMO, name="nlif", defenses=(replace(DEMO_GUARD, lambda_max=0.0),)),
         replace(_DEMO, name="at", defenses=(AT(),)),
         replace(_DEMO, name="at-tgo", defenses=(AT(), DEMO_GUARD)),
+        replace(_DEMO, name="robust", defenses=(AT(eps=16 / 255, warmup=0.25), Conversion(share=0.0), RAT(), DEMO_GUARD)),  # the best of the study
         _CIFAR,
         replace(_CIFAR, name="cifar10-small-tgo", defenses=(DEMO_GUARD,)),
         _FAMILY,
