@@ -274,14 +274,14 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     record |= {"best": ["AT", "TGO"], "finalists": []}
     assert "0 of those five seeds were run: no claim" in page(record)
     record["confirmed"] = many(5, 0.3, 100)
-    assert "AT: TGO lies above the AT/TRADES frontier at its own clean accuracy over 5 seeds: mean gap +30.0 points" in page(record)
+    assert "AT: TGO. It lies above the AT/TRADES frontier at its own clean accuracy: mean gap +30.0 points" in page(record)
     record["confirmed"] = many(5, 0.01, 100)
-    assert "AT: TGO does not lie above the AT/TRADES frontier for certain: mean gap +1.0" in page(record)
+    assert "AT: TGO. It does not lie above the AT/TRADES frontier at its own clean accuracy for certain: mean gap +1.0" in page(record)
     assert "fresh seeds" in picture(record)
 
 
-def test_the_recipe_robust_is_what_the_record_calls_the_best():
-    best = read_json(Path(__file__).parents[1] / "results" / "embedded.json")["best"]
+def test_the_recipe_robust_is_what_the_record_calls_the_most_robust():
+    best = read_json(Path(__file__).parents[1] / "results" / "embedded.json")["most_robust"]
     cell = next(c for c in matrix.cells(Settings(1)) if list(c.key) == best)
     assert recipe("robust") == replace(cell.recipe, name="robust")
 
@@ -331,10 +331,11 @@ def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_befo
     assert {second["cells"][name]["row"] for name in second["looked_at"]} == {"TGO", "RAT + TGO"}
     assert ("RAT", 100) not in asked
     text = page(second)
-    assert "asked on the same seeds: AT: TGO lies above the AT/TRADES frontier" in text
+    assert "when the study had fewer rows: AT: TGO. It lies above the AT/TRADES frontier" in text
     assert "2 questions to the same five seeds" in text
-    second["best"] = ["AT", "TGO"]
-    assert "AT: RAT + TGO has the highest mean gap; see below" in page(second)
+    assert "Highest mean gap and mean worst case: AT: RAT + TGO. It lies above" in text
+    later = {**second["cells"], "new": told("AT", "new", 0, 0.7, 0.9)}
+    assert "AT: new has the highest mean gap; it was not asked" in page({**second, "cells": later})
     gone = {name: c for name, c in second["cells"].items() if c["row"] != "TGO"}
     assert "| AT: RAT + TGO |" in page({**second, "cells": gone, "finalists": [n for n in second["finalists"] if n in gone]})
 

@@ -91,6 +91,12 @@ def best(cells: Mapping[str, Row]) -> list[str] | None:
     return [*max(found.items(), key=lambda item: item[1])[0]] if found else None
 
 
+def most_robust(cells: Mapping[str, Row]) -> list[str] | None:
+    """Group and row with the highest mean worst case, of the complete rows that are no part of the frontier."""
+    rows = {key: row for key, row in complete(cells).items() if not on_frontier(row[0])}
+    return [*max(rows, key=lambda key: mean_of(rows[key], "worst_case"))] if rows else None
+
+
 def lower_bound(row: Sequence[Row], cells: Mapping[str, Row], level: float = 0.05) -> float | None:
     """Lower end of a one-sided bootstrap interval of the mean gap, over seeds and over images; None for fewer than three seeds."""
     if len(row) < 3:

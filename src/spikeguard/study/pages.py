@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.study import matrix
-from spikeguard.study.frontier import best, gap, lower_bound, mean_of, whole
+from spikeguard.study.frontier import best, gap, lower_bound, mean_of, most_robust, whole
 from spikeguard.study.matrix import ADVERSARY, Key, Settings, on_frontier
 from spikeguard.study.ranking import made as made_by
 
@@ -169,25 +169,26 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Above the frontier?", ""]
     if not record.get("best"):
         return [*lines, f"{NOTHING}: the best row is chosen when every network is ranked, and asked again on five fresh seeds.", ""]
-    key = (record["best"][0], record["best"][1])
+    chosen: dict[Key, list[str]] = {}
+    for what, kept in (("mean gap", "best"), ("mean worst case", "most_robust")):
+        if record.get(kept):
+            chosen.setdefault((record[kept][0], record[kept][1]), []).append(what)
+    asked = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
     lines += [
-        f"Highest mean gap when it was chosen ({_chosen(record)}): {': '.join(key)}. It and the frontier were trained and ranked again on seeds that",
-        "did not choose it.",
+        f"What had the highest mean gap, and what the highest mean worst case, when they were chosen ({_chosen(record)}), was trained and ranked",
+        "again, with the frontier, on seeds that did not choose it.",
         "",
     ]
-    asked = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
-    if (now := best(record["cells"])) and now != list(key):
-        beside = "see below" if tuple(now) in asked else "it was not asked again"
-        lines += [f"By all that was run since, {': '.join(now)} has the highest mean gap; {beside}.", ""]
-    lines += [_asked(record, key), ""]
-    lines += [line for name in record.get("looked_at", {}) if name in record["cells"] for line in (_looked_at(record, name), "")]
-    others = [
-        f"Chosen before, when the study had fewer rows, and asked on the same seeds: {_asked(record, other)}" for other in asked if other != key
-    ]
-    if others:
-        lines += [line for other in others for line in (other, "")]
-        lines += [f"That is {1 + len(others)} questions to the same five seeds, each at its own 5 %.", ""]
-    return lines
+    for key, why in chosen.items():
+        lines += [f"- Highest {' and '.join(why)}: {': '.join(key)}. {_asked(record, key)}"]
+    lines += [f"- Chosen before, when the study had fewer rows: {': '.join(key)}. {_asked(record, key)}" for key in asked if key not in chosen]
+    if len(asked) > 1:
+        lines += [f"- That is {len(asked)} questions to the same five seeds, each at its own 5 %."]
+    for what, now in (("mean gap", best(record["cells"])), ("mean worst case", most_robust(record["cells"]))):
+        if now and tuple(now) not in {*asked, *chosen}:
+            lines += [f"- By all that was run since, {': '.join(now)} has the highest {what}; it was not asked."]
+    lines += [f"- {_looked_at(record, name)}" for name in record.get("looked_at", {}) if name in record["cells"]]
+    return [*lines, ""]
 
 
 def _looked_at(record: Mapping[str, Any], name: str) -> str:
@@ -207,13 +208,13 @@ def _looked_at(record: Mapping[str, Any], name: str) -> str:
 
 def _asked(record: Mapping[str, Any], key: Key) -> str:
     """What the fresh seeds say of a row."""
-    name, row = ": ".join(key), _sound(_of(record["confirmed"], key))
+    row = _sound(_of(record["confirmed"], key))
     gaps = [g for c in row if (g := gap(c, record["confirmed"])) is not None]
     if len(gaps) < 5:
         return f"{len(gaps)} of those five seeds were run: no claim is made."
     bound = lower_bound(row, record["confirmed"])
     assert bound is not None
     figures = f"mean gap {100 * sum(gaps) / len(gaps):+.1f} points, lower bound {100 * bound:+.1f} (5 %, bootstrap over seeds and images)"
-    if bound > 0:
-        return f"{name} lies above the AT/TRADES frontier at its own clean accuracy over {len(gaps)} seeds: {figures}."
-    return f"{name} does not lie above the AT/TRADES frontier for certain: {figures}."
+    figures += f"; worst case {100 * mean_of(row, 'worst_case'):.1f} % on average"
+    where = "above the AT/TRADES frontier at its own clean accuracy"
+    return f"It lies {where}: {figures}." if bound > 0 else f"It does not lie {where} for certain: {figures}."

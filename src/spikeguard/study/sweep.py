@@ -11,7 +11,7 @@ from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, read_json, write_json
 from spikeguard.study import matrix
-from spikeguard.study.frontier import best, complete, mean_of, whole
+from spikeguard.study.frontier import best, complete, mean_of, most_robust, whole
 from spikeguard.study.matrix import CONFIRMING, EPS, FRESH, LOW, Cell, Settings, on_frontier
 from spikeguard.study.ranking import Bench, made
 from spikeguard.study.workers import Work, rows
@@ -73,11 +73,11 @@ def run(
 ) -> dict[str, Any]:
     """Train and rank every network that ``out`` does not hold yet; returns the record, which is written after every one.
 
-    With ``finish`` the row with the highest mean gap over the frontier is trained and ranked again, with the frontier, on fresh seeds (only these say
-    whether it lies above), the finalists are scored once on test images, and the best row's first network is looked at by 'full' on the images that
-    ranked it; best and finalists are final until the study is given other rows, and what was asked of others before stays in the record. ``jobs``:
-    networks trained and ranked at a time, each in a process of its own with its share of the threads. UserError if ``out`` holds a study with other
-    settings; Interrupted after ``stop``, with everything kept.
+    With ``finish`` two rows, the one with the highest mean gap over the frontier and the one with the highest mean worst case, are trained and ranked
+    again, with the frontier, on fresh seeds (only these say whether they lie above); the finalists are scored once on test images; and the first
+    networks of the two are looked at by 'full' on the images that ranked them. What is chosen is final until the study is given other rows, and what
+    was asked of others before stays in the record. ``jobs``: networks trained and ranked at a time, each in a process of its own with its share of
+    the threads. UserError if ``out`` holds a study with other settings; Interrupted after ``stop``, with everything kept.
     """
     study = _Study(Bench(settings, out, load_data("embedded"), device, tell, stop), jobs)
     record, todo = study.record, list(matrix.cells(settings))
@@ -90,16 +90,18 @@ def run(
         return record
     among = sorted({": ".join(c.key) for c in todo})
     if record.get("chosen_among") != among:
-        record["best"], record["finalists"] = best(record["cells"]), finalists(record, todo)
+        record["best"], record["most_robust"] = best(record["cells"]), most_robust(record["cells"])
+        record["finalists"] = finalists(record, todo)
         record["chosen_on"], record["chosen_among"] = sorted({c["seed"] for c in whole(record["cells"]).values()}), among
-    if record["best"]:
+    chosen = {tuple(record[k]) for k in ("best", "most_robust") if record[k]}
+    if chosen:
         seeds = range(FRESH, FRESH + CONFIRMING)
-        asked = {(c["group"], c["row"]) for c in record["confirmed"].values()} | {tuple(record["best"])}  # all of them are told side by side
+        asked = {(c["group"], c["row"]) for c in record["confirmed"].values()} | chosen  # all of them are told side by side
         study.rank([c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or c.key in asked], "confirmed")
     by_name = {c.name: c for c in todo}
     quickest = sorted(record["finalists"], key=lambda name: record["cells"].get(name, {}).get("audit_seconds", 0.0))  # random networks take longest
     study.score([by_name[name] for name in quickest if name in by_name])
-    study.look([c for c in todo if list(c.key) == record["best"] and c.seed == 0])
+    study.look([c for c in todo if c.key in chosen and c.seed == 0])
     write_json(study.path, record)
     return record
 
