@@ -36,8 +36,8 @@ def page(record: Mapping[str, Any]) -> str:
         "(quick audit, and for every network what is adaptive to any defence here) on",
         f"{settings['ranked_on']} validation images at Linf {eps:.0f}/255. Masked: own surrogate less worst case. Gap: worst case over the frontier",
         "of AT and TRADES of the same seed at the network's own clean accuracy, both on the attacked images. Cost: training time over `none` of the",
-        "group, else over AT's (several rivals take more passes than AT; none was given more epochs), on machines that did other work beside it and",
-        "with the code of the day: [defences.md](../defences.md) has costs measured side by side. An error flag of the audit is named: such a number",
+        "group and seed, else over AT's, where both were trained on a CPU or both on the GPU (several rivals take more passes than AT; none was given more",
+        "epochs), beside other work and with the code of the day: [defences.md](../defences.md) has costs measured side by side. An error flag of the audit is named: such a number",
         "says little. Of random networks the quick audit averages 4 gradients a step only. Rows that differ by less than ten points on so few images",
         "and seeds are not told apart.",
         "",
@@ -113,14 +113,23 @@ def _line(key: Key, row: list[Row], cells: Mapping[str, Row], base: list[Row], c
         return sum(values) / len(values)
 
     clean, worst = mean([c["validation_accuracy"] for c in sound]), mean_of(sound, "worst_case")
-    own, seconds = mean([c["masking"]["PGD-20"] for c in sound]), mean([c["seconds"] for c in sound])
+    own, costs = mean([c["masking"]["PGD-20"] for c in sound]), _costs(sound, base)
     gaps = [] if on_frontier(sound[0]) else [g for c in sound if (g := gap(c, cells)) is not None]
     errors = sorted({f for c in sound for f, level in c["flags"] if level == "error"})
     told = [key[1], str(len(sound)), *(f"{100 * v:.1f}" for v in (clean, own, worst, own - worst))]
-    told += [f"{100 * mean(gaps):+.1f}" if gaps else "", f"{seconds / mean([c['seconds'] for c in base]):.1f}" if base else "", ", ".join(errors)]
+    told += [f"{100 * mean(gaps):+.1f}" if gaps else "", f"{mean(costs):.1f}" if costs else "", ", ".join(errors)]
     if key[0] == "BPTT":
         told.append(f"{100 * mean([c['low']['worst_case']['accuracy'] for c in sound]):.1f}")
     return f"| {' | '.join(told)} |"
+
+
+def _costs(row: Sequence[Row], base: Sequence[Row]) -> list[float]:
+    """Training time over that of the base of the same seed, where both were trained on the same kind of machine."""
+
+    def where(cell: Row) -> tuple[int, str]:
+        return cell["seed"], cell.get("machine", {}).get("device", "CPU")
+
+    return [c["seconds"] / b["seconds"] for c in row for b in base if where(c) == where(b)]
 
 
 def _test(record: Mapping[str, Any]) -> list[str]:
