@@ -82,8 +82,9 @@ def _ran(record: Mapping[str, Any], cells: Mapping[str, Row], rows: int) -> list
         return [text]
     long, longest = sum(c["seconds"] > LONG for c in made), max(c["seconds"] for c in made)
     spent = sum(c["seconds"] + c["audit_seconds"] + c.get("low", {}).get("audit_seconds", 0.0) for c in made)
-    spent += sum(c.get("audit_seconds", 0.0) for c in record["test"].values())
-    spent += sum(record["test"][name]["seconds"] for name in _again(record))
+    for part in ("test", "looked_at"):
+        spent += sum(c.get("audit_seconds", 0.0) for c in record.get(part, {}).values())
+        spent += sum(record[part][name]["seconds"] for name in _again(record, part))
     return [
         text,
         f"{long} of {len(made)} trainings took more than {LONG} s, the longest {longest:.0f} s; trainings and attacks of ranking, fresh seeds and",
@@ -136,7 +137,7 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Scored once on test images", ""]
     if not record["test"]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
-    again = _again(record)
+    again = _again(record, "test")
     lines += [
         f"The best five by validation ({_chosen(record)}), the frontier, no defence, and whatever was scored when the study had fewer rows; first "
         f"seed; standard audit, with quick's members and all adaptive ones, {record['settings']['scored_on']} test images, in %.",
@@ -162,10 +163,10 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _again(record: Mapping[str, Any]) -> set[str]:
-    """Finalists whose ranked network was lost, and trained anew."""
+def _again(record: Mapping[str, Any], part: str) -> set[str]:
+    """Networks of a part of the record whose ranked network was lost, and trained anew."""
     cells = record["cells"]
-    return {name for name, told in record["test"].items() if name in cells and told.get("seconds") not in (None, cells[name].get("seconds"))}
+    return {name for name, told in record.get(part, {}).items() if name in cells and told.get("seconds") not in (None, cells[name].get("seconds"))}
 
 
 def _chosen(record: Mapping[str, Any]) -> str:
@@ -210,8 +211,9 @@ def _looked_at(record: Mapping[str, Any], name: str) -> str:
     errors = [flag for flag, level in told["flags"] if level == "error"]
     flagged = f"flags: {', '.join(errors)}" if errors else "no flag of level error"
     return (
-        f"The first network of {cell['group']}: {cell['row']} under `full` ({told['members']} members) on the images that ranked it: {long:.1f} % "
-        f"({low:.1f} to {high:.1f}) are left where the ranking left {short:.1f} %; {flagged}."
+        f"The first network of {cell['group']}: {cell['row']}{' (trained anew)' if name in _again(record, 'looked_at') else ''} under `full` "
+        f"({told['members']} members) on the images that ranked it: {long:.1f} % ({low:.1f} to {high:.1f}) are left where the ranking left "
+        f"{short:.1f} %; {flagged}."
     )
 
 

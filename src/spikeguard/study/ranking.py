@@ -125,9 +125,9 @@ class Bench:
 
     def looked_at(self, cell: Cell, what: str) -> dict[str, Any]:
         """The longest look there is, ``full``, at the images that ranked the network."""
-        self.trained(cell, what)
+        done = self.trained(cell, what)
         got = self.audited(cell, self.held(cell), EPS, "full", (), what, self.out / "audits" / cell.name).record
-        return {**told(got), "members": len(got["members"]), "machine": self.here()}
+        return {**told(got), "members": len(got["members"]), "machine": self.here(), "seconds": done["cost"]["seconds"]}
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
         """The one look at test images."""

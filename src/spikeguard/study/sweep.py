@@ -93,7 +93,7 @@ def run(
         record["best"], record["most_robust"] = best(record["cells"]), most_robust(record["cells"])
         record["finalists"] = finalists(record, todo)
         record["chosen_on"], record["chosen_among"] = sorted({c["seed"] for c in whole(record["cells"]).values()}), among
-    chosen = {tuple(record[k]) for k in ("best", "most_robust") if record[k]}
+    chosen = {tuple(record[k]) for k in ("best", "most_robust") if record.get(k)}
     if chosen:
         seeds = range(FRESH, FRESH + CONFIRMING)
         asked = {(c["group"], c["row"]) for c in record["confirmed"].values()} | chosen  # all of them are told side by side
