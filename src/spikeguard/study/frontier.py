@@ -91,10 +91,15 @@ def best(cells: Mapping[str, Row]) -> list[str] | None:
     return [*max(found.items(), key=lambda item: item[1])[0]] if found else None
 
 
-def most_robust(cells: Mapping[str, Row]) -> list[str] | None:
-    """Group and row with the highest mean worst case, of the complete rows that are no part of the frontier."""
+def by_worst_case(cells: Mapping[str, Row]) -> list[Key]:
+    """The complete rows that are no part of the frontier, the highest mean worst case first."""
     rows = {key: row for key, row in complete(cells).items() if not on_frontier(row[0])}
-    return [*max(rows, key=lambda key: mean_of(rows[key], "worst_case"))] if rows else None
+    return sorted(rows, key=lambda key: -mean_of(rows[key], "worst_case"))
+
+
+def most_robust(cells: Mapping[str, Row]) -> list[str] | None:
+    """Group and row of the first of them."""
+    return next(([*key] for key in by_worst_case(cells)), None)
 
 
 def lower_bound(row: Sequence[Row], cells: Mapping[str, Row], level: float = 0.05) -> float | None:

@@ -11,7 +11,7 @@ from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, read_json, write_json
 from spikeguard.study import matrix
-from spikeguard.study.frontier import best, complete, mean_of, most_robust, whole
+from spikeguard.study.frontier import best, by_worst_case, complete, most_robust, whole
 from spikeguard.study.matrix import CONFIRMING, EPS, FRESH, LOW, Cell, Settings, on_frontier
 from spikeguard.study.ranking import Bench, made
 from spikeguard.study.workers import Work, rows
@@ -108,8 +108,7 @@ def run(
 
 def finalists(record: Mapping[str, Any], todo: list[Cell]) -> list[str]:
     """Names of the first-seed networks that are scored on test images: the best five by validation, the frontier, no defence at all."""
-    rows = complete(record["cells"])
-    ranking = sorted((key for key in rows if not on_frontier(rows[key][0])), key=lambda k: -mean_of(rows[k], "worst_case"))
+    rows, ranking = complete(record["cells"]), by_worst_case(record["cells"])
     first = {c.key: c.name for c in todo if c.seed == 0}
     frontier = [c.key for c in todo if c.seed == 0 and on_frontier({"group": c.group, "row": c.row}) and c.key in rows]
     return [first[key] for key in dict.fromkeys([*ranking[: matrix.BEST], *frontier, *([("BPTT", "none")] if ("BPTT", "none") in rows else [])])]
