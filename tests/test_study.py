@@ -263,6 +263,24 @@ def test_a_training_begun_with_other_threads_is_begun_anew_instead_of_failing(sm
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
+def test_a_look_at_a_network_that_was_made_anew_begins_anew(small_study, tmp_path, little_data):
+    cell, stop = next(matrix.cells(SMALL)), threading.Event()
+
+    def tell(stage, done, total):
+        if (tmp_path / "audits" / cell.name).exists():
+            stop.set()
+
+    with pytest.raises(Interrupted, match="same command"):
+        ranking.Bench(SMALL, tmp_path, little_data, None, tell, stop).looked_at(cell, "")
+    other = replace(cell, recipe=replace(cell.recipe, seed=7))
+    bench = ranking.Bench(SMALL, tmp_path, little_data, None)
+    bench.trained(other, "")
+    with pytest.raises(UserError, match="another"):
+        bench.audited(other, bench.held(other), matrix.EPS, "full", (), "", tmp_path / "audits" / cell.name)
+    assert bench.looked_at(other, "")["members"] == 7  # six, and what is adaptive to AT
+
+
 def test_the_page_claims_nothing_without_five_fresh_seeds():
     cells = many(3)
     wanted = [[c["group"], c["row"], c["seed"]] for c in cells.values()]

@@ -89,6 +89,9 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+ALPHA = 0.01  # from this p on, a paired test says nothing
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p of a paired test: samples where only one of two outcomes holds fall on either side with equal chance."""
     total, low = only_first + only_second, min(only_first, only_second)

@@ -21,7 +21,7 @@ from spikeguard.errors import Interrupted
 from spikeguard.gradients import Estimator, Own, assg, eot, swap, unlocked
 from spikeguard.gradients.swap import known
 from spikeguard.neurons import spiking
-from spikeguard.records import mcnemar, share_above
+from spikeguard.records import ALPHA, mcnemar, share_above
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Surrogate
 from spikeguard.taps import tap
 from spikeguard.threat import Threat
@@ -30,7 +30,6 @@ PANELS = {"quick": 50, "standard": 100, "full": 200, "autoattack": 50}
 CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoattack": (50, 10)}
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 LADDER: tuple[Estimator, ...] = (Own(), assg(seen=True), swap(StraightThrough()), swap(Rectangle(1.0)), unlocked(Atan(4.0)))
-ALPHA = 0.01
 EOT_DRAWS = 3
 ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from spikeguard.records import mcnemar
+from spikeguard.records import ALPHA, mcnemar
 
 Level = Literal["info", "warning", "error"]
 
@@ -149,19 +149,19 @@ KINDS: dict[str, Kind] = {
     ),
     "more-steps-weaker": Kind(
         "warning",
-        "An attack with twice the steps is significantly weaker (paired test, p < 0.01).",
+        f"An attack with twice the steps is significantly weaker (paired test, p < {ALPHA}).",
         "Stronger attacks must not be weaker: the gradient misleads, or step sizes do not fit.",
         "Compare the members of the suite; the worst case counts.",
     ),
     "pgd-weaker-than-fgsm": Kind(
         "warning",
-        "PGD is significantly weaker than FGSM (paired test, p < 0.01).",
+        f"PGD is significantly weaker than FGSM (paired test, p < {ALPHA}).",
         "A sign of gradients that are right only near the image, or of masking.",
         "Look at attacks through other surrogates.",
     ),
     "apgd-weaker-than-pgd": Kind(
         "warning",
-        "APGD is significantly weaker than PGD with as many steps (paired test, p < 0.01).",
+        f"APGD is significantly weaker than PGD with as many steps (paired test, p < {ALPHA}).",
         "APGD trusts the loss it sees to rise along the gradient; where it does not, the gradient is not that of the loss.",
         "Trust neither; look at the members with other gradients, and at the network's surrogate.",
     ),
@@ -238,13 +238,13 @@ def from_controls(told: Mapping[str, Any]) -> list[Flag]:
         flags.append(flag("not-broken-at-eps-1", f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)", **everything))
     rows = told["against noise"]
     left = rows[-1]["right"] - rows[-1]["noise"] if rows else 0  # where noise leaves too few, only a gradient that does worse says something
-    saturated = rows and (left <= 0.2 * rows[-1]["right"] or mcnemar(left, 0) >= 0.01)
-    worse = rows and rows[-1]["p"] < 0.01 and not rows[-1]["better"]
-    if rows and all(not (r["p"] < 0.01 and r["better"]) for r in rows) and (worse or not saturated):
+    saturated = rows and (left <= 0.2 * rows[-1]["right"] or mcnemar(left, 0) >= ALPHA)
+    worse = rows and rows[-1]["p"] < ALPHA and not rows[-1]["better"]
+    if rows and all(not (r["p"] < ALPHA and r["better"]) for r in rows) and (worse or not saturated):
         flags.append(flag("no-better-than-noise", rows=rows))
     names = {"PGD-20": "pgd-weaker-than-fgsm", "PGD-40": "more-steps-weaker", "APGD-40": "apgd-weaker-than-pgd"}
     for row in told["pairs"]:
-        if row["p"] < 0.01 and row["only the weaker breaks"] > row["only the stronger breaks"]:
+        if row["p"] < ALPHA and row["only the weaker breaks"] > row["only the stronger breaks"]:
             flags.append(flag(names.get(row["stronger"], "eot-weaker"), f"({row['stronger']} against {row['weaker']})", **row))
     return flags
 

@@ -54,6 +54,11 @@ def gap(cell: Row, cells: Mapping[str, Row], images: Sequence[int] | None = None
     return robust - height(points, clean)
 
 
+def gaps(row: Iterable[Row], cells: Mapping[str, Row]) -> list[float]:
+    """The gaps of those networks of a row whose seed has a frontier."""
+    return [g for c in row if (g := gap(c, cells)) is not None]
+
+
 def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
     """Networks by group and row."""
     rows: dict[Key, list[Row]] = {}
@@ -85,7 +90,7 @@ def best(cells: Mapping[str, Row]) -> list[str] | None:
     """Group and row with the highest mean gap, of the complete rows; None without a frontier."""
     found: dict[Key, float] = {}
     for key, row in complete(cells).items():
-        values = [g for c in row if (g := gap(c, cells)) is not None]
+        values = gaps(row, cells)
         if not on_frontier(row[0]) and len(values) == len(row):
             found[key] = sum(values) / len(values)
     return [*max(found.items(), key=lambda item: item[1])[0]] if found else None

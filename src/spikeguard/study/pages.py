@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.study import matrix
-from spikeguard.study.frontier import best, gap, lower_bound, mean_of, most_robust, whole
+from spikeguard.study.frontier import best, gap, gaps, lower_bound, mean_of, most_robust, whole
 from spikeguard.study.matrix import ADVERSARY, Key, Settings, on_frontier
 from spikeguard.study.ranking import made as made_by
 
@@ -115,10 +115,10 @@ def _line(key: Key, row: list[Row], cells: Mapping[str, Row], base: list[Row], c
 
     clean, worst = mean([c["validation_accuracy"] for c in sound]), mean_of(sound, "worst_case")
     own, costs = mean([c["masking"]["PGD-20"] for c in sound]), _costs(sound, base)
-    gaps = [] if on_frontier(sound[0]) else [g for c in sound if (g := gap(c, cells)) is not None]
+    over = [] if on_frontier(sound[0]) else gaps(sound, cells)
     errors = sorted({f for c in sound for f, level in c["flags"] if level == "error"})
     told = [key[1], str(len(sound)), *(f"{100 * v:.1f}" for v in (clean, own, worst, own - worst))]
-    told += [f"{100 * mean(gaps):+.1f}" if gaps else "", f"{mean(costs):.1f}" if costs else "", ", ".join(errors)]
+    told += [f"{100 * mean(over):+.1f}" if over else "", f"{mean(costs):.1f}" if costs else "", ", ".join(errors)]
     if key[0] == "BPTT":
         told.append(f"{100 * mean([c['low']['worst_case']['accuracy'] for c in sound]):.1f}")
     return f"| {' | '.join(told)} |"
@@ -220,12 +220,12 @@ def _looked_at(record: Mapping[str, Any], name: str) -> str:
 def _asked(record: Mapping[str, Any], key: Key) -> str:
     """What the fresh seeds say of a row."""
     row = _sound(_of(record["confirmed"], key))
-    gaps = [g for c in row if (g := gap(c, record["confirmed"])) is not None]
-    if len(gaps) < 5:
-        return f"{len(gaps)} of those five seeds were run: no claim is made."
+    over = gaps(row, record["confirmed"])
+    if len(over) < 5:
+        return f"{len(over)} of those five seeds were run: no claim is made."
     bound = lower_bound(row, record["confirmed"])
     assert bound is not None
-    figures = f"mean gap {100 * sum(gaps) / len(gaps):+.1f} points, lower bound {100 * bound:+.1f} (5 %, bootstrap over seeds and images)"
+    figures = f"mean gap {100 * sum(over) / len(over):+.1f} points, lower bound {100 * bound:+.1f} (5 %, bootstrap over seeds and images)"
     figures += f"; worst case {100 * mean_of(row, 'worst_case'):.1f} % on average"
     where = "above the AT/TRADES frontier at its own clean accuracy"
     return f"It lies {where}: {figures}." if bound > 0 else f"It does not lie {where} for certain: {figures}."

@@ -126,7 +126,12 @@ class Bench:
     def looked_at(self, cell: Cell, what: str) -> dict[str, Any]:
         """The longest look there is, ``full``, at the images that ranked the network."""
         done = self.trained(cell, what)
-        got = self.audited(cell, self.held(cell), EPS, "full", (), what, self.out / "audits" / cell.name).record
+        held, folder = self.held(cell), self.out / "audits" / cell.name
+        try:
+            got = self.audited(cell, held, EPS, "full", (), what, folder).record
+        except UserError:  # begun on a network that was lost since: it cannot go on
+            shutil.rmtree(folder, ignore_errors=True)
+            got = self.audited(cell, held, EPS, "full", (), what, folder).record
         return {**told(got), "members": len(got["members"]), "machine": self.here(), "seconds": done["cost"]["seconds"]}
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
