@@ -316,7 +316,7 @@ def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_b
     assert ranking.made(older) != ranking.made(cell)
 
 
-def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_before(monkeypatch, tmp_path, little_data):
+def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_asked_before(monkeypatch, tmp_path, little_data):
     """Rows by their lift over the frontier; nothing is trained."""
     lifts = {"TGO": 0.1}
     base = little_recipe()
@@ -349,9 +349,15 @@ def test_a_study_that_got_other_rows_chooses_again_and_keeps_what_was_asked_befo
     assert {second["cells"][name]["row"] for name in second["looked_at"]} == {"TGO", "RAT + TGO"}
     assert ("RAT", 100) not in asked
     text = page(second)
-    assert "when the study had fewer rows: AT: TGO. It lies above the AT/TRADES frontier" in text
+    assert "when the study had fewer rows or seeds: AT: TGO. It lies above the AT/TRADES frontier" in text
     assert "2 questions to the same five seeds" in text
     assert "Highest mean gap and mean worst case: AT: RAT + TGO. It lies above" in text
+    assert sweep.run(settings, tmp_path)["best"] == second["best"]
+    lifts["RAT"] = 0.6
+    third = sweep.run(Settings(seeds=2), tmp_path)
+    assert third["best"] == ["AT", "RAT"]
+    assert (second["chosen_on"], third["chosen_on"]) == ([0], [0, 1])
+    assert len(third["confirmed"]) == len(second["confirmed"]) + 5
     later = {**second["cells"], "new": told("AT", "new", 0, 0.7, 0.9)}
     assert "AT: new has the highest mean gap; it was not asked" in page({**second, "cells": later})
     gone = {name: c for name, c in second["cells"].items() if c["row"] != "TGO"}

@@ -139,8 +139,8 @@ def _test(record: Mapping[str, Any]) -> list[str]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
     again = _again(record, "test")
     lines += [
-        f"The best five by validation ({_chosen(record)}), the frontier, no defence, and whatever was scored when the study had fewer rows; first "
-        f"seed; standard audit, with quick's members and all adaptive ones, {record['settings']['scored_on']} test images, in %.",
+        f"The best five by validation ({_chosen(record)}), the frontier, no defence, and whatever was scored when the study had fewer rows or seeds; "
+        f"first seed; standard audit, with quick's members and all adaptive ones, {record['settings']['scored_on']} test images, in %.",
         *(["Trained anew: the ranked network was lost, and the same recipe on another machine gives another one."] if again else []),
         "",
         "| network | clean | own surrogate | worst case (95 % interval) | optimiser part | gradient part | rest | gap |",
@@ -191,7 +191,9 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
     ]
     for key, why in chosen.items():
         lines += [f"- Highest {' and '.join(why)}: {': '.join(key)}. {_asked(record, key)}"]
-    lines += [f"- Chosen before, when the study had fewer rows: {': '.join(key)}. {_asked(record, key)}" for key in asked if key not in chosen]
+    for key in asked:
+        if key not in chosen:
+            lines += [f"- Chosen before, when the study had fewer rows or seeds: {': '.join(key)}. {_asked(record, key)}"]
     if len(asked) > 1:
         lines += [f"- That is {len(asked)} questions to the same five seeds, each at its own 5 %."]
     for what, now in (("mean gap", best(record["cells"])), ("mean worst case", most_robust(record["cells"]))):

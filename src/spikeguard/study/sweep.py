@@ -75,9 +75,9 @@ def run(
 
     With ``finish`` two rows, the one with the highest mean gap over the frontier and the one with the highest mean worst case, are trained and ranked
     again, with the frontier, on fresh seeds (only these say whether they lie above); the finalists are scored once on test images; and the first
-    networks of the two are looked at by 'full' on the images that ranked them. What is chosen is final until the study is given other rows, and what
-    was asked of others before stays in the record. ``jobs``: networks trained and ranked at a time, each in a process of its own with its share of
-    the threads. UserError if ``out`` holds a study with other settings; Interrupted after ``stop``, with everything kept.
+    networks of the two are looked at by 'full' on the images that ranked them. What is chosen is final until the study is given other rows or another
+    seed, and what was asked of others before stays in the record. ``jobs``: networks trained and ranked at a time, each in a process of its own
+    with its share of the threads. UserError if ``out`` holds a study with other settings; Interrupted after ``stop``, with everything kept.
     """
     study = _Study(Bench(settings, out, load_data("embedded"), device, tell, stop), jobs)
     record, todo = study.record, list(matrix.cells(settings))
@@ -89,10 +89,11 @@ def run(
     if not finish:
         return record
     among = sorted({": ".join(c.key) for c in todo})
-    if record.get("chosen_among") != among:
+    on = sorted({c["seed"] for c in whole(record["cells"]).values()})
+    if (record.get("chosen_among"), record.get("chosen_on")) != (among, on):
         record["best"], record["most_robust"] = best(record["cells"]), most_robust(record["cells"])
         record["finalists"] = finalists(record, todo)
-        record["chosen_on"], record["chosen_among"] = sorted({c["seed"] for c in whole(record["cells"]).values()}), among
+        record["chosen_on"], record["chosen_among"] = on, among
     chosen = {tuple(record[k]) for k in ("best", "most_robust") if record.get(k)}
     if chosen:
         seeds = range(FRESH, FRESH + CONFIRMING)
