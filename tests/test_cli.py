@@ -301,3 +301,26 @@ def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others():
     for stage, done, total in (("1 of 2: FGSM", 0, 4), ("1 of 2: FGSM", 1, 4), ("2 of 2: PGD", 2, 4), ("control: nothing", 0, 5), ("again", 0, 5)):
         shown.tell(stage, done, total)
     assert [t[1] for t in told if t[0] == "new"] == ["1 of 2: FGSM", "control: nothing", "again"]
+
+
+def test_a_log_gets_a_line_a_stage_and_later_ones_with_the_time_that_is_left(monkeypatch, capsys):
+    from spikeguard.cli import common
+
+    clock = iter(range(0, 1000, 10))
+    with common.progress() as shown:
+        now = [0.0]
+        monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+        shown.bar.get_time = lambda: now[0]
+        for done in (0, 0, 1, 2, 3):
+            now[0] = float(next(clock) + 100 * done)
+            shown.tell("ranking", done, 5)
+        shown.tell("scoring", 0, 2)
+        shown.tell("scoring", 1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "spikeguard: ranking",
+        "spikeguard: ranking, 1 of 5",
+        "spikeguard: ranking, 2 of 5, 0:05:30 left",
+        "spikeguard: ranking, 3 of 5, 0:03:40 left",
+        "spikeguard: scoring",
+    ]

@@ -6,13 +6,18 @@ import argparse
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any, NoReturn
 
 from spikeguard.errors import UserError
 from spikeguard.records import plain
+
+LINE_EVERY = 30.0  # seconds between lines about the same stage in a log
+SPEED_OVER = 1800.0  # seconds that an ETA looks back: steps may take minutes
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,21 +85,36 @@ def start(threads: int | None) -> None:
 
 
 class Progress:
-    """A progress bar on stderr, with an ETA; a plain line a stage where there is no terminal. Stages that count on share a bar."""
+    """A progress bar on stderr, with an ETA; lines where there is no terminal: each stage, and how far it is now and then. Stages that count on
+    share a bar.
+    """
 
     def __init__(self, bar: Any) -> None:
-        self.bar, self.stage, self.at = bar, "", (-1, 0)
+        self.bar, self.stage, self.at, self.told = bar, "", (-1, 0), 0.0
         self.task: int | None = None
 
     def tell(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        if stage != self.stage and not self.bar.console.is_terminal:
-            print(f"spikeguard: {stage}", file=sys.stderr, flush=True)
+        before = self.stage, self.at
         if self.task is None or (stage != self.stage and (total != self.at[1] or done <= self.at[0])):
             if self.task is not None:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task(stage, total=total)
         self.stage, self.at = stage, (done, total)
         self.bar.update(self.task, completed=done, total=total, description=stage + detail)
+        if not self.bar.console.is_terminal:
+            self._line(before)
+
+    def _line(self, before: tuple[str, tuple[int, int]]) -> None:
+        """For logs: a line a stage, and further ones as long as it counts, at most one in ``LINE_EVERY`` seconds."""
+        now, text = time.monotonic(), self.stage
+        if self.stage == before[0]:
+            if self.at == before[1] or now - self.told < LINE_EVERY:
+                return
+            text += f", {self.at[0]} of {self.at[1]}"
+            left = next(t.time_remaining for t in self.bar.tasks if t.id == self.task)
+            text += "" if left is None else f", {timedelta(seconds=round(left))} left"
+        self.told = now
+        print(f"spikeguard: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -106,7 +126,8 @@ def progress() -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True))
     console = Console(stderr=True)
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    off = not console.is_terminal
+    with Bar(*columns, console=console, transient=True, disable=off, speed_estimate_period=SPEED_OVER) as bar:
         yield Progress(bar)
 
 
