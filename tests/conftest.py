@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from spikeguard.auditing import controls
+from spikeguard.auditing.audit import Audit, audit
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.defenses import Step
@@ -15,6 +17,8 @@ from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Neuron
 from spikeguard.surrogates import Atan
+from spikeguard.threat import Linf
+from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -54,6 +58,13 @@ def tiny() -> Classifier:
     with torch.no_grad():
         net.head.bias -= net(torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))).mean(0)
     return net
+
+
+@pytest.fixture
+def pair(tiny: Classifier) -> tuple[Tensor, Tensor]:
+    """Seven images, and the classes that the tiny network gives them."""
+    x = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return x, tiny(x).argmax(1)
 
 
 @pytest.fixture
@@ -97,3 +108,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if not any(a and a in reason for a in allowed):
             terminalreporter.write_line(f"a skip that tests/allowed_skips.txt does not name: {report.nodeid}: {reason}", red=True)
             terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def small_net(little_data: Dataset) -> nn.Module:
+    """A network that has learned something, for tests of whole audits."""
+    return train(little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False), data=little_data).net
+
+
+@pytest.fixture(scope="session")
+def small_images(little_data: Dataset) -> tuple[Tensor, Tensor]:
+    """Sixty test images in [0, 1] and their classes."""
+    return little_data.test.pixels()[:60], little_data.test.y[:60]
+
+
+@pytest.fixture(scope="session")
+def small_audit(small_net: nn.Module, small_images: tuple[Tensor, Tensor]) -> Audit:
+    """A quick audit of the small network at 0.03."""
+    return audit(small_net, *small_images, Linf(0.03), effort="quick")

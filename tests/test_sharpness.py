@@ -1,0 +1,50 @@
+"""Adaptive sharpness (ASSG), and the schedules of SA-PGD and Square."""
+
+import torch
+from torch import Tensor
+
+import spikeguard as sg
+from spikeguard.attacks.ascent import checkpoints
+from spikeguard.attacks.square import side
+
+
+def test_adaptive_sharpness_follows_its_formula(tiny, pair):
+    x, y = pair
+    from spikeguard.losses import ce
+
+    with sg.tap(tiny) as t:
+        tiny(x)
+    with sg.assg(0.4).open(tiny) as opened:
+        for _ in range(2):
+            opened(x, y, ce)
+        for name, u in t.potentials.items():
+            mean, spread = torch.ones_like(u), torch.zeros_like(u)
+            for _ in range(2):
+                mean = 0.9 * mean + 0.1 * u.abs()
+                spread = 0.9 * spread + 0.1 * (u.abs() - mean).abs()
+            torch.testing.assert_close(opened.layers[name].mean, mean)
+            torch.testing.assert_close(opened.layers[name].spread, spread)
+        opened.keep(torch.tensor([2, 4]))
+        assert opened.layers[name].mean.shape[1] == 2
+
+
+def test_adaptive_sharpness_at_a_frozen_value_is_plain_atan(tiny, pair):
+    from spikeguard.gradients.assg import AdaptiveSharpness
+    from spikeguard.losses import ce
+
+    class Fixed(AdaptiveSharpness):
+        def observe(self, u: Tensor) -> Tensor:
+            return torch.full_like(u, 3.0)
+
+    x, y = pair
+    leaf = x.clone().requires_grad_()
+    gradients = []
+    for surrogate in (Fixed(sg.Atan(), 1.0), sg.Atan(3.0)):
+        with sg.tap(tiny, surrogate=surrogate):
+            gradients.append(torch.autograd.grad(ce(tiny(leaf), y).sum(), leaf)[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_schedules_of_sapgd_and_square():
+    assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert [side(q, 32, 32) for q in (1, 11, 51, 1001)] == [29, 20, 14, 5]
