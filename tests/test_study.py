@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import little_recipe
+from rows import told
 
 import spikeguard as sg
 from spikeguard.auditing import suite
@@ -18,10 +19,9 @@ from spikeguard.cli.main import main
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records import read_json
-from spikeguard.study import frontier, matrix, ranking, sweep
+from spikeguard.study import matrix, ranking, sweep
 from spikeguard.study.matrix import Cell, Settings
 from spikeguard.study.pages import page
-from spikeguard.study.picture import picture
 from spikeguard.study.recipes import recipe
 from spikeguard.training.loop import train
 
@@ -42,103 +42,6 @@ def test_the_matrix_has_every_defence_with_and_without_adversarial_training_and_
     assert [c.seed for c in all_] == sorted(c.seed for c in all_)
     same = ("network", "options", "timesteps", "neuron", "epochs", "batch_size", "lr", "weight_decay", "augment", "train_images")
     assert len({str([getattr(c.recipe, k) for k in same]) for c in all_}) == 1
-
-
-@pytest.mark.parametrize(
-    ("points", "clean", "expected"),
-    [
-        ([(0.8, 0.2), (0.6, 0.4)], 0.7, 0.3),
-        ([(0.8, 0.2), (0.6, 0.4), (0.7, 0.25)], 0.7, 0.3),  # a point under the chord changes nothing
-        ([(0.8, 0.2), (0.6, 0.4), (0.7, 0.38)], 0.7, 0.38),
-        ([(0.8, 0.2), (0.6, 0.4)], 0.5, 0.4),
-        ([(0.8, 0.2), (0.6, 0.4), (0.5, 0.1)], 0.55, 0.4),  # worse in both: no part of the frontier
-        ([(0.8, 0.2), (0.6, 0.4)], 0.9, 0.2),
-        ([(0.8, 0.2), (0.8, 0.3)], 0.8, 0.3),
-    ],
-)
-def test_height_of_the_frontier(points, clean, expected):
-    assert frontier.height(points, clean) == pytest.approx(expected)
-
-
-def told(group, row, seed, clean, robust):
-    bits = {"right_clean": [float(k < 100 * clean) for k in range(100)], "right": [float(k < 100 * robust) for k in range(100)]}
-    rest = {
-        "masking": {"PGD-20": 0.4, "optimiser": 0.1, "gradient": 0.1, "rest": 0.0},
-        "flags": [],
-        "seconds": 1.0,
-        "audit_seconds": 1.0,
-        "validation_accuracy": clean,
-    }
-    rest["low"] = {"worst_case": {"accuracy": 0.5}}
-    return {
-        "group": group,
-        "row": row,
-        "seed": seed,
-        "clean": {"accuracy": clean},
-        "worst_case": {"accuracy": robust, "interval": [robust - 0.1, robust + 0.1]},
-        **bits,
-        **rest,
-    }
-
-
-def many(seeds, lift=0.05, start=0):
-    """Two points of the frontier and a row ``lift`` above it, whose level differs from seed to seed."""
-    cells = {}
-    for seed in range(start, start + seeds):
-        level = 0.02 * (seed % 3)
-        cells[f"a{seed}"] = told("frontier", "AT 4/255", seed, 0.8, 0.2 + level)
-        cells[f"b{seed}"] = told("frontier", "AT 8/255", seed, 0.6, 0.4 + level)
-        cells[f"c{seed}"] = told("AT", "TGO", seed, 0.7, 0.3 + lift + level)
-    return cells
-
-
-def test_gaps_are_taken_seed_by_seed_and_their_bound_over_seeds_and_images():
-    cells = many(5, 0.1)
-    row = [c for c in cells.values() if c["row"] == "TGO"]
-    assert [frontier.gap(c, cells) for c in row] == pytest.approx([0.1] * 5)
-    assert frontier.best(cells) == ["AT", "TGO"]
-    bound = frontier.lower_bound(row, cells)
-    assert 0 < bound < 0.1  # images vary, even where seeds do not
-    assert frontier.lower_bound(row[:2], cells) is None
-    level = many(5, 0.0)
-    assert frontier.lower_bound([c for c in level.values() if c["row"] == "TGO"], level) < 0
-
-
-def test_a_seed_that_has_only_begun_counts_for_nothing():
-    cells = many(2, 0.1)
-    begun = {"c2": told("AT", "TGO", 2, 0.7, 0.1), "a2": told("frontier", "AT 4/255", 2, 0.8, 0.6)}
-    assert frontier.whole({**cells, **begun}) == cells
-    assert frontier.whole({}) == {}
-    assert frontier.best({**cells, **begun}) == ["AT", "TGO"]
-    record = {"cells": {**cells, **begun}, "confirmed": {}, "test": {}, "wanted": [[c["group"], c["row"], c["seed"]] for c in cells.values()]}
-    record |= {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}}
-    text = page(record)
-    assert "8 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seeds 0, 1 (2 networks of a seed that is not whole" in text
-    assert "| TGO | 2 | 70.0 | 40.0 | 41.0 |" in text
-
-
-def test_the_finalists_are_the_best_five_the_frontier_and_no_defence_of_the_first_seed():
-    todo = list(matrix.cells(Settings(seeds=2)))
-    ranks = {key: number for number, key in enumerate(dict.fromkeys(c.key for c in todo))}
-    cells = {c.name: told(c.group, c.row, c.seed, 0.9 - 0.005 * ranks[c.key], 0.005 * ranks[c.key]) for c in todo}
-    strangers = [
-        c.name for c in todo if c.seed == 0 and not c.row.startswith(matrix.TWIN) and not matrix.on_frontier({"group": c.group, "row": c.row})
-    ]
-    names = sweep.finalists({"cells": cells}, todo)
-    assert names[:5] == strangers[:-6:-1]
-    assert set(names[5:]) == {c.name for c in todo if c.seed == 0 and matrix.on_frontier({"group": c.group, "row": c.row})} | {"bptt-none-0"}
-    cells[names[0]]["flags"] = [["no-gradient", "error"]]
-    assert sweep.finalists({"cells": cells}, todo)[0] == names[1]
-
-
-def test_flagged_failed_and_incomplete_rows_are_never_the_best():
-    cells = many(2, 0.1)
-    for k, change in enumerate(({"flags": [["decoy-logits", "error"]]}, {"failed": "the loss is nan"})):
-        for seed in range(2):
-            cells[f"{k}{seed}"] = {**told("AT", f"bad {k}", seed, 0.7, 0.69), **change}
-    cells["once"] = told("AT", "once", 0, 0.7, 0.69)
-    assert frontier.best(cells) == ["AT", "TGO"]
-    assert frontier.best({k: v for k, v in cells.items() if v["group"] != "frontier"}) is None
 
 
 @pytest.fixture
@@ -279,23 +182,6 @@ def test_a_look_at_a_network_that_was_made_anew_begins_anew(small_study, tmp_pat
     with pytest.raises(UserError, match="another"):
         bench.audited(other, bench.held(other), matrix.EPS, "full", (), "", tmp_path / "audits" / cell.name)
     assert bench.looked_at(other, "")["members"] == 7  # six, and what is adaptive to AT
-
-
-def test_the_page_claims_nothing_without_five_fresh_seeds():
-    cells = many(3)
-    wanted = [[c["group"], c["row"], c["seed"]] for c in cells.values()]
-    settings = {"epochs": 4, "ranked_on": 100, "scored_on": 200}
-    record = {"eps": 25 / 255, "low": 8 / 255, "settings": settings, "cells": cells, "confirmed": {}, "test": {}, "wanted": wanted}
-    assert "is chosen when every network is ranked" in page(record)
-    assert "AT + TGO" in picture(record)
-    assert "fresh seeds" not in picture(record)
-    record |= {"best": ["AT", "TGO"], "finalists": []}
-    assert "0 of those five seeds were run: no claim" in page(record)
-    record["confirmed"] = many(5, 0.3, 100)
-    assert "AT: TGO. It lies above the AT/TRADES frontier at its own clean accuracy: mean gap +30.0 points" in page(record)
-    record["confirmed"] = many(5, 0.01, 100)
-    assert "AT: TGO. It does not lie above the AT/TRADES frontier at its own clean accuracy for certain: mean gap +1.0" in page(record)
-    assert "fresh seeds" in picture(record)
 
 
 def test_the_recipe_robust_is_what_the_record_calls_the_most_robust():
