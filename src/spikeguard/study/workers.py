@@ -40,7 +40,8 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
     halt = context.Event()
     threads = max(1, torch.get_num_threads() // jobs)  # the same share where fewer networks are left: it decides about last bits
     shared = (replace(bench, tell=silent, stop=None), threads, halt)
-    stage, stopped = f"{len(todo)} networks to be {work.replace('_', ' ')}, {jobs} at a time", False
+    what = "1 network" if len(todo) == 1 else f"{len(todo)} networks"
+    stage, stopped = f"{what} to be {work.replace('_', ' ')}, up to {jobs} at a time", False
     with _threads_that_sleep(), ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, shared) as pool:
         waiting = {pool.submit(_one, work, cell): cell for cell in todo}
         try:
