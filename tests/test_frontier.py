@@ -3,7 +3,7 @@
 import pytest
 from rows import many, told
 
-from spikeguard.study import frontier, matrix, sweep
+from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Settings
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
@@ -33,6 +33,9 @@ def test_gaps_are_taken_seed_by_seed_and_their_bound_over_seeds_and_images():
     bound = frontier.lower_bound(row, cells)
     assert 0 < bound < 0.1  # images vary, even where seeds do not
     assert frontier.lower_bound(row[:2], cells) is None
+    partly = {name: c for name, c in cells.items() if name != "b1"}
+    assert frontier.gap(cells["c1"], partly) is None, "a part of the frontier would flatter"
+    assert frontier.gaps(row, partly) == pytest.approx([0.1] * 4)
     level = many(5, 0.0)
     assert frontier.lower_bound([c for c in level.values() if c["row"] == "TGO"], level) < 0
 
@@ -89,3 +92,38 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     record["confirmed"] = many(5, 0.01, 100)
     assert "AT: TGO. It does not lie above the AT/TRADES frontier at its own clean accuracy for certain: mean gap +1.0" in page(record)
     assert "fresh seeds" in picture(record)
+    record["confirmed"] = {name: c for name, c in many(5, 0.3, 100).items() if name[0] != "b"}
+    assert "no claim is made" in page(record), "all of the seeds lack the same point of the frontier"
+
+
+def test_costs_are_told_of_the_same_kind_of_machine_only_and_where_networks_were_made():
+    cells = many(1)
+    cells |= {"none": told("AT", "none", 0, 0.7, 0.1)}
+    record = {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}, "confirmed": {}, "test": {}}
+    record |= {"cells": cells, "wanted": [[c["group"], c["row"], c["seed"]] for c in cells.values()]}
+    line = "| TGO | 1 | 70.0 | 40.0 | 35.0 | 5.0 | +5.0 | {} |  |"
+    assert line.format("") in page(record)
+    cells["c0"] |= {"machine": {"device": "NVIDIA H200"}, "seconds": 3.0}
+    cells["none"]["machine"] = {"instructions": ["avx2"], "threads": 1}
+    assert line.format("") in page(record)
+    assert "2 on a machine that was not noted; 1 on NVIDIA H200; 1 on avx2 (1 thread)." in page(record)
+    cells["none"]["machine"] = {"device": "NVIDIA H200"}
+    assert line.format("3.0") in page(record)
+
+
+def test_what_earlier_code_scored_is_marked():
+    cell = next(c for c in matrix.cells(Settings(1)) if c.key == ("AT", "TGO"))
+    row = told(*cell.key, 0, 0.7, 0.3)
+    record = {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}, "confirmed": {}}
+    record |= {"cells": {cell.name: row}, "wanted": [[*cell.key, 0]], "finalists": [cell.name]}
+    now, before = ({**row, "made": made} for made in (ranking.made(cell, "standard"), "another"))
+    assert "| AT: TGO | 70.0 |" in page({**record, "test": {cell.name: now}})
+    assert "| AT: TGO (by earlier code) | 70.0 |" in page({**record, "test": {cell.name: before}})
+
+
+def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch):
+    cells = list(matrix.cells(Settings(1)))
+    before = {c.name: ranking.made(c) for c in cells}
+    monkeypatch.setattr(ranking, "JUDGE", "another version")
+    random = {c.row for c in cells if ranking.made(c) != before[c.name]}
+    assert random == {"StoG", "RandHet", "input noise", "input quantisation", "TGO, noise when scored"}

@@ -180,7 +180,7 @@ def test_a_look_at_a_network_that_was_made_anew_begins_anew(small_study, tmp_pat
     bench = ranking.Bench(SMALL, tmp_path, little_data, None)
     bench.trained(other, "")
     with pytest.raises(UserError, match="another"):
-        bench.audited(other, bench.held(other), matrix.EPS, "full", (), "", tmp_path / "audits" / cell.name)
+        bench.audited(other, bench.held(other), matrix.EPS, "full", "", tmp_path / "audits" / cell.name)
     assert bench.looked_at(other, "")["members"] == 7  # six, and what is adaptive to AT
 
 
@@ -212,11 +212,13 @@ def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_a
         for seed in range(settings.seeds) if seeds is None else seeds:
             yield from (Cell(group, row, seed, replace(base, seed=seed)) for group, row in rows)
 
+    efforts = {"ranked": "quick", "scored": "standard", "looked_at": "full"}
+
     def rows(bench, work, todo, jobs):
         for cell in todo:
             group, row, seed = cell.group, cell.row, cell.seed
             clean, robust = {"AT 4/255": (0.8, 0.2), "AT 8/255": (0.6, 0.4)}.get(row, (0.7, 0.3 + lifts.get(row, 0.0)))
-            yield cell, {**told(group, row, seed, clean, robust), "made": ranking.made(cell), "members": 66}
+            yield cell, {**told(group, row, seed, clean, robust), "made": ranking.made(cell, efforts[work]), "members": 66}
 
     monkeypatch.setattr(matrix, "cells", cells)
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)

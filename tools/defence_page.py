@@ -86,7 +86,7 @@ ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
     ),
 }
 ROWS = {  # the rows of the study that speak of a defence: without and with adversarial training
-    "tgo": "TGO", "rat": "RAT", "sr": "SR", "stog": "StoG", "dlif": "DLIF", "mppd": "DLIF + MPPD", "mpd_sgr": "MPD-SGR", "feel": "FEEL",
+    "tgo": "TGO", "rat": "RAT", "sr": "SR", "stog": "StoG", "dlif": "DLIF", "mppd": "MPPD", "mpd_sgr": "MPD-SGR", "feel": "FEEL",
     "hosnn": "HoSNN", "input_noise": "input noise", "input_quantisation": "input quantisation", "randhet": "RandHet", "dsd": "DSD",
     "conversion": "conversion", "ann_twin": "no spikes: the ANN twin", "fitted_surrogate": "fitted surrogate",
     "shift_guard": "shift guard", "first_layer_guard": "first-layer guard", "ema": "EMA",

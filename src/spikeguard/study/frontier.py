@@ -46,10 +46,12 @@ def place(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]
 
 
 def gap(cell: Row, cells: Mapping[str, Row], images: Sequence[int] | None = None) -> float | None:
-    """How far a network lies above the frontier of its own seed, at its own clean accuracy; None if that has not been run."""
-    points = [place(c, images) for c in cells.values() if on_frontier(c) and c["seed"] == cell["seed"] and "failed" not in c]
-    if not points:
-        return None
+    """How far a network lies above the frontier of its own seed, at its own clean accuracy; None if not all of that has been run."""
+    frontier = [c for c in cells.values() if on_frontier(c)]
+    here = [c for c in frontier if c["seed"] == cell["seed"]]
+    points = [place(c, images) for c in here if "failed" not in c]
+    if not points or grouped(here).keys() != grouped(frontier).keys():
+        return None  # a part of it would flatter
     clean, robust = place(cell, images)
     return robust - height(points, clean)
 

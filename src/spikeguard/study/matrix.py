@@ -33,6 +33,7 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     "first-layer guard": (d.FirstLayerGuard(eps=ADVERSARY["eps"]),),
     "SR": (d.SR(),),
     "StoG": (d.StoG(),),
+    "MPPD": (d.MPPD(),),
     "DLIF": (d.DLIF(),),
     "DLIF + MPPD": (d.DLIF(), d.MPPD()),
     "DLIF + TV-l1": (d.DLIF(), d.MPPD(norm="l1", rho=2.5)),

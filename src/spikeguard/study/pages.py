@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spikeguard.auditing.suite import Effort
 from spikeguard.study import matrix
-from spikeguard.study.frontier import best, gap, gaps, lower_bound, mean_of, most_robust, whole
+from spikeguard.study.frontier import best, gap, gaps, grouped, lower_bound, mean_of, most_robust, whole
 from spikeguard.study.matrix import ADVERSARY, Key, Settings, on_frontier
 from spikeguard.study.ranking import made as made_by
 
@@ -35,11 +37,12 @@ def page(record: Mapping[str, Any]) -> str:
         f"{settings['epochs']} epochs and the defence. Accuracies in %: clean on all validation images; own surrogate (PGD-20) and worst case",
         "(quick audit, and for every network what is adaptive to any defence here) on",
         f"{settings['ranked_on']} validation images at Linf {eps:.0f}/255. Masked: own surrogate less worst case. Gap: worst case over the frontier",
-        "of AT and TRADES of the same seed at the network's own clean accuracy, both on the attacked images. Cost: training time over `none` of the",
-        "group and seed, else over AT's, where both were trained on a CPU or both on a GPU (several rivals take more passes than AT; none was given",
-        "more epochs), beside other work and with the code of the day: [defences.md](../defences.md) has costs measured side by side. An error flag",
-        "of the audit is named: such a number says little. Of random networks the quick audit averages 4 gradients a step only. Rows that differ by",
-        "less than ten points on so few images and seeds are not told apart.",
+        "of AT and TRADES of the same seed (the upper hull of its points; right of them its last one counts) at the network's own clean accuracy,",
+        "both on the attacked images. Cost: training time over `none` of the group and seed, else over AT's, where both are known to come from the",
+        "same kind of machine with as many threads (several rivals take more passes than AT; none was given more epochs), beside other work:",
+        "[defences.md](../defences.md) has costs measured side by side. An error flag of the audit is named: such a number says little. Of random",
+        "networks the quick audit averages 4 gradients a step only. Rows that differ by less than ten points on so few images and seeds are not told",
+        "apart.",
         "",
         "What favours whom: TGO has the demo's constants, found on this data by a search that left no record; AT and TRADES are given six budgets;",
         "no rival was tuned. Rivals have their published constants where a paper names them, but stand on the demo's neurons and schedule, which are",
@@ -88,8 +91,19 @@ def _ran(record: Mapping[str, Any], cells: Mapping[str, Row], rows: int) -> list
     return [
         text,
         f"{long} of {len(made)} trainings took more than {LONG} s, the longest {longest:.0f} s; trainings and attacks of ranking, fresh seeds and",
-        f"test images took {spent / 60:.0f} minutes in all, each in its own time (some two at a time), without checks and controls.",
+        f"test images took {spent / 60:.0f} minutes in all, each in its own time (up to fifteen side by side), without checks and controls.",
+        f"Ranked and confirmed on: {_machines(made)}.",
     ]
+
+
+def _machines(made: Sequence[Row]) -> str:
+    def where(cell: Row) -> str:
+        at = cell.get("machine")
+        if at is None:
+            return "a machine that was not noted"
+        return at.get("device") or f"{', '.join(at['instructions'])} ({at['threads']} thread{'s' if at['threads'] > 1 else ''})"
+
+    return "; ".join(f"{count} on {place}" for place, count in Counter(map(where, made)).most_common())
 
 
 def _of(cells: Mapping[str, Row], key: Key) -> list[Row]:
@@ -125,19 +139,16 @@ def _line(key: Key, row: list[Row], cells: Mapping[str, Row], base: list[Row], c
 
 
 def _costs(row: Sequence[Row], base: Sequence[Row]) -> list[float]:
-    """Training time over that of the base of the same seed, where both were trained on the same kind of machine."""
-
-    def where(cell: Row) -> tuple[int, str]:
-        return cell["seed"], cell.get("machine", {}).get("device", "CPU")
-
-    return [c["seconds"] / b["seconds"] for c in row for b in base if where(c) == where(b)]
+    """Training time over that of the base of the same seed, where both are known to have been trained on the same kind of machine."""
+    known = [(c, b) for c in row for b in base if c["seed"] == b["seed"] and "machine" in c]
+    return [c["seconds"] / b["seconds"] for c, b in known if c["machine"] == b.get("machine")]
 
 
 def _test(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Scored once on test images", ""]
     if not record["test"]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
-    again = _again(record, "test")
+    again, old = _again(record, "test"), _old(record, "test", "standard")
     lines += [
         f"The best five by validation ({_chosen(record)}), the frontier, no defence, and whatever was scored when the study had fewer rows or seeds; "
         f"first seed; standard audit, with quick's members and all adaptive ones, {record['settings']['scored_on']} test images, in %.",
@@ -150,6 +161,7 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     for name in dict.fromkeys((*record["finalists"], *scored)):
         cell = scored.get(name, record["cells"][name])
         label = f"{cell['group']}: {cell['row']}{' (trained anew)' if name in again else ''}"
+        label += " (by earlier code)" if name in old and name in scored else ""
         if name not in scored or "failed" in cell:
             lines.append(f"| {label} | {'failed: ' + cell['failed'] if 'failed' in cell else NOTHING} |" + " |" * 6)
             continue
@@ -169,6 +181,12 @@ def _again(record: Mapping[str, Any], part: str) -> set[str]:
     return {name for name, told in record.get(part, {}).items() if name in cells and told.get("seconds") not in (None, cells[name].get("seconds"))}
 
 
+def _old(record: Mapping[str, Any], part: str, effort: Effort) -> set[str]:
+    """Networks whose numbers there were made in another way than today's."""
+    now = {c.name: made_by(c, effort) for c in matrix.cells(Settings(1))}
+    return {name for name, told in record.get(part, {}).items() if name in now and told.get("made") != now[name]}
+
+
 def _chosen(record: Mapping[str, Any]) -> str:
     seeds = record.get("chosen_on", [0])  # records from before this was noted had ranked one
     return f"ranked on {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
@@ -186,7 +204,8 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
     asked = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
     lines += [
         f"What had the highest mean gap, and what the highest mean worst case, when they were chosen ({_chosen(record)}), was trained and ranked",
-        "again, with the frontier, on seeds that did not choose it.",
+        "again, with the frontier, on seeds that did not choose it. The images are those that ranked: the bounds cover the luck of few images, not",
+        "that rows were chosen on these. Only the table above has others, for one seed, and rows were added after others had been scored there.",
         "",
     ]
     for key, why in chosen.items():
@@ -223,7 +242,8 @@ def _asked(record: Mapping[str, Any], key: Key) -> str:
     """What the fresh seeds say of a row."""
     row = _sound(_of(record["confirmed"], key))
     over = gaps(row, record["confirmed"])
-    if len(over) < 5:
+    frontier = {(group, name) for group, name, _ in record["wanted"] if on_frontier({"group": group, "row": name})}
+    if len(over) < 5 or not frontier <= grouped(record["confirmed"].values()).keys():
         return f"{len(over)} of those five seeds were run: no claim is made."
     bound = lower_bound(row, record["confirmed"])
     assert bound is not None

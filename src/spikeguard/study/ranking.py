@@ -16,7 +16,7 @@ from spikeguard.auditing.audit import Audit, audit
 from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset, Images
-from spikeguard.defenses import InputNoise, InputQuantisation, RandHet, StoG
+from spikeguard.defenses import TGO, Defense, InputNoise, InputQuantisation, RandHet, StoG
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records import machine, read_json
 from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings
@@ -27,7 +27,7 @@ from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
 from spikeguard.training.setup import parts, pick_device
 
-RANDOM = (InputNoise, InputQuantisation, RandHet, StoG)  # when scored, too
+RANDOM = (InputNoise, InputQuantisation, RandHet, StoG)  # when scored, too, as is TGO whose noise stays on
 JUDGE = "random models, second version"  # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 LATER: dict[str, Any] = {"eps_end": None, "late_steps": None, "late_share": 0.3}  # fields that older recipes lack, and what they mean there
 GO_ON = "what is done is kept, go on with the same command"
@@ -92,12 +92,12 @@ class Bench:
             return {"device": torch.cuda.get_device_name(0)}
         return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
 
-    def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, extra: tuple[Member, ...], what: str, out: Path | None = None) -> Audit:
+    def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, what: str, out: Path | None = None) -> Audit:
         """An audit of a trained network; with ``out`` it goes on where it stopped."""
         place = pick_device(self.device)
         net = load(self.out / "runs" / cell.name, str(place))
         images = images.to(place)
-        x, y = images.pixels(), images.y
+        x, y, extra = images.pixels(), images.y, _further(effort)
         try:
             return audit(net, x, y, Linf(eps), effort=effort, out=out, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
         except Interrupted as error:
@@ -111,11 +111,11 @@ class Bench:
         except UserError as error:
             return {**row, "failed": str(error)}
         held = self.held(cell)
-        got = self.audited(cell, held, EPS, "quick", MORE, what).record
+        got = self.audited(cell, held, EPS, "quick", what).record
         kept = done.get("kept", done["epochs"][-1])["validation_accuracy"]
         row |= {"seconds": done["cost"]["seconds"], "validation_accuracy": kept, **told(got)}
         if cell.group == "BPTT":
-            row["low"] = told(self.audited(cell, held, LOW, "quick", MORE, what).record)
+            row["low"] = told(self.audited(cell, held, LOW, "quick", what).record)
         return row | {"machine": self.here()}
 
     def held(self, cell: Cell) -> Images:
@@ -128,18 +128,20 @@ class Bench:
         done = self.trained(cell, what)
         held, folder = self.held(cell), self.out / "audits" / cell.name
         try:
-            got = self.audited(cell, held, EPS, "full", (), what, folder).record
+            got = self.audited(cell, held, EPS, "full", what, folder).record
         except UserError:  # begun on a network that was lost since: it cannot go on
             shutil.rmtree(folder, ignore_errors=True)
-            got = self.audited(cell, held, EPS, "full", (), what, folder).record
-        return {**told(got), "members": len(got["members"]), "machine": self.here(), "seconds": done["cost"]["seconds"]}
+            got = self.audited(cell, held, EPS, "full", what, folder).record
+        return {**self._later(cell, "full", done, got), "members": len(got["members"])}
 
     def scored(self, cell: Cell, what: str) -> dict[str, Any]:
         """The one look at test images."""
         done = self.trained(cell, what)  # anew, where only the record is left
         test = self.data.test.balanced(self.settings.scored_on)
-        got = self.audited(cell, test, EPS, "standard", MORE_AT_LAST, what).record
-        return {**told(got), "machine": self.here(), "seconds": done["cost"]["seconds"]}
+        return self._later(cell, "standard", done, self.audited(cell, test, EPS, "standard", what).record)
+
+    def _later(self, cell: Cell, effort: Effort, done: Mapping[str, Any], got: Mapping[str, Any]) -> dict[str, Any]:
+        return {**told(got), "made": made(cell, effort), "machine": self.here(), "seconds": done["cost"]["seconds"]}
 
 
 def told(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,13 +160,22 @@ def told(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def made(cell: Cell) -> str:
+def made(cell: Cell, effort: Effort = "quick") -> str:
     """A hash of what a cell's numbers depend on: its recipe, the suite, the further members, the budgets, the way random models are judged."""
-    parts: list[Any] = [_told(cell.recipe.values()), fingerprint("quick"), [m.told() for m in MORE], EPS, LOW]
-    if any(isinstance(d, RANDOM) for d in cell.recipe.defenses):
+    parts: list[Any] = [_told(cell.recipe.values()), fingerprint(effort), [m.told() for m in _further(effort)], EPS, LOW]
+    if any(_random(d) for d in cell.recipe.defenses):
         parts.append(JUDGE)
     text = json.dumps(parts, sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def _further(effort: Effort) -> tuple[Member, ...]:
+    """The members that an audit of the study has beside the suite's."""
+    return {"quick": MORE, "standard": MORE_AT_LAST}.get(effort, ())
+
+
+def _random(defense: Defense) -> bool:
+    return isinstance(defense, RANDOM) or (isinstance(defense, TGO) and defense.noise_at_eval)
 
 
 def _told(values: Any) -> Any:

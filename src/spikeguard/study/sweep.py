@@ -52,7 +52,8 @@ class _Study:
 
     def look(self, todo: list[Cell]) -> None:
         """The longest look at what was chosen, before anybody believes it."""
-        self._run("looked_at", todo, [c for c in todo if c.name not in self.record["looked_at"]], "looked_at")
+        held = self.record["looked_at"]
+        self._run("looked_at", todo, [c for c in todo if c.name not in held or held[c.name].get("made") != made(c, "full")], "looked_at")
 
     def _run(self, work: Work, todo: list[Cell], missing: list[Cell], into: str) -> None:
         place = {cell.name: number for number, cell in enumerate(todo)}
