@@ -239,6 +239,8 @@ def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_a
     text = page(second)
     assert "when the study had fewer rows or seeds: AT: TGO. It lies above the AT/TRADES frontier" in text
     assert "2 questions to the same five seeds" in text
+    for record, later in ((first, False), (second, True)):
+        assert ("for one seed, and rows or seeds were added after it was begun." in page(record)) == later
     assert "Highest mean gap and mean worst case: AT: RAT + TGO. It lies above" in text
     assert sweep.run(settings, tmp_path)["best"] == second["best"]
     lifts["RAT"] = 0.6

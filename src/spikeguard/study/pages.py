@@ -91,7 +91,7 @@ def _ran(record: Mapping[str, Any], cells: Mapping[str, Row], rows: int) -> list
     return [
         text,
         f"{long} of {len(made)} trainings took more than {LONG} s, the longest {longest:.0f} s; trainings and attacks of ranking, fresh seeds and",
-        f"test images took {spent / 60:.0f} minutes in all, each in its own time (up to fifteen side by side), without checks and controls.",
+        f"test images took {spent / 60:.0f} minutes in all, each in its own time also where several ran side by side, without checks and controls.",
         f"Ranked and confirmed on: {_machines(made)}.",
     ]
 
@@ -202,10 +202,11 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
         if record.get(kept):
             chosen.setdefault((record[kept][0], record[kept][1]), []).append(what)
     asked = dict.fromkeys((c["group"], c["row"]) for c in record["confirmed"].values() if not on_frontier(c))
+    later = "." if asked.keys() <= chosen.keys() else ", and rows or seeds were added after it was begun."
     lines += [
         f"What had the highest mean gap, and what the highest mean worst case, when they were chosen ({_chosen(record)}), was trained and ranked",
         "again, with the frontier, on seeds that did not choose it. The images are those that ranked: the bounds cover the luck of few images, not",
-        "that rows were chosen on these. Only the table above has others, for one seed, and rows were added after others had been scored there.",
+        f"that rows were chosen on these. Only the table above has others, for one seed{later}",
         "",
     ]
     for key, why in chosen.items():
