@@ -346,7 +346,7 @@ def test_a_random_model_attacked_without_averaging_is_an_error():
 
 
 def test_every_flag_is_provoked_somewhere():
-    here = "".join((Path(__file__).parent / f"test_{name}.py").read_text() for name in ("flags", "audit"))
+    here = "".join((Path(__file__).parent / f"test_{name}.py").read_text() for name in ("flags", "audit", "audit_records"))
     for name in KINDS:
         assert here.count(f'"{name}"') > (1 if name in ERRORS else 0), name
     assert len(list(itertools.chain(*SEEN.values()))) >= len(SEEN)
