@@ -31,3 +31,10 @@ def many(seeds, lift=0.05, start=0):
         cells[f"b{seed}"] = told("frontier", "AT 8/255", seed, 0.6, 0.4 + level)
         cells[f"c{seed}"] = told("AT", "TGO", seed, 0.7, 0.3 + lift + level)
     return cells
+
+
+def record_of(cells, **rest):
+    """A study's record that holds these networks in its ranking and nothing else."""
+    settings = {"epochs": 4, "ranked_on": 100, "scored_on": 200}
+    wanted = [[c["group"], c["row"], c["seed"]] for c in cells.values()]
+    return {"eps": 25 / 255, "low": 8 / 255, "settings": settings, "cells": cells, "confirmed": {}, "test": {}, "wanted": wanted, **rest}

@@ -1,7 +1,7 @@
 """The frontier, what is chosen over it, and what the study's page says; nothing is trained."""
 
 import pytest
-from rows import many, told
+from rows import many, record_of, told
 
 from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Settings
@@ -46,9 +46,7 @@ def test_a_seed_that_has_only_begun_counts_for_nothing():
     assert frontier.whole({**cells, **begun}) == cells
     assert frontier.whole({}) == {}
     assert frontier.best({**cells, **begun}) == ["AT", "TGO"]
-    record = {"cells": {**cells, **begun}, "confirmed": {}, "test": {}, "wanted": [[c["group"], c["row"], c["seed"]] for c in cells.values()]}
-    record |= {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}}
-    text = page(record)
+    text = page(record_of({**cells, **begun}))
     assert "8 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seeds 0, 1 (2 networks of a seed that is not whole" in text
     assert "| TGO | 2 | 70.0 | 40.0 | 41.0 |" in text
 
@@ -78,10 +76,7 @@ def test_flagged_failed_and_incomplete_rows_are_never_the_best():
 
 
 def test_the_page_claims_nothing_without_five_fresh_seeds():
-    cells = many(3)
-    wanted = [[c["group"], c["row"], c["seed"]] for c in cells.values()]
-    settings = {"epochs": 4, "ranked_on": 100, "scored_on": 200}
-    record = {"eps": 25 / 255, "low": 8 / 255, "settings": settings, "cells": cells, "confirmed": {}, "test": {}, "wanted": wanted}
+    record = record_of(many(3))
     assert "is chosen when every network is ranked" in page(record)
     assert "AT + TGO" in picture(record)
     assert "fresh seeds" not in picture(record)
@@ -97,10 +92,8 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
 
 
 def test_costs_are_told_of_the_same_kind_of_machine_only_and_where_networks_were_made():
-    cells = many(1)
-    cells |= {"none": told("AT", "none", 0, 0.7, 0.1)}
-    record = {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}, "confirmed": {}, "test": {}}
-    record |= {"cells": cells, "wanted": [[c["group"], c["row"], c["seed"]] for c in cells.values()]}
+    cells = many(1) | {"none": told("AT", "none", 0, 0.7, 0.1)}
+    record = record_of(cells)
     line = "| TGO | 1 | 70.0 | 40.0 | 35.0 | 5.0 | +5.0 | {} |  |"
     assert line.format("") in page(record)
     cells["c0"] |= {"machine": {"device": "NVIDIA H200"}, "seconds": 3.0}
@@ -114,11 +107,13 @@ def test_costs_are_told_of_the_same_kind_of_machine_only_and_where_networks_were
 def test_what_earlier_code_scored_is_marked():
     cell = next(c for c in matrix.cells(Settings(1)) if c.key == ("AT", "TGO"))
     row = told(*cell.key, 0, 0.7, 0.3)
-    record = {"eps": 25 / 255, "low": 8 / 255, "settings": {"epochs": 4, "ranked_on": 100, "scored_on": 200}, "confirmed": {}}
-    record |= {"cells": {cell.name: row}, "wanted": [[*cell.key, 0]], "finalists": [cell.name]}
-    now, before = ({**row, "made": made} for made in (ranking.made(cell, "standard"), "another"))
-    assert "| AT: TGO | 70.0 |" in page({**record, "test": {cell.name: now}})
-    assert "| AT: TGO (by earlier code) | 70.0 |" in page({**record, "test": {cell.name: before}})
+    now, before = ({"test": {cell.name: {**row, "made": made}}} for made in (ranking.made(cell, "standard"), "another"))
+    assert "| AT: TGO | 70.0 |" in page(record_of({cell.name: row}, finalists=[cell.name], **now))
+    assert "| AT: TGO (by earlier code) | 70.0 |" in page(record_of({cell.name: row}, finalists=[cell.name], **before))
+    looks = {"looked_at": {cell.name: {**row, "members": 66, "made": ranking.made(cell, "full")}}, "best": [*cell.key]}
+    assert "first network of AT: TGO under `full`" in page(record_of({cell.name: row}, finalists=[cell.name], **looks))
+    looks["looked_at"][cell.name]["made"] = "another"
+    assert "first network of AT: TGO (by earlier code) under `full`" in page(record_of({cell.name: row}, finalists=[cell.name], **looks))
 
 
 def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch):

@@ -45,15 +45,23 @@ def place(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]
     return float(clean), float(robust)
 
 
-def gap(cell: Row, cells: Mapping[str, Row], images: Sequence[int] | None = None) -> float | None:
-    """How far a network lies above the frontier of its own seed, at its own clean accuracy; None if not all of that has been run."""
+def frontier_of(cell: Row, cells: Mapping[str, Row]) -> list[Row]:
+    """The points of the frontier of a network's own seed; none where not all of them have been run, for a part would flatter."""
     frontier = [c for c in cells.values() if on_frontier(c)]
     here = [c for c in frontier if c["seed"] == cell["seed"]]
-    points = [place(c, images) for c in here if "failed" not in c]
-    if not points or grouped(here).keys() != grouped(frontier).keys():
-        return None  # a part of it would flatter
+    return [c for c in here if "failed" not in c] if grouped(here).keys() == grouped(frontier).keys() else []
+
+
+def above(cell: Row, frontier: Iterable[Row], images: Sequence[int] | None = None) -> float:
+    """How far a network lies above these points, at its own clean accuracy."""
     clean, robust = place(cell, images)
-    return robust - height(points, clean)
+    return robust - height([place(c, images) for c in frontier], clean)
+
+
+def gap(cell: Row, cells: Mapping[str, Row]) -> float | None:
+    """How far a network lies above the frontier of its own seed; None if not all of that has been run."""
+    frontier = frontier_of(cell, cells)
+    return above(cell, frontier) if frontier else None
 
 
 def gaps(row: Iterable[Row], cells: Mapping[str, Row]) -> list[float]:
@@ -115,10 +123,11 @@ def lower_bound(row: Sequence[Row], cells: Mapping[str, Row], level: float = 0.0
         return None
     drawn, means = random.Random(0), []
     count = len(row[0]["right"])
+    known = [(c, frontier) for c in row if (frontier := frontier_of(c, cells))]
     for _ in range(RESAMPLES):
         images = drawn.choices(range(count), k=count)
-        by_seed = {c["seed"]: gap(c, cells, images) for c in row}
-        values = [g for c in drawn.choices(row, k=len(row)) if (g := by_seed[c["seed"]]) is not None]
+        by_seed = {c["seed"]: above(c, frontier, images) for c, frontier in known}
+        values = [by_seed[c["seed"]] for c in drawn.choices(row, k=len(row)) if c["seed"] in by_seed]
         if values:
             means.append(sum(values) / len(values))
     return sorted(means)[int(level * len(means))] if means else None

@@ -148,11 +148,11 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Scored once on test images", ""]
     if not record["test"]:
         return [*lines, f"{NOTHING}: this comes last, when every network is ranked.", ""]
-    again, old = _again(record, "test"), _old(record, "test", "standard")
+    remarks = _remarks(record, "test", "standard")
     lines += [
         f"The best five by validation ({_chosen(record)}), the frontier, no defence, and whatever was scored when the study had fewer rows or seeds; "
         f"first seed; standard audit, with quick's members and all adaptive ones, {record['settings']['scored_on']} test images, in %.",
-        *(["Trained anew: the ranked network was lost, and the same recipe on another machine gives another one."] if again else []),
+        *(["Trained anew: the ranked network was lost, and the same recipe on another machine gives another one."] if _again(record, "test") else []),
         "",
         "| network | clean | own surrogate | worst case (95 % interval) | optimiser part | gradient part | rest | gap |",
         "|---|---|---|---|---|---|---|---|",
@@ -160,8 +160,7 @@ def _test(record: Mapping[str, Any]) -> list[str]:
     scored = {name: {**record["cells"][name], **told} for name, told in record["test"].items() if name in record["cells"]}
     for name in dict.fromkeys((*record["finalists"], *scored)):
         cell = scored.get(name, record["cells"][name])
-        label = f"{cell['group']}: {cell['row']}{' (trained anew)' if name in again else ''}"
-        label += " (by earlier code)" if name in old and name in scored else ""
+        label = f"{cell['group']}: {cell['row']}{remarks.get(name, '')}"
         if name not in scored or "failed" in cell:
             lines.append(f"| {label} | {'failed: ' + cell['failed'] if 'failed' in cell else NOTHING} |" + " |" * 6)
             continue
@@ -181,10 +180,11 @@ def _again(record: Mapping[str, Any], part: str) -> set[str]:
     return {name for name, told in record.get(part, {}).items() if name in cells and told.get("seconds") not in (None, cells[name].get("seconds"))}
 
 
-def _old(record: Mapping[str, Any], part: str, effort: Effort) -> set[str]:
-    """Networks whose numbers there were made in another way than today's."""
-    now = {c.name: made_by(c, effort) for c in matrix.cells(Settings(1))}
-    return {name for name, told in record.get(part, {}).items() if name in now and told.get("made") != now[name]}
+def _remarks(record: Mapping[str, Any], part: str, effort: Effort) -> dict[str, str]:
+    """What is said behind the name of a network there: that it is not the one that was ranked, that its number is not made as today's would be."""
+    now, again = {c.name: made_by(c, effort) for c in matrix.cells(Settings(1))}, _again(record, part)
+    old = {name for name, told in record.get(part, {}).items() if name in now and told.get("made") != now[name]}
+    return {name: " (trained anew)" * (name in again) + " (by earlier code)" * (name in old) for name in again | old}
 
 
 def _chosen(record: Mapping[str, Any]) -> str:
@@ -219,11 +219,12 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
     for what, now in (("mean gap", best(record["cells"])), ("mean worst case", most_robust(record["cells"]))):
         if now and tuple(now) not in {*asked, *chosen}:
             lines += [f"- By all that was run since, {': '.join(now)} has the highest {what}; it was not asked."]
-    lines += [f"- {_looked_at(record, name)}" for name in record.get("looked_at", {}) if name in record["cells"]]
+    remarks = _remarks(record, "looked_at", "full")
+    lines += [f"- {_looked_at(record, name, remarks.get(name, ''))}" for name in record.get("looked_at", {}) if name in record["cells"]]
     return [*lines, ""]
 
 
-def _looked_at(record: Mapping[str, Any], name: str) -> str:
+def _looked_at(record: Mapping[str, Any], name: str, remark: str) -> str:
     """What the longest look left of what the short one had left, on the same images."""
     cell, told = record["cells"][name], record["looked_at"][name]
     if "failed" in told:
@@ -233,7 +234,7 @@ def _looked_at(record: Mapping[str, Any], name: str) -> str:
     errors = [flag for flag, level in told["flags"] if level == "error"]
     flagged = f"flags: {', '.join(errors)}" if errors else "no flag of level error"
     return (
-        f"The first network of {cell['group']}: {cell['row']}{' (trained anew)' if name in _again(record, 'looked_at') else ''} under `full` "
+        f"The first network of {cell['group']}: {cell['row']}{remark} under `full` "
         f"({told['members']} members) on the images that ranked it: {long:.1f} % ({low:.1f} to {high:.1f}) are left where the ranking left "
         f"{short:.1f} %; {flagged}."
     )

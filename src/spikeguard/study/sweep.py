@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeguard.auditing.runner import Tell, silent
+from spikeguard.auditing.suite import Effort
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
 from spikeguard.records import SCHEMA, read_json, write_json
@@ -43,8 +44,7 @@ class _Study:
 
     def rank(self, todo: list[Cell], into: str) -> None:
         """Every network that is not there yet, or was made in another way."""
-        held = self.record[into]
-        self._run("ranked", todo, [c for c in todo if c.name not in held or held[c.name]["made"] != made(c)], into)
+        self._run("ranked", todo, self._missing(todo, into, "quick"), into)
 
     def score(self, todo: list[Cell]) -> None:
         """The one look at test images, for those that have not had it."""
@@ -52,8 +52,11 @@ class _Study:
 
     def look(self, todo: list[Cell]) -> None:
         """The longest look at what was chosen, before anybody believes it."""
-        held = self.record["looked_at"]
-        self._run("looked_at", todo, [c for c in todo if c.name not in held or held[c.name].get("made") != made(c, "full")], "looked_at")
+        self._run("looked_at", todo, self._missing(todo, "looked_at", "full"), "looked_at")
+
+    def _missing(self, todo: list[Cell], into: str, effort: Effort) -> list[Cell]:
+        held = self.record[into]
+        return [c for c in todo if c.name not in held or held[c.name].get("made") != made(c, effort)]
 
     def _run(self, work: Work, todo: list[Cell], missing: list[Cell], into: str) -> None:
         place = {cell.name: number for number, cell in enumerate(todo)}
