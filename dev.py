@@ -37,7 +37,10 @@ def wanted(what):
 
 
 def setup(extra):
-    """A virtual environment with the package (and its development tools), made once a change of pyproject or constraints."""
+    """A virtual environment with the package (and its development tools).
+
+    Made once a change of pyproject or constraints.
+    """
     if sys.version_info < (3, 11):
         fail("Python 3.11 or later is needed, this is %d.%d" % sys.version_info[:2])
     try:
@@ -57,10 +60,21 @@ def setup(extra):
     quiet = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", CONSTRAINTS]
     call(python(), *quiet, "torch", "numpy")
     call(python(), *quiet, "-e", "." + extra)
-    if extra:  # test oracles and peers of the bench, whose own dependencies would break the rest (a CUDA torchvision, an old requests)
+    # test oracles and peers of the bench, whose own dependencies would break the rest (a CUDA torchvision, an
+    # old requests)
+    if extra:
         call(python(), *quiet, "--no-deps", "torchattacks==3.5.1", "spikingjelly==2.0.0", "snntorch==1.0.0")
-        old = "spikingjelly==0.0.0.0.14"  # whose neurons have no gradient in eval mode: a test shows that the audit is not fooled
-        call(python(), *quiet, "--no-deps", "--upgrade", "--target", os.path.join(VENV, old.replace("==", "-")), old)
+        # whose neurons have no gradient in eval mode: a test shows that the audit is not fooled
+        old = "spikingjelly==0.0.0.0.14"
+        call(
+            python(),
+            *quiet,
+            "--no-deps",
+            "--upgrade",
+            "--target",
+            os.path.join(VENV, old.replace("==", "-")),
+            old,
+        )
     with open(mark, "w") as file:
         file.write(wanted(extra))
 
@@ -72,7 +86,9 @@ def test(options):
     call(tool("mypy"))
     call(tool("lint-imports"))
     beside = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait would take the cores from the tests beside
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # threads that spin while they wait would take the cores from the tests beside
     call(python(), "-m", "pytest", *beside, *options)
 
 

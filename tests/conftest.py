@@ -26,7 +26,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def quiet_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads, a seeded global generator; kernels are compiled only in tests marked so, because compiling takes seconds each."""
+    """Two threads, a seeded global generator.
+
+    Kernels are compiled only in tests marked so, because compiling takes seconds each.
+    """
     torch.set_num_threads(2)
     torch.manual_seed(0)
     if not request.node.get_closest_marker("compiled"):
@@ -41,7 +44,10 @@ def short_controls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def awake(net: Classifier) -> Classifier:
-    """The network in eval mode after its batch norms have seen some images: before that its neurons are silent."""
+    """The network in eval mode after its batch norms have seen some images.
+
+    Before that its neurons are silent.
+    """
     net.train()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -71,20 +77,31 @@ def pair(tiny: Classifier) -> tuple[Tensor, Tensor]:
 def step(tiny: Classifier) -> Step:
     """Half-way through a training of the tiny network."""
     generator = torch.Generator().manual_seed(5)
-    return Step(tiny.train(), torch.rand(8, 1, 8, 8, generator=generator), torch.arange(8) % 10, key=3, progress=0.5)
+    return Step(
+        tiny.train(), torch.rand(8, 1, 8, 8, generator=generator), torch.arange(8) % 10, key=3, progress=0.5
+    )
 
 
 @pytest.fixture(scope="session")
 def little_data() -> Dataset:
     """500 + 100 embedded images."""
     data = load_data("embedded")
-    return Dataset("little", data.train.balanced(500), data.test.balanced(100), data.classes, data.mean, data.std)
+    return Dataset(
+        "little", data.train.balanced(500), data.test.balanced(100), data.classes, data.mean, data.std
+    )
 
 
 def little_recipe(**changes: object) -> Recipe:
     """A training of a few seconds."""
     neuron = Neuron(decay=0.5, detach_reset=True, surrogate=Atan(2.0))
-    settings: dict[str, object] = {"neuron": neuron, "options": {"width": 3}, "epochs": 2, "batch_size": 50, "augment": True, "timesteps": 2}
+    settings: dict[str, object] = {
+        "neuron": neuron,
+        "options": {"width": 3},
+        "epochs": 2,
+        "batch_size": 50,
+        "augment": True,
+        "timesteps": 2,
+    }
     return Recipe(**{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -92,7 +109,9 @@ def little_recipe(**changes: object) -> Recipe:
 def images() -> Images:
     """Twelve random 8x8 images."""
     generator = torch.Generator().manual_seed(3)
-    return Images.of(torch.randint(0, 256, (12, 1, 8, 8), generator=generator, dtype=torch.uint8), torch.arange(12) % 10)
+    return Images.of(
+        torch.randint(0, 256, (12, 1, 8, 8), generator=generator, dtype=torch.uint8), torch.arange(12) % 10
+    )
 
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
@@ -106,14 +125,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(a and a in reason for a in allowed):
-            terminalreporter.write_line(f"a skip that tests/allowed_skips.txt does not name: {report.nodeid}: {reason}", red=True)
+            terminalreporter.write_line(
+                f"a skip that tests/allowed_skips.txt does not name: {report.nodeid}: {reason}", red=True
+            )
             terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
 def small_net(little_data: Dataset) -> nn.Module:
     """A network that has learned something, for tests of whole audits."""
-    return train(little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False), data=little_data).net
+    return train(
+        little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False), data=little_data
+    ).net
 
 
 @pytest.fixture(scope="session")

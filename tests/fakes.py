@@ -1,7 +1,9 @@
-"""Tiny spiking networks in plain torch, planted fakes of robustness, and attacks that know each trick: the independent judge of the audit.
+"""Tiny spiking networks in plain torch, planted fakes of robustness, and attacks that know each trick: the
+independent judge of the audit.
 
-Nothing here comes from spikeguard, so an error there cannot hide itself. A fake has the weights of an honestly trained `Net`; it looks robust
-to an attack that trusts its gradient, and `true_accuracy` says how robust it is to one that does not.
+Nothing here comes from spikeguard, so an error there cannot hide itself. A fake has the weights of an
+honestly trained `Net`; it looks robust to an attack that trusts its gradient, and `true_accuracy` says how
+robust it is to one that does not.
 """
 
 import math
@@ -43,12 +45,34 @@ class Spike(torch.autograd.Function):
 
 
 class Net(nn.Module):
-    """Two convolutions of spiking neurons and a linear readout, for images [N, 1, 28, 28] in [0, 1]; with `relu` the same as an ANN."""
+    """Two convolutions of spiking neurons and a linear readout, for images [N, 1, 28, 28] in [0, 1].
 
-    def __init__(self, timesteps: int = 4, surrogate: Surrogate = ("atan", 2.0), relu: bool = False, sigma: float = 0.0, decay: float = 0.5):
+    With `relu` the same as an ANN.
+    """
+
+    def __init__(
+        self,
+        timesteps: int = 4,
+        surrogate: Surrogate = ("atan", 2.0),
+        relu: bool = False,
+        sigma: float = 0.0,
+        decay: float = 0.5,
+    ):
         super().__init__()
-        self.options: dict[str, Any] = {"timesteps": timesteps, "surrogate": surrogate, "relu": relu, "sigma": sigma, "decay": decay}
-        self.timesteps, self.surrogate, self.relu, self.sigma, self.decay = 1 if relu else timesteps, surrogate, relu, sigma, decay
+        self.options: dict[str, Any] = {
+            "timesteps": timesteps,
+            "surrogate": surrogate,
+            "relu": relu,
+            "sigma": sigma,
+            "decay": decay,
+        }
+        self.timesteps, self.surrogate, self.relu, self.sigma, self.decay = (
+            1 if relu else timesteps,
+            surrogate,
+            relu,
+            sigma,
+            decay,
+        )
         self.conv1 = nn.Conv2d(1, 12, 3, padding=1)
         self.conv2 = nn.Conv2d(12, 24, 3, padding=1)
         self.head = nn.Linear(24 * 9, 10)
@@ -58,7 +82,10 @@ class Net(nn.Module):
         return self.conv1(F.avg_pool2d((x - MEAN) / STD, 2))
 
     def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Spikes and the membrane after the hard reset; `layer` is for fakes that treat one layer differently."""
+        """Spikes and the membrane after the hard reset.
+
+        `layer` is for fakes that treat one layer differently.
+        """
         if self.relu:
             return current.relu(), v
         h = self.decay * v + current
@@ -80,7 +107,10 @@ class Net(nn.Module):
 
 
 class Guarded(Net):
-    """While it trains, its potentials are pushed away from the threshold (`hinge`) and its firing is noisy: threshold guarding."""
+    """While it trains, its potentials are pushed away from the threshold (`hinge`) and its firing is noisy.
+
+    Threshold guarding.
+    """
 
     hinge: Tensor = REST
 
@@ -102,7 +132,10 @@ def remade(kind: type[Net], net: Net, **changes: Any) -> Net:
 
 
 def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -> Net:
-    """Adam on batches of 100, on images attacked by PGD-2 within `adversarial` if that is not 0; returns the net in eval mode."""
+    """Adam on batches of 100, on images attacked by PGD-2 within `adversarial` if that is not 0.
+
+    Returns the net in eval mode.
+    """
     net.train()
     adam = torch.optim.Adam(net.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)
@@ -112,7 +145,13 @@ def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -
             if adversarial:
                 z = _random_start(z, adversarial)
                 for _ in range(2):
-                    z = _ascend(_gradient(net, z, y[rows], F.cross_entropy), z, x[rows], adversarial, 0.75 * adversarial)
+                    z = _ascend(
+                        _gradient(net, z, y[rows], F.cross_entropy),
+                        z,
+                        x[rows],
+                        adversarial,
+                        0.75 * adversarial,
+                    )
             adam.zero_grad()
             if isinstance(net, Guarded):
                 net.hinge = REST
@@ -137,14 +176,20 @@ HONEST: dict[str, Callable[[], Net]] = {
 
 
 def honest(name: str, x: Tensor, y: Tensor, seed: int = 0) -> Net:
-    """The honest network of that name, trained on these images: 16 epochs, or 10 of adversarial training for AT."""
+    """The honest network of that name, trained on these images.
+
+    16 epochs, or 10 of adversarial training for AT.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return fit(HONEST[name](), x, y, 10, 8 / 255) if name == "AT" else fit(HONEST[name](), x, y, 16)
 
 
 class Spoilt(Net):
-    """In eval mode `spoil` gets the spikes, the membrane and the layer, and changes their gradient, not their values."""
+    """In eval mode `spoil` gets the spikes, the membrane and the layer, and changes their gradient.
+
+    Not their values.
+    """
 
     def __init__(self, spoil: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]], **options: Any) -> None:
         super().__init__(**options)
@@ -190,13 +235,20 @@ class Decoy(Net):
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
             return super().forward(x)
-        return F.avg_pool2d(x, 2).flatten(1) @ torch.randn(196, 10, generator=torch.Generator().manual_seed(0)).to(x)
+        return F.avg_pool2d(x, 2).flatten(1) @ torch.randn(
+            196, 10, generator=torch.Generator().manual_seed(0)
+        ).to(x)
 
 
 class Wrapped(nn.Module):
-    """`net` between a change of its input and one of its logits; `straight` passes the gradient by the former, for the judge's twins."""
+    """`net` between a change of its input and one of its logits.
 
-    def __init__(self, net: Net, before: Change, after: Change = lambda logits: logits, straight: bool = False) -> None:
+    `straight` passes the gradient by the former, for the judge's twins.
+    """
+
+    def __init__(
+        self, net: Net, before: Change, after: Change = lambda logits: logits, straight: bool = False
+    ) -> None:
         super().__init__()
         self.net, self.before, self.after, self.straight = net, before, after, straight
         self.eval()
@@ -214,8 +266,10 @@ def _shift(x: Tensor) -> Tensor:
 
 
 WARPS: dict[str, Change] = {
-    "quantised input": lambda x: torch.round(x * 7) / 7,
-    "clamped normalised input": lambda x: x.clamp(MEAN, MEAN + STD),  # what clamping to [0, 1] after normalising comes to
+    "quantized input": lambda x: torch.round(x * 7) / 7,
+    "clamped normalized input": lambda x: x.clamp(
+        MEAN, MEAN + STD
+    ),  # what clamping to [0, 1] after normalizing comes to
     "batch mean": lambda x: x - x.mean(0) + MEAN,
     "batch statistics": lambda x: (x - x.mean()) / x.std() * STD + MEAN,
     "random shift": _shift,
@@ -225,24 +279,31 @@ OUTPUTS: dict[str, Change] = {
     "softmax": lambda logits: (logits * 50).softmax(1),
     "argmax": lambda logits: F.one_hot(logits.argmax(1), 10).to(logits.dtype),
 }
-STRAIGHT = {"quantised input", "clamped normalised input"}  # whose own gradient is spoilt
+STRAIGHT = {"quantized input", "clamped normalized input"}  # whose own gradient is spoilt
 RANDOM = {"noise without EOT", "random shift"}  # the accuracy is a mean over draws
 COMPANY = {"batch mean", "batch statistics"}  # the class depends on the rest of the batch
 
 FAKES: dict[str, Callable[[Net], nn.Module]] = {
     "gradient lost in eval": lambda net: remade(Spoilt, net, spoil=lambda s, v, layer: (s.detach(), v)),
-    "detached time": lambda net: remade(Spoilt, net, spoil=lambda s, v, layer: (s.detach() if layer == 1 else s, v.detach())),
+    "detached time": lambda net: remade(
+        Spoilt, net, spoil=lambda s, v, layer: (s.detach() if layer == 1 else s, v.detach())
+    ),
     "no_grad inside": lambda net: remade(NoGradInside, net),
     "very narrow surrogate": lambda net: remade(Net, net, surrogate=("triangle", 1e-3)),
     # in one layer: two flips in a row would cancel
-    "sign-flipped surrogate": lambda net: remade(Spoilt, net, spoil=lambda s, v, layer: (2 * s.detach() - s if layer == 1 else s, v)),
+    "sign-flipped surrogate": lambda net: remade(
+        Spoilt, net, spoil=lambda s, v, layer: (2 * s.detach() - s if layer == 1 else s, v)
+    ),
     "zero gradient": lambda net: remade(Net, net, surrogate=("zero", 0.0)),
     "noise without EOT": lambda net: remade(Net, net, sigma=0.4),
     "state carried over": lambda net: remade(Carried, net, decay=0.9),
     "one-timestep gradient": lambda net: remade(LastStep, net, spoil=lambda s, v, layer: (s, v.detach())),
     "decoy logits": lambda net: remade(Decoy, net),
     **{name: lambda net, warp=warp: Wrapped(remade(Net, net), warp) for name, warp in WARPS.items()},
-    **{name: lambda net, after=after: Wrapped(remade(Net, net), torch.clone, after) for name, after in OUTPUTS.items()},
+    **{
+        name: lambda net, after=after: Wrapped(remade(Net, net), torch.clone, after)
+        for name, after in OUTPUTS.items()
+    },
 }
 
 
@@ -258,7 +319,9 @@ def _margin(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.masked_fill(own, -math.inf).amax(1) - logits[own]).sum()
 
 
-def _gradient(net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], draws: int = 1) -> Tensor:
+def _gradient(
+    net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], draws: int = 1
+) -> Tensor:
     x = x.detach().requires_grad_()
     return torch.autograd.grad(loss(net(x.repeat(draws, 1, 1, 1)), y.repeat(draws)), x)[0]
 
@@ -273,7 +336,10 @@ def _random_start(x: Tensor, eps: float) -> Tensor:
 
 @torch.no_grad()
 def _score(net: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
-    """Per image, the share of draws in which it is classified right; a net with a memory starts fresh each time."""
+    """Per image, the share of draws in which it is classified right.
+
+    A net with a memory starts fresh each time.
+    """
     right = torch.zeros(len(x))
     for _ in range(draws):
         if isinstance(net, Carried):
@@ -282,11 +348,15 @@ def _score(net: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
     return right / draws
 
 
-def _attacked(net: nn.Module, twins: list[nn.Module], x: Tensor, y: Tensor, eps: float, random: bool, company: bool) -> float:
-    """Accuracy of `net` on the worst candidate of each image, from PGD along each twin with both losses, at x and from a random start.
+def _attacked(
+    net: nn.Module, twins: list[nn.Module], x: Tensor, y: Tensor, eps: float, random: bool, company: bool
+) -> float:
+    """Accuracy of `net` on the worst candidate of each image, from PGD along each twin with both losses, at x
+    and from a random start.
 
-    A random net is attacked over 2 draws, its candidates are chosen by 60 draws every 25 steps, and the accuracy is that of 100 others. A net
-    whose classes depend on the company is judged in the whole batch as given, all of it attacked; elsewhere a fooled image is done with.
+    A random net is attacked over 2 draws, its candidates are chosen by 60 draws every 25 steps, and the
+    accuracy is that of 100 others. A net whose classes depend on the company is judged in the whole batch as
+    given, all of it attacked; elsewhere a fooled image is done with.
     """
     every, draws = (25, 60) if random else (1, 1)
     with torch.random.fork_rng(devices=[]):
@@ -299,7 +369,13 @@ def _attacked(net: nn.Module, twins: list[nn.Module], x: Tensor, y: Tensor, eps:
                     rows = torch.arange(len(x)) if company else worst.nonzero()[:, 0]
                     if not len(rows):
                         return 0.0
-                    z[rows] = _ascend(_gradient(twin, z[rows], y[rows], loss, 2 if random else 1), z[rows], x[rows], eps, eps / 8)
+                    z[rows] = _ascend(
+                        _gradient(twin, z[rows], y[rows], loss, 2 if random else 1),
+                        z[rows],
+                        x[rows],
+                        eps,
+                        eps / 8,
+                    )
                     if step % every == 0:
                         score = _score(net, z[rows], y[rows], draws)
                         better = score < worst[rows]
@@ -308,8 +384,13 @@ def _attacked(net: nn.Module, twins: list[nn.Module], x: Tensor, y: Tensor, eps:
 
 
 def true_accuracy(name: str, fake: nn.Module, honest: Net, x: Tensor, y: Tensor, eps: float) -> float:
-    """An upper bound on the fake's robust accuracy that knows its trick: attacks by twins without it, judged on the fake."""
-    return _attacked(fake, [_twin(name, honest, slope) for slope in SLOPES], x, y, eps, name in RANDOM, name in COMPANY)
+    """An upper bound on the fake's robust accuracy that knows its trick.
+
+    Attacks by twins without it, judged on the fake.
+    """
+    return _attacked(
+        fake, [_twin(name, honest, slope) for slope in SLOPES], x, y, eps, name in RANDOM, name in COMPANY
+    )
 
 
 def reference_accuracy(net: Net, x: Tensor, y: Tensor, eps: float) -> float:

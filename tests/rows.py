@@ -2,9 +2,12 @@
 
 
 def told(group, row, seed, clean, robust):
-    bits = {"right_clean": [float(k < 100 * clean) for k in range(100)], "right": [float(k < 100 * robust) for k in range(100)]}
+    bits = {
+        "right_clean": [float(k < 100 * clean) for k in range(100)],
+        "right": [float(k < 100 * robust) for k in range(100)],
+    }
     rest = {
-        "masking": {"PGD-20": 0.4, "optimiser": 0.1, "gradient": 0.1, "rest": 0.0},
+        "masking": {"PGD-20": 0.4, "optimizer": 0.1, "gradient": 0.1, "rest": 0.0},
         "flags": [],
         "seconds": 1.0,
         "audit_seconds": 1.0,
@@ -37,4 +40,13 @@ def record_of(cells, **rest):
     """A study's record that holds these networks in its ranking and nothing else."""
     settings = {"epochs": 4, "ranked_on": 100, "scored_on": 200}
     wanted = [[c["group"], c["row"], c["seed"]] for c in cells.values()]
-    return {"eps": 25 / 255, "low": 8 / 255, "settings": settings, "cells": cells, "confirmed": {}, "test": {}, "wanted": wanted, **rest}
+    return {
+        "eps": 25 / 255,
+        "low": 8 / 255,
+        "settings": settings,
+        "cells": cells,
+        "confirmed": {},
+        "test": {},
+        "wanted": wanted,
+        **rest,
+    }

@@ -13,12 +13,15 @@ from spikeguard.auditing.suite import SUITES
 
 
 class OneNeuron(nn.Module):
-    """Two classes from the rate of one LIF neuron whose current is the mean pixel times a gain: class 1 once it fires at least ``wanted`` times."""
+    """Two classes from the rate of one LIF neuron whose current is the mean pixel times a gain.
+
+    Class 1 once it fires at least ``wanted`` times.
+    """
 
     def __init__(self, wanted: int, steps: int = 4, decay: float = 0.5, gain: float = 3.0) -> None:
         super().__init__()
         self.wanted, self.steps, self.decay, self.gain = wanted, steps, decay, gain
-        self.fire = sg.LIF(decay=decay, surrogate=sg.Atan(2.0))
+        self.fire = sg.LIF(decay=decay, surrogate=sg.surrogates.Atan(2.0))
 
     def forward(self, x: Tensor) -> Tensor:
         current = self.gain * x.flatten(1).mean(1, keepdim=True)
@@ -26,14 +29,20 @@ class OneNeuron(nn.Module):
         return torch.cat([torch.zeros_like(count), count - (self.wanted - 0.5)], 1)
 
     def threshold(self) -> float:
-        """The smallest mean pixel at which it fires ``wanted`` times: each cycle of charge ``c (1 + d + ...)`` must reach 1 within its steps."""
+        """The smallest mean pixel at which it fires ``wanted`` times.
+
+        Each cycle of charge ``c (1 + d + ...)`` must reach 1 within its steps.
+        """
         period = self.steps // self.wanted
         return 1.0 / (self.gain * sum(self.decay**k for k in range(period)))
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 4])
 def test_one_neuron_is_broken_exactly_beyond_its_distance(wanted):
-    """Every pixel may move by eps, so the mean does: class 0 turns into 1 if mean + eps reaches the threshold."""
+    """Every pixel may move by eps, so the mean does.
+
+    Class 0 turns into 1 if mean + eps reaches the threshold.
+    """
     model = OneNeuron(wanted).eval()
     border = model.threshold()
     means = torch.linspace(border - 0.1, border - 0.004, 60)
@@ -88,11 +97,14 @@ def test_never_better_than_exhaustive_search_and_seldom_worse(seed):
 
 
 def interval_logits(net: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of the logits of ``Certified`` for inputs in [low, high]: spikes in {0, 1} where the potential's interval meets the threshold."""
+    """Bounds of the logits of ``Certified`` for inputs in [low, high].
+
+    Spikes in {0, 1} where the potential's interval meets the threshold.
+    """
 
     def affine(layer: nn.Linear, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        centre, radius = (low + high) / 2, (high - low) / 2
-        middle, spread = layer(centre), radius @ layer.weight.abs().T
+        center, radius = (low + high) / 2, (high - low) / 2
+        middle, spread = layer(center), radius @ layer.weight.abs().T
         return middle - spread, middle + spread
 
     current = affine(net.first, low, high)
@@ -100,9 +112,14 @@ def interval_logits(net: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, 
     for _ in range(net.steps):
         h_low, h_high = net.decay * v_low + current[0], net.decay * v_high + current[1]
         s_low, s_high = (h_low >= 1).double(), (h_high >= 1).double()
-        stays_low, stays_high = torch.where(h_low < 1, h_low, 0.0), torch.where(h_high < 1, h_high, torch.where(s_low > 0, 0.0, 1.0))
+        stays_low, stays_high = (
+            torch.where(h_low < 1, h_low, 0.0),
+            torch.where(h_high < 1, h_high, torch.where(s_low > 0, 0.0, 1.0)),
+        )
         v_low = torch.where(s_high > 0, torch.minimum(stays_low, torch.zeros_like(h_low)), h_low)
-        v_high = torch.where(s_low > 0, torch.zeros_like(h_high), torch.maximum(stays_high, torch.zeros_like(h_high)))
+        v_high = torch.where(
+            s_low > 0, torch.zeros_like(h_high), torch.maximum(stays_high, torch.zeros_like(h_high))
+        )
         v_high = torch.where(s_high > 0, v_high, h_high)
         total.append(affine(net.last, s_low, s_high))
     return torch.stack([t[0] for t in total]).mean(0), torch.stack([t[1] for t in total]).mean(0)
@@ -114,7 +131,7 @@ class Certified(nn.Module):
         torch.manual_seed(4)
         self.steps, self.decay = 3, 0.5
         self.first, self.last = nn.Linear(9, 20), nn.Linear(20, 3)
-        self.fire = sg.LIF(decay=self.decay, surrogate=sg.Atan(2.0))
+        self.fire = sg.LIF(decay=self.decay, surrogate=sg.surrogates.Atan(2.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.fire(self.first(x.flatten(1))[None], self.steps)).mean(0)
@@ -138,7 +155,9 @@ def test_a_certified_sample_is_never_broken():
     best_other = high.scatter(1, y[:, None], -torch.inf).amax(1)
     certified = low.gather(1, y[:, None])[:, 0] > best_other
     broken = torch.zeros(150, dtype=torch.bool)
-    chosen = [m for m in SUITES["standard"] if not m.needs][:9] + [m for m in SUITES["standard"] if m.attack in (sg.rays, sg.random_search)]
+    chosen = [m for m in SUITES["standard"] if not m.needs][:9] + [
+        m for m in SUITES["standard"] if m.attack in (sg.rays, sg.random_search)
+    ]
     for member in chosen:
         broken |= member.run(net, x, y, sg.Linf(eps), 0, torch.arange(150)).broken
     assert certified.sum() > 20

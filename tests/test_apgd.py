@@ -1,4 +1,7 @@
-"""APGD step by step against a plain loop written from the paper; the losses it climbs; what aiming at every class is good for."""
+"""APGD step by step against a plain loop written from the paper; the losses it climbs.
+
+What aiming at every class is good for.
+"""
 
 import math
 
@@ -7,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.attacks._loop import Rule
 from spikeguard.attacks.apgd import MomentumStep
-from spikeguard.attacks.ascent import Rule
 from spikeguard.attacks.sparse import SparseStep
 from spikeguard.errors import UserError
 from spikeguard.gradients import Own
@@ -63,7 +66,9 @@ def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[
             following += gap
         z = project([a + eta * ((g > 0) - (g < 0)) for a, g in zip(here, gradient, strict=True)])
         a = 0.75 if k else 1.0
-        moved = project([h + a * (t - h) + (1 - a) * (h - b) for h, t, b in zip(here, z, before, strict=True)])
+        moved = project(
+            [h + a * (t - h) + (1 - a) * (h - b) for h, t, b in zip(here, z, before, strict=True)]
+        )
         before, here = here, moved
         loss, gradient = loss_and_gradient(here)
         losses.append(loss)
@@ -84,7 +89,9 @@ def test_every_step_is_that_of_the_paper(steps):
     if steps == 40:
         assert (rule.eta < 0.6).any(), "no step was ever halved: the test shows nothing"
     for sample in range(6):
-        expected = torch.tensor(by_hand(x[sample].tolist(), start[sample].tolist(), 0.3, steps), dtype=torch.float64)
+        expected = torch.tensor(
+            by_hand(x[sample].tolist(), start[sample].tolist(), 0.3, steps), dtype=torch.float64
+        )
         torch.testing.assert_close(torch.stack([p[sample] for p in path]), expected, rtol=0, atol=1e-12)
 
 
@@ -107,7 +114,7 @@ def test_losses_are_their_formulas_and_free_of_scale():
     torch.testing.assert_close(dlr(1000 * logits, y), dlr(logits, y))
     towards = Targeted("dlr", torch.tensor([2, 4]))
     torch.testing.assert_close(towards(logits, y), torch.tensor([-3 / 3.5, -4 / 6.5], dtype=torch.float64))
-    towards.keep(torch.tensor([1]))
+    towards.select(torch.tensor([1]))
     torch.testing.assert_close(towards(logits[1:], y[1:]), torch.tensor([-4 / 6.5], dtype=torch.float64))
     for name, loss, classes in (("dlr", dlr, 2), ("targeted dlr", Targeted("dlr", torch.tensor([1])), 3)):
         with pytest.raises(UserError, match=f"'?{name}'? needs at least"):
@@ -131,13 +138,17 @@ def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated():
     with torch.no_grad():
         model.flat.bias -= model.flat(x.flatten(1)).mean(0)
     y = model(x).argmax(1)
-    assert float(torch.autograd.grad(ce(model(x.requires_grad_()), y).sum(), x)[0].abs().max()) == 0, "not saturated: the test shows nothing"
+    assert float(torch.autograd.grad(ce(model(x.requires_grad_()), y).sum(), x)[0].abs().max()) == 0, (
+        "not saturated: the test shows nothing"
+    )
     x = x.detach()
     weight = model.flat.weight.detach()
     scores = model.flat(x.flatten(1)).detach()
     ahead = scores.gather(1, y[:, None]) - scores
     reach = 0.015 * (weight[y][:, None] - weight).abs().sum(2)
-    closed = ((ahead < reach) & (torch.arange(5) != y[:, None])).any(1)  # some class can be reached within the ball
+    closed = ((ahead < reach) & (torch.arange(5) != y[:, None])).any(
+        1
+    )  # some class can be reached within the ball
     assert 20 < int(closed.sum()) < 80
     got = sg.apgd_targeted(model, x, y, sg.Linf(0.015), steps=20, targets=4)
     assert torch.equal(got.broken, closed)
@@ -160,11 +171,18 @@ def by_hand_sparse(x: list[float], start: list[float], eps: float, steps: int) -
             else:
                 eta, here, gradient = eps, best, best_gradient
             count, moved_before = moved / 1.5, moved
-        open_ = [0.0 if (h <= 0 and g < 0) or (h >= 1 and g > 0) else g for h, g in zip(here, gradient, strict=True)]
+        open_ = [
+            0.0 if (h <= 0 and g < 0) or (h >= 1 and g > 0) else g
+            for h, g in zip(here, gradient, strict=True)
+        ]
         ranked = sorted(range(len(x)), key=lambda i: -abs(open_[i]))[: max(round(count), 1)]
         signs = [(open_[i] > 0) - (open_[i] < 0) if i in ranked else 0 for i in range(len(x))]
         moved_to = [h + eta * s / max(sum(map(abs, signs)), 1) for h, s in zip(here, signs, strict=True)]
-        here = sg.L1(eps).project(torch.tensor([moved_to], dtype=torch.float64), torch.tensor([x], dtype=torch.float64))[0].tolist()
+        here = (
+            sg.L1(eps)
+            .project(torch.tensor([moved_to], dtype=torch.float64), torch.tensor([x], dtype=torch.float64))[0]
+            .tolist()
+        )
         path.append(here)
     return path
 
@@ -172,7 +190,9 @@ def by_hand_sparse(x: list[float], start: list[float], eps: float, steps: int) -
 @pytest.mark.parametrize("steps", [1, 30, 100])
 def test_every_sparse_step_is_that_of_its_paper(steps):
     generator = torch.Generator().manual_seed(4)
-    x = (1.4 * torch.rand(6, 12, generator=generator, dtype=torch.float64) - 0.2).clamp(0, 1)  # some at the border of the box
+    x = (1.4 * torch.rand(6, 12, generator=generator, dtype=torch.float64) - 0.2).clamp(
+        0, 1
+    )  # some at the border of the box
     threat = sg.L1(1.0)
     start = threat.project(x + 0.3 * torch.randn(6, 12, generator=generator, dtype=torch.float64), x)
     rule = SparseStep(x, threat, steps)
@@ -181,15 +201,22 @@ def test_every_sparse_step_is_that_of_its_paper(steps):
         assert (rule.eta < 1).any()
         assert len(rule.held["count"].unique()) > 1, "as many pixels everywhere: the test shows nothing"
     for sample in range(6):
-        expected = torch.tensor(by_hand_sparse(x[sample].tolist(), start[sample].tolist(), 1.0, steps), dtype=torch.float64)
+        expected = torch.tensor(
+            by_hand_sparse(x[sample].tolist(), start[sample].tolist(), 1.0, steps), dtype=torch.float64
+        )
         torch.testing.assert_close(torch.stack([p[sample] for p in path]), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("attack", [sg.apgd, sg.sapgd])
 def test_under_l1_a_linear_model_falls_at_its_least_budget_and_not_below(attack):
-    """The least budget is known: pixels move one after another, those of largest weight first, each as far as the box allows."""
+    """The least budget is known.
+
+    Pixels move one after another, those of largest weight first, each as far as the box allows.
+    """
     generator = torch.Generator().manual_seed(5)
-    x = (2 * torch.rand(20, 1, 8, 8, generator=generator) - 0.5).clamp(0, 1)  # half of the pixels are black or white
+    x = (2 * torch.rand(20, 1, 8, 8, generator=generator) - 0.5).clamp(
+        0, 1
+    )  # half of the pixels are black or white
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
     y = net(x).argmax(1)
     weight = (net[1].weight[1] - net[1].weight[0]).detach()

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing import runner, witness
+from spikeguard.auditing import run as runner
+from spikeguard.auditing import witnesses
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import QUICK
 from spikeguard.errors import AttackError, UserError
@@ -19,15 +20,21 @@ ATTACKS = {
     "bim": lambda m, x, y, t: sg.bim(m, x, y, t, steps=4),
     "pgd": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=2),
     "pgd textbook": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=2, early_stop=False),
-    "pgd eot": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=2, restarts=1, gradient=sg.eot(3)),
-    "pgd straight-through": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=1, gradient=sg.swap(sg.StraightThrough())),
+    "pgd eot": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=2, restarts=1, gradient=sg.gradients.EOT(3)),
+    "pgd straight-through": lambda m, x, y, t: sg.pgd(
+        m, x, y, t, steps=4, restarts=1, gradient=sg.gradients.SwapSurrogate(sg.surrogates.StraightThrough())
+    ),
     "sapgd": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=6, restarts=2),
     "sapgd own": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=6, gradient=Own()),
-    "sapgd triangle": lambda m, x, y, t: sg.sapgd(m, x, y, t, steps=4, gradient=sg.assg(0.8, sg.Triangle())),
+    "sapgd triangle": lambda m, x, y, t: sg.sapgd(
+        m, x, y, t, steps=4, gradient=sg.gradients.ASSG(0.8, sg.surrogates.Triangle())
+    ),
     "apgd": lambda m, x, y, t: sg.apgd(m, x, y, t, steps=9, restarts=2),
     "apgd dlr": lambda m, x, y, t: sg.apgd(m, x, y, t, steps=6, loss="dlr"),
     "apgd targeted": lambda m, x, y, t: sg.apgd_targeted(m, x, y, t, steps=4, targets=3),
-    "apgd targeted margin": lambda m, x, y, t: sg.apgd_targeted(m, x, y, t, steps=4, targets=20, loss="margin", gradient=sg.assg()),
+    "apgd targeted margin": lambda m, x, y, t: sg.apgd_targeted(
+        m, x, y, t, steps=4, targets=20, loss="margin", gradient=sg.gradients.ASSG()
+    ),
     "mi": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=1, momentum=1.0),
     "sapgd targeted": lambda m, x, y, t: sg.targeted(m, x, y, t, rule="sapgd", steps=3, targets=2),
     "pgd targeted": lambda m, x, y, t: sg.targeted(m, x, y, t, rule="pgd", steps=3, targets=9),
@@ -48,7 +55,9 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("eps", [0.03, torch.tensor([0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0])], ids=["one", "per sample"])
+@pytest.mark.parametrize(
+    "eps", [0.03, torch.tensor([0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0])], ids=["one", "per sample"]
+)
 def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps):
     x, y = pair
     tiny.train()
@@ -57,7 +66,7 @@ def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps
     assert tiny.training
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
     assert all(p.grad is None for p in tiny.parameters())
-    assert all(not layer.seams for layer in spiking(tiny).values())
+    assert all(not layer.requests for layer in spiking(tiny).values())
     budget = eps if isinstance(eps, float) else eps.view(-1, 1, 1, 1)
     assert ((got.x - x).abs() <= budget + 1e-6).all()
     assert got.x.min() >= 0
@@ -66,13 +75,19 @@ def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps
     assert got.forwards > 0
     tiny.eval()
     if "textbook" not in name:
-        assert torch.equal(tiny(got.x).argmax(1) != y, got.broken), "a sample counts as broken and its input is not, or the reverse"
+        assert torch.equal(tiny(got.x).argmax(1) != y, got.broken), (
+            "a sample counts as broken and its input is not, or the reverse"
+        )
 
 
 @pytest.mark.parametrize(
-    "threat", [sg.L2(0.7), sg.L1(3.0), sg.L2(torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 9.0]))], ids=["l2", "l1", "l2 per sample"]
+    "threat",
+    [sg.L2(0.7), sg.L1(3.0), sg.L2(torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 9.0]))],
+    ids=["l2", "l1", "l2 per sample"],
 )
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "mi", "sapgd", "apgd", "apgd targeted margin", "pgd targeted"])
+@pytest.mark.parametrize(
+    "name", ["fgsm", "bim", "pgd", "mi", "sapgd", "apgd", "apgd targeted margin", "pgd targeted"]
+)
 def test_inside_the_budget_of_other_norms_and_it_is_used(tiny, pair, name, threat):
     x, y = pair
     got = ATTACKS[name](tiny, x, y, threat)
@@ -85,7 +100,10 @@ def test_inside_the_budget_of_other_norms_and_it_is_used(tiny, pair, name, threa
 
 @pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "pgd textbook", "sapgd own", "apgd", "square"])
 def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
-    """With two classes the margin can fall by at most eps |w_1 - w_0|_1, and every attack but random search reaches that."""
+    """With two classes the margin can fall by at most eps |w_1 - w_0|_1.
+
+    And every attack but random search reaches that.
+    """
     torch.manual_seed(0)
     model, x = Linear(), 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
     with torch.no_grad():
@@ -95,7 +113,9 @@ def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
     weight = (model.flat.weight[1] - model.flat.weight[0]).abs().sum()
     breakable = margin(model(x), y) + eps * weight > 0
     assert 0.2 < float(breakable.float().mean()) < 0.8
-    got = (sg.square if name == "square" else ATTACKS[name])(model, x, y, sg.Linf(eps), **({"queries": 400} if name == "square" else {}))
+    got = (sg.square if name == "square" else ATTACKS[name])(
+        model, x, y, sg.Linf(eps), **({"queries": 400} if name == "square" else {})
+    )
     close = (margin(model(x), y) + eps * weight).abs() < (0.05 if name in ("square", "sapgd own") else 1e-5)
     assert torch.equal(got.broken[~close], breakable[~close])
 
@@ -125,7 +145,10 @@ def test_results_do_not_depend_on_batch_size_or_on_company(tiny, pair):
     x, y = pair
     threat, index = sg.Linf(0.02), torch.arange(100, 107)
     whole = sg.pgd(tiny, x, y, threat, steps=4, restarts=2, index=index)
-    parts = [sg.pgd(tiny, x[r], y[r], threat, steps=4, restarts=2, index=index[r]) for r in torch.arange(7).split(3)]
+    parts = [
+        sg.pgd(tiny, x[r], y[r], threat, steps=4, restarts=2, index=index[r])
+        for r in torch.arange(7).split(3)
+    ]
     assert torch.equal(whole.broken, torch.cat([p.broken for p in parts]))
     torch.testing.assert_close(whole.x, torch.cat([p.x for p in parts]), atol=1e-6, rtol=0)
 
@@ -165,10 +188,14 @@ def test_a_gradient_that_is_not_finite_is_an_error(pair):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.zeros(2, 1, 8, 8), torch.tensor([0, 10]), "labels lie in [0, 10], the model has classes 0 to 9"),
+        (
+            torch.zeros(2, 1, 8, 8),
+            torch.tensor([0, 10]),
+            "labels lie in [0, 10], the model has classes 0 to 9",
+        ),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, "torch.uint8; pass floats"),
         (torch.full((2, 1, 8, 8), 200.0), None, "divide by 255"),
-        (torch.full((2, 1, 8, 8), -0.5), None, "normalise inside the model"),
+        (torch.full((2, 1, 8, 8), -0.5), None, "normalize inside the model"),
         (torch.full((2, 1, 8, 8), float("nan")), None, "not finite"),
         (torch.zeros(0, 1, 8, 8), None, "N >= 1"),
         (torch.zeros(2, 3, 8, 8), None, "must be floats of shape [N, 1, 8, 8]"),
@@ -192,23 +219,23 @@ def test_witnesses_survive_storage_and_an_altered_one_does_not_count(tiny, pair,
     got = sg.pgd(model, x, y, threat, restarts=1)
     assert 0 < int(got.broken.sum()) < 7, "the test needs broken and standing samples"
     claimed = torch.ones_like(got.broken)
-    kept, confirmed = witness.keep(model, x, y, got.x, claimed, threat)
+    kept, confirmed = witnesses.keep(model, x, y, got.x, claimed, threat)
     assert torch.equal(confirmed, got.broken), "a sample counted without a witness that holds"
     path = tmp_path / "w.npz"
     kept.save(path)
-    rows, inputs = witness.Witnesses.load(path).read(x, threat)
+    rows, inputs = witnesses.Witnesses.load(path).read(x, threat)
     assert sorted(rows.tolist()) == torch.nonzero(got.broken).flatten().tolist()
     threat.check(inputs, x[rows])
-    assert witness.misclassified(model, inputs, y[rows]).all()
+    assert witnesses.misclassified(model, inputs, y[rows]).all()
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match="holds no witnesses"):
-        witness.Witnesses.load(path)
+        witnesses.Witnesses.load(path)
 
 
 def test_witnesses_are_not_checked_through_an_open_tap(tiny, pair):
     x, y = pair
     with sg.tap(tiny, noise=0.5), pytest.raises(UserError, match="untouched model"):
-        witness.misclassified(tiny, x, y)
+        witnesses.misclassified(tiny, x, y)
 
 
 def test_momentum_follows_its_formula(tiny, pair):
@@ -235,7 +262,9 @@ def test_the_step_at_which_a_sample_breaks_is_told(tiny, pair):
 def test_steps_are_counted_over_restarts(tiny, pair):
     x, y = pair
     whole = sg.pgd(tiny, x, y, sg.Linf(0.004), steps=2, step_size=0.004, restarts=6)
-    counts = [sg.pgd(tiny, x, y, sg.Linf(0.004), steps=2, step_size=0.004, restarts=r).broken for r in range(1, 7)]
+    counts = [
+        sg.pgd(tiny, x, y, sg.Linf(0.004), steps=2, step_size=0.004, restarts=r).broken for r in range(1, 7)
+    ]
     assert int(counts[-1].sum()) > int(counts[0].sum()), "restarts break nothing more here"
     for r, broken in enumerate(counts, 1):
         assert bool((whole.when[broken] <= 2 * r).all())

@@ -1,4 +1,7 @@
-"""The audit from end to end on small networks: numbers, witnesses, resuming, records together, what is refused."""
+"""The audit from end to end on small networks.
+
+Numbers, witnesses, resuming, records together, what is refused.
+"""
 
 import json
 import threading
@@ -8,9 +11,9 @@ import pytest
 import torch
 
 import spikeguard as sg
-from spikeguard.auditing import runner
+from spikeguard.auditing import run as runner
 from spikeguard.auditing.audit import RECORD, STATE
-from spikeguard.auditing.masking import without_each_family
+from spikeguard.auditing.findings import without_each_family
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import members
 from spikeguard.errors import Interrupted, UserError
@@ -43,9 +46,11 @@ def test_the_worst_case_is_the_union_of_all_members(small_audit):
     assert sum(m["first"] for m in small_audit.attacks) == int((first >= 0).sum())
     assert all(v >= small_audit.robust_accuracy - 1e-9 for v in record["without_each_family"].values())
     parts = record["masking"]
-    assert parts["PGD-20"] == pytest.approx(parts["worst case"] + parts["optimiser"] + parts["gradient"] + parts["rest"])
+    assert parts["PGD-20"] == pytest.approx(
+        parts["worst case"] + parts["optimizer"] + parts["gradient"] + parts["rest"]
+    )
     assert parts["worst case"] == pytest.approx(small_audit.robust_accuracy)
-    assert min(parts[k] for k in ("optimiser", "gradient", "rest")) >= 0
+    assert min(parts[k] for k in ("optimizer", "gradient", "rest")) >= 0
 
 
 def test_leaving_a_family_out_tells_what_an_audit_without_it_would_say(small_net, small_images):
@@ -63,8 +68,13 @@ def test_leaving_a_family_out_tells_what_an_audit_without_it_would_say(small_net
 
 def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have_said(small_audit):
     low, high = (100 * v for v in small_audit.record["worst_case"]["interval"])
-    assert small_audit.verdict.startswith(f"at most {100 * small_audit.robust_accuracy:.1f} % ({low:.1f} to {high:.1f}) under suite-v2, quick")
-    assert f"would have said {100 * small_audit.record['alone']['PGD-20']['accuracy']:.1f} %" in small_audit.verdict
+    assert small_audit.verdict.startswith(
+        f"at most {100 * small_audit.robust_accuracy:.1f} % ({low:.1f} to {high:.1f}) under suite-v2, quick"
+    )
+    assert (
+        f"would have said {100 * small_audit.record['alone']['PGD-20']['accuracy']:.1f} %"
+        in small_audit.verdict
+    )
     assert small_audit.reliable
 
 
@@ -76,7 +86,9 @@ def test_at_eps_zero_it_returns_the_clean_accuracy(small_net, small_images):
 
 def test_batch_size_does_not_change_the_number(small_net, small_images, small_audit):
     other = sg.audit(small_net, *small_images, THREAT, effort="quick", batch_size=13)
-    assert abs(other.robust_accuracy - small_audit.robust_accuracy) <= 1 / 60 + 1e-9  # a last bit of a kernel may flip one spike
+    assert (
+        abs(other.robust_accuracy - small_audit.robust_accuracy) <= 1 / 60 + 1e-9
+    )  # a last bit of a kernel may flip one spike
     agree = sum(a == b for a, b in zip(other.record["first"], small_audit.record["first"], strict=True))
     assert agree >= 54
 
@@ -110,9 +122,20 @@ def test_a_stopped_audit_goes_on_to_the_same_record(small_net, small_images, sma
     seen = []
     with pytest.raises(UserError, match="seed = 0, not 1"):
         sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path, seed=1)
-    held = State.load(tmp_path / STATE, json.loads(np.load(tmp_path / STATE)["notes"].tobytes())["conditions"], torch.device("cpu"))
+    held = State.load(
+        tmp_path / STATE,
+        json.loads(np.load(tmp_path / STATE)["notes"].tobytes())["conditions"],
+        torch.device("cpu"),
+    )
     assert held.earlier > 0
-    resumed = sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path, progress=lambda stage, number, total: seen.append(stage))
+    resumed = sg.audit(
+        small_net,
+        *small_images,
+        THREAT,
+        effort="quick",
+        out=tmp_path,
+        progress=lambda stage, number, total: seen.append(stage),
+    )
     assert not any("FGSM" in s for s in seen), "it began anew"
     assert without_times(resumed.record) == without_times(small_audit.record)
     assert resumed.record["cost"]["all_seconds"] > held.earlier
@@ -171,7 +194,10 @@ def test_a_plain_function_is_audited_too(small_images):
     breakable = torch.zeros(60, dtype=torch.bool)
     for k in range(10):
         toward = (weight[:, k] - weight[:, y].T).view(60, -1)
-        reach = torch.where(toward > 0, (1 - x.flatten(1)).clamp(max=0.004), x.flatten(1).clamp(max=0.004)) * toward.abs()
+        reach = (
+            torch.where(toward > 0, (1 - x.flatten(1)).clamp(max=0.004), x.flatten(1).clamp(max=0.004))
+            * toward.abs()
+        )
         breakable |= (y != k) & (logits[:, k] - logits.gather(1, y[:, None])[:, 0] + reach.sum(1) > 0)
     assert 0.1 < float(breakable.float().mean()) < 0.9
     assert got.robust_accuracy == pytest.approx(1 - float(breakable.double().mean()), abs=1 / 60 + 1e-9)
@@ -192,7 +218,7 @@ def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(small_n
     x, y = small_images[0][:20], small_images[1][:20]
 
     def outside(model, x, y, threat):
-        return sg.Attacked(1 - x, torch.ones_like(y, dtype=torch.bool), y.float(), 0, 0, y)
+        return sg.attacks.Attacked(1 - x, torch.ones_like(y, dtype=torch.bool), y.float(), 0, 0, y)
 
     def breaks(model, x, y, threat):
         raise IndexError("out of reach")

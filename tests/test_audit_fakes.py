@@ -1,4 +1,7 @@
-"""Planted fakes of robustness and honest networks, judged against attacks that know each trick and share no line with the audit (``fakes.py``)."""
+"""Planted fakes of robustness and honest networks.
+
+Judged against attacks that know each trick and share no line with the audit (``fakes.py``).
+"""
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ EPS = 16 / 255
 IMAGES = 100
 FEWER = 24  # for random networks, whose every gradient is an average
 CLOSE = 0.04
-FLAGGED = {  # fakes that no attack can be held to: their numbers depend on history, on company, or on what is asked
+# fakes that no attack can be held to: their numbers depend on history, on company, or on what is asked
+FLAGGED = {
     "state carried over": "state-carried-over",
     "batch mean": "depends-on-batch",
     "batch statistics": "depends-on-batch",
@@ -46,7 +50,9 @@ def test_a_fake_is_broken_or_flagged(name, vanilla, data):
     got = sg.audit(fake, x, y, sg.Linf(EPS), effort="quick")
     errors = {f.id for f in got.flags if f.level == "error"}
     near = got.robust_accuracy - true <= CLOSE + 1e-6
-    assert near or name in FLAGGED, f"{name}: the audit says {got.robust_accuracy:.3f}, true is at most {true:.3f}"
+    assert near or name in FLAGGED, (
+        f"{name}: the audit says {got.robust_accuracy:.3f}, true is at most {true:.3f}"
+    )
     assert name not in FLAGGED or FLAGGED[name] in errors
     assert got.record["worst_case"]["accuracy"] == got.robust_accuracy
 
@@ -66,10 +72,16 @@ def test_an_honest_network_is_not_accused_and_is_judged_as_hard_as_by_a_referenc
     reference = reference_accuracy(net, x, y, EPS)
     got = sg.audit(net, x, y, sg.Linf(EPS), effort="quick")
     assert [f.id for f in got.flags if f.level == "error"] == []
-    spread = 0.02 if name != "noisy" else 0.02 + 2 * 0.5 / (FEWER * 100) ** 0.5  # a share of draws is known only so well
-    if got.robust_accuracy > reference + spread + 1e-6:  # quick is a first look, on some networks three images of a hundred kind (LAB.md)
+    spread = (
+        0.02 if name != "noisy" else 0.02 + 2 * 0.5 / (FEWER * 100) ** 0.5
+    )  # a share of draws is known only so well
+    if (
+        got.robust_accuracy > reference + spread + 1e-6
+    ):  # quick is a first look, on some networks three images of a hundred kind (LAB.md)
         assert got.robust_accuracy <= reference + 0.04 + 1e-6
         got = sg.audit(net, x, y, sg.Linf(EPS), effort="standard")
     assert got.robust_accuracy <= reference + spread + 1e-6
-    if name == "noisy":  # and not judged too hard: each image counts by its share of draws, not by the first success
+    if (
+        name == "noisy"
+    ):  # and not judged too hard: each image counts by its share of draws, not by the first success
         assert got.robust_accuracy >= reference - 0.1

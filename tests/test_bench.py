@@ -13,7 +13,7 @@ from spikeguard.bench import growth, memory, parts, peers, run, tasks, timing
 from spikeguard.bench.floor import Floor
 from spikeguard.cli.main import main
 from spikeguard.errors import UserError
-from spikeguard.records import read_json
+from spikeguard.records.files import read_json
 from spikeguard.report.bench_picture import picture
 
 CPU = torch.device("cpu")
@@ -25,7 +25,10 @@ TINY = {
 
 
 def stand_in() -> peers.Framework:
-    """A framework of our own, written from the equation: it needs no installation, so that twins are tested everywhere."""
+    """A framework of our own, written from the equation.
+
+    It needs no installation, so that twins are tested everywhere.
+    """
 
     class Fire(torch.nn.Module):
         def forward(self, current: torch.Tensor) -> torch.Tensor:
@@ -68,13 +71,18 @@ def test_installed_frameworks_give_the_same_network(name):
     if not peers.installed():
         pytest.skip("no framework to compare with is installed")
     net = TINY[name].network_on(CPU)
-    found = run.agreement(net, TINY[name].images(CPU)[0], {n: make() for n, make in peers.installed().items()})
+    found = run.agreement(
+        net, TINY[name].images(CPU)[0], {n: make() for n, make in peers.installed().items()}
+    )
     assert all(t["same_classes"] >= run.ALIKE for t in found.values())
 
 
 def test_another_network_is_refused_before_anything_is_timed():
     net = TINY["small"].network_on(CPU)
-    other = replace(stand_in(), run=lambda body, x, timesteps: torch.nn.functional.one_hot(torch.full((len(x),), 9), 10).float())
+    other = replace(
+        stand_in(),
+        run=lambda body, x, timesteps: torch.nn.functional.one_hot(torch.full((len(x),), 9), 10).float(),
+    )
     with pytest.raises(UserError, match="stand-in is not the same network as ours"):
         run.agreement(net, TINY["small"].images(CPU)[0], {"stand-in": other})
 
@@ -84,9 +92,13 @@ def test_the_floor_does_the_networks_products_and_nothing_else():
     x, _ = TINY["small"].images(CPU)
     floor = Floor(net, x, torch.float32)
     assert [layer.first for layer in floor.layers] == [True] + [False] * 6
-    assert [len(layer.x) for layer in floor.layers] == [8] + [24] * 5 + [8], "the first layer once, the last on the mean over time"
+    assert [len(layer.x) for layer in floor.layers] == [8] + [24] * 5 + [8], (
+        "the first layer once, the last on the mean over time"
+    )
     convolutions = [(3, 4, 16), (4, 4, 16), (4, 8, 8), (8, 8, 8), (8, 16, 4), (16, 16, 4)]
-    by_hand = [2 * 9 * a * b * s * s * (8 if k == 0 else 24) for k, (a, b, s) in enumerate(convolutions)] + [2 * 8 * 64 * 10]
+    by_hand = [2 * 9 * a * b * s * s * (8 if k == 0 else 24) for k, (a, b, s) in enumerate(convolutions)] + [
+        2 * 8 * 64 * 10
+    ]
     assert [layer.operations for layer in floor.layers] == by_hand
     assert floor.train_operations == sum(v * (2 if k == 0 else 3) for k, v in enumerate(by_hand))
     floor.train()
@@ -99,7 +111,7 @@ def test_contenders_learn_from_their_batch(adversarial):
     x, y = TINY["small"].images(CPU)
     for guarded in (False, True):
         step = tasks.Step(TINY["small"].network_on(CPU), x, y, "float32", guarded, adversarial)
-        for group in step.optimiser.param_groups:
+        for group in step.optimizer.param_groups:
             group["lr"] = 0.05
         with torch.no_grad():
             before = torch.nn.functional.cross_entropy(step.net(x), y)
@@ -114,7 +126,12 @@ def test_contenders_learn_from_their_batch(adversarial):
 
 
 def test_ratios_are_those_of_the_rounds():
-    seconds = {"floor float32": [1.0, 2.0, 3.0], "TGO float32": [2.0, 3.0, 6.0], "floor bfloat16": [4.0, 4.0, 4.0], "TGO bfloat16": [9.0, 9.0, 9.0]}
+    seconds = {
+        "floor float32": [1.0, 2.0, 3.0],
+        "TGO float32": [2.0, 3.0, 6.0],
+        "floor bfloat16": [4.0, 4.0, 4.0],
+        "TGO bfloat16": [9.0, 9.0, 9.0],
+    }
     told = run.summary(seconds, 10)
     assert told["best"] == "TGO float32"
     assert told["over_floor"] == {"TGO float32": 2.0, "TGO bfloat16": 2.25}
@@ -150,14 +167,19 @@ def test_half_of_the_images_survive_at_the_eps_that_is_found():
         y = net(x).argmax(1)
     eps, share = run.half_eps(net, x, y)
     held = 1 - float(tasks.our_attack(net, x, y, eps, run.STEPS, False)().broken.float().mean())
-    assert share == pytest.approx(1 - float(tasks.our_attack(net, x, y, eps, run.STEPS, True)().broken.float().mean()))
+    assert share == pytest.approx(
+        1 - float(tasks.our_attack(net, x, y, eps, run.STEPS, True)().broken.float().mean())
+    )
     assert 0.0 < share < 1.0
     assert share <= held, "dropping broken samples at their first break can only find more"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux")
 def test_peak_memory_is_that_of_the_step():
-    """A step keeps at least its currents, and sixteen times the batch needs more; nonsense gives no number."""
+    """A step keeps at least its currents, and sixteen times the batch needs more.
+
+    Nonsense gives no number.
+    """
     small = replace(TINY["small"], batch=64, options={"width": 32})
     big = replace(small, batch=1024)
     sizes = [memory.peak("vanilla", "float32", asdict(s), "cpu", 2) for s in (small, big)]
@@ -178,7 +200,12 @@ def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch,
     monkeypatch.setattr(peers, "installed", lambda: {"stand-in 1": stand_in})
     monkeypatch.setattr(tasks, "their_attack", lambda net, eps, step_size, steps: lambda x, y: x)
     monkeypatch.setattr(peers, "versions", lambda: {"torchattacks": "of this test"})
-    assert main(["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2"]) == 0
+    assert (
+        main(
+            ["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2"]
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     record = read_json(tmp_path / "bench.json")
     assert record["finished"]
@@ -196,18 +223,56 @@ def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch,
     kept = json.dumps(record["tasks"])
     (tmp_path / "bench.json").write_text(json.dumps(record))
     monkeypatch.setattr(tasks, "training", lambda *a: pytest.fail("a finished task was run again"))
-    assert main(["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2", "--resume", "--json"]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "--quick",
+                "--rounds",
+                "1",
+                "--out",
+                str(tmp_path),
+                "--device",
+                "cpu",
+                "--threads",
+                "2",
+                "--resume",
+                "--json",
+            ]
+        )
+        == 0
+    )
     again = json.loads(capsys.readouterr().out)
     assert "peak memory of a training step" in again["tasks"]
     assert json.dumps({k: v for k, v in again["tasks"].items() if "memory" not in k}) == kept
-    assert main(["bench", "--quick", "--rounds", "2", "--out", str(tmp_path), "--device", "cpu", "--threads", "2", "--resume"]) == 2
+    assert (
+        main(
+            [
+                "bench",
+                "--quick",
+                "--rounds",
+                "2",
+                "--out",
+                str(tmp_path),
+                "--device",
+                "cpu",
+                "--threads",
+                "2",
+                "--resume",
+            ]
+        )
+        == 2
+    )
     assert "made with other settings" in capsys.readouterr().err
 
 
 def test_growth_is_drawn_too():
     curve = {"values": [1, 2], "seconds": [1.0, 2.0], "power": 1.0}
     record = {
-        "tasks": {"training step, small": run.summary({"floor float32": [1.0], "TGO float32": [1.2]}, 4), "growth": {"curves": {"side": curve}}}
+        "tasks": {
+            "training step, small": run.summary({"floor float32": [1.0], "TGO float32": [1.2]}, 4),
+            "growth": {"curves": {"side": curve}},
+        }
     }
     assert "seconds against side" in picture(record)
 

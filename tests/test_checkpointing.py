@@ -12,9 +12,14 @@ from spikeguard.neurons import Noise, seed_noise, spiking
 
 
 def step(name: str, checkpoint: bool, options: dict[str, object]):
-    """Two noisy forwards with a band, one backward for both: loss, gradients, buffers, how often blocks ran."""
+    """Two noisy forwards with a band, one backward for both.
+
+    Loss, gradients, buffers, how often blocks ran.
+    """
     torch.manual_seed(3)
-    net = sg.build(name, classes=5, in_shape=(2, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5), **options).train()
+    net = sg.build(
+        name, classes=5, in_shape=(2, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5), **options
+    ).train()
     net.prefer(checkpoint=checkpoint)
     for layer in spiking(net).values():
         layer.noise = Noise(0.3)
@@ -25,7 +30,9 @@ def step(name: str, checkpoint: bool, options: dict[str, object]):
         block.register_forward_pre_hook(lambda *_: ran.append(1))
     x = torch.rand(6, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     with sg.tap(net, band=Band(0.5)) as opened, sg.tap(net, noise=Noise(0.2, "membrane"), seed=5):
-        loss = F.cross_entropy(net(x), torch.arange(6) % 5) + F.cross_entropy(net(x.flip(0)), torch.arange(6) % 5)
+        loss = F.cross_entropy(net(x), torch.arange(6) % 5) + F.cross_entropy(
+            net(x.flip(0)), torch.arange(6) % 5
+        )
         loss = loss + torch.stack(list(opened.penalties.values())).sum()
     seen = len(opened.penalties)
     gradients = torch.autograd.grad(loss, list(net.parameters()))
@@ -35,7 +42,10 @@ def step(name: str, checkpoint: bool, options: dict[str, object]):
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize(("name", "options"), [("small", {"width": 4, "depth": 2}), ("vgg11", {"hidden": (8,)}), ("wrn16", {"widen": 1})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("small", {"width": 4, "depth": 2}), ("vgg11", {"hidden": (8,)}), ("wrn16", {"widen": 1})],
+)
 def test_checkpointing_changes_no_bit(name, options, native, monkeypatch):
     monkeypatch.setattr(compiler, "WORTHWHILE", 0 if native else 2**62)
     plain, kept = step(name, False, options), step(name, True, options)
@@ -50,7 +60,9 @@ def test_a_checkpointed_step_keeps_fewer_tensors():
     """Bytes that the graph of one forward holds on to."""
 
     def held(checkpoint: bool) -> int:
-        net = sg.build("wrn16", classes=5, in_shape=(1, 16, 16), widen=1).train().prefer(checkpoint=checkpoint)
+        net = (
+            sg.build("wrn16", classes=5, in_shape=(1, 16, 16), widen=1).train().prefer(checkpoint=checkpoint)
+        )
         kept: dict[int, int] = {}
 
         def pack(t: torch.Tensor) -> torch.Tensor:

@@ -13,22 +13,35 @@ import pytest
 from conftest import little_recipe
 
 from spikeguard.cli.main import VERBS, main
-from spikeguard.kernels import builder
-from spikeguard.records import read_json
+from spikeguard.kernels import cpp_build
+from spikeguard.records.files import read_json
 from spikeguard.training.loop import train
 
-NONE_OF = "import sys; sys.argv = {argv!r}\nfrom spikeguard.cli.main import main\nmain()\nprint([m for m in ('torch', 'numpy') if m in sys.modules])"
+NONE_OF = (
+    "import sys; sys.argv = {argv!r}\nfrom spikeguard.cli.main import main\nmain()\nprint([m for m in "
+    "('torch', 'numpy') if m in sys.modules])"
+)
 
 
 @pytest.mark.parametrize("argv", [["spikeguard", "--help"], ["spikeguard", "--version"]])
 def test_help_and_version_import_neither_torch_nor_numpy(argv):
-    done = subprocess.run([sys.executable, "-c", NONE_OF.format(argv=argv)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", NONE_OF.format(argv=argv)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_spikeguard_does_not_import_torch():
-    code = "import sys, spikeguard as sg; assert 'torch' not in sys.modules; assert 'pgd' in dir(sg); sg.Linf; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
+    code = (
+        "import sys, spikeguard as sg; assert 'torch' not in sys.modules; assert 'pgd' in dir(sg); "
+        "sg.Linf; print('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "True"
+    )
 
 
 @pytest.mark.slow
@@ -92,7 +105,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else ""
+)
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, run_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("")
@@ -117,7 +132,8 @@ def test_every_verb_explains_itself(verb, capsys):
 def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(
-        "train_images = 300\nepochs = 1\ntimesteps = 2\noptions = {width = 3}\n[neuron]\ndecay = 0.5\n[defenses.tgo]\ndelta = 0.4\n"
+        "train_images = 300\nepochs = 1\ntimesteps = 2\noptions = {width = 3}\n[neuron]\ndecay = "
+        "0.5\n[defenses.tgo]\ndelta = 0.4\n"
     )
     assert main(["train", "mine.toml", "--batch-size", "30", "--defenses.tgo.sigma", "0.05"]) == 0
     told = capsys.readouterr()
@@ -125,7 +141,9 @@ def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, caps
     recipe = read_json(tmp_path / "runs" / "mine" / "run.json")["recipe"]
     assert recipe["defenses"]["tgo"]["sigma"] == 0.05
     assert recipe["defenses"]["tgo"]["delta"] == 0.4
-    rows = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows[0]["near_threshold"].keys() == {f"body.stages.{k}.fire" for k in range(3)}
 
 
@@ -133,7 +151,24 @@ def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, caps
 def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, capsys):
     out = tmp_path / "a.json"
     more = ["--steps", "3", "--restarts", "2", "--surrogate", "atan:8"] if attack == "pgd" else []
-    assert main(["attack", str(run_folder), "--attack", attack, "--images", "50", "--out", str(out), "--eps", "16/255", *more]) == 0
+    assert (
+        main(
+            [
+                "attack",
+                str(run_folder),
+                "--attack",
+                attack,
+                "--images",
+                "50",
+                "--out",
+                str(out),
+                "--eps",
+                "16/255",
+                *more,
+            ]
+        )
+        == 0
+    )
     record = read_json(out)
     assert record["worst_case"]["accuracy"] <= record["clean"]["accuracy"]
     assert record["threat"]["linf"] == 16 / 255
@@ -150,7 +185,11 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert main(["audit", str(run_folder), "--images", "20", "--eps", "16/255", "--out", str(out)]) in (0, 1)
     told = capsys.readouterr().out
     record = read_json(out / "audit.json")
-    assert record["verified_in_fresh_process"] == {"held": True, "witnesses": sum(f >= 0 for f in record["first"]), "wrong": []}
+    assert record["verified_in_fresh_process"] == {
+        "held": True,
+        "witnesses": sum(f >= 0 for f in record["first"]),
+        "wrong": [],
+    }
     assert record["verdict"] in told
     assert "witnesses checked in a fresh process: they all hold" in told
     assert (out / "index.html").read_text().count("<svg") >= 4
@@ -164,7 +203,8 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert "+0.0 points" in capsys.readouterr().out
     assert main(["audit", "--table", "csv", str(out)]) == 0
     assert (
-        capsys.readouterr().out.splitlines()[0] == '"network","clean"'.replace('"', "") + ',"PGD-20, own gradient",worst case,95 % interval,reliable'
+        capsys.readouterr().out.splitlines()[0]
+        == '"network","clean"'.replace('"', "") + ',"PGD-20, own gradient",worst case,95 % interval,reliable'
     )
     assert main(["audit", "--methods", str(out)]) == 0
     assert "suite-v2" in capsys.readouterr().out
@@ -174,8 +214,10 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
 
 def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_path, monkeypatch, capsys):
     (tmp_path / "mynets.py").write_text(
-        "import torch\n\n\ndef probable():\n    torch.manual_seed(0)\n    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))\n"
-        "    return lambda x: net(x).softmax(1)\n\n\ndef needs(width):\n    return width\n\n\ndef number():\n    return 3\n"
+        "import torch\n\n\ndef probable():\n    torch.manual_seed(0)\n    net = "
+        "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))\n"
+        "    return lambda x: net(x).softmax(1)\n\n\ndef needs(width):\n    return width\n\n\ndef "
+        "number():\n    return 3\n"
     )
     monkeypatch.chdir(tmp_path)
     assert main(["audit", "mynets:probable", "--data", "embedded", "--images", "20", "--out", "a"]) == 1
@@ -198,7 +240,19 @@ def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_pat
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
     out = tmp_path / "a"
-    command = [sys.executable, "-m", "spikeguard", "audit", str(run_folder), "--images", "100", "--batch-size", "20", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "spikeguard",
+        "audit",
+        str(run_folder),
+        "--images",
+        "100",
+        "--batch-size",
+        "20",
+        "--out",
+        str(out),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if "PGD-20" in line:
@@ -223,14 +277,29 @@ def test_other_settings_never_overwrite_a_record(run_folder, capsys):
 
 
 def test_json_goes_to_stdout_alone(run_folder, tmp_path, capsys):
-    assert main(["attack", str(run_folder), "--images", "20", "--attack", "fgsm", "--out", str(tmp_path / "a.json"), "--json"]) == 0
+    assert (
+        main(
+            [
+                "attack",
+                str(run_folder),
+                "--images",
+                "20",
+                "--attack",
+                "fgsm",
+                "--out",
+                str(tmp_path / "a.json"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out) == read_json(tmp_path / "a.json")
 
 
 def test_doctor_says_which_path_is_used(capsys):
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["neurons"]["found"].startswith(builder.path())
+    assert found["neurons"]["found"].startswith(cpp_build.path())
     assert found["data embedded"]["found"] == "10000 + 2000 images"
 
 
@@ -238,9 +307,23 @@ def test_doctor_says_which_path_is_used(capsys):
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
     command = [sys.executable, "-m", "spikeguard", "train"]
-    settings = ["vanilla", "--train-images", "500", "--options.width", "3", "--timesteps", "2", "--batch-size", "50", "--epochs", "20"]
+    settings = [
+        "vanilla",
+        "--train-images",
+        "500",
+        "--options.width",
+        "3",
+        "--timesteps",
+        "2",
+        "--batch-size",
+        "50",
+        "--epochs",
+        "20",
+    ]
     out = tmp_path / "r"
-    with subprocess.Popen([*command, *settings, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, *settings, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
             assert process.poll() is None
             time.sleep(0.05)
@@ -249,7 +332,9 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
     assert process.returncode == 130
     assert "go on with --resume" in told
     assert not (out / "run.json").exists()
-    done = subprocess.run([*command, "--resume", "--out", str(out)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, "--resume", "--out", str(out)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0
     assert len(read_json(out / "run.json")["epochs"]) == 20
 
@@ -298,7 +383,13 @@ def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others():
         update=lambda task, completed, total, description: None,
     )
     shown = Progress(bar)
-    for stage, done, total in (("1 of 2: FGSM", 0, 4), ("1 of 2: FGSM", 1, 4), ("2 of 2: PGD", 2, 4), ("control: nothing", 0, 5), ("again", 0, 5)):
+    for stage, done, total in (
+        ("1 of 2: FGSM", 0, 4),
+        ("1 of 2: FGSM", 1, 4),
+        ("2 of 2: PGD", 2, 4),
+        ("control: nothing", 0, 5),
+        ("again", 0, 5),
+    ):
         shown.tell(stage, done, total)
     assert [t[1] for t in told if t[0] == "new"] == ["1 of 2: FGSM", "control: nothing", "again"]
 

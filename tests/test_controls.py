@@ -1,4 +1,7 @@
-"""Controls and second looks on real models of sixteen pixels, each failing in one known way: what the flags rest on is measured, not made up."""
+"""Controls and second looks on real models of sixteen pixels, each failing in one known way.
+
+What the flags rest on is measured, not made up.
+"""
 
 from dataclasses import replace
 
@@ -9,7 +12,7 @@ from torch import nn
 import spikeguard as sg
 from spikeguard.auditing import controls
 from spikeguard.auditing.flags import from_controls
-from spikeguard.auditing.runner import Task
+from spikeguard.auditing.run import Task
 
 X = 0.5 + 0.15 * torch.randn(80, 1, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
 WEIGHT = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
@@ -96,9 +99,15 @@ def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_nois
 
 
 def test_a_handful_of_images_accuses_nobody():
-    few = Task(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), known_random=False)  # four times as much breaks nothing
+    few = Task(
+        Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), known_random=False
+    )  # four times as much breaks nothing
     assert controls._against_noise(few) == []
-    assert {f.id for f in sg.audit(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), effort="quick").flags if f.level == "error"} == set()
+    assert {
+        f.id
+        for f in sg.audit(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), effort="quick").flags
+        if f.level == "error"
+    } == set()
 
 
 def test_where_only_black_boxes_break_a_model_the_second_look_says_so():
@@ -122,7 +131,9 @@ def test_pgd_weaker_than_fgsm_is_seen_where_it_is():
     assert first["p"] < controls.ALPHA
     first, *_ = controls._pairs(controls._Outcomes(task(Honest())))
     assert first["only the weaker breaks"] == 0
-    assert "pgd-weaker-than-fgsm" in {f.id for f in sg.audit(Narrow().eval(), X, Y, sg.Linf(EPS), effort="quick").flags}
+    assert "pgd-weaker-than-fgsm" in {
+        f.id for f in sg.audit(Narrow().eval(), X, Y, sg.Linf(EPS), effort="quick").flags
+    }
 
 
 def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_told(tiny):
@@ -130,17 +141,22 @@ def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_told(tiny):
     assert told["5"] < told["1"]
     assert controls._silent(task(Honest())) == {}
     for layer in sg.neurons.spiking(tiny).values():
-        layer.spec = replace(layer.spec, surrogate=sg.Triangle(0.25))
+        layer.spec = replace(layer.spec, surrogate=sg.surrogates.Triangle(0.25))
     x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with sg.tap(tiny) as seen, torch.no_grad():
         y = tiny(x).argmax(1)
     shares = controls._silent(Task(tiny, x, y, sg.Linf(EPS), (), known_random=False))
-    assert shares == {name: pytest.approx(float((u.abs() > 0.99 * 0.25).float().mean()), abs=0.02) for name, u in seen.potentials.items()}
+    assert shares == {
+        name: pytest.approx(float((u.abs() > 0.99 * 0.25).float().mean()), abs=0.02)
+        for name, u in seen.potentials.items()
+    }
 
 
-@pytest.mark.parametrize(("model", "shares"), [(Honest(), {"own": 1.0, "unlocked": 1.0}), (Blind(), {"own": 0.0, "unlocked": 0.0})])
+@pytest.mark.parametrize(
+    ("model", "shares"), [(Honest(), {"own": 1.0, "unlocked": 1.0}), (Blind(), {"own": 0.0, "unlocked": 0.0})]
+)
 def test_survivors_with_a_gradient_are_counted(model, shares):
-    from spikeguard.auditing import runner
+    from spikeguard.auditing import run as runner
 
     state = runner.begin(task(model))
     told = controls.survivors_with_gradient(task(model), state)

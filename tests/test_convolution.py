@@ -1,4 +1,7 @@
-"""Convolutions with a weight gradient of their own, the join of wide residual networks, and what an attack leaves uncomputed."""
+"""Convolutions with a weight gradient of their own, the join of wide residual networks.
+
+And what an attack leaves uncomputed.
+"""
 
 import pytest
 import torch
@@ -7,9 +10,9 @@ from conftest import little_recipe
 from torch import nn
 
 import spikeguard as sg
-from spikeguard.kernels import builder, compiler, convolution, native
-from spikeguard.kernels.convolution import Conv, weight_gradient
-from spikeguard.networks import build
+from spikeguard.kernels import compiler, cpp, cpp_build
+from spikeguard.networks import build, convolution
+from spikeguard.networks.convolution import Conv, weight_gradient
 from spikeguard.networks.wrn import ConvexCombination
 from spikeguard.neurons import spiking
 
@@ -25,13 +28,17 @@ def last(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize(("n", "c", "o", "h", "w"), [(1, 1, 1, 1, 1), (3, 5, 7, 4, 6), (40, 64, 32, 8, 8), (2, 8, 3, 1, 5)])
+@pytest.mark.parametrize(
+    ("n", "c", "o", "h", "w"), [(1, 1, 1, 1, 1), (3, 5, 7, 4, 6), (40, 64, 32, 8, 8), (2, 8, 3, 1, 5)]
+)
 def test_the_weight_gradient_is_the_librarys(layout, n, c, o, h, w, monkeypatch):
     monkeypatch.setattr(convolution, "_COLUMNS", 2**14)  # several chunks, the last one shorter
     x, g = torch.randn(n, c, h, w, dtype=torch.float64), torch.randn(n, o, h, w, dtype=torch.float64)
     weight = torch.randn(o, c, 3, 3, dtype=torch.float64, requires_grad=True)
     (right,) = torch.autograd.grad(F.conv2d(x, weight, padding=1), weight, g)
-    got = weight_gradient(g.float().contiguous(memory_format=layout), x.float().contiguous(memory_format=layout))
+    got = weight_gradient(
+        g.float().contiguous(memory_format=layout), x.float().contiguous(memory_format=layout)
+    )
     torch.testing.assert_close(got.double(), right, rtol=0, atol=2e-5 * float(right.abs().max()))
 
 
@@ -60,7 +67,9 @@ def test_conv_is_conv2d(side, half):
     assert results[0][0].dtype == results[1][0].dtype == (torch.bfloat16 if half else torch.float32)
     for a, b in zip(*results, strict=True):
         assert a.dtype == b.dtype
-        torch.testing.assert_close(a.float(), b.float(), rtol=0, atol=(0.02 if half else 1e-5) * float(b.abs().max()))
+        torch.testing.assert_close(
+            a.float(), b.float(), rtol=0, atol=(0.02 if half else 1e-5) * float(b.abs().max())
+        )
 
 
 def test_an_exact_convolution_sees_one_step_of_a_pixel_under_autocast():
@@ -100,32 +109,43 @@ def test_the_join_is_its_formula(dtype, learned, side, monkeypatch):
     y = torch.randn(2, 3, 5, side, side).to(dtype)  # lies otherwise in memory
     results = []
     for kind in (dtype, torch.float64):
-        leaves = [x.to(kind).requires_grad_(), y.to(kind).requires_grad_(), *([join.weight] if learned else [])]
+        leaves = [
+            x.to(kind).requires_grad_(),
+            y.to(kind).requires_grad_(),
+            *([join.weight] if learned else []),
+        ]
         out = join(*leaves[:2])
         assert out.dtype == kind
         assert (type(out.grad_fn).__name__ == "_JoinBackward") == (kind != torch.float64)
         results.append([out.detach(), *torch.autograd.grad(out, leaves, g.to(kind))])
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.01}[dtype]
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance * float(b.abs().max()))
+        torch.testing.assert_close(
+            a.double(), b.double(), rtol=tolerance, atol=tolerance * float(b.abs().max())
+        )
 
 
 @pytest.mark.parametrize("name", ["small", "wrn16"])
 def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
-    """Only what leads to the input: no weight gradient, no batch-norm or threshold gradient, in eval and in train mode."""
-    assert builder.verdict()[0], "the C++ path cannot be built here: it went untested"
+    """Only what leads to the input.
+
+    No weight gradient, no batch-norm or threshold gradient, in eval and in train mode.
+    """
+    assert cpp_build.verdict()[0], "the C++ path cannot be built here: it went untested"
     monkeypatch.setattr(compiler, "WORTHWHILE", 0)
     asked: list[dict[str, int]] = []
-    run = native._Layer.run
+    run = cpp._Layer.run
 
     def spied(self, which, name, sums=0, flags=None, **tensors):
         if name == "backward":
             asked.append(flags)
         return run(self, which, name, sums, flags, **tensors)
 
-    monkeypatch.setattr(native._Layer, "run", spied)
+    monkeypatch.setattr(cpp._Layer, "run", spied)
     products = []
-    monkeypatch.setattr(convolution, "weight_gradient", lambda g, x: products.append(1) or weight_gradient(g, x))
+    monkeypatch.setattr(
+        convolution, "weight_gradient", lambda g, x: products.append(1) or weight_gradient(g, x)
+    )
     net = build(name, classes=4, in_shape=(1, 16, 16), timesteps=2).eval()
     x = torch.rand(3, 1, 16, 16, requires_grad=True)
     (alone,) = torch.autograd.grad(net(x).square().sum(), x)
@@ -144,7 +164,10 @@ def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
 def switches():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     names = ("fp32_precision",) if hasattr(cudnn, "conv") else ("allow_tf32",)
-    return (cudnn.deterministic, *(getattr(part, name) for part in (getattr(cudnn, "conv", cudnn), matmul) for name in names))
+    return (
+        cudnn.deterministic,
+        *(getattr(part, name) for part in (getattr(cudnn, "conv", cudnn), matmul) for name in names),
+    )
 
 
 @pytest.mark.parametrize("high", [False, True])
@@ -160,8 +183,12 @@ def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_ju
     torch.set_float32_matmul_precision("high" if high else "highest")
     try:
         before = switches()
-        net = sg.train(little_recipe(epochs=1), data=little_data, progress=lambda _: seen.append(switches())).net
-        sg.audit(watched, little_data.test.pixels()[:10], little_data.test.y[:10], sg.Linf(0.03), effort="quick")
+        net = sg.train(
+            little_recipe(epochs=1), data=little_data, progress=lambda _: seen.append(switches())
+        ).net
+        sg.audit(
+            watched, little_data.test.pixels()[:10], little_data.test.y[:10], sg.Linf(0.03), effort="quick"
+        )
         assert len(set(seen)) == 1
         assert seen[0][0] is True
         assert not {"tf32", True} & {str(v) if isinstance(v, str) else v for v in seen[0][1:]}

@@ -31,7 +31,9 @@ def official_cifar(folder: Path, name: str) -> None:
     for part in ("train", "test"):
         x, y = read(part)
         labels = [read(part, coarse=True)[1], y] if name == "cifar100" else [y]
-        rows = np.concatenate([*(np.asarray(v)[:, None] for v in labels), x.transpose(0, 3, 1, 2).reshape(len(x), -1)], 1).astype(np.uint8)
+        rows = np.concatenate(
+            [*(np.asarray(v)[:, None] for v in labels), x.transpose(0, 3, 1, 2).reshape(len(x), -1)], 1
+        ).astype(np.uint8)
         if name == "cifar100":
             (folder / f"{part}.bin").write_bytes(rows.tobytes())
         elif part == "test":
@@ -93,7 +95,10 @@ def test_official_cifar_files_are_read_exactly(tmp_path, name, classes):
 
 @pytest.fixture
 def toy(monkeypatch):
-    """A data set of our own with two tiny files, so that looking, checking and reading run without the real one."""
+    """A data set of our own with two tiny files, so that looking.
+
+    Checking and reading run without the real one.
+    """
     import hashlib
 
     def content(count, seed):
@@ -141,7 +146,9 @@ def test_files_are_found_however_they_lie(toy, tmp_path, monkeypatch, layout, ho
         folder = tmp_path / "toy" if layout == "subfolder" else tmp_path
         folder.mkdir(exist_ok=True)
         for name, content in toy.items():
-            (folder / (name + ".gz" * (layout == "gzip"))).write_bytes(gzip.compress(content) if layout == "gzip" else content)
+            (folder / (name + ".gz" * (layout == "gzip"))).write_bytes(
+                gzip.compress(content) if layout == "gzip" else content
+            )
     if how == "environment":
         monkeypatch.setenv("SPIKEGUARD_DATA", str(tmp_path))
     data = load_data("toy", tmp_path if how == "folder" else None)
@@ -235,4 +242,4 @@ def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images)
 def test_images_keep_their_official_numbers():
     images = Images.of(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1]))
     assert images.balanced(4).index.tolist() == [0, 1, 2, 3]
-    assert images.take(torch.tensor([5, 2])).index.tolist() == [5, 2]
+    assert images.select(torch.tensor([5, 2])).index.tolist() == [5, 2]

@@ -1,4 +1,7 @@
-"""Every defence changes what it claims to change, on tiny networks trained for seconds; and a training with it resumes to the same bits."""
+"""Every defense changes what it claims to change, on tiny networks trained for seconds.
+
+And a training with it resumes to the same bits.
+"""
 
 import copy
 import math
@@ -12,13 +15,13 @@ import spikeguard as sg
 from spikeguard.defenses import DEFENSES, disturbance, fitted, membrane
 from spikeguard.defenses.adversarial import divergence
 from spikeguard.defenses.gradient import best_wrong, chance
-from spikeguard.diagnose.neighbours import gain_scaled, neighbours
+from spikeguard.diagnose.neighbors import gain_scaled, neighbors
 from spikeguard.errors import Interrupted
 from spikeguard.losses import ce
 from spikeguard.neurons import Noise, seed_noise, spiking
 from spikeguard.training import loop
+from spikeguard.training.builder import make_network, training_parts
 from spikeguard.training.loop import train
-from spikeguard.training.setup import make_network, parts
 
 EPS = 16 / 255
 
@@ -28,12 +31,14 @@ def data():
     from spikeguard.data.images import Dataset
 
     full = sg.load_data("embedded")
-    return Dataset("little", full.train.balanced(1000), full.test.balanced(100), full.classes, full.mean, full.std)
+    return Dataset(
+        "little", full.train.balanced(1000), full.test.balanced(100), full.classes, full.mean, full.std
+    )
 
 
 @pytest.fixture(scope="module")
 def trained(data):
-    """A network by its defences, trained once a module."""
+    """A network by its defenses, trained once a module."""
     from spikeguard.kernels import compiler
 
     before, compiler.WORTHWHILE = compiler.WORTHWHILE, 2**62
@@ -43,7 +48,9 @@ def trained(data):
     def get(*defenses, **changes):
         key = (defenses, tuple(changes.items()))
         if key not in made:
-            made[key] = train(little_recipe(defenses=defenses, epochs=4, options={"width": 4}, **changes), data=data).net
+            made[key] = train(
+                little_recipe(defenses=defenses, epochs=4, options={"width": 4}, **changes), data=data
+            ).net
         return made[key]
 
     yield get
@@ -73,7 +80,9 @@ def difference(net, x, y):
         net(found)
     layer = list(spiking(net))[-1]
     clean, found = t.currents[layer], t.currents[f"{layer}#1"]
-    return float(disturbance.difference(clean, found, spiking(net)[layer].decay, 2).abs().mean() / clean.abs().mean())
+    return float(
+        disturbance.difference(clean, found, spiking(net)[layer].decay, 2).abs().mean() / clean.abs().mean()
+    )
 
 
 def mass(net, x, y):
@@ -116,7 +125,13 @@ def broken(net, x, y):
 
 
 def broken_by_assg(net, x, y):
-    return float(sg.sapgd(net, x, y, sg.Linf(EPS), steps=10, restarts=1, gradient=sg.assg(seen=True)).broken.float().mean())
+    return float(
+        sg.sapgd(
+            net, x, y, sg.Linf(EPS), steps=10, restarts=1, gradient=sg.gradients.ASSG(start_from_first=True)
+        )
+        .broken.float()
+        .mean()
+    )
 
 
 def loss_there(net, x, y):
@@ -133,18 +148,26 @@ def spread(net, x, y):
 
 def stretched(net, x, y):
     """How far the singular values of the convolutions lie from 1."""
-    return sum(float((torch.linalg.svdvals(s.conv[0].weight.detach().flatten(1)) - 1).abs().mean()) for s in net.body.stages)
+    return sum(
+        float((torch.linalg.svdvals(s.conv[0].weight.detach().flatten(1)) - 1).abs().mean())
+        for s in net.body.stages
+    )
 
 
 def misfit(net, x, y):
     """How far the width of the surrogate lies from the mean of |u|, as a ratio."""
     with torch.no_grad(), sg.tap(net) as t:
         net(x)
-    return sum(abs(math.log(layer.spec.surrogate.sharpness * float(t.potentials[name].abs().mean()))) for name, layer in spiking(net).items())
+    return sum(
+        abs(math.log(layer.spec.surrogate.sharpness * float(t.potentials[name].abs().mean())))
+        for name, layer in spiking(net).items()
+    )
 
 
 def kept_open(net, x, y):
-    return float(torch.cat([layer.dynamics[0].keep.detach().flatten() for layer in spiking(net).values()]).mean())
+    return float(
+        torch.cat([layer.dynamics[0].keep.detach().flatten() for layer in spiking(net).values()]).mean()
+    )
 
 
 def drawn_loss(net, x, y):
@@ -164,21 +187,28 @@ def under_noise_of_the_image(net, x, y):
     return drawn_loss(net, x + 0.4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), y)
 
 
-def under_two_grey_levels(net, x, y):
+def under_two_gray_levels(net, x, y):
     return drawn_loss(net, (x > torch.rand(x.shape, generator=torch.Generator().manual_seed(1))).float(), y)
 
 
 def under_random_decays(net, x, y):
     net = copy.deepcopy(net)
     if not any(len(layer.dynamics) for layer in spiking(net).values()):
-        sg.RandHet(sigma=2.0).prepare(net)
+        sg.defenses.RandHet(sigma=2.0).prepare(net)
     return drawn_loss(net, x, y)
 
 
 def dominance(net, x, y):
-    """Share of the largest singular value in how far the convolutions have moved since the start of the training."""
+    """
+
+    Share of the largest singular value in how far the convolutions have moved since the start of the
+    training.
+    """
     start = make_network(little_recipe(options={"width": 4}), sg.load_data("embedded"))
-    moved = [(a.conv[0].weight - b.conv[0].weight).detach().flatten(1) for a, b in zip(net.body.stages, start.body.stages, strict=True)]
+    moved = [
+        (a.conv[0].weight - b.conv[0].weight).detach().flatten(1)
+        for a, b in zip(net.body.stages, start.body.stages, strict=True)
+    ]
     shares = [torch.linalg.svdvals(m).square() for m in moved]
     return sum(float(s[0] / s.sum()) for s in shares) / len(shares)
 
@@ -187,32 +217,42 @@ AT = sg.AT(eps=EPS, steps=1)
 CLAIMS = {
     "AT": ((), (AT,), broken, {}),
     "TRADES": ((), (sg.TRADES(eps=EPS),), gap, {}),
-    "MART": ((), (sg.MART(eps=EPS),), loss_there, {}),
+    "MART": ((), (sg.defenses.MART(eps=EPS),), loss_there, {}),
     "AT crafted by ASSG": ((), (sg.AT(eps=EPS, estimators=("assg",)),), broken_by_assg, {}),
-    "TemporalEnsemble": ((AT,), (sg.TemporalEnsemble(eps=EPS, steps=1, consistency=3.0),), spread, {"loss": "per_step"}),
+    "TemporalEnsemble": (
+        (AT,),
+        (sg.defenses.TemporalEnsemble(eps=EPS, steps=1, consistency=3.0),),
+        spread,
+        {"loss": "per_step"},
+    ),
     "RAT": ((), (sg.RAT(beta=0.02),), stretched, {}),
-    "SR": ((), (sg.SR(weight=0.1),), slope, {}),
-    "MPPD l2": ((), (sg.MPPD(rho=20.0, eps=EPS, step_size=EPS),), difference, {}),
-    "MPPD l1": ((), (sg.MPPD(rho=20.0, norm="l1", eps=EPS, step_size=EPS),), difference, {}),
-    "MPD-SGR": ((), (sg.MPDSGR(eta=5.0),), mass, {}),
-    "MPD-SGR through batch norm": ((), (sg.MPDSGR(eta=5.0, moments="batch norm"),), mass, {}),
-    "ShiftGuard": ((), (sg.ShiftGuard(lambda_max=10.0, eps=EPS, step_size=EPS),), within_shift, {}),
-    "FirstLayerGuard": ((), (sg.FirstLayerGuard(lambda_max=10.0, eps=EPS),), within_reach, {}),
+    "SR": ((), (sg.defenses.SR(weight=0.1),), slope, {}),
+    "MPPD l2": ((), (sg.defenses.MPPD(rho=20.0, eps=EPS, step_size=EPS),), difference, {}),
+    "MPPD l1": ((), (sg.defenses.MPPD(rho=20.0, norm="l1", eps=EPS, step_size=EPS),), difference, {}),
+    "MPD-SGR": ((), (sg.defenses.MPDSGR(eta=5.0),), mass, {}),
+    "MPD-SGR through batch norm": ((), (sg.defenses.MPDSGR(eta=5.0, moments="batch norm"),), mass, {}),
+    "ShiftGuard": ((), (sg.defenses.ShiftGuard(lambda_max=10.0, eps=EPS, step_size=EPS),), within_shift, {}),
+    "FirstLayerGuard": ((), (sg.defenses.FirstLayerGuard(lambda_max=10.0, eps=EPS),), within_reach, {}),
     "NLIF": ((), (sg.TGO(lambda_max=0.0, sigma=0.4),), under_noise_of_neurons, {}),
-    "InputNoise": ((), (sg.InputNoise(sigma=0.4),), under_noise_of_the_image, {}),
-    "InputQuantisation": ((), (sg.InputQuantisation(levels=2),), under_two_grey_levels, {}),
-    "RandHet": ((), (sg.RandHet(sigma=2.0),), under_random_decays, {}),
-    "DSD": ((), (sg.DSD(),), dominance, {}),
-    "Distillation": ((), (sg.Distillation(eps=EPS),), broken, {}),
-    "AT that grows": ((sg.AT(eps=EPS / 4, steps=1),), (sg.AT(eps=EPS / 4, eps_end=2 * EPS, steps=1, late_steps=4, late_share=0.5),), gap, {}),
-    "FittedSurrogate": ((), (sg.FittedSurrogate(),), misfit, {}),
-    "StoG": ((sg.StoG(gamma=0.0),), (sg.StoG(gamma=1e-2),), kept_open, {}),
+    "InputNoise": ((), (sg.defenses.InputNoise(sigma=0.4),), under_noise_of_the_image, {}),
+    "InputQuantization": ((), (sg.defenses.InputQuantization(levels=2),), under_two_gray_levels, {}),
+    "RandHet": ((), (sg.defenses.RandHet(sigma=2.0),), under_random_decays, {}),
+    "DSD": ((), (sg.defenses.DSD(),), dominance, {}),
+    "Distillation": ((), (sg.defenses.Distillation(eps=EPS),), broken, {}),
+    "AT that grows": (
+        (sg.AT(eps=EPS / 4, steps=1),),
+        (sg.AT(eps=EPS / 4, eps_end=2 * EPS, steps=1, late_steps=4, late_share=0.5),),
+        gap,
+        {},
+    ),
+    "FittedSurrogate": ((), (sg.defenses.FittedSurrogate(),), misfit, {}),
+    "StoG": ((sg.defenses.StoG(gamma=0.0),), (sg.defenses.StoG(gamma=1e-2),), kept_open, {}),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
-def test_a_defence_lowers_what_it_is_meant_to_lower(name, trained, data):
+def test_a_defense_lowers_what_it_is_meant_to_lower(name, trained, data):
     without, with_it, measure, changes = CLAIMS[name]
     x, y = images(data)
     before, after = measure(trained(*without, **changes), x, y), measure(trained(*with_it, **changes), x, y)
@@ -220,9 +260,11 @@ def test_a_defence_lowers_what_it_is_meant_to_lower(name, trained, data):
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_every_defence_trains_by_its_defaults_and_is_loaded_as_it_was(name, little_data, tmp_path):
+def test_every_defense_trains_by_its_defaults_and_is_loaded_as_it_was(name, little_data, tmp_path):
     loss = "tet" if name == "temporal_ensemble" else "mean"
-    recipe = little_recipe(defenses=(DEFENSES[name](),), epochs=1, options={"width": 2}, loss=loss, timesteps=4)
+    recipe = little_recipe(
+        defenses=(DEFENSES[name](),), epochs=1, options={"width": 2}, loss=loss, timesteps=4
+    )
     run = train(recipe, tmp_path / "run", data=little_data)
     assert all(bool(torch.isfinite(v).all()) for v in run.net.state_dict().values())
     x, loaded = little_data.test.pixels()[:20], sg.load(tmp_path / "run")
@@ -235,8 +277,8 @@ def test_every_defence_trains_by_its_defaults_and_is_loaded_as_it_was(name, litt
 def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained, data):
     x, y = images(data)
     plain, guarded = trained(), trained(sg.TGO(lambda_max=2.0, sigma=0.0))
-    share = neighbours(guarded, x, 0.2).mean
-    assert share < neighbours(plain, x, 0.2).mean
+    share = neighbors(guarded, x, 0.2).mean
+    assert share < neighbors(plain, x, 0.2).mean
     scaled, factor = gain_scaled(plain, x, share, 0.2)
     assert factor > 1
     with torch.no_grad():
@@ -246,24 +288,35 @@ def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained, da
 
 @pytest.mark.slow
 def test_parameters_of_the_neurons_are_trained(trained):
-    gains = [layer.dynamics[0].gain for layer in spiking(trained(sg.DLIF())).values()]
+    gains = [layer.dynamics[0].gain for layer in spiking(trained(sg.defenses.DLIF())).values()]
     assert all(bool((g != 1).any()) for g in gains)
-    leaks = [layer.dynamics[0].leak for layer in spiking(trained(sg.FEEL(radii=(0.5, 0.3)))).values()]
+    leaks = [
+        layer.dynamics[0].leak for layer in spiking(trained(sg.defenses.FEEL(radii=(0.5, 0.3)))).values()
+    ]
     assert all(bool((leak != 1).any()) for leak in leaks)
-    for layer in spiking(trained(sg.HoSNN())).values():
+    for layer in spiking(trained(sg.defenses.HoSNN())).values():
         assert bool(layer.dynamics[0].moves)
         assert float(layer.dynamics[0].goal.abs().sum()) > 0
         assert bool((layer.dynamics[0].rate != 0.2).any())
-    keeps = [layer.dynamics[0].keep for layer in spiking(trained(sg.StoG(gamma=0.0))).values()]
+    keeps = [layer.dynamics[0].keep for layer in spiking(trained(sg.defenses.StoG(gamma=0.0))).values()]
     assert any(bool((keep < 1).any()) for keep in keeps)  # by the task's loss alone
 
 
 @pytest.mark.slow
 def test_a_converted_network_does_what_it_did_before(data):
-    """The weights give nearly the same classes as spikes and as the activations that most of the training went through."""
+    """
+
+    The weights give nearly the same classes as spikes and as the activations that most of the training went
+    through.
+    """
     from spikeguard.defenses.conversion import Analog
 
-    net = train(little_recipe(defenses=(sg.Conversion(share=0.75),), epochs=4, options={"width": 4}, timesteps=8), data=data).net
+    net = train(
+        little_recipe(
+            defenses=(sg.defenses.Conversion(share=0.75),), epochs=4, options={"width": 4}, timesteps=8
+        ),
+        data=data,
+    ).net
     x, y = images(data)
     with torch.no_grad():
         spikes = net(x).argmax(1)
@@ -277,13 +330,21 @@ def test_a_converted_network_does_what_it_did_before(data):
 
 @pytest.mark.slow
 def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
-    run_recipe = little_recipe(defenses=(AT, sg.EarlyStopping(eps=EPS, steps=5)), epochs=4, lr=0.4)
+    run_recipe = little_recipe(defenses=(AT, sg.defenses.EarlyStopping(eps=EPS, steps=5)), epochs=4, lr=0.4)
     run = train(run_recipe, data=data)
     robust = [row["validation_robust_accuracy"] for row in run.metrics["epochs"]]
     kept = [row["kept"] for row in run.metrics["epochs"]]
     assert max(k for k, chosen in enumerate(kept) if chosen) == robust.index(max(robust))
-    held = parts(run_recipe, data)[1]
-    got = sg.sapgd(run.net, held.pixels(), held.y, sg.Linf(EPS), steps=5, restarts=1, gradient=sg.assg(seen=True))
+    held = training_parts(run_recipe, data)[1]
+    got = sg.sapgd(
+        run.net,
+        held.pixels(),
+        held.y,
+        sg.Linf(EPS),
+        steps=5,
+        restarts=1,
+        gradient=sg.gradients.ASSG(start_from_first=True),
+    )
     assert float((~got.broken).float().mean()) == pytest.approx(max(robust), abs=1e-6)
 
 

@@ -1,4 +1,7 @@
-"""Every defence against a closed form or a plain loop that shares no code with it: the interface, adversaries, parameters, SR."""
+"""Every defense against a closed form or a plain loop that shares no code with it.
+
+The interface, adversaries, parameters, SR.
+"""
 
 import math
 
@@ -10,7 +13,7 @@ from torch import nn
 
 import spikeguard as sg
 from spikeguard.auditing.suite import FULL
-from spikeguard.defenses import CRAFTERS, DEFENSES, Step, parameters
+from spikeguard.defenses import CRAFTING_GRADIENTS, DEFENSES, Step, parameters
 from spikeguard.defenses.gradient import best_wrong, chance
 from spikeguard.errors import UserError
 from spikeguard.neurons import seed_noise
@@ -20,7 +23,7 @@ from spikeguard.training.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_a_defence_has_a_name_in_recipes_an_adaptive_attack_and_a_docstring(name):
+def test_a_defense_has_a_name_in_recipes_an_adaptive_attack_and_a_docstring(name):
     kind = DEFENSES[name]
     assert kind.adaptive in {m.name for m in FULL}
     assert kind.__doc__
@@ -36,18 +39,33 @@ def test_compose_refuses_what_cannot_go_together():
     with pytest.raises(UserError, match="AT and TRADES both set the training inputs"):
         sg.compose(sg.AT(), sg.TRADES())
     with pytest.raises(UserError, match="EMA and EarlyStopping both set the weights that are kept"):
-        sg.compose(sg.EMA(), sg.EarlyStopping())
+        sg.compose(sg.defenses.EMA(), sg.defenses.EarlyStopping())
     with pytest.raises(UserError, match="DLIF and RandHet both set the neurons' gain"):
-        sg.compose(sg.DLIF(), sg.RandHet())
-    with pytest.raises(UserError, match="Conversion and Distillation both set the first part of the training"):
-        sg.compose(sg.Conversion(), sg.Distillation())
-    sg.compose(sg.Conversion(share=0.0), sg.Distillation())
-    for reading in (sg.MPPD(), sg.MPDSGR(), sg.ShiftGuard(), sg.FirstLayerGuard(), sg.FittedSurrogate(), sg.TGO(sigma=0.0)):
+        sg.compose(sg.defenses.DLIF(), sg.defenses.RandHet())
+    with pytest.raises(
+        UserError, match="Conversion and Distillation both set the first part of the training"
+    ):
+        sg.compose(sg.defenses.Conversion(), sg.defenses.Distillation())
+    sg.compose(sg.defenses.Conversion(share=0.0), sg.defenses.Distillation())
+    for reading in (
+        sg.defenses.MPPD(),
+        sg.defenses.MPDSGR(),
+        sg.defenses.ShiftGuard(),
+        sg.defenses.FirstLayerGuard(),
+        sg.defenses.FittedSurrogate(),
+        sg.TGO(sigma=0.0),
+    ):
         with pytest.raises(UserError, match="acts on potentials, and ANNTwin leaves none"):
-            sg.compose(reading, sg.ANNTwin())
-    with pytest.raises(UserError, match="no defence"):
+            sg.compose(reading, sg.defenses.ANNTwin())
+    with pytest.raises(UserError, match="no defense"):
         sg.compose(sg.AT)
-    sg.compose(sg.InputNoise(), sg.InputQuantisation(), sg.StoG(), sg.FEEL(), sg.RAT())  # one after the other
+    sg.compose(
+        sg.defenses.InputNoise(),
+        sg.defenses.InputQuantization(),
+        sg.defenses.StoG(),
+        sg.defenses.FEEL(),
+        sg.RAT(),
+    )  # one after the other
 
 
 @pytest.mark.parametrize(
@@ -55,23 +73,23 @@ def test_compose_refuses_what_cannot_go_together():
     [
         (lambda: sg.AT(eps=2.0), "eps"),
         (lambda: sg.AT(steps=0), "steps"),
-        (lambda: sg.Distillation(share=1.0), "share"),
-        (lambda: sg.Distillation(clean_share=2.0), "clean_share"),
-        (lambda: sg.Distillation(temperature=0.0), "temperature"),
-        (lambda: sg.FittedSurrogate(reach=0.0), "reach"),
+        (lambda: sg.defenses.Distillation(share=1.0), "share"),
+        (lambda: sg.defenses.Distillation(clean_share=2.0), "clean_share"),
+        (lambda: sg.defenses.Distillation(temperature=0.0), "temperature"),
+        (lambda: sg.defenses.FittedSurrogate(reach=0.0), "reach"),
         (lambda: sg.AT(estimators=("foo",)), "estimators"),
         (lambda: sg.AT(noise="loud"), "noise"),
         (lambda: sg.TRADES(beta=0.0), "beta"),
         (lambda: sg.RAT(beta=1.0), "beta"),
-        (lambda: sg.SR(h=0.0), "h ="),
-        (lambda: sg.StoG(lowest=0.0), "lowest"),
-        (lambda: sg.MPPD(norm="l0"), "norm"),
-        (lambda: sg.MPDSGR(moments="none"), "moments"),
-        (lambda: sg.FEEL(radii=(), leak=False), "nothing to do"),
-        (lambda: sg.DLIF(decay=2.0), "decay = 2.0 must be in"),
-        (lambda: sg.InputQuantisation(levels=1), "levels"),
-        (lambda: sg.Conversion(share=1.0), "share"),
-        (lambda: sg.EMA(decay=1.0), "decay"),
+        (lambda: sg.defenses.SR(h=0.0), "h ="),
+        (lambda: sg.defenses.StoG(lowest=0.0), "lowest"),
+        (lambda: sg.defenses.MPPD(norm="l0"), "norm"),
+        (lambda: sg.defenses.MPDSGR(moments="none"), "moments"),
+        (lambda: sg.defenses.FEEL(radii=(), leak=False), "nothing to do"),
+        (lambda: sg.defenses.DLIF(decay=2.0), "decay = 2.0 must be in"),
+        (lambda: sg.defenses.InputQuantization(levels=1), "levels"),
+        (lambda: sg.defenses.Conversion(share=1.0), "share"),
+        (lambda: sg.defenses.EMA(decay=1.0), "decay"),
         (lambda: sg.TGO(deltas=(0.1, -1.0)), "delta"),
     ],
 )
@@ -92,7 +110,10 @@ def test_eps_warms_up(step):
 
 
 def test_training_adversaries_are_those_of_a_plain_loop(step):
-    """PGD-3 from x, written out: network in eval mode, sign of the gradient of the cross-entropy, projected."""
+    """PGD-3 from x, written out.
+
+    Network in eval mode, sign of the gradient of the cross-entropy, projected.
+    """
     eps, size = 0.06, 0.03
     found = sg.AT(eps=eps, steps=3, step_size=size, random_start=False).adversaries(step)
     net, z = step.net.eval(), step.x.clone()
@@ -114,8 +135,8 @@ def test_part_of_the_loss_can_stay_on_clean_images(step):
 
 def test_the_estimator_is_drawn_per_batch(step, monkeypatch):
     used = []
-    for name, inner in CRAFTERS.items():
-        monkeypatch.setitem(CRAFTERS, name, Spy(name, inner, used))
+    for name, inner in CRAFTING_GRADIENTS.items():
+        monkeypatch.setitem(CRAFTING_GRADIENTS, name, Spy(name, inner, used))
     adversary = sg.AT(estimators=("own", "assg", "bptr"))
     for key in range(12):
         step.key = key
@@ -156,7 +177,9 @@ def test_noise_while_crafting_is_off_fresh_or_frozen(step):
         with sg.tap(step.net, potentials=True):
             handle = step.net.head.register_forward_hook(lambda m, i, o: draws.append(o.detach().clone()))
             seed_noise(step.net, 1)
-            sg.AT(eps=1e-9, steps=3, noise=noise, random_start=False).adversaries(step)  # the images hardly move, only noise does
+            sg.AT(eps=1e-9, steps=3, noise=noise, random_start=False).adversaries(
+                step
+            )  # the images hardly move, only noise does
             handle.remove()
         return draws
 
@@ -178,10 +201,12 @@ def test_trades_is_the_divergence_of_its_formula(step):
 
 
 def test_mart_is_its_formula(step):
-    hooks = sg.MART(beta=4.0).start(step.net)
+    hooks = sg.defenses.MART(beta=4.0).start(step.net)
     step.logits = {"clean": logits(3, 8, 10), "adversarial": logits(4, 8, 10)}
     total = 0.0
-    for a, b, y in zip(step.logits["clean"].tolist(), step.logits["adversarial"].tolist(), step.y.tolist(), strict=True):
+    for a, b, y in zip(
+        step.logits["clean"].tolist(), step.logits["adversarial"].tolist(), step.y.tolist(), strict=True
+    ):
         p, q = softmax(a), softmax(b)
         wrong = max(v for k, v in enumerate(q) if k != y)
         total += -math.log(q[y]) - math.log(1 - wrong) + 4.0 * kl(p, q) * (1 - p[y])
@@ -189,10 +214,14 @@ def test_mart_is_its_formula(step):
 
 
 def test_temporal_ensemble_is_its_formula_and_wants_every_step(step):
-    hooks = sg.TemporalEnsemble(consistency=0.3).start(step.net)
+    hooks = sg.defenses.TemporalEnsemble(consistency=0.3).start(step.net)
     step.logits = {"adversarial": logits(5, 3, 8, 10)}
     mean = step.logits["adversarial"].mean(0).tolist()
-    each = [kl(softmax(mean[n]), softmax(z)) for row in step.logits["adversarial"].tolist() for n, z in enumerate(row)]
+    each = [
+        kl(softmax(mean[n]), softmax(z))
+        for row in step.logits["adversarial"].tolist()
+        for n, z in enumerate(row)
+    ]
     assert float(hooks.penalty(step).detach()) == pytest.approx(0.3 * sum(each) / 24, rel=1e-5)
     step.logits = {"adversarial": logits(5, 8, 10)}
     with pytest.raises(UserError, match="per_step"):
@@ -208,7 +237,9 @@ def test_rat_moves_singular_values_by_its_polynomial(step):
     sg.RAT(beta=0.1).start(step.net).after(step)
     after = torch.linalg.svdvals(conv.weight.detach().flatten(1))
     expected = sorted((1.1 * s - 0.1 * s**3 for s in before.tolist()), reverse=True)
-    assert sorted((abs(v) for v in after.tolist()), reverse=True) == pytest.approx([abs(v) for v in expected], rel=1e-4)
+    assert sorted((abs(v) for v in after.tolist()), reverse=True) == pytest.approx(
+        [abs(v) for v in expected], rel=1e-4
+    )
 
 
 def test_rat_takes_thirty_percent_of_the_rows_of_a_large_linear_layer_and_projects_combinations():
@@ -227,7 +258,9 @@ def test_onto_simplex_is_the_nearest_point(v):
 
     start = [1 / len(v)] * len(v)
     distance = lambda p: sum((a - b) ** 2 for a, b in zip(p, v, strict=True))  # noqa: E731
-    best = minimize(distance, start, bounds=[(0, 1)] * len(v), constraints={"type": "eq", "fun": lambda p: sum(p) - 1}).x
+    best = minimize(
+        distance, start, bounds=[(0, 1)] * len(v), constraints={"type": "eq", "fun": lambda p: sum(p) - 1}
+    ).x
     assert parameters.onto_simplex(torch.tensor(v)).tolist() == pytest.approx(list(best), abs=1e-3)
 
 
@@ -237,14 +270,22 @@ def test_deflation_takes_the_first_singular_component_away(step):
     assert torch.allclose(parameters.deflated(g, 500), g - s[0] * torch.outer(u[:, 0], v[0]), atol=1e-6)
     for p in step.net.parameters():
         p.grad = torch.randn_like(p)
-    tops = {n: float(torch.linalg.svdvals(p.grad.flatten(1))[0]) for n, p in step.net.named_parameters() if p.dim() >= 2}
-    sg.DSD().start(step.net).gradients(step.net)
-    assert all(float(torch.linalg.svdvals(p.grad.flatten(1))[0]) < 0.99 * tops[n] for n, p in step.net.named_parameters() if p.dim() >= 2)
+    tops = {
+        n: float(torch.linalg.svdvals(p.grad.flatten(1))[0])
+        for n, p in step.net.named_parameters()
+        if p.dim() >= 2
+    }
+    sg.defenses.DSD().start(step.net).gradients(step.net)
+    assert all(
+        float(torch.linalg.svdvals(p.grad.flatten(1))[0]) < 0.99 * tops[n]
+        for n, p in step.net.named_parameters()
+        if p.dim() >= 2
+    )
 
 
 def test_ema_is_the_running_mean_and_batch_norm_follows(step):
     net = step.net
-    hooks = sg.EMA(decay=0.5).start(net)
+    hooks = sg.defenses.EMA(decay=0.5).start(net)
     mean = net.head.bias.detach().clone()
     for k in range(20):
         with torch.no_grad():
@@ -266,18 +307,24 @@ def test_ema_is_the_running_mean_and_batch_norm_follows(step):
 
 
 def test_sr_is_the_squared_slope_along_the_sign_of_the_gradient(step):
-    hooks = sg.SR(weight=0.7, h=0.02).start(step.net)
+    hooks = sg.defenses.SR(weight=0.7, h=0.02).start(step.net)
     hooks.complete(step)
     moved = (step.views["shifted"].x - step.x).abs()
     assert bool(((moved - 0.02).abs() < 1e-6).logical_or(moved == 0).all())
     net, x = step.net, step.x.clone().requires_grad_()  # batch norm in training mode, as in the loss
     z = net(x)
     other = z.detach().scatter(1, step.y[:, None], -math.inf).argmax(1)
-    (g,) = torch.autograd.grad(torch.sigmoid(z.gather(1, step.y[:, None]) - z.gather(1, other[:, None])).sum(), x)
-    assert torch.equal((step.views["shifted"].x - step.x).sign(), g.sign()), "up the slope, not down, not anywhere"
+    (g,) = torch.autograd.grad(
+        torch.sigmoid(z.gather(1, step.y[:, None]) - z.gather(1, other[:, None])).sum(), x
+    )
+    assert torch.equal((step.views["shifted"].x - step.x).sign(), g.sign()), (
+        "up the slope, not down, not anywhere"
+    )
     step.logits = {"clean": logits(7, 8, 10), "shifted": logits(8, 8, 10)}
     total = 0.0
-    for a, b, y in zip(step.logits["clean"].tolist(), step.logits["shifted"].tolist(), step.y.tolist(), strict=True):
+    for a, b, y in zip(
+        step.logits["clean"].tolist(), step.logits["shifted"].tolist(), step.y.tolist(), strict=True
+    ):
         k = max((v, i) for i, v in enumerate(a) if i != y)[1]
         f = lambda z, y=y, k=k: math.exp(z[y]) / (math.exp(z[y]) + math.exp(z[k]))  # noqa: E731
         total += ((f(b) - f(a)) / 0.02) ** 2
@@ -288,7 +335,7 @@ def test_sr_compares_both_passes_under_the_same_noise(tiny):
     sg.TGO(lambda_max=0.0, sigma=0.3).prepare(tiny.train())
     seed_noise(tiny, 4)
     step = Step(tiny, torch.rand(8, 1, 8, 8), torch.arange(8))
-    hooks = sg.SR().start(tiny)
+    hooks = sg.defenses.SR().start(tiny)
     hooks.complete(step)
     out = []
     for view in ("clean", "shifted"):
@@ -306,7 +353,9 @@ def test_helpers_of_sr():
 def test_weight_decay_leaves_the_parameters_of_neurons_alone(little_data):
     from spikeguard.training.loop import _Trainer
 
-    trainer = _Trainer(little_recipe(defenses=(sg.FEEL(radii=()),)), little_data, torch.device("cpu"))
-    decayed = {id(p) for p in trainer.optimiser.param_groups[0]["params"]}
+    trainer = _Trainer(
+        little_recipe(defenses=(sg.defenses.FEEL(radii=()),)), little_data, torch.device("cpu")
+    )
+    decayed = {id(p) for p in trainer.optimizer.param_groups[0]["params"]}
     names = {name for name, p in trainer.net.named_parameters() if id(p) in decayed}
     assert names == {n for n, p in trainer.net.named_parameters() if p.dim() > 1 and "dynamics" not in n}

@@ -1,4 +1,4 @@
-"""Every defence against a closed form or a plain loop: what happens inside neurons and to the images."""
+"""Every defense against a closed form or a plain loop: what happens inside neurons and to the images."""
 
 import math
 
@@ -10,9 +10,9 @@ from torch import nn
 
 import spikeguard as sg
 from spikeguard.defenses import Step, View
-from spikeguard.dynamics import Dynamics, Homeostasis, Input
 from spikeguard.errors import UserError
 from spikeguard.neurons import seed_noise, spiking
+from spikeguard.neurons.modifiers import Dynamics, Homeostasis, Input
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def test_feel_has_a_leak_for_every_neuron_and_step_and_trains_it(current):
     assert torch.equal(got[0], expected[0])
     assert torch.allclose(got[1], expected[1], atol=1e-6)
     # gradients of the kernel against the readable loop in plain autograd
-    from spikeguard.kernels import reference
+    from spikeguard.kernels import equation
     from spikeguard.kernels.mode import Mode
 
     weight = torch.rand(4, 1, 7, generator=torch.Generator().manual_seed(2))
     x = current[:, None].double().requires_grad_()
     plain_leak = leaks.leak.detach().double()[:, None].requires_grad_()
-    plain = reference.integrate(x, plain_leak, layer.threshold, Mode(4, layer.spec.surrogate)).spikes
+    plain = equation.integrate(x, plain_leak, layer.threshold, Mode(4, layer.spec.surrogate)).spikes
     expected_gradients = torch.autograd.grad((plain * weight.double()).sum(), (x, plain_leak))
     y = current[:, None].clone().requires_grad_()
     got_gradients = torch.autograd.grad((layer(y) * weight).sum(), (y, leaks.leak))
@@ -79,7 +79,7 @@ def test_homeostasis_moves_thresholds_by_its_formula(current):
 
 
 def test_hosnn_remembers_potentials_while_it_reads_and_holds_them_afterwards(step):
-    defense = sg.HoSNN(share=0.5)
+    defense = sg.defenses.HoSNN(share=0.5)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
     goal = {name: torch.zeros_like(layer.dynamics[0].goal) for name, layer in spiking(step.net).items()}
@@ -102,16 +102,39 @@ def test_hosnn_remembers_potentials_while_it_reads_and_holds_them_afterwards(ste
 
 
 def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynamics(tiny):
-    for defense in (sg.HoSNN(), sg.FEEL(radii=()), sg.DLIF(), sg.StoG(), sg.RandHet()):
-        net = awake(sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4, seed=1, neuron=sg.Neuron(threshold=0.3)))
+    for defense in (
+        sg.defenses.HoSNN(),
+        sg.defenses.FEEL(radii=()),
+        sg.defenses.DLIF(),
+        sg.defenses.StoG(),
+        sg.defenses.RandHet(),
+    ):
+        net = awake(
+            sg.build(
+                "small",
+                classes=10,
+                in_shape=(1, 8, 8),
+                timesteps=3,
+                width=4,
+                seed=1,
+                neuron=sg.Neuron(threshold=0.3),
+            )
+        )
         defense.prepare(net)
         for layer in spiking(net).values():
             if hasattr(layer.dynamics[0], "moves"):
                 layer.dynamics[0].moves.fill_(True)
         x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
-        for estimator in (sg.assg(seen=True), sg.swap(sg.Atan(4.0)), sg.bptr(), sg.soft()):
+        for estimator in (
+            sg.gradients.ASSG(start_from_first=True),
+            sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0)),
+            sg.gradients.BPTR(),
+            sg.gradients.SoftSpikes(),
+        ):
             with estimator.open(net) as opened:
-                gradient, _, _ = opened(x, y, lambda z, y: nn.functional.cross_entropy(z, y, reduction="none"))
+                gradient, _, _ = opened(
+                    x, y, lambda z, y: nn.functional.cross_entropy(z, y, reduction="none")
+                )
             assert bool(torch.isfinite(gradient).all())
             assert float(gradient.abs().sum()) > 0, (defense, estimator)
 
@@ -166,11 +189,13 @@ def test_gates_that_start_open_can_close():
 
 
 def test_stog_prior_is_half_the_square_for_the_first_part_of_the_training(step):
-    defense = sg.StoG(gamma=0.1, prior_share=0.6)
+    defense = sg.defenses.StoG(gamma=0.1, prior_share=0.6)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
     keeps = [layer.dynamics[0].keep for layer in spiking(step.net).values()]
-    assert float(hooks.penalty(step).detach()) == pytest.approx(0.1 * sum(k.numel() for k in keeps) / 2, rel=1e-5)
+    assert float(hooks.penalty(step).detach()) == pytest.approx(
+        0.1 * sum(k.numel() for k in keeps) / 2, rel=1e-5
+    )
     step.progress = 0.6
     assert hooks.penalty(step) is None
     with torch.no_grad():
@@ -203,8 +228,13 @@ def test_delta_and_sigma_of_every_layer(tiny):
     hooks.complete(Step(tiny, x, torch.zeros(4).long()))
     with hooks.watch(tiny, "clean"), sg.tap(tiny, potentials=True) as t:
         tiny(x)
-    expected = sum(float((d - u.abs()).clamp(min=0).mean()) for d, u in zip((0.2, 0.4, 0.8), t.potentials.values(), strict=True))
-    assert float(hooks.penalty(Step(tiny, x, torch.zeros(4).long(), progress=1.0)).detach()) == pytest.approx(expected, rel=1e-4)
+    expected = sum(
+        float((d - u.abs()).clamp(min=0).mean())
+        for d, u in zip((0.2, 0.4, 0.8), t.potentials.values(), strict=True)
+    )
+    assert float(hooks.penalty(Step(tiny, x, torch.zeros(4).long(), progress=1.0)).detach()) == pytest.approx(
+        expected, rel=1e-4
+    )
     with pytest.raises(UserError, match="2 values, the network 3"):
         sg.TGO(deltas=(0.1, 0.2), sigma=0.0).start(tiny)
 
@@ -213,7 +243,7 @@ def test_delta_and_sigma_of_every_layer(tiny):
 
 
 def test_input_noise_is_fresh_at_every_step(tiny):
-    sg.InputNoise(sigma=0.2).prepare(tiny)
+    sg.defenses.InputNoise(sigma=0.2).prepare(tiny)
     x = torch.full((64, 1, 8, 8), 0.5)
     out = tiny.before[0](x[None], 3) - 0.5
     assert out.shape == (3, 64, 1, 8, 8)
@@ -223,8 +253,8 @@ def test_input_noise_is_fresh_at_every_step(tiny):
     assert not torch.equal(tiny(x), tiny(x))
 
 
-def test_quantised_inputs_lie_on_the_grid_keep_their_mean_and_pass_gradients(tiny):
-    sg.InputQuantisation(levels=5).prepare(tiny)
+def test_quantized_inputs_lie_on_the_grid_keep_their_mean_and_pass_gradients(tiny):
+    sg.defenses.InputQuantization(levels=5).prepare(tiny)
     x = torch.linspace(0, 1, 64).view(1, 1, 8, 8).repeat(400, 1, 1, 1).requires_grad_()
     out = tiny.before[0](x[None], 3)
     seen = out.detach()
@@ -252,8 +282,8 @@ def test_feel_passes_low_frequencies_and_stops_high_ones_step_by_step():
 
 
 def test_changes_of_the_input_follow_one_another(tiny):
-    sg.InputNoise(sigma=0.3).prepare(tiny)
-    sg.FEEL(radii=(0.5, 0.4, 0.3), leak=False).prepare(tiny)
+    sg.defenses.InputNoise(sigma=0.3).prepare(tiny)
+    sg.defenses.FEEL(radii=(0.5, 0.4, 0.3), leak=False).prepare(tiny)
     x = torch.rand(2, 1, 8, 8)[None]
     noisy = tiny.before[0](x, 3)
     out = tiny.before[1](noisy, 3)
@@ -263,7 +293,7 @@ def test_changes_of_the_input_follow_one_another(tiny):
         assert torch.allclose(out[t], alone, atol=1e-6)
 
 
-def test_two_defences_inside_the_same_neurons_both_act(current):
+def test_two_defenses_inside_the_same_neurons_both_act(current):
     from spikeguard.defenses.inputs import _Leaks
     from spikeguard.defenses.neural import _Gains, _Gates
 
@@ -283,29 +313,35 @@ def test_two_defences_inside_the_same_neurons_both_act(current):
 def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny):
     from spikeguard.auditing.scoring import drawn
 
-    sg.RandHet().prepare(tiny)
-    sg.InputNoise().prepare(tiny)
+    sg.defenses.RandHet().prepare(tiny)
+    sg.defenses.InputNoise().prepare(tiny)
     seed_noise(tiny, 5)
     x = torch.rand(2, 1, 8, 8)
     tiny(x)
-    before = [(m.source, m.source.calls) for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])]
+    before = [
+        (m.source, m.source.calls)
+        for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])
+    ]
     with drawn(tiny, 9):
         tiny(x)
     sg.AT(noise="frozen").adversaries(Step(tiny, x, torch.tensor([0, 1])))
-    after = [(m.source, m.source.calls) for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])]
+    after = [
+        (m.source, m.source.calls)
+        for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])
+    ]
     assert before == after
 
 
 def test_a_pass_that_is_only_looked_at_leaves_batch_norm_alone(step):
-    hooks = sg.ShiftGuard().start(step.net)
+    hooks = sg.defenses.ShiftGuard().start(step.net)
     hooks.complete(step)
-    assert step.views["clean"].quiet is False
-    assert step.views["ShiftGuard"].quiet
-    from spikeguard.neurons import quiet
+    assert step.views["clean"].freeze_bn is False
+    assert step.views["ShiftGuard"].freeze_bn
+    from spikeguard.neurons import frozen_norms
 
     buffers = [b for m in step.net.modules() if isinstance(m, nn.BatchNorm2d) for b in m.buffers()]
     before = [b.clone() for b in buffers]
-    with quiet(step.net):
+    with frozen_norms(step.net):
         step.net(step.x)
     assert all(torch.equal(a, b) for a, b in zip(before, buffers, strict=True))
     step.net(step.x)
@@ -313,13 +349,13 @@ def test_a_pass_that_is_only_looked_at_leaves_batch_norm_alone(step):
 
 
 def test_guards_of_the_first_layer_refuse_neurons_they_do_not_know(tiny):
-    sg.DLIF().prepare(tiny)
+    sg.defenses.DLIF().prepare(tiny)
     with pytest.raises(UserError, match="no other change"):
-        sg.FirstLayerGuard().start(tiny)
+        sg.defenses.FirstLayerGuard().start(tiny)
     with pytest.raises(UserError, match="take 'empirical'"):
-        sg.MPDSGR(moments="batch norm").start(tiny)
+        sg.defenses.MPDSGR(moments="batch norm").start(tiny)
 
 
 def test_feel_wants_a_radius_for_every_step(tiny):
     with pytest.raises(UserError, match="4 values, must have one for each of 3 steps"):
-        sg.FEEL(leak=False).prepare(tiny)
+        sg.defenses.FEEL(leak=False).prepare(tiny)

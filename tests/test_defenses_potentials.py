@@ -1,4 +1,4 @@
-"""Every defence against a closed form or a plain loop: potentials, conversion, the yardstick."""
+"""Every defense against a closed form or a plain loop: potentials, conversion, the yardstick."""
 
 import math
 from statistics import NormalDist
@@ -20,7 +20,9 @@ def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel():
     for mean, deviation, gamma in ((0.3, 0.5, 1.0), (-1.0, 0.2, 0.4), (0.0, 2.0, 0.5)):
         law = NormalDist(mean, deviation)
         expected = law.cdf(gamma) - law.cdf(-gamma)
-        assert float(membrane.mass(torch.tensor(mean).double(), torch.tensor(deviation).double(), gamma)) == pytest.approx(expected, rel=1e-6)
+        assert float(
+            membrane.mass(torch.tensor(mean).double(), torch.tensor(deviation).double(), gamma)
+        ) == pytest.approx(expected, rel=1e-6)
     u = logits(11, 2, 3, 4, 5, 5)
     mean, deviation = membrane.moments(u)
     for t in range(2):
@@ -28,17 +30,21 @@ def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel():
             values = u[t, :, c].flatten().tolist()
             m = sum(values) / len(values)
             assert float(mean[t, c]) == pytest.approx(m, abs=1e-5)
-            assert float(deviation[t, c]) == pytest.approx((sum((v - m) ** 2 for v in values) / len(values)) ** 0.5, rel=1e-4)
+            assert float(deviation[t, c]) == pytest.approx(
+                (sum((v - m) ** 2 for v in values) / len(values)) ** 0.5, rel=1e-4
+            )
 
 
 @pytest.mark.parametrize("kind", ["empirical", "batch norm"])
 def test_mpd_sgr_is_the_mean_mass(tiny, kind):
-    with torch.no_grad():  # gains and biases that differ: at gains of 1 a square could not be told from a gain
+    with (
+        torch.no_grad()
+    ):  # gains and biases that differ: at gains of 1 a square could not be told from a gain
         for m in tiny.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.weight.copy_(torch.linspace(0.4, 1.7, len(m.weight)))
                 m.bias.copy_(torch.linspace(-0.5, 0.8, len(m.bias)))
-    hooks = sg.MPDSGR(eta=2.0, gamma=0.5, moments=kind).start(tiny)
+    hooks = sg.defenses.MPDSGR(eta=2.0, gamma=0.5, moments=kind).start(tiny)
     x = torch.rand(6, 1, 8, 8)
     step = Step(tiny, x, torch.zeros(6).long(), progress=1.0)
     hooks.complete(step)
@@ -55,7 +61,11 @@ def test_mpd_sgr_is_the_mean_mass(tiny, kind):
                 values = u[s, :, c].flatten()
                 sigma = float(values.var(unbiased=False) + 1e-8) ** 0.5
                 if kind == "batch norm":
-                    sigma = abs(float(norm.weight[c].detach())) * math.sqrt(sum(float(layer.decay) ** (2 * k) for k in range(s + 1))) + 1e-4
+                    sigma = (
+                        abs(float(norm.weight[c].detach()))
+                        * math.sqrt(sum(float(layer.decay) ** (2 * k) for k in range(s + 1)))
+                        + 1e-4
+                    )
                 law = NormalDist(float(values.mean()), sigma)
                 total += law.cdf(0.5) - law.cdf(-0.5)
         per_layer.append(total / (u.shape[0] * u.shape[2]))
@@ -65,8 +75,11 @@ def test_mpd_sgr_is_the_mean_mass(tiny, kind):
     assert all(g is not None and float(g.abs().sum()) > 0 for g in gradients)
     if kind == "empirical":
         return
-    # by parts: d mass / d bias = sum of decay^k <= t times the densities' difference, d mass / d gain through the deviation alone
-    for norm, layer, u, (by_gain, by_bias) in zip(norms, spiking(tiny).values(), t.potentials.values(), batched(gradients), strict=True):
+    # by parts: d mass / d bias = sum of decay^k <= t times the densities' difference, d mass / d gain through
+    # the deviation alone
+    for norm, layer, u, (by_gain, by_bias) in zip(
+        norms, spiking(tiny).values(), t.potentials.values(), batched(gradients), strict=True
+    ):
         for c in range(u.shape[2]):
             gain, bias = 0.0, 0.0
             for s in range(u.shape[0]):
@@ -88,7 +101,7 @@ def batched(values):
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_mppd_is_the_mean_difference_without_reset(step, norm):
-    hooks = sg.MPPD(rho=0.7, norm=norm).start(step.net)
+    hooks = sg.defenses.MPPD(rho=0.7, norm=norm).start(step.net)
     step.net.eval()
     step.views["adversarial"] = View((step.x + 0.05).clamp(0, 1), 0.0)
     hooks.complete(step)
@@ -105,7 +118,9 @@ def test_mppd_is_the_mean_difference_without_reset(step, norm):
     assert float(hooks.penalty(step).detach()) == pytest.approx(0.7 * total / (3 * e.numel()), rel=1e-4)
 
 
-@pytest.mark.parametrize("defense", [sg.MPPD(), sg.ShiftGuard()], ids=["MPPD", "ShiftGuard"])
+@pytest.mark.parametrize(
+    "defense", [sg.defenses.MPPD(), sg.defenses.ShiftGuard()], ids=["MPPD", "ShiftGuard"]
+)
 def test_both_passes_of_a_disturbance_draw_the_same_noise(step, defense):
     """Where the disturbance is nothing, so is the difference, however noisy the neurons."""
     for layer in spiking(step.net).values():
@@ -124,14 +139,14 @@ def test_both_passes_of_a_disturbance_draw_the_same_noise(step, defense):
 
 
 def test_mppd_makes_its_own_disturbance_without_adversarial_training(step):
-    hooks = sg.MPPD().start(step.net)
+    hooks = sg.defenses.MPPD().start(step.net)
     hooks.complete(step)
     assert step.views["MPPD"].weight == 0
     assert 0 < float((step.views["MPPD"].x - step.x).abs().max()) <= 4 / 255 + 1e-6
 
 
 def test_the_shift_guard_is_its_formula_and_scaling_does_not_satisfy_it(step):
-    hooks = sg.ShiftGuard(lambda_max=2.0).start(step.net)
+    hooks = sg.defenses.ShiftGuard(lambda_max=2.0).start(step.net)
     step.net.eval()
     step.progress = 1.0
 
@@ -168,12 +183,14 @@ def test_what_a_disturbance_can_do_to_the_first_layer_is_attained_and_never_pass
     worst = potential(x + eps * gradient.sign()) - potential(x)
     assert worst.tolist() == pytest.approx(bound[:, 2].tolist(), rel=1e-4)
     for seed in range(20):
-        other = potential(x + eps * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 1)) - potential(x)
+        other = potential(
+            x + eps * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 1)
+        ) - potential(x)
         assert bool((other.abs() <= bound[:, 2] + 1e-6).all())
 
 
 def test_the_first_layer_guard_is_its_formula(tiny):
-    hooks = sg.FirstLayerGuard(eps=0.1, lambda_max=2.0).start(tiny)
+    hooks = sg.defenses.FirstLayerGuard(eps=0.1, lambda_max=2.0).start(tiny)
     step = Step(tiny, torch.rand(4, 1, 8, 8), torch.arange(4), progress=1.0)
     hooks.complete(step)
     with hooks.watch(tiny, "clean"), sg.tap(tiny, potentials=True) as t:
@@ -181,7 +198,14 @@ def test_the_first_layer_guard_is_its_formula(tiny):
     stage = tiny.body.stages[0]
     bound = disturbance.attainable(0.1, stage.conv[0], stage.norm, tiny.std, 0.5, 3)
     u = t.potentials["body.stages.0.fire"]
-    expected = sum(float((bound[s, c] - u[s, :, c].abs()).clamp(min=0).sum().detach()) for s in range(3) for c in range(u.shape[2])) / u.numel()
+    expected = (
+        sum(
+            float((bound[s, c] - u[s, :, c].abs()).clamp(min=0).sum().detach())
+            for s in range(3)
+            for c in range(u.shape[2])
+        )
+        / u.numel()
+    )
     got = hooks.penalty(step)
     assert float(got.detach()) == pytest.approx(2.0 * expected, rel=1e-4)
     (gradient,) = torch.autograd.grad(got, stage.conv[0].weight)
@@ -197,10 +221,17 @@ def test_a_converted_neuron_fires_exactly_the_share_of_its_activation():
         for threshold in (1.0, 0.5):
             layer = sg.LIF(decay=1.0, reset="soft", threshold=threshold, v_init=threshold / 2)
             rate = layer(current.view(1, 1, -1), timesteps=steps).mean(0)[0]
-            expected = [min(max(math.floor(c * steps / threshold + 0.5) / steps, 0.0), 1.0) for c in current.tolist()]
-            off_edge = ((current * steps / threshold + 0.5) % 1.0 - 0.5).abs() < 0.499  # sums of doubles decide ties
-            assert torch.allclose(rate[off_edge], torch.tensor(expected, dtype=torch.float64)[off_edge]), (steps, threshold)
-            analog = Analog(steps, threshold).instead(current.view(1, 1, -1))[0, 0]
+            expected = [
+                min(max(math.floor(c * steps / threshold + 0.5) / steps, 0.0), 1.0) for c in current.tolist()
+            ]
+            off_edge = (
+                (current * steps / threshold + 0.5) % 1.0 - 0.5
+            ).abs() < 0.499  # sums of doubles decide ties
+            assert torch.allclose(rate[off_edge], torch.tensor(expected, dtype=torch.float64)[off_edge]), (
+                steps,
+                threshold,
+            )
+            analog = Analog(steps, threshold).activation(current.view(1, 1, -1))[0, 0]
             assert torch.allclose(analog[off_edge], rate[off_edge])
 
 
@@ -211,7 +242,7 @@ def test_the_activation_has_the_gradient_of_the_clip():
 
 
 def test_conversion_trains_in_one_step_first_and_spikes_afterwards(step):
-    defense = sg.Conversion(share=0.5)
+    defense = sg.defenses.Conversion(share=0.5)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
     step.progress = 0.2
@@ -221,30 +252,37 @@ def test_conversion_trains_in_one_step_first_and_spikes_afterwards(step):
     step.progress = 0.5
     hooks.begin(step)
     assert step.net.timesteps == 3
-    assert all(len(layer.dynamics) == 0 and layer.spec.reset == "soft" and float(layer.decay) == 1 for layer in spiking(step.net).values())
+    assert all(
+        len(layer.dynamics) == 0 and layer.spec.reset == "soft" and float(layer.decay) == 1
+        for layer in spiking(step.net).values()
+    )
     assert step.net(step.x, per_step=True).shape[0] == 3
 
 
 def test_conversion_refuses_thresholds_that_nothing_would_learn():
-    net = build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=Neuron(learn_threshold=True), width=2)
+    net = build(
+        "small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=Neuron(learn_threshold=True), width=2
+    )
     with pytest.raises(UserError, match="learn_threshold"):
-        sg.Conversion().prepare(net)
+        sg.defenses.Conversion().prepare(net)
 
 
 def test_conversions_neurons_can_be_trained_from_the_start(step):
-    defense = sg.Conversion(share=0.0)
+    defense = sg.defenses.Conversion(share=0.0)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
     step.progress = 0.0
     hooks.begin(step)
     assert hooks.settled
     assert step.net.timesteps == 3
-    assert all(layer.spec.v_init == 0.5 and layer.spec.reset == "soft" for layer in spiking(step.net).values())
+    assert all(
+        layer.spec.v_init == 0.5 and layer.spec.reset == "soft" for layer in spiking(step.net).values()
+    )
 
 
 def test_the_ann_twin_is_the_same_layers_with_relu(step):
     net = step.net.eval()
-    sg.ANNTwin().prepare(net)
+    sg.defenses.ANNTwin().prepare(net)
     torch.testing.assert_close(net(step.x), without_spikes(net, step.x))
     with pytest.raises(UserError, match="both set"):
-        sg.compose(sg.ANNTwin(), sg.TGO())
+        sg.compose(sg.defenses.ANNTwin(), sg.TGO())

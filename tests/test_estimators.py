@@ -1,4 +1,7 @@
-"""Where gradients come from: relatives of the network, other frameworks' neurons through the graph, locks that are opened, differences."""
+"""Where gradients come from.
+
+Relatives of the network, other frameworks' neurons through the graph, locks that are opened, differences.
+"""
 
 import pytest
 import torch
@@ -9,23 +12,23 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import ENSEMBLE, Own
-from spikeguard.gradients.estimators import derive
-from spikeguard.gradients.swap import custom_nodes
-from spikeguard.gradients.varied import Shifted
+from spikeguard.gradients.base import derive
+from spikeguard.gradients.pool import Shifted
+from spikeguard.gradients.surrogate import custom_nodes
 from spikeguard.losses import ce, margin
 from spikeguard.neurons import Noise, spiking
 
 RELATIVES = {
-    "soft": sg.soft(),
-    "mean field": sg.mean_field(),
-    "twin": sg.relu_twin(),
-    "noise-free": sg.still(),
-    "per step": sg.each_step(),
-    "PDSG": sg.pdsg(),
-    "by lot": sg.drawn(),
-    "unlocked": sg.unlocked(sg.Atan(4.0)),
-    "pulled": sg.pulled(pull=2),
-    "differences": sg.zeroth(samples=20),
+    "soft": sg.gradients.SoftSpikes(),
+    "mean field": sg.gradients.MeanField(),
+    "twin": sg.gradients.ReLUTwin(),
+    "noise-free": sg.gradients.NoiseFree(),
+    "per step": sg.gradients.PerStep(),
+    "PDSG": sg.gradients.PDSG(),
+    "by lot": sg.gradients.RandomSurrogate(),
+    "unlocked": sg.gradients.BPDA(sg.surrogates.Atan(4.0)),
+    "pulled": sg.gradients.ThresholdFirst(pull=2),
+    "differences": sg.gradients.ZerothOrder(samples=20),
 }
 
 
@@ -54,7 +57,7 @@ def test_points_are_judged_on_the_model_itself_and_it_is_left_as_it_was(trained,
     assert gradient.shape == x.shape
     assert float(gradient.abs().sum()) > 0
     assert all(torch.equal(v, before[k]) for k, v in trained.state_dict().items())
-    assert all(not layer.seams for layer in spiking(trained).values())
+    assert all(not layer.requests for layer in spiking(trained).values())
 
 
 @pytest.mark.parametrize("name", RELATIVES)
@@ -69,11 +72,17 @@ def test_attacks_through_them_beat_noise(trained, little_data, name):
 def test_soft_gradients_are_exact_for_the_soft_network(tiny):
     """Finite differences of the softened network in float64."""
     net = tiny.double()
-    x, y = torch.rand(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5)), torch.tensor([1, 2])
-    with sg.soft(first=3.0, last=3.0).open(net) as opened:
+    x, y = (
+        torch.rand(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5)),
+        torch.tensor([1, 2]),
+    )
+    with sg.gradients.SoftSpikes(first=3.0, last=3.0).open(net) as opened:
         gradient = opened(x, y, ce)[0]
-    step, direction = 1e-5, torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    with torch.no_grad(), sg.tap(net, smooth=True, surrogate=sg.Sigmoid(3.0)):
+    step, direction = (
+        1e-5,
+        torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6)),
+    )
+    with torch.no_grad(), sg.tap(net, smooth=True, surrogate=sg.surrogates.Sigmoid(3.0)):
         change = (ce(net(x + step * direction), y) - ce(net(x - step * direction), y)) / (2 * step)
     torch.testing.assert_close((gradient * direction).flatten(1).sum(1), change, rtol=1e-5, atol=1e-8)
 
@@ -93,7 +102,7 @@ def test_mean_field_is_the_mean_over_the_noise_for_one_layer_and_one_step():
     model, x = OneStep(), torch.linspace(0.2, 1.8, 12).view(2, 6)
     with torch.no_grad():
         drawn = torch.stack([model(x) for _ in range(4000)]).mean(0)
-    with sg.tap(model, smooth=True, surrogate=sg.Gaussian(0.3), noise=0.0), torch.no_grad():
+    with sg.tap(model, smooth=True, surrogate=sg.surrogates.Gaussian(0.3), noise=0.0), torch.no_grad():
         law = model(x)
     assert float((drawn - law).abs().max()) < 5 * 0.5 / 4000**0.5
     torch.testing.assert_close(law, 0.5 * (1 + torch.erf((x - 1.0) / 0.3 / 2**0.5)))
@@ -121,7 +130,9 @@ def test_shifted_follows_its_formula():
             torch.testing.assert_close(sharpness[t, :, c], (1 / spread).expand(5, 4, 4))
     spread = 1 / sharpness[2, 0, 0, 0, 0]
     expected = torch.exp(torch.distributions.Normal(0.5 * spread, spread).log_prob(u[2, :, 0]))
-    torch.testing.assert_close(Shifted().derivative(u[2, :, 0], sharpness[2, :, 0]), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        Shifted().derivative(u[2, :, 0], sharpness[2, :, 0]), expected, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_the_ensemble_has_the_nineteen_published_backward_passes():
@@ -130,10 +141,10 @@ def test_the_ensemble_has_the_nineteen_published_backward_passes():
 
 def test_surrogates_by_lot_change_from_step_to_step(trained, case):
     x, y = case
-    with sg.drawn(seed=3).open(trained) as opened:
+    with sg.gradients.RandomSurrogate(seed=3).open(trained) as opened:
         gradients = [opened(x, y, ce)[0] for _ in range(4)]
     assert any(not torch.equal(gradients[0], g) for g in gradients[1:])
-    with sg.drawn(seed=3).open(trained) as opened:
+    with sg.gradients.RandomSurrogate(seed=3).open(trained) as opened:
         assert torch.equal(opened(x, y, ce)[0], gradients[0])
 
 
@@ -145,7 +156,16 @@ def test_pulling_brings_potentials_nearer_to_the_threshold(trained, case):
             trained(x)
         return float(sum((u.abs() - 0.1).clamp(min=0).mean() for u in t.potentials.values()))
 
-    got = sg.pgd(trained, x, y, sg.Linf(0.03), steps=6, restarts=1, early_stop=False, gradient=sg.pulled(pull=6))
+    got = sg.pgd(
+        trained,
+        x,
+        y,
+        sg.Linf(0.03),
+        steps=6,
+        restarts=1,
+        early_stop=False,
+        gradient=sg.gradients.ThresholdFirst(pull=6),
+    )
     assert distance(got.x) < distance(x)
 
 
@@ -162,11 +182,14 @@ def test_swapping_in_the_graph_of_a_foreign_network_equals_training_it_so(foreig
     """The same weights with another surrogate of their own give the same gradient as a swap from outside."""
     x, y = torch.rand(6, 1, 28, 28), torch.arange(6)
     assert len(custom_nodes(foreign(x.requires_grad_()).sum().grad_fn)) == 8  # two layers, four steps
-    for surrogate, told in ((sg.Atan(6.0), ("atan", 6.0)), (sg.Triangle(0.7), ("triangle", 0.7))):
+    for surrogate, told in (
+        (sg.surrogates.Atan(6.0), ("atan", 6.0)),
+        (sg.surrogates.Triangle(0.7), ("triangle", 0.7)),
+    ):
         twin = Net(surrogate=told).eval()
         twin.load_state_dict(foreign.state_dict())
         expected, _, logits = derive(twin, x.detach(), y, ce)
-        with sg.swap(surrogate).open(foreign) as opened:
+        with sg.gradients.SwapSurrogate(surrogate).open(foreign) as opened:
             gradient, _, same = opened(x.detach(), y, ce)
         assert torch.equal(logits, same)
         torch.testing.assert_close(gradient, expected)
@@ -174,14 +197,22 @@ def test_swapping_in_the_graph_of_a_foreign_network_equals_training_it_so(foreig
 
 @pytest.mark.parametrize("framework", ["spikingjelly", "snntorch"])
 def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
-    """A network's own needle of a surrogate is replaced by a useful one, without a line about the framework."""
+    """A network's own needle of a surrogate is replaced by a useful one.
+
+    Without a line about the framework.
+    """
     x, y = torch.rand(4, 1, 6, 6), torch.tensor([0, 1, 2, 3])
     torch.manual_seed(1)
     first, last = nn.Linear(36, 40), nn.Linear(40, 4)
     if framework == "spikingjelly":
         neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
         surrogates = pytest.importorskip("spikingjelly.activation_based.surrogate")
-        made = lambda slope: neuron.LIFNode(tau=2.0, surrogate_function=surrogates.ATan(alpha=slope), detach_reset=False)  # noqa: E731
+
+        def made(slope):
+            return neuron.LIFNode(
+                tau=2.0, surrogate_function=surrogates.ATan(alpha=slope), detach_reset=False
+            )
+
     else:
         snn = pytest.importorskip("snntorch")
         surrogates = pytest.importorskip("snntorch.surrogate")
@@ -198,19 +229,31 @@ def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
 
     needle, useful = Foreign(1e4).eval(), Foreign(2.0).eval()
     expected = derive(useful, x, y, margin)[0]
-    with sg.swap(sg.Atan(2.0)).open(needle) as opened:
+    with sg.gradients.SwapSurrogate(sg.surrogates.Atan(2.0)).open(needle) as opened:
         got = opened(x, y, margin)[0]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
     own = derive(needle, x, y, margin)[0]
-    assert float(torch.nn.functional.cosine_similarity(own.flatten(1), expected.flatten(1)).median()) < 0.9, "nothing was swapped"
+    assert float(torch.nn.functional.cosine_similarity(own.flatten(1), expected.flatten(1)).median()) < 0.9, (
+        "nothing was swapped"
+    )
 
 
-@pytest.mark.parametrize("name", ["gradient lost in eval", "no_grad inside", "detached time", "quantised input", "decoy logits", "saturated logits"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient lost in eval",
+        "no_grad inside",
+        "detached time",
+        "quantized input",
+        "decoy logits",
+        "saturated logits",
+    ],
+)
 def test_locks_are_opened_and_what_is_behind_them_is_the_honest_gradient(foreign, name):
     x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
     fake = FAKES[name](foreign)
-    clear = derive(foreign, torch.round(x * 7) / 7 if name == "quantised input" else x, y, margin)[0]
-    with sg.unlocked().open(fake) as opened:
+    clear = derive(foreign, torch.round(x * 7) / 7 if name == "quantized input" else x, y, margin)[0]
+    with sg.gradients.BPDA().open(fake) as opened:
         free = opened(x, y, margin)[0]
     assert float(torch.nn.functional.cosine_similarity(free.flatten(1), clear.flatten(1)).min()) > 0.999
     try:
@@ -228,14 +271,14 @@ def test_differences_approach_the_gradient_of_a_smooth_model():
     x, y = 0.3 + 0.4 * torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
     exact = derive(model, x, y, margin)[0]
     for law in ("nes", "spsa"):
-        with sg.zeroth(law, samples=3000, size=0.001).open(model) as opened:
+        with sg.gradients.ZerothOrder(law, samples=3000, size=0.001).open(model) as opened:
             told = opened(x, y, margin)[0]
         assert float(torch.nn.functional.cosine_similarity(told.flatten(1), exact.flatten(1)).min()) > 0.97
 
 
 def test_another_network_gives_its_gradient(trained, foreign, case):
     x, y = case
-    with sg.through(foreign).open(trained) as opened:
+    with sg.gradients.Transfer(foreign).open(trained) as opened:
         gradient, _, logits = opened(x, y, ce)
     assert torch.equal(logits, trained(x))
     torch.testing.assert_close(gradient, derive(foreign, x, y, ce)[0])
@@ -245,7 +288,7 @@ def test_the_path_through_the_reset_can_be_cut_and_kept(trained, case):
     x, y = case
     gradients = []
     for cut in (True, False):
-        with sg.swap(sg.Atan(2.0), detach_reset=cut).open(trained) as opened:
+        with sg.gradients.SwapSurrogate(sg.surrogates.Atan(2.0), detach_reset=cut).open(trained) as opened:
             gradients.append(opened(x, y, ce)[0])
     assert not torch.equal(*gradients)
     assert torch.equal(gradients[0], derive(trained, x, y, ce)[0]), "the recipe's neuron detaches its reset"
@@ -253,14 +296,14 @@ def test_the_path_through_the_reset_can_be_cut_and_kept(trained, case):
 
 def test_nonsense_is_refused():
     for make in (
-        lambda: sg.soft(first=0.0),
-        lambda: sg.soft(first=3.0, last=2.0),
-        lambda: sg.mean_field(0.0),
-        lambda: sg.zeroth("hope"),
-        lambda: sg.zeroth(samples=0),
-        lambda: sg.pulled(width=-1.0),
+        lambda: sg.gradients.SoftSpikes(first=0.0),
+        lambda: sg.gradients.SoftSpikes(first=3.0, last=2.0),
+        lambda: sg.gradients.MeanField(0.0),
+        lambda: sg.gradients.ZerothOrder("hope"),
+        lambda: sg.gradients.ZerothOrder(samples=0),
+        lambda: sg.gradients.ThresholdFirst(width=-1.0),
     ):
         with pytest.raises(UserError):
             make()
-    with pytest.raises(UserError, match="torch module"), sg.relu_twin().open(lambda x: x):
+    with pytest.raises(UserError, match="torch module"), sg.gradients.ReLUTwin().open(lambda x: x):
         pass

@@ -13,7 +13,7 @@ import spikeguard as sg
 from spikeguard.auditing import checks, flags
 from spikeguard.auditing.audit import _flags
 from spikeguard.auditing.flags import KINDS, from_controls
-from spikeguard.auditing.runner import Task
+from spikeguard.auditing.run import Task
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import FGSM, PGD_20, Member
 from spikeguard.errors import UserError
@@ -168,13 +168,29 @@ def controls(**changes: object) -> dict:
         "nothing": {"clean": 0.9, "left": 0.9},
         "everything": {"left": 0.0, "chance": 0.1},
         "against noise": [{"noise": 5, "gradient": 40, "right": 45, "p": 1e-9, "better": 1.0}] * 2,
-        "pairs": [{"stronger": "PGD-20", "weaker": "FGSM", "only the weaker breaks": 0, "only the stronger breaks": 9, "p": 0.004}],
+        "pairs": [
+            {
+                "stronger": "PGD-20",
+                "weaker": "FGSM",
+                "only the weaker breaks": 0,
+                "only the stronger breaks": 9,
+                "p": 0.004,
+            }
+        ],
     }
     return {**told, **changes}
 
 
 def pair(strong: str, weak: str) -> list[dict]:
-    return [{"stronger": strong, "weaker": weak, "only the weaker breaks": 9, "only the stronger breaks": 0, "p": 0.004}]
+    return [
+        {
+            "stronger": strong,
+            "weaker": weak,
+            "only the weaker breaks": 9,
+            "only the stronger breaks": 0,
+            "p": 0.004,
+        }
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +198,10 @@ def pair(strong: str, weak: str) -> list[dict]:
     [
         ("changed-at-eps-0", {"nothing": {"clean": 0.9, "left": 0.8}}),
         ("not-broken-at-eps-1", {"everything": {"left": 0.3, "chance": 0.1}}),
-        ("no-better-than-noise", {"against noise": [{"noise": 5, "gradient": 5, "right": 45, "p": 1.0, "better": 0.0}] * 2}),
+        (
+            "no-better-than-noise",
+            {"against noise": [{"noise": 5, "gradient": 5, "right": 45, "p": 1.0, "better": 0.0}] * 2},
+        ),
         ("pgd-weaker-than-fgsm", {"pairs": pair("PGD-20", "FGSM")}),
         ("more-steps-weaker", {"pairs": pair("PGD-40", "PGD-20")}),
         ("apgd-weaker-than-pgd", {"pairs": pair("APGD-40", "PGD-40")}),
@@ -197,7 +216,11 @@ def test_a_control_that_fails_is_a_flag(name, changes):
 def test_a_network_that_noise_breaks_too_is_not_accused():
     easy = [{"noise": 44, "gradient": 45, "right": 45, "p": 1.0, "better": 1.0}] * 2
     assert from_controls(controls(**{"against noise": easy})) == []
-    for right, noise in ((8, 1), (12, 5), (20, 13)):  # every image that noise leaves is broken, and that is too few to tell
+    for right, noise in (
+        (8, 1),
+        (12, 5),
+        (20, 13),
+    ):  # every image that noise leaves is broken, and that is too few to tell
         few = [{"noise": noise, "gradient": right, "right": right, "p": 0.0156, "better": 1.0}] * 2
         assert from_controls(controls(**{"against noise": few})) == []
 
@@ -206,10 +229,18 @@ def test_a_network_that_noise_breaks_too_is_not_accused():
 
 
 def after_an_audit(**changes: object) -> list[str]:
-    """Flags of a made-up state of 400 images: half broken by PGD with the own gradient, at the border of the budget."""
+    """Flags of a made-up state of 400 images.
+
+    Half broken by PGD with the own gradient, at the border of the budget.
+    """
     n = 400
     x, y = torch.full((n, 1, 2, 2), 0.5), torch.arange(n) % 10
-    members = (FGSM, PGD_20, Member("Square", "scores", sg.square), Member("long", "own gradient", sg.pgd, {"steps": 100}))
+    members = (
+        FGSM,
+        PGD_20,
+        Member("Square", "scores", sg.square),
+        Member("long", "own gradient", sg.pgd, {"steps": 100}),
+    )
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 10))
     task = Task(model, x, y, sg.Linf(0.1), members)
     state = State.start(x, torch.ones(n), torch.zeros(n), 2)
@@ -218,7 +249,11 @@ def after_an_audit(**changes: object) -> list[str]:
     state.by_family[:, : n // 2] = 0.0
     state.right[: n // 2] = 0.0
     state.alone, state.met = {"PGD-20": 0.5 * n}, {"long": 400, "PGD-20": 400}
-    told = {**controls(), "survivors with a gradient": {"own": 1.0}, "second look": {"by black box only": 0, "images": n}}
+    told = {
+        **controls(),
+        "survivors with a gradient": {"own": 1.0},
+        "second look": {"by black box only": 0, "images": n},
+    }
     change = changes.get("change")
     if callable(change):
         change(SimpleNamespace(task=task, state=state, told=told))
@@ -230,11 +265,21 @@ def _no_gradient(a: SimpleNamespace) -> None:
 
 
 def _black(a: SimpleNamespace) -> None:
-    a.told["second look"] = {"by black box only": 9, "images": 400, "left by the second look": 8, "lower bound of the share": 0.01}
+    a.told["second look"] = {
+        "by black box only": 9,
+        "images": 400,
+        "left by the second look": 8,
+        "lower bound of the share": 0.01,
+    }
 
 
 def _black_refuted(a: SimpleNamespace) -> None:
-    a.told["second look"] = {"by black box only": 9, "images": 400, "left by the second look": 1, "lower bound of the share": 0.0001}
+    a.told["second look"] = {
+        "by black box only": 9,
+        "images": 400,
+        "left by the second look": 1,
+        "lower bound of the share": 0.0001,
+    }
 
 
 def _masked(a: SimpleNamespace) -> None:
@@ -334,19 +379,29 @@ def test_few_images_are_told():
 
 
 def test_a_random_model_attacked_without_averaging_is_an_error():
-    from spikeguard.auditing import runner
-    from spikeguard.auditing.recording import attack_record
+    from spikeguard.auditing import run as runner
+    from spikeguard.auditing.record import attack_record
 
     model = Noisy().eval()
     for draws, expected in ((1, ["random-without-eot"]), (4, [])):
-        task = Task(model, X, Y, sg.Linf(0.1), [Member("PGD", "own gradient", sg.pgd, {"steps": 2, "restarts": 1}, all=True)], draws=draws)
+        task = Task(
+            model,
+            X,
+            Y,
+            sg.Linf(0.1),
+            [Member("PGD", "own gradient", sg.pgd, {"steps": 2, "restarts": 1}, all=True)],
+            draws=draws,
+        )
         state = runner.run(task)
         runner.settle(task, state)
         assert [f["id"] for f in attack_record(task, state, {})["flags"]] == expected
 
 
 def test_every_flag_is_provoked_somewhere():
-    here = "".join((Path(__file__).parent / f"test_{name}.py").read_text() for name in ("flags", "audit", "audit_records"))
+    here = "".join(
+        (Path(__file__).parent / f"test_{name}.py").read_text()
+        for name in ("flags", "audit", "audit_records")
+    )
     for name in KINDS:
         assert here.count(f'"{name}"') > (1 if name in ERRORS else 0), name
     assert len(list(itertools.chain(*SEEN.values()))) >= len(SEEN)

@@ -47,20 +47,31 @@ def test_a_seed_that_has_only_begun_counts_for_nothing():
     assert frontier.whole({}) == {}
     assert frontier.best({**cells, **begun}) == ["AT", "TGO"]
     text = page(record_of({**cells, **begun}))
-    assert "8 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seeds 0, 1 (2 networks of a seed that is not whole" in text
+    assert (
+        "8 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seeds 0, 1 (2 networks of "
+        "a seed that is not whole" in text
+    )
     assert "| TGO | 2 | 70.0 | 40.0 | 41.0 |" in text
 
 
-def test_the_finalists_are_the_best_five_the_frontier_and_no_defence_of_the_first_seed():
+def test_the_finalists_are_the_best_five_the_frontier_and_no_defense_of_the_first_seed():
     todo = list(matrix.cells(Settings(seeds=2)))
     ranks = {key: number for number, key in enumerate(dict.fromkeys(c.key for c in todo))}
-    cells = {c.name: told(c.group, c.row, c.seed, 0.9 - 0.005 * ranks[c.key], 0.005 * ranks[c.key]) for c in todo}
+    cells = {
+        c.name: told(c.group, c.row, c.seed, 0.9 - 0.005 * ranks[c.key], 0.005 * ranks[c.key]) for c in todo
+    }
     strangers = [
-        c.name for c in todo if c.seed == 0 and not c.row.startswith(matrix.TWIN) and not matrix.on_frontier({"group": c.group, "row": c.row})
+        c.name
+        for c in todo
+        if c.seed == 0
+        and not c.row.startswith(matrix.TWIN)
+        and not matrix.on_frontier({"group": c.group, "row": c.row})
     ]
     names = sweep.finalists({"cells": cells}, todo)
     assert names[:5] == strangers[:-6:-1]
-    assert set(names[5:]) == {c.name for c in todo if c.seed == 0 and matrix.on_frontier({"group": c.group, "row": c.row})} | {"bptt-none-0"}
+    assert set(names[5:]) == {
+        c.name for c in todo if c.seed == 0 and matrix.on_frontier({"group": c.group, "row": c.row})
+    } | {"bptt-none-0"}
     cells[names[0]]["flags"] = [["no-gradient", "error"]]
     assert sweep.finalists({"cells": cells}, todo)[0] == names[1]
 
@@ -83,9 +94,15 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     record |= {"best": ["AT", "TGO"], "finalists": []}
     assert "0 of those five seeds were run: no claim" in page(record)
     record["confirmed"] = many(5, 0.3, 100)
-    assert "AT: TGO. It lies above the AT/TRADES frontier at its own clean accuracy: mean gap +30.0 points" in page(record)
+    assert (
+        "AT: TGO. It lies above the AT/TRADES frontier at its own clean accuracy: mean gap +30.0 points"
+        in page(record)
+    )
     record["confirmed"] = many(5, 0.01, 100)
-    assert "AT: TGO. It does not lie above the AT/TRADES frontier at its own clean accuracy for certain: mean gap +1.0" in page(record)
+    assert (
+        "AT: TGO. It does not lie above the AT/TRADES frontier at its own clean accuracy for certain: mean "
+        "gap +1.0" in page(record)
+    )
     assert "fresh seeds" in picture(record)
     record["confirmed"] = {name: c for name, c in many(5, 0.3, 100).items() if name[0] != "b"}
     assert "no claim is made" in page(record), "all of the seeds lack the same point of the frontier"
@@ -107,13 +124,24 @@ def test_costs_are_told_of_the_same_kind_of_machine_only_and_where_networks_were
 def test_what_earlier_code_scored_is_marked():
     cell = next(c for c in matrix.cells(Settings(1)) if c.key == ("AT", "TGO"))
     row = told(*cell.key, 0, 0.7, 0.3)
-    now, before = ({"test": {cell.name: {**row, "made": made}}} for made in (ranking.made(cell, "standard"), "another"))
+    now, before = (
+        {"test": {cell.name: {**row, "made": made}}} for made in (ranking.made(cell, "standard"), "another")
+    )
     assert "| AT: TGO | 70.0 |" in page(record_of({cell.name: row}, finalists=[cell.name], **now))
-    assert "| AT: TGO (by earlier code) | 70.0 |" in page(record_of({cell.name: row}, finalists=[cell.name], **before))
-    looks = {"looked_at": {cell.name: {**row, "members": 66, "made": ranking.made(cell, "full")}}, "best": [*cell.key]}
-    assert "first network of AT: TGO under `full`" in page(record_of({cell.name: row}, finalists=[cell.name], **looks))
+    assert "| AT: TGO (by earlier code) | 70.0 |" in page(
+        record_of({cell.name: row}, finalists=[cell.name], **before)
+    )
+    looks = {
+        "looked_at": {cell.name: {**row, "members": 66, "made": ranking.made(cell, "full")}},
+        "best": [*cell.key],
+    }
+    assert "first network of AT: TGO under `full`" in page(
+        record_of({cell.name: row}, finalists=[cell.name], **looks)
+    )
     looks["looked_at"][cell.name]["made"] = "another"
-    assert "first network of AT: TGO (by earlier code) under `full`" in page(record_of({cell.name: row}, finalists=[cell.name], **looks))
+    assert "first network of AT: TGO (by earlier code) under `full`" in page(
+        record_of({cell.name: row}, finalists=[cell.name], **looks)
+    )
 
 
 def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch):
@@ -121,4 +149,4 @@ def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch):
     before = {c.name: ranking.made(c) for c in cells}
     monkeypatch.setattr(ranking, "JUDGE", "another version")
     random = {c.row for c in cells if ranking.made(c) != before[c.name]}
-    assert random == {"StoG", "RandHet", "input noise", "input quantisation", "TGO, noise when scored"}
+    assert random == {"StoG", "RandHet", "input noise", "input quantization", "TGO, noise when scored"}

@@ -1,4 +1,8 @@
-"""On a GPU: the same spikes and draws, every defence trains, a run goes on to the same bits, an audit says what it says on the CPU."""
+"""On a GPU.
+
+The same spikes and draws, every defense trains, a run goes on to the same bits, an audit says what it says on
+the CPU.
+"""
 
 import threading
 from dataclasses import replace
@@ -9,14 +13,14 @@ from conftest import little_recipe
 from test_kernels import assert_same
 
 import spikeguard as sg
-from spikeguard import draws
 from spikeguard.auditing.verify import verify
 from spikeguard.cli.main import main
 from spikeguard.errors import Interrupted
-from spikeguard.kernels import compiler, fused, reference
+from spikeguard.kernels import compiled, compiler, equation
 from spikeguard.kernels.mode import Band, Mode
 from spikeguard.neurons import seed_noise
-from spikeguard.records import read_json
+from spikeguard.random import draws
+from spikeguard.records.files import read_json
 from spikeguard.study import matrix, sweep
 from spikeguard.study.matrix import Settings
 from spikeguard.surrogates import Atan
@@ -29,25 +33,34 @@ THREAT = sg.Linf(0.03)
 def outcome(kernel, device, mode, current, noise, **how):
     """Outputs and gradients of one random loss, all of them on the CPU."""
     leaf = current.to(device).requires_grad_()
-    decay, threshold = (torch.tensor(v, dtype=current.dtype, device=device, requires_grad=True) for v in (0.6, 0.9))
+    decay, threshold = (
+        torch.tensor(v, dtype=current.dtype, device=device, requires_grad=True) for v in (0.6, 0.9)
+    )
     got = kernel(leaf, decay, threshold, mode, None if noise is None else noise.to(device), None, **how)
-    weight = torch.randn(got.spikes.shape, generator=torch.Generator().manual_seed(5), dtype=current.dtype).to(device)
+    weight = torch.randn(
+        got.spikes.shape, generator=torch.Generator().manual_seed(5), dtype=current.dtype
+    ).to(device)
     loss = (got.spikes * weight).sum() + 0.3 * (got.u * weight.flip(0)).sum() + 7.0 * got.penalty
     gradients = torch.autograd.grad(loss, (leaf, decay, threshold))
     return type(got)(*(v.detach().cpu() for v in got)), [g.cpu() for g in gradients]
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize(("reset", "detach", "site"), [("hard", False, "compare"), ("soft", True, "membrane"), ("hard", True, "band")])
+@pytest.mark.parametrize(
+    ("reset", "detach", "site"),
+    [("hard", False, "compare"), ("soft", True, "membrane"), ("hard", True, "band")],
+)
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_compiled_neuron_equals_the_readable_one_on_the_cpu(reset, detach, site, noisy):
     assert compiler.verdict("cuda")[0], compiler.verdict("cuda")[1]
     mode = Mode(4, Atan(2.0), reset, detach, 0.3, site, band=Band(0.5), reach=0.4)
     current = torch.randn(4, 3, 70, dtype=torch.float64)
     noise = 0.2 * torch.randn(4, 3, 70, dtype=torch.float64) if noisy else None
-    ours = outcome(fused.integrate, "cuda", mode, current, noise, compiled=True)
-    theirs = outcome(reference.integrate, "cpu", mode, current, noise)
-    torch.testing.assert_close(ours[0].u, theirs[0].u, rtol=0, atol=1e-14)  # a GPU fuses a product with its sum
+    ours = outcome(compiled.integrate, "cuda", mode, current, noise, compiled=True)
+    theirs = outcome(equation.integrate, "cpu", mode, current, noise)
+    torch.testing.assert_close(
+        ours[0].u, theirs[0].u, rtol=0, atol=1e-14
+    )  # a GPU fuses a product with its sum
     assert_same((ours[0]._replace(u=theirs[0].u), ours[1]), theirs, 1e-12)
 
 
@@ -58,7 +71,9 @@ def test_draws_are_those_of_the_cpu(count):
     keys = draws.step_keys(5, numbers, 3)
     assert torch.equal(draws.step_keys(5, numbers.cuda(), 3).cpu(), keys)
     drawn = draws.normal(keys.cuda(), count, 3)
-    torch.testing.assert_close(drawn.cpu(), draws.normal(keys, count, 3), rtol=0, atol=1e-4)  # a GPU fuses a product with its sum
+    torch.testing.assert_close(
+        drawn.cpu(), draws.normal(keys, count, 3), rtol=0, atol=1e-4
+    )  # a GPU fuses a product with its sum
     assert torch.equal(draws.normal(keys[5:9].cuda(), count, 3), drawn[:, 5:9])
     assert torch.equal(draws.uniform(5, numbers.cuda(), count).cpu(), draws.uniform(5, numbers, count))
 
@@ -101,7 +116,10 @@ def trained(little_data):
     """A plain and a noisy network."""
     made = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
     noisy = replace(made, defenses=(sg.TGO(sigma=0.15, noise_at_eval=True),))
-    return {name: sg.train(recipe, device="cuda", data=little_data).net for name, recipe in (("plain", made), ("noisy", noisy))}
+    return {
+        name: sg.train(recipe, device="cuda", data=little_data).net
+        for name, recipe in (("plain", made), ("noisy", noisy))
+    }
 
 
 @pytest.mark.parametrize("name", ["plain", "noisy"])

@@ -9,16 +9,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spikeguard.kernels import compiler, fused, reference
+from spikeguard.kernels import compiled, compiler, equation
 from spikeguard.kernels.mode import Band, Mode
-from spikeguard.surrogates import Atan, Exponential, Gaussian, Rectangle, Sigmoid, StraightThrough, Surrogate, Triangle
+from spikeguard.surrogates import (
+    Atan,
+    Exponential,
+    Gaussian,
+    Rectangle,
+    Sigmoid,
+    StraightThrough,
+    Surrogate,
+    Triangle,
+)
 
-SURROGATES = [Triangle(1.0), Triangle(0.5), Atan(2.0), Sigmoid(4.0), Gaussian(0.5), Rectangle(1.0), Exponential(2.0, 0.3), StraightThrough()]
+SURROGATES = [
+    Triangle(1.0),
+    Triangle(0.5),
+    Atan(2.0),
+    Sigmoid(4.0),
+    Gaussian(0.5),
+    Rectangle(1.0),
+    Exponential(2.0, 0.3),
+    StraightThrough(),
+]
 SMOOTH = [Atan(2.0), Sigmoid(3.0), Gaussian(0.7)]
 MODES = list(itertools.product(["hard", "soft"], [False, True], [0.0, 0.5], ["compare", "membrane"]))
 
 
-def plain_loop(current: list[list[float]], decay: float, threshold: float, mode: Mode, noise: list[list[float]] | None) -> tuple[list, list]:
+def plain_loop(
+    current: list[list[float]], decay: float, threshold: float, mode: Mode, noise: list[list[float]] | None
+) -> tuple[list, list]:
     """One neuron at a time in Python floats, written from the equation and from nothing of ours."""
     steps, count = mode.timesteps, len(current[0])
     spikes, potentials = [[0.0] * count for _ in range(steps)], [[0.0] * count for _ in range(steps)]
@@ -41,7 +61,7 @@ def tied(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("reset", "detach", "v_init", "site"), MODES)
-@pytest.mark.parametrize("kernel", [reference.integrate, fused.integrate])
+@pytest.mark.parametrize("kernel", [equation.integrate, compiled.integrate])
 @pytest.mark.parametrize("noisy", [False, True])
 def test_spikes_equal_a_plain_loop_exactly_also_at_ties(kernel, reset, detach, v_init, site, noisy):
     mode = Mode(5, Triangle(), reset, detach, v_init, site)
@@ -49,7 +69,9 @@ def test_spikes_equal_a_plain_loop_exactly_also_at_ties(kernel, reset, detach, v
     noise = tied((5, 80), 1) / 2 if noisy else None
     decay, threshold = torch.tensor(0.5, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     got = kernel(current, decay, threshold, mode, noise)
-    spikes, potentials = plain_loop(current.tolist(), 0.5, 1.0, mode, noise.tolist() if noise is not None else None)
+    spikes, potentials = plain_loop(
+        current.tolist(), 0.5, 1.0, mode, noise.tolist() if noise is not None else None
+    )
     assert got.spikes.tolist() == spikes
     assert got.u.tolist() == potentials
     assert (got.u == 0).any(), "no tie was tested"
@@ -58,11 +80,11 @@ def test_spikes_equal_a_plain_loop_exactly_also_at_ties(kernel, reset, detach, v
 def both(mode: Mode, current: Tensor, noise: Tensor | None, sharpness: Tensor | None, compiled: bool):
     """Outputs and all gradients of both kernels for one random loss."""
     results = []
-    for kernel in (reference.integrate, fused.integrate):
+    for kernel in (equation.integrate, compiled.integrate):
         leaf = current.clone().requires_grad_()
         decay = torch.tensor(0.6, dtype=current.dtype, requires_grad=True)
         threshold = torch.tensor(0.9, dtype=current.dtype, requires_grad=True)
-        extra = {"compiled": compiled} if kernel is fused.integrate else {}
+        extra = {"compiled": compiled} if kernel is compiled.integrate else {}
         got = kernel(leaf, decay, threshold, mode, noise, sharpness, **extra)
         generator = torch.Generator().manual_seed(5)
         weight = torch.randn(got.spikes.shape, generator=generator, dtype=current.dtype)
@@ -99,7 +121,10 @@ def test_band_sharpness_and_constant_current_equal_autograd(side, constant):
     assert_same(*both(mode, current, None, sharpness, compiled=False), 1e-12)
 
 
-@pytest.mark.parametrize(("reset", "detach", "site", "constant"), [("hard", False, "compare", False), ("soft", True, "membrane", True)])
+@pytest.mark.parametrize(
+    ("reset", "detach", "site", "constant"),
+    [("hard", False, "compare", False), ("soft", True, "membrane", True)],
+)
 def test_compiled_kernel_equals_reference(reset, detach, site, constant):
     assert compiler.verdict()[0], "no compiler here: the compiled path went untested"
     mode = Mode(4, Atan(2.0), reset, detach, 0.3, site, band=Band(0.5))
@@ -111,8 +136,8 @@ def test_compiled_kernel_equals_reference(reset, detach, site, constant):
 def test_bfloat16_spikes_differ_only_next_to_the_threshold():
     current = torch.randn(4, 500).bfloat16()
     mode, decay, threshold = Mode(4, Atan(2.0)), torch.tensor(0.5), torch.tensor(1.0)
-    a = reference.integrate(current, decay, threshold, mode)
-    b = fused.integrate(current, decay, threshold, mode, compiled=compiler.verdict()[0])
+    a = equation.integrate(current, decay, threshold, mode)
+    b = compiled.integrate(current, decay, threshold, mode, compiled=compiler.verdict()[0])
     assert a.spikes.dtype == b.spikes.dtype == torch.bfloat16
     differs = (a.spikes != b.spikes).any(0)
     near = (a.u.abs() <= 4 * torch.finfo(torch.float32).eps).any(0)
@@ -124,10 +149,14 @@ def test_bfloat16_spikes_differ_only_next_to_the_threshold():
 def test_gradients_equal_finite_differences_in_smooth_mode(reset, v_init, site, surrogate):
     mode = Mode(4, surrogate, reset, False, v_init, site, smooth=True)
     noise = 0.1 * torch.randn(4, 2, 3, dtype=torch.float64)
-    leaves = [torch.randn(4, 2, 3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64)]
+    leaves = [
+        torch.randn(4, 2, 3, dtype=torch.float64),
+        torch.tensor(0.6, dtype=torch.float64),
+        torch.tensor(0.9, dtype=torch.float64),
+    ]
 
     def f(current: Tensor, decay: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        got = fused.integrate(current, decay, threshold, mode, noise, compiled=False)
+        got = compiled.integrate(current, decay, threshold, mode, noise, compiled=False)
         return got.spikes, got.u
 
     assert torch.autograd.gradcheck(f, [x.requires_grad_() for x in leaves], eps=1e-6, atol=1e-6, rtol=1e-6)
@@ -139,7 +168,7 @@ def test_detached_gradients_equal_a_twin_whose_reset_is_frozen(reset):
     decay, threshold = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64)
     mode = Mode(4, surrogate, reset, True, smooth=True)
     current = torch.randn(4, 6, dtype=torch.float64)
-    frozen = fused.integrate(current, decay, threshold, mode, compiled=False).spikes.detach()
+    frozen = compiled.integrate(current, decay, threshold, mode, compiled=False).spikes.detach()
 
     def twin(x: Tensor) -> Tensor:
         v, out = torch.zeros(6, dtype=torch.float64), []
@@ -151,7 +180,9 @@ def test_detached_gradients_equal_a_twin_whose_reset_is_frozen(reset):
 
     weight, step = torch.randn(4, 6, dtype=torch.float64), 1e-6
     leaf = current.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((fused.integrate(leaf, decay, threshold, mode, compiled=False).spikes * weight).sum(), leaf)
+    (gradient,) = torch.autograd.grad(
+        (compiled.integrate(leaf, decay, threshold, mode, compiled=False).spikes * weight).sum(), leaf
+    )
     for t, i in itertools.product(range(4), range(6)):
         up, down = current.clone(), current.clone()
         up[t, i] += step
@@ -170,18 +201,30 @@ def test_soft_step_is_a_primitive_of_the_derivative_and_one_half_at_the_threshol
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
-@given(st.integers(1, 6), st.floats(0, 1), st.floats(0.1, 2), st.sampled_from(["hard", "soft"]), st.integers(0, 10**6))
+@given(
+    st.integers(1, 6),
+    st.floats(0, 1),
+    st.floats(0.1, 2),
+    st.sampled_from(["hard", "soft"]),
+    st.integers(0, 10**6),
+)
 def test_fused_equals_reference_for_any_settings(steps, decay, threshold, reset, seed):
     generator = torch.Generator().manual_seed(seed)
     current = 2 * torch.randn(steps, 2, 5, generator=generator, dtype=torch.float64)
     mode = Mode(steps, Triangle(), reset)
     scalars = torch.tensor(decay, dtype=torch.float64), torch.tensor(threshold, dtype=torch.float64)
-    a, b = reference.integrate(current, *scalars, mode), fused.integrate(current, *scalars, mode, compiled=False)
+    a, b = (
+        equation.integrate(current, *scalars, mode),
+        compiled.integrate(current, *scalars, mode, compiled=False),
+    )
     assert torch.equal(a.spikes, b.spikes)
     assert torch.equal(a.u, b.u)
 
 
-@pytest.mark.parametrize(("raised", "reason"), [("no g++ found", "no g++ found"), ("it raised:\n\n  no ptxas\nmore", "it raised: no ptxas")])
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [("no g++ found", "no g++ found"), ("it raised:\n\n  no ptxas\nmore", "it raised: no ptxas")],
+)
 def test_a_machine_without_compiler_says_so_once_and_goes_on(monkeypatch, caplog, raised, reason):
     compiler.verdict.cache_clear()
     monkeypatch.setattr(compiler, "compile", lambda f: (_ for _ in ()).throw(RuntimeError(raised)))

@@ -1,4 +1,7 @@
-"""Attacks that look for the nearest border, ask for classes only, or go by chance: against closed forms and against APGD."""
+"""Attacks that look for the nearest border, ask for classes only, or go by chance.
+
+Against closed forms and against APGD.
+"""
 
 import pytest
 import torch
@@ -8,8 +11,8 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard.attacks.cw import cw, cw_minimal
 from spikeguard.attacks.fab import fab, minimal, to_border
-from spikeguard.attacks.hardlabel import rays
-from spikeguard.attacks.randomly import noise, random_search
+from spikeguard.attacks.random_search import noise, random_search
+from spikeguard.attacks.rays import rays
 from spikeguard.attacks.square import pulse, square
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import margin
@@ -43,7 +46,10 @@ def one_thread(quiet_machine: None) -> None:
 
 
 class Linear(nn.Module):
-    """Two classes with a flat border between them: the nearest point of the other class is known in closed form."""
+    """Two classes with a flat border between them.
+
+    The nearest point of the other class is known in closed form.
+    """
 
     def __init__(self, size: int = 16) -> None:
         super().__init__()
@@ -67,13 +73,18 @@ class OneHot(nn.Module):
 
 @pytest.fixture
 def flat():
-    """Model, images so far from the box that it does not matter, labels, and the smallest norm that misleads, by norm."""
+    """Model, images so far from the box that it does not matter, labels.
+
+    And the smallest norm that misleads, by norm.
+    """
     model, x = Linear(), 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
     with torch.no_grad():
         model.flat.bias -= model(x).mean(0)
         y = model(x).argmax(1)
         weight = model.flat.weight[1] - model.flat.weight[0]
-        nearest = {name: -margin(model(x), y) / torch.linalg.vector_norm(weight, DUAL[name]) for name in THREATS}
+        nearest = {
+            name: -margin(model(x), y) / torch.linalg.vector_norm(weight, DUAL[name]) for name in THREATS
+        }
         nearest["l1"][nearest["l1"] > 0.3] = torch.nan  # there a single pixel would have to leave the box
     return model, x, y, nearest
 
@@ -91,7 +102,9 @@ def test_fab_finds_the_closed_form(flat, name):
 def test_cw_finds_the_closed_form(flat):
     model, x, y, nearest = flat
     found = cw_minimal(model, x, y, steps=100)
-    far = nearest["l2"] > 0.03  # Adam's first step has length 0.02: 0.01 in w is 0.005 in x, in each of 16 pixels
+    far = (
+        nearest["l2"] > 0.03
+    )  # Adam's first step has length 0.02: 0.01 in w is 0.005 in x, in each of 16 pixels
     assert far.sum() > 100
     ratio = found / nearest["l2"]
     assert ratio.min() >= 1 - 1e-3
@@ -129,7 +142,10 @@ def test_breaks_only_what_can_be_broken_and_nearly_all_of_it(flat, name):
 
 @pytest.mark.parametrize("name", THREATS)
 def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name):
-    """The change is feasible, and no random feasible change of the same gain is shorter; where the box allows no such gain it goes to the corner."""
+    """The change is feasible, and no random feasible change of the same gain is shorter.
+
+    Where the box allows no such gain it goes to the corner.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(50, 12, generator=generator, dtype=torch.float64)
     gradient = torch.randn(50, 12, generator=generator, dtype=torch.float64)
@@ -165,7 +181,7 @@ def test_inside_the_budget_and_independent_of_the_batch(tiny, name):
     threat.check(whole.x, x)
     assert torch.equal(tiny.eval()(whole.x).argmax(1) != y, whole.broken)
     assert torch.equal(whole.when >= 0, whole.broken)
-    parts = [attack(tiny, x[r], y[r], threat.take(r), index=index[r]) for r in torch.arange(7).split(3)]
+    parts = [attack(tiny, x[r], y[r], threat.select(r), index=index[r]) for r in torch.arange(7).split(3)]
     assert torch.equal(whole.broken, torch.cat([p.broken for p in parts]))
     assert whole.forwards == sum(p.forwards for p in parts)
     assert whole.backwards == sum(p.backwards for p in parts)
@@ -179,12 +195,12 @@ def trained():
     data = sg.load_data("embedded")
     train, test = data.train.balanced(2000), data.test.balanced(200)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     for epoch in range(8):
         for rows in torch.randperm(2000, generator=torch.Generator().manual_seed(epoch)).split(100):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(net(train.x[rows] / 255), train.y[rows]).backward()
-            optimiser.step()
+            optimizer.step()
     return net.eval(), test.x / 255, test.y
 
 
@@ -200,7 +216,9 @@ def test_searches_beat_the_control_and_never_the_gradient_by_much(trained):
     """On one network: noise breaks least, random search and RayS more, APGD most."""
     net, x, y = trained
     threat = sg.Linf(4 / 255)
-    control, scores, labels = (f(net, x, y, threat).broken.float().mean() for f in (noise, random_search, rays))
+    control, scores, labels = (
+        f(net, x, y, threat).broken.float().mean() for f in (noise, random_search, rays)
+    )
     most = sg.apgd(net, x, y, threat, steps=30).broken.float().mean()
     assert control < min(scores, labels)
     assert max(scores, labels) <= most + 0.005
@@ -219,7 +237,9 @@ def test_rays_breaks_a_model_that_gives_only_its_class(trained, threat):
 
 
 def test_a_pulse_is_a_peak_beside_a_trough():
-    rows = torch.tensor([[1 / 4, 1 / 4, 1 / 4], [1 / 4, 5 / 4, 1 / 4]])  # its middle: both squares of a stack of two
+    rows = torch.tensor(
+        [[1 / 4, 1 / 4, 1 / 4], [1 / 4, 5 / 4, 1 / 4]]
+    )  # its middle: both squares of a stack of two
     halves = [half / torch.linalg.vector_norm(half) for half in (rows[1:], -rows)]
     expected = torch.cat(halves)
     torch.testing.assert_close(pulse(3), (expected / torch.linalg.vector_norm(expected)).double())
@@ -229,11 +249,16 @@ def test_a_pulse_is_a_peak_beside_a_trough():
 
 @pytest.mark.parametrize("threat", [sg.L2(0.5), sg.L1(2.0)], ids=["l2", "l1"])
 def test_squares_pass_the_budget_on_and_lose_none_of_it(threat, monkeypatch):
-    """Far from the box every proposal is as long as the budget, and differs from the last one inside two squares only, but for a common factor."""
+    """Far from the box every proposal is as long as the budget.
+
+    And differs from the last one inside two squares only, but for a common factor.
+    """
     from spikeguard.attacks.square import _pulse, _Search
 
     sides, window = [], _Search.window
-    monkeypatch.setattr(_Search, "window", lambda self, drawn, s: (sides.append(s), window(self, drawn, s))[1])
+    monkeypatch.setattr(
+        _Search, "window", lambda self, drawn, s: (sides.append(s), window(self, drawn, s))[1]
+    )
     x = torch.full((40, 3, 12, 12), 0.5)
     at, index = x, torch.arange(40)
     for query in (0, 1, 60, 300):
@@ -250,8 +275,11 @@ def test_squares_pass_the_budget_on_and_lose_none_of_it(threat, monkeypatch):
 
 
 def test_the_uniform_half_of_the_control_fills_the_ball():
-    """A ball's radius to the power of its dimension is uniform: mean 1/2, in every norm, within five standard errors."""
-    from spikeguard.attacks.randomly import inside
+    """A ball's radius to the power of its dimension is uniform.
+
+    Mean 1/2, in every norm, within five standard errors.
+    """
+    from spikeguard.attacks.random_search import inside
 
     generator = torch.Generator().manual_seed(0)
     x = torch.full((4000, 1, 2, 2), 0.5)

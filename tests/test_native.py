@@ -12,22 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard import draws
-from spikeguard.dynamics import Chain, Dynamics, Homeostasis
-from spikeguard.kernels import builder, compiler, native, reference
+from spikeguard.kernels import compiler, cpp, cpp_build, equation
 from spikeguard.kernels.layout import Layout
-from spikeguard.kernels.mode import Band, Draw, Mode, Norm
+from spikeguard.kernels.mode import Band, Mode, NoiseKeys, Norm
 from spikeguard.kernels.running import adapt
 from spikeguard.neurons import Neuron, Spiking
+from spikeguard.neurons.modifiers import Chain, Dynamics, Homeostasis
+from spikeguard.random import draws
 from spikeguard.surrogates import Atan, Exponential, Gaussian, Rectangle, Sigmoid, StraightThrough, Triangle
 
-SURROGATES = [Triangle(0.7), Atan(2.0), Sigmoid(4.0), Gaussian(0.5), Rectangle(1.0), Exponential(2.0, 0.3), StraightThrough()]
+SURROGATES = [
+    Triangle(0.7),
+    Atan(2.0),
+    Sigmoid(4.0),
+    Gaussian(0.5),
+    Rectangle(1.0),
+    Exponential(2.0, 0.3),
+    StraightThrough(),
+]
 
 
 @pytest.fixture(autouse=True)
 def native_path(monkeypatch):
     """Layers of any size take the C++ path, and have to."""
-    assert builder.verdict() == (True, ""), "the C++ path cannot be built here: it went untested"
+    assert cpp_build.verdict() == (True, ""), "the C++ path cannot be built here: it went untested"
     monkeypatch.setattr(compiler, "WORTHWHILE", 0)
 
 
@@ -35,7 +43,14 @@ def channels_last(x: Tensor) -> Tensor:
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
 
 
-def both(current: Tensor, mode: Mode, sigma: float = 0.0, sharpness: Tensor | None = None, pool: bool = False, norm: nn.BatchNorm2d | None = None):
+def both(
+    current: Tensor,
+    mode: Mode,
+    sigma: float = 0.0,
+    sharpness: Tensor | None = None,
+    pool: bool = False,
+    norm: nn.BatchNorm2d | None = None,
+):
     """Outputs and all gradients of both paths for one random loss."""
     keys = draws.step_keys(7, torch.arange(current.shape[1]), mode.timesteps)
     results = []
@@ -47,18 +62,36 @@ def both(current: Tensor, mode: Mode, sigma: float = 0.0, sharpness: Tensor | No
         if own is not None:
             own.load_state_dict(norm.state_dict())
             leaves += [own.weight, own.bias]
-        draw = Draw(sigma, keys) if sigma else None
+        draw = NoiseKeys(sigma, keys) if sigma else None
         if fast:
-            asked = None if own is None else Norm(own.weight, own.bias, own.running_mean, own.running_var, own.eps, own.momentum, own.training)
-            got = native.integrate(leaf, decay, threshold, native.Call(mode, asked, draw, sharpness, True, pool))
+            asked = (
+                None
+                if own is None
+                else Norm(
+                    own.weight,
+                    own.bias,
+                    own.running_mean,
+                    own.running_var,
+                    own.eps,
+                    own.momentum,
+                    own.training,
+                )
+            )
+            got = cpp.integrate(leaf, decay, threshold, cpp.Call(mode, asked, draw, sharpness, True, pool))
         else:
             x = leaf if own is None else own(leaf.flatten(0, 1)).unflatten(0, leaf.shape[:2])
             layout = Layout.of(current)
             count = math.prod(layout.sizes[1:])
-            noise = layout.full(draws.normal(keys, count, mode.timesteps).mul(sigma).reshape(mode.timesteps, -1)) if sigma else None
-            got = reference.integrate(x, decay, threshold, mode, noise, sharpness)
+            noise = (
+                layout.full(draws.normal(keys, count, mode.timesteps).mul(sigma).reshape(mode.timesteps, -1))
+                if sigma
+                else None
+            )
+            got = equation.integrate(x, decay, threshold, mode, noise, sharpness)
             if pool:
-                got = got._replace(spikes=F.avg_pool2d(got.spikes.flatten(0, 1), 2).unflatten(0, got.spikes.shape[:2]))
+                got = got._replace(
+                    spikes=F.avg_pool2d(got.spikes.flatten(0, 1), 2).unflatten(0, got.spikes.shape[:2])
+                )
         generator = torch.Generator().manual_seed(1)
         loss = (got.spikes * torch.randn(got.spikes.shape, generator=generator)).sum() + (
             got.u * torch.randn(got.u.shape, generator=generator)
@@ -86,8 +119,13 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> None:
         (4, "hard", False, "band", Band(0.5), False, "last", True, True),
     ],
 )
-def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, constant, layout, pool, sharp, surrogate):
-    """Spikes, potentials and noise to the bit; gradients to float32 rounding. Sizes that fill no vector, odd borders under the pool."""
+def test_native_layer_equals_the_readable_one(
+    steps, reset, detach, site, band, constant, layout, pool, sharp, surrogate
+):
+    """Spikes, potentials and noise to the bit; gradients to float32 rounding.
+
+    Sizes that fill no vector, odd borders under the pool.
+    """
     shape = (1 if constant else steps, 3, *((37,) if layout == "linear" else (19, 7, 5)))
     current = torch.randn(shape) + 0.5
     if layout == "last":
@@ -105,36 +143,60 @@ def test_native_layer_equals_the_readable_one(steps, reset, detach, site, band, 
         close(x, y, 3e-4)
 
 
-@pytest.mark.parametrize(("decays", "moves"), [("each sample", False), ("all samples", False), (None, True), ("all samples", True)])
 @pytest.mark.parametrize(
-    ("reset", "detach", "constant", "layout"), [("hard", True, False, "last"), ("soft", False, True, "last"), ("hard", False, False, "first")]
+    ("decays", "moves"), [("each sample", False), ("all samples", False), (None, True), ("all samples", True)]
+)
+@pytest.mark.parametrize(
+    ("reset", "detach", "constant", "layout"),
+    [("hard", True, False, "last"), ("soft", False, True, "last"), ("hard", False, False, "first")],
 )
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "noise, pool, one gradient"])
-def test_own_decays_and_moving_thresholds_equal_the_readable_loop(decays, moves, reset, detach, constant, layout, plain):
-    """Every neuron with a decay and a threshold of its own: spikes and potentials to the bit, all gradients to float32 rounding."""
+def test_own_decays_and_moving_thresholds_equal_the_readable_loop(
+    decays, moves, reset, detach, constant, layout, plain
+):
+    """Every neuron with a decay and a threshold of its own.
+
+    Spikes and potentials to the bit, all gradients to float32 rounding.
+    """
     steps, shape = 4, (3, 19, 7, 5)
     current = torch.randn(1 if constant else steps, *shape) + 0.5
     if layout == "last":
         current = channels_last(current)
     mode = Mode(steps, Atan(2.0), reset, detach, 0.1, band=Band(0.4))
-    drawn = {"each sample": torch.rand(steps, *shape), "all samples": torch.rand(steps, 1, *shape[1:]), None: torch.tensor(0.6)}[decays]
+    drawn = {
+        "each sample": torch.rand(steps, *shape),
+        "all samples": torch.rand(steps, 1, *shape[1:]),
+        None: torch.tensor(0.6),
+    }[decays]
     rates, goal = 0.4 * torch.rand(shape[1:]), torch.randn(steps, *shape[1:])
     results = []
     for fast in (False, True):
-        leaves = [v.clone().requires_grad_() for v in (current, drawn, torch.tensor(1.1), *([rates] if moves else []))]
+        leaves = [
+            v.clone().requires_grad_()
+            for v in (current, drawn, torch.tensor(1.1), *([rates] if moves else []))
+        ]
         moving = Homeostasis(leaves[3], goal) if moves else None
         keys = draws.step_keys(7, torch.arange(shape[0]), steps)
-        draw, pool = (None, False) if plain else (Draw(0.3, keys), layout == "last")
+        draw, pool = (None, False) if plain else (NoiseKeys(0.3, keys), layout == "last")
         if fast:
-            got = native.integrate(*leaves[:3], native.Call(mode, None, draw, None, True, pool, moving))
+            got = cpp.integrate(*leaves[:3], cpp.Call(mode, None, draw, None, True, pool, moving))
         else:
             order = Layout.of(current)
-            noise = None if plain else order.full(draws.normal(keys, math.prod(shape[1:]), steps).mul(0.3).reshape(steps, -1))
-            got = reference.integrate(*leaves[:3], mode, noise, moving=moving)
+            noise = (
+                None
+                if plain
+                else order.full(draws.normal(keys, math.prod(shape[1:]), steps).mul(0.3).reshape(steps, -1))
+            )
+            got = equation.integrate(*leaves[:3], mode, noise, moving=moving)
             if pool:
-                got = got._replace(spikes=F.avg_pool2d(got.spikes.flatten(0, 1), 2).unflatten(0, got.spikes.shape[:2]))
+                got = got._replace(
+                    spikes=F.avg_pool2d(got.spikes.flatten(0, 1), 2).unflatten(0, got.spikes.shape[:2])
+                )
         generator = torch.Generator().manual_seed(1)
-        loss = sum((v * torch.randn(v.shape, generator=generator)).sum() for v in (got.spikes, got.u / 9)) + 50 * got.penalty
+        loss = (
+            sum((v * torch.randn(v.shape, generator=generator)).sum() for v in (got.spikes, got.u / 9))
+            + 50 * got.penalty
+        )
         asked = leaves if plain else [leaves[0], leaves[-1] if moves else leaves[1]]
         results.append((got, torch.autograd.grad(loss, asked)))
     (a, a_grads), (b, b_grads) = results
@@ -189,7 +251,9 @@ def test_norm_inside_equals_batch_norm_outside(training, layout, constant):
     if layout == "last":
         current = channels_last(current)
     pool = layout == "last"
-    mode = Mode(4, StraightThrough(), "soft", False, 0.0)  # its gradient does not jump where rounding turns a spike
+    mode = Mode(
+        4, StraightThrough(), "soft", False, 0.0
+    )  # its gradient does not jump where rounding turns a spike
     (a, a_grads, a_norm), (b, b_grads, b_norm) = both(current, mode, 0.0, None, pool, norm)
     assert float((a.spikes != b.spikes).float().mean()) < 1e-4
     close(a.u, b.u, 0.3 if (a.spikes != b.spikes).any() else 1e-5)
@@ -202,11 +266,14 @@ def test_norm_inside_equals_batch_norm_outside(training, layout, constant):
 def test_statistics_of_a_channel_far_from_zero_keep_their_digits():
     current = channels_last(1000 + torch.randn(4, 64, 8, 16, 16))
     norm = nn.BatchNorm2d(8)
-    native.integrate(
+    cpp.integrate(
         current,
         torch.tensor(0.5),
         torch.tensor(1.0),
-        native.Call(Mode(4, Triangle()), Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, 1e-5, 1.0, True)),
+        cpp.Call(
+            Mode(4, Triangle()),
+            Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, 1e-5, 1.0, True),
+        ),
     )
     exact = current.double().flatten(0, 1)
     close(exact.mean((0, 2, 3)), norm.running_mean.double(), 1e-6)
@@ -218,7 +285,9 @@ def test_bfloat16_computes_in_float32_and_rounds_once():
     mode = Mode(4, Atan(2.0), "hard", True, 0.0, "compare", False, Band(0.5))
     results = []
     for leaf in (current.clone().requires_grad_(), current.float().requires_grad_()):
-        got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(mode, want_u=True, pool=True))
+        got = cpp.integrate(
+            leaf, torch.tensor(0.5), torch.tensor(1.0), cpp.Call(mode, want_u=True, pool=True)
+        )
         results.append((got, torch.autograd.grad(got.spikes.float().sum() + 9 * got.penalty, leaf)[0]))
     (half, g_half), (full, g_full) = results
     assert half.spikes.dtype == g_half.dtype == torch.bfloat16
@@ -231,7 +300,7 @@ def test_not_a_number_stays_one():
     current = torch.ones(2, 3, 8).bfloat16()
     current[0, 0, 0] = float("nan")
     leaf = current.requires_grad_()
-    got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(Mode(2, Atan(2.0)), want_u=True))
+    got = cpp.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), cpp.Call(Mode(2, Atan(2.0)), want_u=True))
     assert torch.isnan(got.u[0, 0, 0])
     assert torch.isnan(torch.autograd.grad(got.spikes.sum(), leaf)[0][0, 0, 0])
 
@@ -240,9 +309,12 @@ def test_sharpness_may_follow_from_the_potentials_of_the_same_pass():
     current = channels_last(torch.randn(3, 2, 9, 4, 4))
     mode, scalars = Mode(3, Atan(2.0)), (torch.tensor(0.5), torch.tensor(1.0))
     found = []
-    for sharpness in (lambda u: 1 + u.abs(), 1 + native.integrate(current, *scalars, native.Call(mode, want_u=True)).u.abs()):
+    for sharpness in (
+        lambda u: 1 + u.abs(),
+        1 + cpp.integrate(current, *scalars, cpp.Call(mode, want_u=True)).u.abs(),
+    ):
         leaf = current.clone().requires_grad_()
-        got = native.integrate(leaf, *scalars, native.Call(mode, sharpness=sharpness))
+        got = cpp.integrate(leaf, *scalars, cpp.Call(mode, sharpness=sharpness))
         found.append(torch.autograd.grad((got.spikes * torch.arange(9.0).view(9, 1, 1)).sum(), leaf)[0])
     assert torch.equal(*found)
     assert found[0].any()
@@ -266,7 +338,9 @@ def test_sums_do_not_depend_on_anything_but_the_number_of_threads():
     def gradients() -> tuple[Tensor, ...]:
         leaf = current.clone().requires_grad_()
         asked = Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, 0.1, True)
-        got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(Mode(4, Triangle(), band=Band(0.5)), asked))
+        got = cpp.integrate(
+            leaf, torch.tensor(0.5), torch.tensor(1.0), cpp.Call(Mode(4, Triangle(), band=Band(0.5)), asked)
+        )
         return torch.autograd.grad((got.spikes**2).sum() + got.penalty, (leaf, norm.weight, norm.bias))
 
     first = gradients()
@@ -280,10 +354,10 @@ def test_unknown_formulas_hooks_and_double_precision_take_the_other_path():
             return super().shape(z) * 2
 
     x = torch.randn(2, 3, 4)
-    assert native.can(x, Mode(2, Triangle()), 1)
-    assert not native.can(x, Mode(2, Mine()), 1)
-    assert not native.can(x, Mode(2, Triangle(), smooth=True), 1)
-    assert not native.can(x.double(), Mode(2, Triangle()), 1)
+    assert cpp.can(x, Mode(2, Triangle()), 1)
+    assert not cpp.can(x, Mode(2, Mine()), 1)
+    assert not cpp.can(x, Mode(2, Triangle(), smooth=True), 1)
+    assert not cpp.can(x.double(), Mode(2, Triangle()), 1)
     seen = []
     fire, norm = sg.LIF(), nn.BatchNorm2d(3)
     norm.register_forward_hook(lambda *a: seen.append(1))
@@ -292,7 +366,10 @@ def test_unknown_formulas_hooks_and_double_precision_take_the_other_path():
 
 
 def test_networks_agree_on_both_paths(monkeypatch):
-    """A training step and an attack's gradient of every network, with noise and band: the same up to float32 rounding."""
+    """A training step and an attack's gradient of every network, with noise and band.
+
+    The same up to float32 rounding.
+    """
     from spikeguard.kernels.mode import Band
     from spikeguard.neurons import Noise, seed_noise, spiking
 
@@ -300,26 +377,52 @@ def test_networks_agree_on_both_paths(monkeypatch):
         found = []
         for size in (0, 2**62):
             monkeypatch.setattr(compiler, "WORTHWHILE", size)
-            net = sg.build(name, classes=10, in_shape=(3, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5, surrogate=Sigmoid(1.0)), **options)
+            net = sg.build(
+                name,
+                classes=10,
+                in_shape=(3, 16, 16),
+                timesteps=3,
+                neuron=sg.Neuron(decay=0.5, surrogate=Sigmoid(1.0)),
+                **options,
+            )
             for layer in spiking(net).values():
                 layer.noise = Noise(0.1)
             seed_noise(net, 3)
             x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
             with sg.tap(net, band=Band(0.5)) as opened:
-                loss = F.cross_entropy(net(x), torch.arange(8)) + 0.1 * torch.stack(list(opened.penalties.values())).sum()
+                loss = (
+                    F.cross_entropy(net(x), torch.arange(8))
+                    + 0.1 * torch.stack(list(opened.penalties.values())).sum()
+                )
             parameters = list(net.parameters())
-            found.append((float(loss.detach()), torch.autograd.grad(loss, [x, *parameters]), net.state_dict()))
+            found.append(
+                (float(loss.detach()), torch.autograd.grad(loss, [x, *parameters]), net.state_dict())
+            )
         (loss_a, a, state_a), (loss_b, b, state_b) = found
         assert abs(loss_a - loss_b) < 5e-3
-        cosine = [float(F.cosine_similarity(p.flatten(), q.flatten(), 0)) for p, q in zip(a, b, strict=True) if float(p.norm()) > 1e-6]
+        cosine = [
+            float(F.cosine_similarity(p.flatten(), q.flatten(), 0))
+            for p, q in zip(a, b, strict=True)
+            if float(p.norm()) > 1e-6
+        ]
         assert min(cosine) > 0.95, (name, min(cosine))
-        assert [k for k, v in state_a.items() if not torch.allclose(v.float(), state_b[k].float(), rtol=1e-2, atol=1e-3)] == []
+        assert [
+            k
+            for k, v in state_a.items()
+            if not torch.allclose(v.float(), state_b[k].float(), rtol=1e-2, atol=1e-3)
+        ] == []
 
 
 def test_a_compiler_that_breaks_down_is_asked_for_less(tmp_path, monkeypatch):
-    """A stand-in for g++ that fails at -O3, as some do on single combinations: the layer is built all the same, to the same bits."""
+    """A stand-in for g++ that fails at -O3, as some do on single combinations.
+
+    The layer is built all the same, to the same bits.
+    """
     fake = tmp_path / "g++"
-    fake.write_text(f'#!/bin/sh\ncase "$*" in *-O3*) echo "internal compiler error" >&2; exit 1;; esac\nexec {shutil.which("g++")} "$@"\n')
+    fake.write_text(
+        '#!/bin/sh\ncase "$*" in *-O3*) echo "internal compiler error" >&2; exit 1;; esac\nexec '
+        f'{shutil.which("g++")} "$@"\n'
+    )
     fake.chmod(0o755)
     current = channels_last(torch.randn(3, 4, 19, 6, 6))
     found = []
@@ -327,21 +430,30 @@ def test_a_compiler_that_breaks_down_is_asked_for_less(tmp_path, monkeypatch):
         if path:
             monkeypatch.setenv("CXX", str(path))
             monkeypatch.setenv("SPIKEGUARD_CACHE", str(tmp_path / "cache"))
-            for cached in (builder.folder, builder._library, builder.function, builder._target):
+            for cached in (cpp_build.folder, cpp_build._library, cpp_build.function, cpp_build._target):
                 cached.cache_clear()
         leaf = current.clone().requires_grad_()
-        got = native.integrate(leaf, torch.tensor(0.5), torch.tensor(1.0), native.Call(Mode(3, Atan(2.0)), want_u=True))
-        found.append((got.spikes, got.u, torch.autograd.grad(got.u.square().sum() + got.spikes.sum(), leaf)[0]))
+        got = cpp.integrate(
+            leaf, torch.tensor(0.5), torch.tensor(1.0), cpp.Call(Mode(3, Atan(2.0)), want_u=True)
+        )
+        found.append(
+            (got.spikes, got.u, torch.autograd.grad(got.u.square().sum() + got.spikes.sum(), leaf)[0])
+        )
     assert list((tmp_path / "cache" / "kernels").glob("*.so"))
-    for cached in (builder.folder, builder._library, builder.function, builder._target):
+    for cached in (cpp_build.folder, cpp_build._library, cpp_build.function, cpp_build._target):
         cached.cache_clear()
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_a_machine_without_compiler_says_so_and_goes_on(tmp_path):
-    code = "import torch, spikeguard as sg; from spikeguard.kernels import builder; print(builder.verdict()); sg.LIF()(torch.rand(4, 90, 1000)).sum()"
+    code = (
+        "import torch, spikeguard as sg; from spikeguard.kernels import builder; "
+        "print(builder.verdict()); sg.LIF()(torch.rand(4, 90, 1000)).sum()"
+    )
     environment = {**os.environ, "CXX": "no-such-compiler", "SPIKEGUARD_CACHE": str(tmp_path)}
-    got = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    got = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert got.returncode == 0, got.stderr
     assert "no C++ compiler found (g++" in got.stdout
 
@@ -350,9 +462,9 @@ def test_a_machine_without_compiler_says_so_and_goes_on(tmp_path):
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SPIKEGUARD_CACHE", str(tmp_path / "file"))
-    builder.folder.cache_clear()
+    cpp_build.folder.cache_clear()
     try:
-        assert os.access(builder.folder(), os.W_OK)
-        assert builder.folder().parent != tmp_path / "file"
+        assert os.access(cpp_build.folder(), os.W_OK)
+        assert cpp_build.folder().parent != tmp_path / "file"
     finally:
-        builder.folder.cache_clear()
+        cpp_build.folder.cache_clear()

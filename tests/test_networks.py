@@ -8,7 +8,7 @@ from conftest import awake
 from torch import nn
 
 import spikeguard as sg
-from spikeguard.diagnose.neighbours import gain_scaled, neighbours
+from spikeguard.diagnose.neighbors import gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
 from spikeguard.neurons import spiking
@@ -18,7 +18,14 @@ LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
 
 
 def make(name, **rest):
-    settings = {"classes": 7, "in_shape": (3, 16, 16), "timesteps": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), **OPTIONS[name]}
+    settings = {
+        "classes": 7,
+        "in_shape": (3, 16, 16),
+        "timesteps": 3,
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.2, 0.3, 0.4),
+        **OPTIONS[name],
+    }
     return awake(sg.build(name, **settings | rest))
 
 
@@ -38,7 +45,7 @@ def test_every_network(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_learns_through_every_parameter(name):
-    net = make(name, neuron=sg.Neuron(surrogate=sg.Atan(1.0), learn_threshold=True)).train()
+    net = make(name, neuron=sg.Neuron(surrogate=sg.surrogates.Atan(1.0), learn_threshold=True)).train()
     net(torch.rand(4, 3, 16, 16)).square().sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
@@ -79,7 +86,10 @@ def test_layout_and_precision_change_speed_not_classes():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sg.build("vgg12", classes=10, in_shape=(3, 32, 32)), "unknown network 'vgg12' (known: small, vgg11, wrn16)"),
+        (
+            lambda: sg.build("vgg12", classes=10, in_shape=(3, 32, 32)),
+            "unknown network 'vgg12' (known: small, vgg11, wrn16)",
+        ),
         (lambda: make("small", timesteps=0), "timesteps = 0 must be at least 1"),
         (lambda: make("small", in_shape=(3, 4, 4)), "at least 8 pixels"),
         (lambda: make("small", mean=(0.5, 0.5)), "mean has 2 values"),
@@ -96,19 +106,21 @@ def test_nonsense_is_refused_in_one_line(call, message):
     assert "\n" not in str(error.value)
 
 
-def test_neighbour_shares_equal_a_direct_count_and_the_control_reaches_the_share():
+def test_neighbor_shares_equal_a_direct_count_and_the_control_reaches_the_share():
     net, x = make("small"), torch.rand(20, 3, 16, 16)
-    found = neighbours(net, x, delta=0.3, batch_size=7)
+    found = neighbors(net, x, delta=0.3, batch_size=7)
     with torch.no_grad(), sg.tap(net) as t:
         net(x)
     for name, u in t.potentials.items():
         assert found.absolute[name] == pytest.approx(float((u.abs() < 0.3).float().mean()), abs=1e-6)
-        assert found.relative[name] == pytest.approx(float((u.abs() < 0.3 * u.std()).float().mean()), abs=1e-4)
+        assert found.relative[name] == pytest.approx(
+            float((u.abs() < 0.3 * u.std()).float().mean()), abs=1e-4
+        )
     target = 0.8 * found.mean
     before = [p.clone() for p in net.parameters()]
     control, factor = gain_scaled(net, x, target, delta=0.3)
     assert factor > 1
-    assert neighbours(control, x, delta=0.3).mean == pytest.approx(target, rel=0.05)
+    assert neighbors(control, x, delta=0.3).mean == pytest.approx(target, rel=0.05)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
@@ -116,7 +128,14 @@ def test_depth_repeats_every_stage_of_the_small_network():
     """Convolutions 3-4, 4-4, 4-8, 8-8, 8-16, 16-16, each pair on half the side of the one before."""
     net = make("small", depth=2)
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-    assert [(m.in_channels, m.out_channels) for m in convolutions] == [(3, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == [
+        (3, 4),
+        (4, 4),
+        (4, 8),
+        (8, 8),
+        (8, 16),
+        (16, 16),
+    ]
     with sg.tap(net) as opened:
         net(torch.rand(2, 3, 16, 16))
     assert [u.shape[-1] for u in opened.potentials.values()] == [16, 16, 8, 8, 4, 4]

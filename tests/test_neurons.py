@@ -21,7 +21,7 @@ from spikeguard.neurons import Spiking, seed_noise, spiking
         (lambda: sg.PLIF(decay=1.0), "inside (0, 1)"),
         (lambda: sg.Noise(-0.1), "sigma = -0.1"),
         (lambda: sg.Noise(float("nan")), "sigma = nan"),
-        (lambda: sg.Triangle(width=0), "width = 0"),
+        (lambda: sg.surrogates.Triangle(width=0), "width = 0"),
         (lambda: sg.LIF()(torch.zeros(0, 2, 3)), "T >= 1"),
         (lambda: sg.LIF()(torch.zeros(5)), "must be [T, N, ...]"),
         (lambda: sg.LIF()(torch.zeros(2, 2, 3), timesteps=4), "must be [T, N, ...]"),
@@ -44,8 +44,13 @@ def test_state_never_leaks_between_calls_or_batch_sizes():
 
 @pytest.mark.parametrize(("decay", "threshold"), [(0.9, 0.3), (0.7, 0.1), (1.0, 0.6)])
 def test_constants_are_exact_in_float64(decay, threshold):
-    """0.9 and 0.3 have no short binary form: a layer that kept them in float32 would miss ties and drift from a plain loop."""
-    current = torch.cat([torch.full((4, 1, 5), threshold, dtype=torch.float64), torch.randn(4, 1, 60, dtype=torch.float64)], 2)
+    """0.9 and 0.3 have no short binary form.
+
+    A layer that kept them in float32 would miss ties and drift from a plain loop.
+    """
+    current = torch.cat(
+        [torch.full((4, 1, 5), threshold, dtype=torch.float64), torch.randn(4, 1, 60, dtype=torch.float64)], 2
+    )
     layer = sg.LIF(decay=decay, threshold=threshold)
     with sg.tap(layer) as t:
         spikes = layer(current)
@@ -60,7 +65,10 @@ def test_constants_are_exact_in_float64(decay, threshold):
 
 
 def test_constant_current_equals_its_repetition():
-    layer, current = sg.LIF(decay=0.7, v_init=0.3), torch.randn(1, 6, 5, 4, 4).to(memory_format=torch.channels_last_3d)
+    layer, current = (
+        sg.LIF(decay=0.7, v_init=0.3),
+        torch.randn(1, 6, 5, 4, 4).to(memory_format=torch.channels_last_3d),
+    )
     assert torch.equal(layer(current, timesteps=4), layer(current.expand(4, -1, -1, -1, -1)))
 
 
@@ -116,7 +124,10 @@ def test_noise_site_decides_whether_it_lasts():
 
 
 def test_one_draw_is_shared_by_spike_and_reset():
-    """A neuron that fired under noise has potential 0 after a hard reset: H at the next step is the current alone."""
+    """A neuron that fired under noise has potential 0 after a hard reset.
+
+    H at the next step is the current alone.
+    """
     layer = sg.LIF(decay=1.0, noise=sg.Noise(1.0))
     seed_noise(layer, 3)
     with sg.tap(layer) as t:
@@ -137,16 +148,25 @@ def test_tap_reads_every_layer_and_call_and_leaves_nothing_behind(tiny):
     assert t.potentials[names[0]].shape == (3, 5, 8, 8, 8)
     assert not t.potentials[names[0]].requires_grad
     assert torch.equal(tiny(x), before)
-    assert all(not layer.seams for layer in spiking(tiny).values())
+    assert all(not layer.requests for layer in spiking(tiny).values())
 
 
 def test_tap_restores_when_the_body_raises(tiny):
     with pytest.raises(RuntimeError), sg.tap(tiny, noise=0.5):
         raise RuntimeError
-    assert all(not layer.seams for layer in spiking(tiny).values())
+    assert all(not layer.requests for layer in spiking(tiny).values())
 
 
-@pytest.mark.parametrize("surrogate", [sg.Atan(8.0), sg.Triangle(0.2), sg.StraightThrough(), sg.Exponential(1.0)], ids=repr)
+@pytest.mark.parametrize(
+    "surrogate",
+    [
+        sg.surrogates.Atan(8.0),
+        sg.surrogates.Triangle(0.2),
+        sg.surrogates.StraightThrough(),
+        sg.surrogates.Exponential(1.0),
+    ],
+    ids=repr,
+)
 def test_another_surrogate_changes_the_gradient_and_no_bit_of_the_forward_pass(tiny, surrogate):
     x = torch.rand(5, 1, 8, 8, requires_grad=True)
     plain = tiny(x)
@@ -182,7 +202,11 @@ def test_tap_refuses_a_model_without_neurons():
 
 def test_smooth_mode_through_a_whole_network_equals_finite_differences(tiny):
     net = tiny.double()
-    x, direction, step = torch.rand(2, 1, 8, 8, dtype=torch.float64), torch.randn(2, 1, 8, 8, dtype=torch.float64), 1e-6
+    x, direction, step = (
+        torch.rand(2, 1, 8, 8, dtype=torch.float64),
+        torch.randn(2, 1, 8, 8, dtype=torch.float64),
+        1e-6,
+    )
     weight = torch.randn(2, 10, dtype=torch.float64)
     with sg.tap(net, smooth=True):
         leaf = x.clone().requires_grad_()

@@ -13,7 +13,10 @@ from spikeguard.errors import UserError
 @given(st.floats(0, 1), st.integers(0, 10**6))
 def test_projection_is_inside_and_leaves_inside_points_alone(eps, seed):
     generator = torch.Generator().manual_seed(seed)
-    x, candidate = torch.rand(3, 1, 4, 4, generator=generator), 3 * torch.randn(3, 1, 4, 4, generator=generator)
+    x, candidate = (
+        torch.rand(3, 1, 4, 4, generator=generator),
+        3 * torch.randn(3, 1, 4, 4, generator=generator),
+    )
     threat = sg.Linf(eps)
     projected = threat.project(candidate, x)
     threat.check(projected, x)
@@ -25,7 +28,10 @@ def test_projection_is_inside_and_leaves_inside_points_alone(eps, seed):
 def test_projections_of_other_norms_are_the_nearest_points(eps, seed, kind):
     """Inside; inside points stay; and no random point of the set lies nearer to the candidate (Euclidean)."""
     generator = torch.Generator().manual_seed(seed)
-    x, candidate = torch.rand(3, 1, 3, 3, generator=generator).double(), 2 * torch.randn(3, 1, 3, 3, generator=generator).double()
+    x, candidate = (
+        torch.rand(3, 1, 3, 3, generator=generator).double(),
+        2 * torch.randn(3, 1, 3, 3, generator=generator).double(),
+    )
     threat = kind(eps)
     projected = threat.project(candidate, x)
     threat.check(projected, x)

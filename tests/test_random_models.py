@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import spikeguard as sg
-from spikeguard import draws
-from spikeguard.auditing import runner
+from spikeguard.auditing import run as runner
 from spikeguard.auditing.suite import Member
 from spikeguard.gradients import Own
 from spikeguard.neurons import Noise, spiking
+from spikeguard.random import draws
 
 
 def test_index_and_seed_decide_the_random_start():
@@ -20,7 +20,7 @@ def test_index_and_seed_decide_the_random_start():
 
 
 def test_draws_follow_their_laws():
-    """Moments within five standard errors; neighbours in position, sample and time are unrelated."""
+    """Moments within five standard errors; neighbors in position, sample and time are unrelated."""
     n = torch.arange(1000)
     steps = draws.normal(draws.step_keys(draws.key("test"), n, 2), 400, 2)
     z, u = steps[0], draws.uniform(draws.key("test"), n, 400)
@@ -38,7 +38,10 @@ def test_draws_follow_their_laws():
 
 
 def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, pair):
-    """Labels are right in nearly every draw; 'first success in any draw' would break most samples, fresh draws do not."""
+    """Labels are right in nearly every draw.
+
+    'first success in any draw' would break most samples, fresh draws do not.
+    """
     x, y = pair
     for layer in spiking(tiny).values():
         layer.noise = Noise(0.3, at_eval=True)
@@ -47,7 +50,9 @@ def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, 
     state = runner.run(task)
     assert task.random
     candidates = runner.settle(task, state)
-    assert torch.equal(candidates.read(x, sg.Linf(0.0))[1], x), "a random model has an input for every image; here nothing may move"
+    assert torch.equal(candidates.read(x, sg.Linf(0.0))[1], x), (
+        "a random model has an input for every image; here nothing may move"
+    )
     assert 0 < float(state.clean.mean()) < 1
     assert float(state.right.mean()) == pytest.approx(float(state.clean.mean()), abs=0.08)
 
@@ -63,7 +68,7 @@ def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
     with Own().open(tiny) as one:
         singles = torch.stack([one(x, y, ce)[0] for _ in range(3)])
     seed_noise(tiny, 4)
-    with sg.eot(3).open(tiny) as averaged:
+    with sg.gradients.EOT(3).open(tiny) as averaged:
         torch.testing.assert_close(averaged(x, y, ce)[0], singles.mean(0))
     assert averaged.backwards == 21
 
@@ -84,14 +89,14 @@ def test_the_class_of_mean_logits_is_told_beside_the_share_of_right_draws():
     "inner",
     [
         Own(),
-        sg.assg(),
-        sg.assg(seen=True),
-        sg.pulled(pull=2),
-        sg.soft(steps=4),
-        sg.still(sg.Atan(4.0)),
-        sg.mean_field(),
-        sg.each_step(sg.assg()),
-        sg.drawn(),
+        sg.gradients.ASSG(),
+        sg.gradients.ASSG(start_from_first=True),
+        sg.gradients.ThresholdFirst(pull=2),
+        sg.gradients.SoftSpikes(steps=4),
+        sg.gradients.NoiseFree(sg.surrogates.Atan(4.0)),
+        sg.gradients.MeanField(),
+        sg.gradients.PerStep(sg.gradients.ASSG()),
+        sg.gradients.RandomSurrogate(),
     ],
     ids=repr,
 )
@@ -100,16 +105,18 @@ def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(tiny,
     x, y = pair
     from spikeguard.losses import ce
 
-    with inner.open(tiny) as alone, sg.eot(3, inner).open(tiny) as averaged:
+    with inner.open(tiny) as alone, sg.gradients.EOT(3, inner).open(tiny) as averaged:
         for step in range(5):
             torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0], msg=f"gradient {step}")
-    through = sg.through(tiny, inner)
-    with through.open(tiny) as alone, sg.eot(3, through).open(tiny) as averaged:
+    through = sg.gradients.Transfer(tiny, inner)
+    with through.open(tiny) as alone, sg.gradients.EOT(3, through).open(tiny) as averaged:
         for _ in range(5):
             torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0])
 
 
 def test_a_member_that_averages_already_is_not_averaged_again(tiny, pair):
     x, y = pair
-    member = Member("own", "own gradient", sg.pgd, {"steps": 2, "restarts": 1, "early_stop": False}, sg.eot(3))
+    member = Member(
+        "own", "own gradient", sg.pgd, {"steps": 2, "restarts": 1, "early_stop": False}, sg.gradients.EOT(3)
+    )
     assert member.run(tiny, x, y, sg.Linf(0.1), 0, torch.arange(len(x)), draws=5).backwards == 2 * 3 * len(x)

@@ -7,10 +7,16 @@ from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.errors import UserError
-from spikeguard.kernels import builder, compiler
+from spikeguard.kernels import compiler, cpp_build
 from spikeguard.neurons import spiking
 
-RULES = [sg.bptr(), sg.rga(), sg.rga(0.5), sg.hart(1.0), sg.hart(0.3)]
+RULES = [
+    sg.gradients.BPTR(),
+    sg.gradients.RGA(),
+    sg.gradients.RGA(0.5),
+    sg.gradients.HART(1.0),
+    sg.gradients.HART(0.3),
+]
 
 
 def layer_gradient(rule, current: Tensor, g: Tensor, **settings: object) -> Tensor:
@@ -49,31 +55,36 @@ def test_gradients_are_the_closed_forms(case, decay, threshold, reset):
             counts["fired" if fired else "silent"] += 1
             counts["steep" if 1 - decay < mean <= 2 else "flat" if 0 <= mean <= 1 - decay else "outside"] += 1
             near = g[:, n, m]
-            torch.testing.assert_close(got[sg.bptr()][:, n, m], near * (fired > 0))
+            torch.testing.assert_close(got[sg.gradients.BPTR()][:, n, m], near * (fired > 0))
             for gamma in (0.2, 0.5):
                 steep = (1 - gamma + gamma * decay) / (1 + decay)
                 slope = steep if 1 - decay < mean <= 2 else gamma if 0 <= mean <= 1 - decay else 0.0
-                torch.testing.assert_close(got[sg.rga(gamma)][:, n, m], near * slope / threshold)
+                torch.testing.assert_close(got[sg.gradients.RGA(gamma)][:, n, m], near * slope / threshold)
             for gamma in (1.0, 0.3):
                 each = [float(near[t]) * max(0.0, gamma - abs(potentials[t])) / gamma**2 for t in range(5)]
-                torch.testing.assert_close(got[sg.hart(gamma)][:, n, m], torch.full((5,), sum(each) / 5, dtype=torch.float64))
+                torch.testing.assert_close(
+                    got[sg.gradients.HART(gamma)][:, n, m],
+                    torch.full((5,), sum(each) / 5, dtype=torch.float64),
+                )
     assert all(v or (k == "flat" and decay == 1.0) for k, v in counts.items()), counts
 
 
 def test_one_step_of_hart_is_the_triangle(case):
     current, g = case[0][:1], case[1][:1]
     leaf = current.clone().requires_grad_()
-    expected = torch.autograd.grad(sg.LIF(surrogate=sg.Triangle(1.0))(leaf), leaf, g)[0]
-    torch.testing.assert_close(layer_gradient(sg.hart(1.0), current, g), expected)
+    expected = torch.autograd.grad(sg.LIF(surrogate=sg.surrogates.Triangle(1.0))(leaf), leaf, g)[0]
+    torch.testing.assert_close(layer_gradient(sg.gradients.HART(1.0), current, g), expected)
 
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("name", ["small", "wrn16"])
 def test_networks_keep_their_logits_to_the_bit(name, native, monkeypatch):
-    assert builder.verdict()[0]
+    assert cpp_build.verdict()[0]
     monkeypatch.setattr(compiler, "WORTHWHILE", 0 if native else 2**62)
     options = {"width": 5} if name == "small" else {"widen": 1}
-    net = sg.build(name, classes=4, in_shape=(2, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5), **options).train()
+    net = sg.build(
+        name, classes=4, in_shape=(2, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5), **options
+    ).train()
     with torch.no_grad():
         for _ in range(20):
             net(torch.rand(16, 2, 16, 16))
@@ -87,7 +98,7 @@ def test_networks_keep_their_logits_to_the_bit(name, native, monkeypatch):
         assert torch.equal(told, logits)
         assert torch.autograd.grad(told.square().sum(), leaf)[0].abs().sum() > 0
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    assert all(not layer.seams for layer in spiking(net).values())
+    assert all(not layer.requests for layer in spiking(net).values())
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +118,10 @@ def test_attacks_run_through_them_and_beat_noise(trained, little_data, rule):
 
 
 def test_nonsense_is_refused():
-    for make in (lambda: sg.rga(1.5), lambda: sg.hart(0.0), lambda: sg.hart(float("nan"))):
+    for make in (
+        lambda: sg.gradients.RGA(1.5),
+        lambda: sg.gradients.HART(0.0),
+        lambda: sg.gradients.HART(float("nan")),
+    ):
         with pytest.raises(UserError):
             make()

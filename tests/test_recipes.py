@@ -5,8 +5,8 @@ from conftest import little_recipe
 
 import spikeguard as sg
 from spikeguard.errors import UserError
-from spikeguard.study.recipes import RECIPES
 from spikeguard.training.loop import train
+from spikeguard.training.recipes import RECIPES
 from spikeguard.training.settings import override
 
 
@@ -55,11 +55,16 @@ def test_recipes_from_python_are_checked_too():
 
 def test_flags_reach_inner_fields_and_change_choices():
     values = RECIPES["tgo"].values()
-    for flag, text in [("neuron.decay", "0.9"), ("neuron.surrogate.triangle.width", "0.5"), ("defenses.tgo.delta", "0.4"), ("batch-size", "32")]:
+    for flag, text in [
+        ("neuron.decay", "0.9"),
+        ("neuron.surrogate.triangle.width", "0.5"),
+        ("defenses.tgo.delta", "0.4"),
+        ("batch-size", "32"),
+    ]:
         override(values, flag, text)
     recipe = sg.Recipe.of(values)
     assert recipe.neuron.decay == 0.9
-    assert recipe.neuron.surrogate == sg.Triangle(0.5)
+    assert recipe.neuron.surrogate == sg.surrogates.Triangle(0.5)
     assert recipe.defenses[0].delta == 0.4
     assert recipe.batch_size == 32
     override(values, "defenses.tgo", "off")
@@ -67,7 +72,14 @@ def test_flags_reach_inner_fields_and_change_choices():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"loss": "per_step"}, {"loss": "tet"}, {"precision": "bfloat16"}, {"channels_last": False}, {"train_images": 200}]
+    "changes",
+    [
+        {"loss": "per_step"},
+        {"loss": "tet"},
+        {"precision": "bfloat16"},
+        {"channels_last": False},
+        {"train_images": 200},
+    ],
 )
 def test_recipe_options_train(little_data, changes):
     run = train(little_recipe(**changes), data=little_data)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import spikeguard as sg
-from spikeguard.attacks.ascent import checkpoints
+from spikeguard.attacks._loop import checkpoints
 from spikeguard.attacks.square import side
 
 
@@ -14,7 +14,7 @@ def test_adaptive_sharpness_follows_its_formula(tiny, pair):
 
     with sg.tap(tiny) as t:
         tiny(x)
-    with sg.assg(0.4).open(tiny) as opened:
+    with sg.gradients.ASSG(0.4).open(tiny) as opened:
         for _ in range(2):
             opened(x, y, ce)
         for name, u in t.potentials.items():
@@ -24,7 +24,7 @@ def test_adaptive_sharpness_follows_its_formula(tiny, pair):
                 spread = 0.9 * spread + 0.1 * (u.abs() - mean).abs()
             torch.testing.assert_close(opened.layers[name].mean, mean)
             torch.testing.assert_close(opened.layers[name].spread, spread)
-        opened.keep(torch.tensor([2, 4]))
+        opened.select(torch.tensor([2, 4]))
         assert opened.layers[name].mean.shape[1] == 2
 
 
@@ -39,7 +39,7 @@ def test_adaptive_sharpness_at_a_frozen_value_is_plain_atan(tiny, pair):
     x, y = pair
     leaf = x.clone().requires_grad_()
     gradients = []
-    for surrogate in (Fixed(sg.Atan(), 1.0), sg.Atan(3.0)):
+    for surrogate in (Fixed(sg.surrogates.Atan(), 1.0), sg.surrogates.Atan(3.0)):
         with sg.tap(tiny, surrogate=surrogate):
             gradients.append(torch.autograd.grad(ce(tiny(leaf), y).sum(), leaf)[0])
     torch.testing.assert_close(*gradients)

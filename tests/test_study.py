@@ -18,17 +18,17 @@ from spikeguard.auditing import suite
 from spikeguard.cli.main import main
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records import read_json
+from spikeguard.records.files import read_json
 from spikeguard.study import matrix, ranking, sweep
 from spikeguard.study.matrix import Cell, Settings
 from spikeguard.study.pages import page
-from spikeguard.study.recipes import recipe
 from spikeguard.training.loop import train
+from spikeguard.training.recipes import recipe
 
 SMALL = Settings(seeds=1, epochs=1, ranked_on=20, scored_on=20)
 
 
-def test_the_matrix_has_every_defence_with_and_without_adversarial_training_and_every_regime_with_and_without_tgo():
+def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_and_without_tgo():
     all_ = list(matrix.cells(Settings(seeds=2)))
     assert len({c.name for c in all_}) == len(all_)
     by = {(c.group, c.row) for c in all_}
@@ -40,7 +40,18 @@ def test_the_matrix_has_every_defence_with_and_without_adversarial_training_and_
     used = {type(d) for c in all_ for d in c.recipe.defenses}
     assert used == set(DEFENSES.values())
     assert [c.seed for c in all_] == sorted(c.seed for c in all_)
-    same = ("network", "options", "timesteps", "neuron", "epochs", "batch_size", "lr", "weight_decay", "augment", "train_images")
+    same = (
+        "network",
+        "options",
+        "timesteps",
+        "neuron",
+        "epochs",
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "augment",
+        "train_images",
+    )
     assert len({str([getattr(c.recipe, k) for k in same]) for c in all_}) == 1
 
 
@@ -48,12 +59,18 @@ def test_the_matrix_has_every_defence_with_and_without_adversarial_training_and_
 def small_study(monkeypatch, little_data, short_controls):
     """Three cells of seconds."""
     base = little_recipe(epochs=1, options={"width": 2}, validation=0.1)
-    chosen = [("frontier", "AT 8/255", (sg.AT(steps=1),)), ("AT", "TGO", (sg.AT(steps=1), sg.TGO())), ("AT", "none", (sg.AT(steps=1),))]
+    chosen = [
+        ("frontier", "AT 8/255", (sg.AT(steps=1),)),
+        ("AT", "TGO", (sg.AT(steps=1), sg.TGO())),
+        ("AT", "none", (sg.AT(steps=1),)),
+    ]
 
     def cells(settings, seeds=None):
         for seed in range(settings.seeds) if seeds is None else seeds:
             for group, row, defenses in chosen:
-                yield Cell(group, row, seed, replace(base, name=f"{group} {row}", defenses=defenses, seed=seed))
+                yield Cell(
+                    group, row, seed, replace(base, name=f"{group} {row}", defenses=defenses, seed=seed)
+                )
 
     monkeypatch.setattr(matrix, "cells", cells)
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
@@ -62,7 +79,9 @@ def small_study(monkeypatch, little_data, short_controls):
     monkeypatch.setitem(suite.SUITES, "full", suite.QUICK[:6])
     monkeypatch.setattr(ranking, "MORE_AT_LAST", suite.QUICK[2:3])
     whole = ranking.told
-    monkeypatch.setattr(ranking, "told", lambda record: {**whole(record), "flags": []})  # networks this small are flagged now and then
+    monkeypatch.setattr(
+        ranking, "told", lambda record: {**whole(record), "flags": []}
+    )  # networks this small are flagged now and then
 
 
 @pytest.mark.slow
@@ -82,12 +101,17 @@ def test_a_study_goes_on_where_it_stopped_and_its_page_says_what_is_missing(smal
     assert all(ranked["cells"][k] == v for k, v in half["cells"].items())
     assert len(ranked["cells"]) == 3
     assert not ranked["test"]
-    shutil.rmtree(tmp_path / "runs")  # the record travels, the networks do not: the finalists are trained again
+    shutil.rmtree(
+        tmp_path / "runs"
+    )  # the record travels, the networks do not: the finalists are trained again
     record = sweep.run(SMALL, tmp_path)
     assert set(record["test"]) == set(record["finalists"])
     (looked,) = record["looked_at"].values()
     assert looked["members"] == 8  # six, and what is adaptive to AT and TGO
-    assert looked["worst_case"]["accuracy"] <= record["cells"][next(iter(record["looked_at"]))]["worst_case"]["accuracy"]
+    assert (
+        looked["worst_case"]["accuracy"]
+        <= record["cells"][next(iter(record["looked_at"]))]["worst_case"]["accuracy"]
+    )
     assert {c["seed"] for c in record["confirmed"].values()} == {100, 101, 102, 103, 104}
     text = page(record)
     assert "3 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seed 0." in text
@@ -101,7 +125,9 @@ def test_a_study_goes_on_where_it_stopped_and_its_page_says_what_is_missing(smal
 
 
 @pytest.mark.slow
-def test_a_network_made_in_another_way_is_made_again_and_one_that_fails_is_told(small_study, tmp_path, monkeypatch):
+def test_a_network_made_in_another_way_is_made_again_and_one_that_fails_is_told(
+    small_study, tmp_path, monkeypatch
+):
     first = sweep.run(SMALL, tmp_path, finish=False)
     cells = matrix.cells
 
@@ -120,7 +146,9 @@ def test_a_network_made_in_another_way_is_made_again_and_one_that_fails_is_told(
 
 
 @pytest.mark.slow
-def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_process(small_study, tmp_path, monkeypatch):
+def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_process(
+    small_study, tmp_path, monkeypatch
+):
     monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK)  # what the other processes have
     settings, killed, policy = replace(SMALL, seeds=1), [], os.environ.get("OMP_WAIT_POLICY")
 
@@ -133,10 +161,19 @@ def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_p
         sweep.run(settings, tmp_path / "beside", kill, finish=False, jobs=2)
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        sweep.run(settings, tmp_path / "beside", lambda stage, done, total: stop.set() if done else None, stop, finish=False, jobs=2)
+        sweep.run(
+            settings,
+            tmp_path / "beside",
+            lambda stage, done, total: stop.set() if done else None,
+            stop,
+            finish=False,
+            jobs=2,
+        )
     assert 1 <= len(read_json(tmp_path / "beside" / sweep.MARK)["cells"]) < 3
     beside = sweep.run(settings, tmp_path / "beside", finish=False, jobs=2)["cells"]
-    assert list(beside) == [cell.name for cell in matrix.cells(settings)], "ties go by the order of the record"
+    assert list(beside) == [cell.name for cell in matrix.cells(settings)], (
+        "ties go by the order of the record"
+    )
     assert os.environ.get("OMP_WAIT_POLICY") == policy, "what is begun later is none of ours"
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
@@ -150,7 +187,9 @@ def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_p
             assert beside[name][what] == row[what], (name, what)
 
 
-def test_a_training_begun_with_other_threads_is_begun_anew_instead_of_failing(small_study, tmp_path, little_data):
+def test_a_training_begun_with_other_threads_is_begun_anew_instead_of_failing(
+    small_study, tmp_path, little_data
+):
     cell, stop, threads = next(matrix.cells(SMALL)), threading.Event(), torch.get_num_threads()
     stop.set()
     with pytest.raises(Interrupted):
@@ -161,7 +200,10 @@ def test_a_training_begun_with_other_threads_is_begun_anew_instead_of_failing(sm
             train(cell.recipe, tmp_path / "runs" / cell.name, True, data=little_data)
         with pytest.raises(Interrupted, match="same command"):
             ranking.Bench(SMALL, tmp_path, little_data, None, stop=stop).trained(cell, "")
-        assert ranking.Bench(SMALL, tmp_path, little_data, None).trained(cell, "")["conditions"]["threads"] == threads + 1
+        assert (
+            ranking.Bench(SMALL, tmp_path, little_data, None).trained(cell, "")["conditions"]["threads"]
+            == threads + 1
+        )
     finally:
         torch.set_num_threads(threads)
 
@@ -202,7 +244,9 @@ def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_b
     assert ranking.made(older) != ranking.made(cell)
 
 
-def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_asked_before(monkeypatch, tmp_path, little_data):
+def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_asked_before(
+    monkeypatch, tmp_path, little_data
+):
     """Rows by their lift over the frontier; nothing is trained."""
     lifts = {"TGO": 0.1}
     base = little_recipe()
@@ -217,8 +261,17 @@ def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_a
     def rows(bench, work, todo, jobs):
         for cell in todo:
             group, row, seed = cell.group, cell.row, cell.seed
-            clean, robust = {"AT 4/255": (0.8, 0.2), "AT 8/255": (0.6, 0.4)}.get(row, (0.7, 0.3 + lifts.get(row, 0.0)))
-            yield cell, {**told(group, row, seed, clean, robust), "made": ranking.made(cell, efforts[work]), "members": 66}
+            clean, robust = {"AT 4/255": (0.8, 0.2), "AT 8/255": (0.6, 0.4)}.get(
+                row, (0.7, 0.3 + lifts.get(row, 0.0))
+            )
+            yield (
+                cell,
+                {
+                    **told(group, row, seed, clean, robust),
+                    "made": ranking.made(cell, efforts[work]),
+                    "members": 66,
+                },
+            )
 
     monkeypatch.setattr(matrix, "cells", cells)
     monkeypatch.setattr(sweep, "load_data", lambda name: little_data)
@@ -251,7 +304,9 @@ def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_a
     later = {**second["cells"], "new": told("AT", "new", 0, 0.7, 0.9)}
     assert "AT: new has the highest mean gap; it was not asked" in page({**second, "cells": later})
     gone = {name: c for name, c in second["cells"].items() if c["row"] != "TGO"}
-    assert "| AT: RAT + TGO |" in page({**second, "cells": gone, "finalists": [n for n in second["finalists"] if n in gone]})
+    assert "| AT: RAT + TGO |" in page(
+        {**second, "cells": gone, "finalists": [n for n in second["finalists"] if n in gone]}
+    )
 
 
 def test_nonsense_on_the_command_line_is_one_line(capsys):

@@ -1,20 +1,24 @@
 """The suite as data: what its efforts hold, what they leave out and why, and its hash."""
 
 import spikeguard as sg
-from spikeguard.auditing import runner
+from spikeguard.auditing import run as runner
 from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, BLACK, SUITES, fingerprint, members
 from spikeguard.defenses import DEFENSES
 
 THREAT = sg.Linf(0.03)
 
 
-def test_every_defence_names_the_attack_that_is_adaptive_to_it():
+def test_every_defense_names_the_attack_that_is_adaptive_to_it():
     names = {m.name for m in SUITES["full"]}
     for name, kind in DEFENSES.items():
         assert kind.adaptive in names, f"{name} names no member of the suite as the attack adaptive to it"
         for effort in ("quick", "standard"):
-            met, _ = members(effort, THREAT, frozenset({"neurons", "noise"}), adaptive=frozenset({kind.adaptive}))
-            assert any(m.covers(a) for m in met for a in SUITES["full"] if a.name == kind.adaptive), f"{effort} leaves out what is adaptive to {name}"
+            met, _ = members(
+                effort, THREAT, frozenset({"neurons", "noise"}), adaptive=frozenset({kind.adaptive})
+            )
+            assert any(m.covers(a) for m in met for a in SUITES["full"] if a.name == kind.adaptive), (
+                f"{effort} leaves out what is adaptive to {name}"
+            )
 
 
 def test_suites_grow_and_their_hash_changes_with_any_constant():

@@ -26,7 +26,9 @@ def test_penalty_is_the_formula_summed_over_layers(tiny, side):
         steps, samples = u.shape[:2]
         terms = [max(0.0, 0.5 - abs(v)) for v in u.flatten().tolist() if side == "both" or v < 0]
         expected += sum(terms) / (steps * samples * u[0, 0].numel())
-    assert float(hooks.penalty(Step(tiny, x, torch.zeros(6).long(), progress=1.0)).detach()) == pytest.approx(0.4 * expected, rel=1e-5)
+    assert float(hooks.penalty(Step(tiny, x, torch.zeros(6).long(), progress=1.0)).detach()) == pytest.approx(
+        0.4 * expected, rel=1e-5
+    )
 
 
 def test_gradient_of_the_penalty_pushes_potentials_away_from_the_threshold():
@@ -107,15 +109,32 @@ def test_a_constraint_on_adversarial_passes_without_adversarial_training_is_refu
 
 @pytest.mark.slow
 def test_tgo_moves_potentials_and_adversarial_training_helps(little_data):
-    """On 500 images: fewer potentials in the band than without; and more robust accuracy with adversarial training than without."""
+    """On 500 images: fewer potentials in the band than without.
+
+    And more robust accuracy with adversarial training than without.
+    """
     share, robust = {}, {}
     x, y = little_data.test.pixels(), little_data.test.y
-    for name, defenses in {"vanilla": (), "mc": (sg.TGO(lambda_max=2.0, sigma=0.0),), "at": (sg.AT(eps=16 / 255),)}.items():
-        net = train(little_recipe(defenses=defenses, epochs=12, options={"width": 8}, augment=False), data=little_data).net
+    for name, defenses in {
+        "vanilla": (),
+        "mc": (sg.TGO(lambda_max=2.0, sigma=0.0),),
+        "at": (sg.AT(eps=16 / 255),),
+    }.items():
+        net = train(
+            little_recipe(defenses=defenses, epochs=12, options={"width": 8}, augment=False), data=little_data
+        ).net
         with torch.no_grad(), sg.tap(net) as t:
             net(x)
         share[name] = sum(float((u.abs() < 0.5).float().mean()) for u in t.potentials.values())
-        got = sg.pgd(net, x, y, sg.Linf(16 / 255), steps=10, restarts=1, gradient=sg.swap(sg.Atan(8.0)))
+        got = sg.pgd(
+            net,
+            x,
+            y,
+            sg.Linf(16 / 255),
+            steps=10,
+            restarts=1,
+            gradient=sg.gradients.SwapSurrogate(sg.surrogates.Atan(8.0)),
+        )
         robust[name] = 1 - float(got.broken.float().mean())
     assert share["mc"] < 0.9 * share["vanilla"]
     assert robust["at"] > robust["vanilla"] + 0.05

@@ -15,7 +15,7 @@ from conftest import little_recipe
 import spikeguard as sg
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.neurons import spiking
-from spikeguard.records import read_json
+from spikeguard.records.files import read_json
 from spikeguard.training import loop
 from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, load_tensors
 from spikeguard.training.loop import train
@@ -50,7 +50,11 @@ def test_a_run_can_be_loaded_and_gives_the_same_logits(little_data, tmp_path):
     ids=["none", "at+tgo", "tgo, compiled"],
 )
 def test_a_stopped_run_resumes_to_the_same_bits(little_data, tmp_path, defenses):
-    recipe = little_recipe(defenses=defenses, options={"width": 4}, neuron=sg.Neuron(kind="plif", decay=0.5, learn_threshold=True))
+    recipe = little_recipe(
+        defenses=defenses,
+        options={"width": 4},
+        neuron=sg.Neuron(kind="plif", decay=0.5, learn_threshold=True),
+    )
     whole = train(recipe, tmp_path / "whole", data=little_data)
     for stop_at in (3, 12):  # inside the first epoch, then inside the second
 
@@ -76,14 +80,17 @@ from spikeguard.data.sources import load_data
 from spikeguard.training.loop import train
 import spikeguard as sg
 data = load_data("embedded")
-little = Dataset("little", data.train.balanced(500), data.test.balanced(100), data.classes, data.mean, data.std)
+train_part, test_part = data.train.balanced(500), data.test.balanced(100)
+little = Dataset("little", train_part, test_part, data.classes, data.mean, data.std)
 tell = lambda report: print(report.step, flush=True)
-train(little_recipe(defenses=(sg.TGO(),), epochs=4), {out!r}, resume=True, data=little, progress=tell, save_every=3)
+recipe = little_recipe(defenses=(sg.TGO(),), epochs=4)
+train(recipe, {out!r}, resume=True, data=little, progress=tell, save_every=3)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.compiled  # the killed process compiles what is worth it: the unbroken run has to take the same path
+# the killed process compiles what is worth it: the unbroken run has to take the same path
+@pytest.mark.compiled
 def test_a_run_killed_at_random_steps_resumes_to_the_same_bits(little_data, tmp_path):
     whole = train(little_recipe(defenses=(sg.TGO(),), epochs=4), data=little_data)
     code = KILLED.format(tests=str(Path(__file__).parent), out=str(tmp_path / "k"))
@@ -146,7 +153,10 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_and_no_result(little_data
 
 
 def test_weights_that_are_not_finite_are_never_saved(little_data, tmp_path, monkeypatch):
-    """Spikes of a network full of NaN are zeros, so its loss stays finite: the weights themselves are looked at."""
+    """Spikes of a network full of NaN are zeros, so its loss stays finite.
+
+    The weights themselves are looked at.
+    """
 
     def spoil(report):
         with torch.no_grad():
@@ -155,14 +165,16 @@ def test_weights_that_are_not_finite_are_never_saved(little_data, tmp_path, monk
     from spikeguard.training import loop
 
     spoiled, original = [], loop.make_network
-    monkeypatch.setattr(loop, "make_network", lambda *a: (net := original(*a), spoiled.append(next(net.parameters())))[0])
+    monkeypatch.setattr(
+        loop, "make_network", lambda *a: (net := original(*a), spoiled.append(next(net.parameters())))[0]
+    )
     with pytest.raises(UserError, match="not finite"):
         train(little_recipe(epochs=1), tmp_path / "r", data=little_data, progress=spoil)
     assert not (tmp_path / "r" / WEIGHTS).exists()
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
-    from spikeguard import records
+    from spikeguard.records import files
 
     target = tmp_path / "r.json"
     target.write_text("{}")
@@ -170,9 +182,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        records.write_json(target, {"a": 1})
+        files.write_json(target, {"a": 1})
     assert target.read_text() == "{}"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -186,7 +198,10 @@ def test_an_unwritable_folder_is_found_out_before_the_first_epoch(little_data, t
 
 
 def test_tet_is_its_formula():
-    logits, y = torch.randn(3, 5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 9, 9, 1])
+    logits, y = (
+        torch.randn(3, 5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 3, 9, 9, 1]),
+    )
     total = 0.0
     for z in logits:
         for row, label in zip(z.tolist(), y.tolist(), strict=True):
@@ -195,8 +210,13 @@ def test_tet_is_its_formula():
     assert float(task_loss("tet", logits, y)) == pytest.approx(total / 15)
 
 
-@pytest.mark.parametrize(("defenses", "held", "told"), [((sg.AT(steps=1),), 0.0, True), ((sg.AT(steps=1),), 1.0, False), ((), 0.0, False)])
-def test_adversaries_that_are_easier_than_clean_images_are_told(little_data, monkeypatch, caplog, defenses, held, told):
+@pytest.mark.parametrize(
+    ("defenses", "held", "told"),
+    [((sg.AT(steps=1),), 0.0, True), ((sg.AT(steps=1),), 1.0, False), ((), 0.0, False)],
+)
+def test_adversaries_that_are_easier_than_clean_images_are_told(
+    little_data, monkeypatch, caplog, defenses, held, told
+):
     monkeypatch.setattr(loop, "accuracy", lambda net, images: held)
     with caplog.at_level("WARNING", "spikeguard"):
         train(little_recipe(defenses=defenses, validation=0.2), data=little_data)
@@ -207,5 +227,7 @@ def test_training_draws_nothing_from_the_global_generator(little_data):
     states = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        states.append(weights(train(little_recipe(defenses=(sg.TGO(), sg.AT(steps=1)), epochs=1), data=little_data).net))
+        states.append(
+            weights(train(little_recipe(defenses=(sg.TGO(), sg.AT(steps=1)), epochs=1), data=little_data).net)
+        )
     assert same(*states)

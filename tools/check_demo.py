@@ -2,7 +2,8 @@
 
     python tools/check_demo.py FOLDER
 
-The bars themselves (8 points, over five seeds) are in results/demo-seeds.json; one seed on 300 images is allowed its noise.
+The bars themselves (8 points, over five seeds) are in results/demo-seeds.json; one seed on 300 images is
+allowed its noise.
 """
 
 import sys
@@ -10,10 +11,13 @@ from pathlib import Path
 
 from demo_seeds import row
 
-from spikeguard.records import read_json
+from spikeguard.records.files import read_json
 
-AT_LEAST = {"gain_over_vanilla": 3.0, "gain_over_control": 3.0, "fewer_neighbours": 15.0}
-SECONDS, WITHOUT_AVX512 = 360, 600  # the bar is 240 on a quiet machine; CI's is shared, and half as fast without AVX-512 (LAB.md)
+AT_LEAST = {"gain_over_vanilla": 3.0, "gain_over_control": 3.0, "fewer_neighbors": 15.0}
+SECONDS, WITHOUT_AVX512 = (
+    360,
+    600,
+)  # the bar is 240 on a quiet machine; CI's is shared, and half as fast without AVX-512 (LAB.md)
 AT_MOST = {"clean_lost": 5.0}
 
 
@@ -26,7 +30,9 @@ def main(folder: Path) -> int:
     if record["seconds"] > most:
         misses.append(f"the demo took {record['seconds']} s, must take at most {most}")
     page = (folder / "index.html").read_text()
-    if "http://" in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", ""):
+    if "http://" in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ):
         misses.append("the page is not self-contained")
     print("\n".join(misses) or f"demo holds: {found}")
     return 1 if misses else 0

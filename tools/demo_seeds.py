@@ -2,16 +2,18 @@
 
     python tools/demo_seeds.py FOLDER [SEEDS]
 
-Writes results/demo-seeds.json: per seed the worst case at 8/255, the gains, the loss of clean accuracy, the fall of the neighbour share.
+Writes results/demo-seeds.json: per seed the worst case at 8/255, the gains, the loss of clean accuracy, the
+fall of the neighbor share.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
-from spikeguard.kernels.memory import keep_freed_pages
-from spikeguard.records import SCHEMA, machine, read_json, write_json
-from spikeguard.study import demo
+from spikeguard.demo import run as demo
+from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.runtime.machine import machine
+from spikeguard.runtime.memory import keep_freed_pages
 
 RESULT = Path(__file__).parent.parent / "results" / "demo-seeds.json"
 
@@ -26,7 +28,7 @@ def row(record: dict[str, Any]) -> dict[str, float]:
         "gain_over_vanilla": round(worst["tgo"] - worst["vanilla"], 2),
         "gain_over_control": round(worst["tgo"] - worst["control"], 2),
         "clean_lost": round(100 * (vanilla["clean"]["accuracy"] - tgo["clean"]["accuracy"]), 2),
-        "fewer_neighbours": round(100 * (1 - tgo["neighbours"]["mean"] / vanilla["neighbours"]["mean"]), 2),
+        "fewer_neighbors": round(100 * (1 - tgo["neighbors"]["mean"] / vanilla["neighbors"]["mean"]), 2),
     }
 
 
@@ -36,10 +38,23 @@ def main(folder: Path, seeds: int) -> None:
     for seed in range(seeds):
         out, settings = folder / f"seed-{seed}", demo.Settings(seed=seed)
         mark = out / demo.MARK
-        record = read_json(mark) if mark.exists() and read_json(mark)["finished"] else demo.run(settings, out, resume=mark.exists())
+        record = (
+            read_json(mark)
+            if mark.exists() and read_json(mark)["finished"]
+            else demo.run(settings, out, resume=mark.exists())
+        )
         rows.append(row(record))
         print(rows[-1], flush=True)
-        write_json(RESULT, {"schema": SCHEMA, "kind": "demo seeds", "rows": rows, "machine": machine(), "path": record["path"]})
+        write_json(
+            RESULT,
+            {
+                "schema": SCHEMA,
+                "kind": "demo seeds",
+                "rows": rows,
+                "machine": machine(),
+                "path": record["path"],
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -18,14 +18,18 @@ LEVELS = {
 def page(name: str, kind: Kind) -> str:
     """The text of one page."""
     return (
-        f"# {name}\n\nLevel: **{kind.level}**. {LEVELS[kind.level]}\n\n{kind.says}\n\n## Why it matters\n\n{kind.why}\n\n## What to do\n\n{kind.do}\n"
+        f"# {name}\n\nLevel: **{kind.level}**. {LEVELS[kind.level]}\n\n{kind.says}\n\n## Why it "
+        f"matters\n\n{kind.why}\n\n## What to do\n\n{kind.do}\n"
     )
 
 
 def index() -> str:
     """The list of all flags."""
     rows = "\n".join(f"| [{name}]({name}.md) | {kind.level} | {kind.says} |" for name, kind in KINDS.items())
-    return f"# Flags of an audit\n\nWhat an audit says about its own reliability.\n\n| flag | level | what it says |\n|---|---|---|\n{rows}\n"
+    return (
+        "# Flags of an audit\n\nWhat an audit says about its own reliability.\n\n| flag | level | what "
+        f"it says |\n|---|---|---|\n{rows}\n"
+    )
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python tools/make_sample.py FOLDER_WITH_IDX_FILES
 
-The first 1,000 training and 200 test images of each class, in their official order, as one xz file of raw bytes:
-training images, training labels, test images, test labels.
+The first 1,000 training and 200 test images of each class, in their official order, as one xz file of raw
+bytes: training images, training labels, test images, test labels.
 """
 
 import hashlib

@@ -1,8 +1,10 @@
-"""Is accuracy traded for speed? The demo's TGO network trained in float32 and in bfloat16, three seeds each, both scored in float32.
+"""Is accuracy traded for speed? The demo's TGO network trained in float32 and in bfloat16, three seeds each,
+both scored in float32.
 
     python tools/precision_seeds.py
 
-Writes results/precision.json: per training its seconds, accuracy on all test images, and what PGD-20 with Atan(8) leaves of 300 at 8/255.
+Writes results/precision.json: per training its seconds, accuracy on all test images, and what PGD-20 with
+Atan(8) leaves of 300 at 8/255.
 """
 
 from dataclasses import replace
@@ -14,14 +16,15 @@ import torch
 
 from spikeguard.attacks import pgd
 from spikeguard.data.sources import load_data
-from spikeguard.gradients import swap
-from spikeguard.kernels.memory import keep_freed_pages
-from spikeguard.records import SCHEMA, machine, write_json
-from spikeguard.study.recipes import recipe
+from spikeguard.gradients import SwapSurrogate
+from spikeguard.records.files import SCHEMA, write_json
+from spikeguard.runtime.machine import machine
+from spikeguard.runtime.memory import keep_freed_pages
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
 from spikeguard.training.loop import train
 from spikeguard.training.objective import accuracy
+from spikeguard.training.recipes import recipe
 
 RESULT = Path(__file__).parent.parent / "results" / "precision.json"
 SEEDS = 3
@@ -36,18 +39,44 @@ def main() -> None:
         for precision in ("float32", "bfloat16"):
             run = train(replace(recipe("tgo"), seed=seed, precision=precision), data=data)
             net = run.net.prefer(True, None)
-            got = pgd(net, test.pixels(), test.y, Linf(8 / 255), restarts=1, gradient=swap(Atan(8.0)), index=test.index)
+            got = pgd(
+                net,
+                test.pixels(),
+                test.y,
+                Linf(8 / 255),
+                restarts=1,
+                gradient=SwapSurrogate(Atan(8.0)),
+                index=test.index,
+            )
             left = 1 - float(got.broken.float().mean())
             rows.append(
-                {"seed": seed, "precision": precision, "seconds": run.metrics["cost"]["seconds"], "clean": accuracy(net, data.test), "left": left}
+                {
+                    "seed": seed,
+                    "precision": precision,
+                    "seconds": run.metrics["cost"]["seconds"],
+                    "clean": accuracy(net, data.test),
+                    "left": left,
+                }
             )
             print(rows[-1], flush=True)
     told = {}
     for name in ("clean", "left"):
         full, half = ([r[name] for r in rows if r["precision"] == p] for p in ("float32", "bfloat16"))
-        told[name] = {"difference": mean(half) - mean(full), "seed_noise": stdev(full), "seed_noise_bfloat16": stdev(half)}
+        told[name] = {
+            "difference": mean(half) - mean(full),
+            "seed_noise": stdev(full),
+            "seed_noise_bfloat16": stdev(half),
+        }
     write_json(
-        RESULT, {"schema": SCHEMA, "kind": "precision", "rows": rows, "summary": told, "machine": machine(), "threads": torch.get_num_threads()}
+        RESULT,
+        {
+            "schema": SCHEMA,
+            "kind": "precision",
+            "rows": rows,
+            "summary": told,
+            "machine": machine(),
+            "threads": torch.get_num_threads(),
+        },
     )
 
 

@@ -2,7 +2,8 @@
 
     python tools/readme_picture.py DEMO_FOLDER
 
-Writes docs/demo.svg, copies the record to results/demo.json and rewrites the README between its two 'demo numbers' marks.
+Writes docs/demo.svg, copies the record to results/demo.json and rewrites the README between its two 'demo
+numbers' marks.
 """
 
 import re
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spikeguard.records import read_json, write_bytes, write_json
+from spikeguard.records.files import read_json, write_bytes, write_json
 from spikeguard.report.demo_page import with_interval
 from spikeguard.report.plots import bars
 from spikeguard.report.reading import reading
@@ -22,7 +23,10 @@ MARKS = re.compile(r"(<!-- demo numbers -->\n).*(<!-- end of demo numbers -->)",
 def numbers(record: dict[str, Any]) -> str:
     """The README's table and first sentence."""
     eps = record["eps"][0]
-    lines = ["| accuracy in % at " + eps + " | clean | PGD-20, training surrogate | worst case |", "|---|---|---|---|"]
+    lines = [
+        "| accuracy in % at " + eps + " | clean | PGD-20, training surrogate | worst case |",
+        "|---|---|---|---|",
+    ]
     for n in record["networks"]:
         a = n["attacks"][eps]
         told = " | ".join(with_interval(t) for t in (a["clean"], a["alone"]["PGD-20"], a["worst_case"]))

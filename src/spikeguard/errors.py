@@ -2,11 +2,17 @@
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what is wrong, where, and what is allowed. The command line exits with 2."""
+    """Bad input: one line that says what is wrong, where, and what is allowed.
+
+    The command line exits with 2.
+    """
 
 
 class Interrupted(Exception):
-    """Work stopped by the user after its state was saved; the message says how to go on. The command line exits with 130."""
+    """Work stopped by the user after its state was saved; the message says how to go on.
+
+    The command line exits with 130.
+    """
 
 
 class SpikeguardWarning(UserWarning):

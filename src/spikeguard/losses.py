@@ -1,4 +1,7 @@
-"""What an attack maximises, per sample, from logits ``[N, K]`` and labels ``[N]``; and what training minimises."""
+"""What an attack maximizes, per sample, from logits ``[N, K]`` and labels ``[N]``.
+
+And what training minimizes.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,19 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best wrong logit minus the right one, ``[N]``: above 0 exactly where the class is wrong (ties aside)."""
+    """Best wrong logit minus the right one, ``[N]``.
+
+    Above 0 exactly where the class is wrong (ties aside).
+    """
     right = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - right
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio ``[N]``: the margin over the distance from the first to the third logit, free of scale. Needs 3 classes."""
+    """Difference of logits ratio ``[N]``.
+
+    The margin over the distance from the first to the third logit, free of scale. Needs 3 classes.
+    """
     top = _top(logits, 3, "dlr")
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
@@ -37,7 +46,10 @@ def _top(logits: Tensor, count: int, name: str) -> Tensor:
 
 
 class Targeted:
-    """A loss that leads to a class of its own for every sample: 'margin' ``z_t - z_y``, or 'dlr', that over a scale (4 classes at least)."""
+    """A loss that leads to a class of its own for every sample.
+
+    'margin' ``z_t - z_y``, or 'dlr', that over a scale (4 classes at least).
+    """
 
     def __init__(self, kind: str, targets: Tensor) -> None:
         self.kind, self.targets = kind, targets
@@ -49,7 +61,7 @@ class Targeted:
         top = _top(logits, 4, "targeted dlr")
         return ahead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Only these samples go on."""
         self.targets = self.targets[rows]
 
@@ -57,7 +69,7 @@ class Targeted:
 def aim(loss: Loss, rows: Tensor) -> None:
     """Tell a loss with a state per sample which samples go on."""
     if isinstance(loss, Targeted):
-        loss.keep(rows)
+        loss.select(rows)
 
 
 LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin, "dlr": dlr}

@@ -1,8 +1,9 @@
 """The derivative that stands in for that of the step function.
 
-A spike is ``step(u)``, whose true derivative is 0 almost everywhere. Backward passes use ``g(u)`` instead, the surrogate.
-Every surrogate here but two is one shape ``k`` stretched by a sharpness ``a``: ``g(u) = a k(a u)``, so that its area does
-not depend on ``a``. ``soft_step`` is a primitive of ``g``: with it in the forward pass, ``g`` is the exact derivative.
+A spike is ``step(u)``, whose true derivative is 0 almost everywhere. Backward passes use ``g(u)`` instead,
+the surrogate. Every surrogate here but two is one shape ``k`` stretched by a sharpness ``a``: ``g(u) = a k(a
+u)``, so that its area does not depend on ``a``. ``soft_step`` is a primitive of ``g``: with it in the forward
+pass, ``g`` is the exact derivative.
 
 Neftci, Mostafa, Zenke, "Surrogate gradient learning in spiking neural networks", 2019.
 """
@@ -22,8 +23,8 @@ from spikeguard.errors import UserError
 class Surrogate(ABC):
     """Stand-in derivative of the step function; ``u`` is the distance to the threshold, any shape.
 
-    ``native``: the derivative in C++ of vectors ``u`` and ``a`` (the sharpness), for ``kernels/neuron.cpp``; a class without its own is
-    compiled by torch instead. ``sharpness``: a.
+    ``native``: the derivative in C++ of vectors ``u`` and ``a`` (the sharpness), for ``kernels/neuron.cpp``;
+    a class without its own is compiled by torch instead. ``sharpness``: a.
     """
 
     native: str = ""
@@ -38,11 +39,17 @@ class Surrogate(ABC):
         """A primitive of g, 1/2 at the threshold."""
 
     def kernel(self) -> Surrogate:
-        """The surrogate that backward kernels are made for: one for all that differ in what is passed as ``sharpness``."""
+        """The surrogate that backward kernels are made for.
+
+        One for all that differ in what is passed as ``sharpness``.
+        """
         return self
 
     def observe(self, u: Tensor) -> Tensor | None:
-        """Called with all potentials ``[T, N, ...]`` of a forward pass; may return the sharpness for its backward pass."""
+        """Called with all potentials ``[T, N, ...]`` of a forward pass.
+
+        May return the sharpness for its backward pass.
+        """
         return None
 
 
@@ -63,7 +70,9 @@ class Stretched(Surrogate):
     def sharpened(self, sharpness: float) -> Stretched:
         """The same shape, as sharp as that; the one field of these classes is a slope, or else a width."""
         made: Stretched = type(self)(sharpness if hasattr(self, "slope") else 1.0 / sharpness)  # type: ignore[call-arg]
-        assert math.isclose(made.sharpness, sharpness, rel_tol=1e-6), f"{type(self).__name__} is of another form: it needs its own"
+        assert math.isclose(made.sharpness, sharpness, rel_tol=1e-6), (
+            f"{type(self).__name__} is of another form: it needs its own"
+        )
         return made
 
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
@@ -150,7 +159,10 @@ class Sigmoid(Stretched):
 
 @dataclass(frozen=True)
 class Gaussian(Stretched):
-    """Normal density of standard deviation ``sigma``: the exact derivative of the firing probability under such noise."""
+    """Normal density of standard deviation ``sigma``.
+
+    The exact derivative of the firing probability under such noise.
+    """
 
     sigma: float = 0.5
 

@@ -28,7 +28,11 @@ class Threat(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        lowest = (float(self.eps.min()) if len(self.eps.flatten()) else 0.0) if isinstance(self.eps, Tensor) else float(self.eps)
+        lowest = (
+            (float(self.eps.min()) if len(self.eps.flatten()) else 0.0)
+            if isinstance(self.eps, Tensor)
+            else float(self.eps)
+        )
         if not lowest >= 0:
             raise UserError(f"{name}: eps = {lowest} must be 0 or more")
         if isinstance(self.eps, Tensor) and self.eps.dim() != 1:
@@ -36,12 +40,16 @@ class Threat(ABC):
 
     def per_sample(self, x: Tensor) -> Tensor:
         """eps as ``[N, 1, ...]``, on the device and in the dtype of ``x``."""
-        eps = self.eps if isinstance(self.eps, Tensor) else torch.full((len(x),), float(self.eps), dtype=torch.float64)
+        eps = (
+            self.eps
+            if isinstance(self.eps, Tensor)
+            else torch.full((len(x),), float(self.eps), dtype=torch.float64)
+        )
         if len(eps) != len(x):
             raise UserError(f"{type(self).__name__}: {len(eps)} values of eps for {len(x)} images")
         return eps.to(x).view(-1, *[1] * (x.dim() - 1))
 
-    def take(self, rows: Tensor) -> Self:
+    def select(self, rows: Tensor) -> Self:
         """The threat to some of the samples."""
         return replace(self, eps=self.eps[rows.to(self.eps.device)]) if isinstance(self.eps, Tensor) else self
 
@@ -59,10 +67,16 @@ class Threat(ABC):
 
     @abstractmethod
     def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
-        """The step of length ``size`` ``[N, 1, ...]`` along a gradient: where a linear function rises most."""
+        """The step of length ``size`` ``[N, 1, ...]`` along a gradient.
+
+        Where a linear function rises most.
+        """
 
     def along(self, direction: Tensor, size: Tensor) -> Tensor:
-        """A step along a direction whose pixels are scaled already (of the order of 1), no longer than ``size``."""
+        """A step along a direction whose pixels are scaled already (of the order of 1).
+
+        No longer than ``size``.
+        """
         return self.steepest(direction, size)
 
     def stretch(self, noise: Tensor, x: Tensor) -> Tensor:
@@ -74,7 +88,10 @@ class Threat(ABC):
         return self.stretch(noise, x)
 
     def check(self, found: Tensor, x: Tensor) -> None:
-        """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget, to 1e-6 (relative for L2 and L1)."""
+        """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget.
+
+        To 1e-6 (relative for L2 and L1).
+        """
         if not bool(torch.isfinite(found).all()):
             raise AttackError("attack returned values that are not finite")
         eps = self.per_sample(x).flatten()
@@ -91,7 +108,10 @@ def _column(values: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Linf(Threat):
-    """Every pixel may move by at most ``eps`` (in units of images in [0, 1]); one number, or one a sample (``[N]``)."""
+    """Every pixel may move by at most ``eps`` (in units of images in [0, 1]).
+
+    One number, or one a sample (``[N]``).
+    """
 
     norm: ClassVar[str] = "linf"
     slack: ClassVar[float] = 0.0
@@ -157,11 +177,22 @@ class L1(Threat):
         flat = gradient.flatten(1)
         count = max(1, round(SPARSE * flat.shape[1]))
         at = flat.abs().topk(count, 1).indices
-        return size * torch.zeros_like(flat).scatter(1, at, flat.gather(1, at).sign() / count).view_as(gradient)
+        return size * torch.zeros_like(flat).scatter(1, at, flat.gather(1, at).sign() / count).view_as(
+            gradient
+        )
 
 
-def _bisect(point: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, inside: Callable[[Tensor], Tensor], rising: bool) -> Tensor:
-    """The farthest of ``point(s)`` that is still inside, ``s`` in [low, high] per sample; ``rising``: larger s lie farther out."""
+def _bisect(
+    point: Callable[[Tensor], Tensor],
+    low: Tensor,
+    high: Tensor,
+    inside: Callable[[Tensor], Tensor],
+    rising: bool,
+) -> Tensor:
+    """The farthest of ``point(s)`` that is still inside, ``s`` in [low, high] per sample; ``rising``.
+
+    Larger s lie farther out.
+    """
     outermost = high if rising else low
     if bool(inside(point(outermost)).all()):
         return point(outermost)
@@ -187,7 +218,15 @@ def check_images(x: Tensor, y: Tensor | None = None) -> None:
         raise UserError("images hold values that are not finite")
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
-        hint = " (bytes passed as floats? divide by 255)" if high > 2 else " (normalise inside the model, not before)" if low < 0 else ""
+        hint = (
+            " (bytes passed as floats? divide by 255)"
+            if high > 2
+            else " (normalize inside the model, not before)"
+            if low < 0
+            else ""
+        )
         raise UserError(f"images lie in [{low:.3g}, {high:.3g}], must lie in [0, 1]{hint}")
     if y is not None and (y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool):
-        raise UserError(f"labels are {y.dtype} of shape {tuple(y.shape)}, must be integers of shape [{len(x)}]")
+        raise UserError(
+            f"labels are {y.dtype} of shape {tuple(y.shape)}, must be integers of shape [{len(x)}]"
+        )

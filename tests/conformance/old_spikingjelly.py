@@ -1,4 +1,7 @@
-"""Run in a process of its own, with spikingjelly 0.0.0.0.14 on the path: its neurons in eval mode, under plain PGD and under the audit."""
+"""Run in a process of its own, with spikingjelly 0.0.0.0.14 on the path.
+
+Its neurons in eval mode, under plain PGD and under the audit.
+"""
 
 import json
 import sys
@@ -56,7 +59,13 @@ def main() -> None:
     net.eval()
     got = sg.audit(net, x, y, sg.Linf(EPS), effort="quick")
     json.dump(
-        {**told, "audit": got.robust_accuracy, "clean": got.clean_accuracy, "errors": [f.id for f in got.flags if f.level == "error"]}, sys.stdout
+        {
+            **told,
+            "audit": got.robust_accuracy,
+            "clean": got.clean_accuracy,
+            "errors": [f.id for f in got.flags if f.level == "error"],
+        },
+        sys.stdout,
     )
 
 

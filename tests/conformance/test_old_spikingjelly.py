@@ -1,4 +1,7 @@
-"""The trap that made a network with 7 % look 91 % robust: spikingjelly 0.0.0.0.14 gives no input gradient in eval mode."""
+"""The trap that made a network with 7 % look 91 % robust.
+
+Spikingjelly 0.0.0.0.14 gives no input gradient in eval mode.
+"""
 
 import json
 import os
@@ -13,10 +16,18 @@ SCRIPT = Path(__file__).with_name("old_spikingjelly.py")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="spikingjelly 0.0.0.0.14 is not installed (dev.py test installs it)")
+@pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="spikingjelly 0.0.0.0.14 is not installed (dev.py test installs it)"
+)
 def test_the_audit_does_not_fall_for_the_missing_gradient():
     path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    done = subprocess.run([sys.executable, str(SCRIPT)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
     assert told["eval"] > told["train"] + 0.3, "the trap is not there"

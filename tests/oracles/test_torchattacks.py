@@ -19,24 +19,30 @@ def trained():
     data = sg.load_data("embedded")
     train, test = data.train.balanced(2000), data.test.balanced(200)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)).double()
-    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     for epoch in range(8):
         for rows in torch.randperm(2000, generator=torch.Generator().manual_seed(epoch)).split(100):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(net(train.x[rows].double() / 255), train.y[rows]).backward()
-            optimiser.step()
+            optimizer.step()
     return net.eval(), test.x.double() / 255, test.y
 
 
 EPS, STEP, STEPS = 4 / 255, 1 / 255, 10
 TEXTBOOK = {"steps": STEPS, "step_size": STEP, "start": False, "early_stop": False}
 PAIRS = {
-    "FGSM": (lambda *a: sg.pgd(*a, **TEXTBOOK | {"steps": 1, "step_size": EPS}), lambda m: torchattacks.FGSM(m, eps=EPS)),
+    "FGSM": (
+        lambda *a: sg.pgd(*a, **TEXTBOOK | {"steps": 1, "step_size": EPS}),
+        lambda m: torchattacks.FGSM(m, eps=EPS),
+    ),
     "BIM": (
         lambda *a: sg.bim(*a, steps=STEPS, step_size=STEP, early_stop=False),
         lambda m: torchattacks.BIM(m, eps=EPS, alpha=STEP, steps=STEPS),
     ),
-    "PGD": (lambda *a: sg.pgd(*a, **TEXTBOOK), lambda m: torchattacks.PGD(m, eps=EPS, alpha=STEP, steps=STEPS, random_start=False)),
+    "PGD": (
+        lambda *a: sg.pgd(*a, **TEXTBOOK),
+        lambda m: torchattacks.PGD(m, eps=EPS, alpha=STEP, steps=STEPS, random_start=False),
+    ),
 }
 
 
@@ -63,9 +69,18 @@ def test_early_stopping_breaks_everything_that_the_textbook_breaks(trained):
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (lambda *a: sg.apgd(*a, steps=50), lambda m: torchattacks.APGD(m, eps=EPS, steps=50, loss="ce", seed=0)),
-        (lambda *a: sg.apgd(*a, steps=50, loss="dlr"), lambda m: torchattacks.APGD(m, eps=EPS, steps=50, loss="dlr", seed=0)),
-        (lambda *a: sg.apgd_targeted(*a, steps=50), lambda m: torchattacks.APGDT(m, eps=EPS, steps=50, n_classes=10, seed=0)),
+        (
+            lambda *a: sg.apgd(*a, steps=50),
+            lambda m: torchattacks.APGD(m, eps=EPS, steps=50, loss="ce", seed=0),
+        ),
+        (
+            lambda *a: sg.apgd(*a, steps=50, loss="dlr"),
+            lambda m: torchattacks.APGD(m, eps=EPS, steps=50, loss="dlr", seed=0),
+        ),
+        (
+            lambda *a: sg.apgd_targeted(*a, steps=50),
+            lambda m: torchattacks.APGDT(m, eps=EPS, steps=50, n_classes=10, seed=0),
+        ),
     ],
     ids=["ce", "dlr", "targeted"],
 )

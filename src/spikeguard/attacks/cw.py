@@ -1,8 +1,9 @@
 """Carlini and Wagner's L2 attack: the smallest change that misleads, by Adam behind a tanh. IEEE S&P 2017.
 
-    minimise |x' - x|^2 + c max(z_y - max_{j != y} z_j, 0)  over w,   x' = (tanh w + 1) / 2
+    minimize |x' - x|^2 + c max(z_y - max_{j != y} z_j, 0)  over w,   x' = (tanh w + 1) / 2
 
-c is searched for each sample: ten times as much as long as nothing misleads, from then on by halving the bracket.
+c is searched for each sample: ten times as much as long as nothing misleads, from then on by halving the
+bracket.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeguard.attacks.ascent import Attacked, Best, at_rest, is_random
-from spikeguard.attacks.pgd import numbers
+from spikeguard.attacks._loop import Attacked, Best, sample_ids
 from spikeguard.errors import UserError
-from spikeguard.gradients import Estimator, Model, Own
+from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import margin
+from spikeguard.models import Model, eval_mode, is_stochastic
 from spikeguard.threat import L2, Threat, check_images
 
 FIRST_C, GROWTH, LAST_C = 0.01, 10.0, 1e10
@@ -30,8 +31,17 @@ def short_of(logits: Tensor, y: Tensor) -> Tensor:
 class _Search:
     """Best points and smallest norms over all searches of one call."""
 
-    def __init__(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, estimator: Estimator, until_broken: bool) -> None:
-        self.model, self.x, self.y, self.eps, self.estimator, self.until_broken = model, x, y, eps, estimator, until_broken
+    def __init__(
+        self, model: Model, x: Tensor, y: Tensor, eps: Tensor, estimator: Estimator, until_broken: bool
+    ) -> None:
+        self.model, self.x, self.y, self.eps, self.estimator, self.until_broken = (
+            model,
+            x,
+            y,
+            eps,
+            estimator,
+            until_broken,
+        )
         with torch.no_grad():
             self.best = Best(x, y, model(x), margin)
         self.norm = torch.where(self.best.broken, 0.0, torch.inf).to(x.dtype)
@@ -54,16 +64,20 @@ class _Search:
                 misled[rows] |= wrong
                 self.norm[rows] = torch.where(wrong, torch.minimum(self.norm[rows], length), self.norm[rows])
                 inside = length <= self.eps[rows]
-                self.best.note(rows[inside], here[inside], margin(logits, labels)[inside], wrong[inside], k + 1)
+                self.best.note(
+                    rows[inside], here[inside], margin(logits, labels)[inside], wrong[inside], k + 1
+                )
                 slope = (2 * (here - clean) - c[rows].view(column) * gradient) * 2 * here * (1 - here)
                 first = DECAYS[0] * first + (1 - DECAYS[0]) * slope
                 second = DECAYS[1] * second + (1 - DECAYS[1]) * slope**2
-                step = first / (1 - DECAYS[0] ** (k + 1)) / ((second / (1 - DECAYS[1] ** (k + 1))).sqrt() + 1e-8)
+                step = (
+                    first / (1 - DECAYS[0] ** (k + 1)) / ((second / (1 - DECAYS[1] ** (k + 1))).sqrt() + 1e-8)
+                )
                 w = w - learning_rate * step
                 if self.until_broken and bool((wrong & inside).any()):
                     stand = torch.nonzero(~(wrong & inside)).flatten()
                     rows, w, first, second = rows[stand], w[stand], first[stand], second[stand]
-                    opened.keep(stand)
+                    opened.select(stand)
                     if not len(rows):
                         break
             self.best.forwards += opened.forwards
@@ -86,10 +100,13 @@ def _run(
     if not isinstance(threat, L2):
         raise UserError(f"cw is an attack under L2, not under {type(threat).__name__}")
     if steps < 1 or searches < 1 or not learning_rate > 0:
-        raise UserError(f"cw: steps = {steps} and searches = {searches} must be at least 1, learning_rate = {learning_rate} above 0")
+        raise UserError(
+            f"cw: steps = {steps} and searches = {searches} must be at least 1, learning_rate = "
+            f"{learning_rate} above 0"
+        )
     x = x.detach()
-    with at_rest(model):
-        is_random(model, x, y)
+    with eval_mode(model):
+        is_stochastic(model, x, y)
         search = _Search(model, x, y, threat.per_sample(x).flatten(), gradient or Own(), until_broken)
         c = torch.full_like(search.norm, FIRST_C)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
@@ -113,13 +130,17 @@ def cw(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """C&W on ``x`` ``[N, C, H, W]`` in [0, 1] under L2: ``searches`` values of c a sample, ``steps`` of Adam each.
+    """C&W on ``x`` ``[N, C, H, W]`` in [0, 1] under L2: ``searches`` values of c a sample, ``steps`` of Adam
+    each.
 
-    A sample is broken, and goes no further, once a misclassified point lies within eps; ``loss`` is the margin. It draws nothing: ``seed`` and
-    ``index`` are there for a call like the others'. A random model is judged by one draw a query. UserError on bad images and another norm.
+    A sample is broken, and goes no further, once a misclassified point lies within eps; ``loss`` is the
+    margin. It draws nothing: ``seed`` and ``index`` are there for a call like the others'. A random model is
+    judged by one draw a query. UserError on bad images and another norm.
     """
-    numbers(index, x)
-    return _run(model, x, y, threat, steps, searches, learning_rate, gradient, until_broken=True).best.result(x.detach(), threat)
+    sample_ids(index, x)
+    return _run(model, x, y, threat, steps, searches, learning_rate, gradient, until_broken=True).best.result(
+        x.detach(), threat
+    )
 
 
 def cw_minimal(
@@ -132,5 +153,8 @@ def cw_minimal(
     learning_rate: float = 0.01,
     gradient: Estimator | None = None,
 ) -> Tensor:
-    """The smallest L2 norm of a misleading change that C&W finds, ``[N]``: 0 where the class is wrong at x, inf where none was found."""
+    """The smallest L2 norm of a misleading change that C&W finds, ``[N]``.
+
+    0 where the class is wrong at x, inf where none was found.
+    """
     return _run(model, x, y, L2(0.0), steps, searches, learning_rate, gradient, until_broken=False).norm

@@ -1,21 +1,23 @@
-"""SA-PGD: steps scaled per pixel by running moments of the gradient, step size halved at checkpoints. arXiv 2512.22522.
+"""SA-PGD: steps scaled per pixel by running moments of the gradient, step size halved at checkpoints. arXiv
+2512.22522.
 
     m <- 0.5 m + g / mean|g|,   v <- 0.8 v + g^2 / mean(g^2),   x <- P(x + clip(eta m / sqrt(v), -eta, eta))
 
-Without its 0.5 and 0.8 at the first step; eta starts at eps and is halved after 0.22 n steps, then at gaps shrinking by 0.03 n
-down to 0.06 n. Meant for the estimator ``assg``. A rule for boxes: under L1, where l1-APGD's steps along the same
-gradient find far more, they are taken instead (``sparse``).
+Without its 0.5 and 0.8 at the first step; eta starts at eps and is halved after 0.22 n steps, then at gaps
+shrinking by 0.03 n down to 0.06 n. Meant for the estimator ``assg``. A rule for boxes: under L1, where
+l1-APGD's steps along the same gradient find far more, they are taken instead (``sparse``).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from spikeguard.attacks.ascent import Attacked, checkpoints
+from spikeguard.attacks._loop import Attacked, checkpoints
 from spikeguard.attacks.pgd import search_from_border
 from spikeguard.attacks.sparse import unless_l1
-from spikeguard.gradients import Estimator, Model, assg
+from spikeguard.gradients import ASSG, Estimator
 from spikeguard.losses import Loss
+from spikeguard.models import Model
 from spikeguard.threat import Threat
 
 
@@ -38,7 +40,7 @@ class AdaptiveStep:
         self.v = square if self.v is None else 0.8 * self.v + square
         return x + self.threat.along(self.m / (self.v.sqrt() + 1e-12), self.eta)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         self.eta = self.eta[rows]
         self.m = None if self.m is None else self.m[rows]
         self.v = None if self.v is None else self.v[rows]
@@ -61,5 +63,22 @@ def sapgd(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``. The rest as in ``pgd``."""
-    return search_from_border("sapgd", model, x, y, threat, steps, restarts, sapgd_rule, gradient or assg(), loss, seed, index, first)
+    """SA-PGD on ``x`` ``[N, C, H, W]`` in [0, 1] with labels ``y``; ``gradient`` None is ``assg()``.
+
+    The rest as in ``pgd``.
+    """
+    return search_from_border(
+        "sapgd",
+        model,
+        x,
+        y,
+        threat,
+        steps,
+        restarts,
+        sapgd_rule,
+        gradient or ASSG(),
+        loss,
+        seed,
+        index,
+        first,
+    )

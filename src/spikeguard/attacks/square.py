@@ -1,8 +1,10 @@
-"""Square attack: random search with squares of shrinking size; it needs scores, no gradient. Andriushchenko et al., ECCV 2020.
+"""Square attack: random search with squares of shrinking size; it needs scores, no gradient. Andriushchenko
+et al., ECCV 2020.
 
-Under Linf a square takes the budget's corner. Under L2 one square gives up what it holds, another one gets it, with the budget that was left, as
-a pulse: a peak and a trough side by side, fading outwards. Under L1 the same with sums of absolute values, after "Mind the Box" (Croce and Hein,
-ICML 2021); here its squares go down to single pixels.
+Under Linf a square takes the budget's corner. Under L2 one square gives up what it holds, another one gets
+it, with the budget that was left, as a pulse: a peak and a trough side by side, fading outwards. Under L1 the
+same with sums of absolute values, after "Mind the Box" (Croce and Hein, ICML 2021); here its squares go down
+to single pixels.
 """
 
 from __future__ import annotations
@@ -14,12 +16,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from spikeguard import draws
-from spikeguard.attacks.ascent import Attacked, Best, at_rest, is_random
-from spikeguard.attacks.pgd import numbers
-from spikeguard.attacks.randomly import check_search
-from spikeguard.gradients import Model
+from spikeguard.attacks._loop import Attacked, Best, sample_ids
+from spikeguard.attacks.random_search import check_search
 from spikeguard.losses import margin
+from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.random import draws
 from spikeguard.threat import Linf, Threat, check_images
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -33,28 +34,47 @@ def side(query: int, height: int, width: int, share: float = SHARE) -> int:
     return min(max(round(math.sqrt(share * height * width)), 1), min(height, width))
 
 
-def square(model: Model, x: Tensor, y: Tensor, threat: Threat, *, queries: int = 5000, seed: int = 0, index: Tensor | None = None) -> Attacked:
+def square(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int = 5000,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Attacked:
     """Square attack on ``x`` ``[N, C, H, W]`` in [0, 1]: keeps what raises the margin loss.
 
-    Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on bad images.
+    Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on
+    bad images.
     """
     check_images(x, y)
     check_search("square", x, queries)
-    index = numbers(index, x).to(x.device)
+    index = sample_ids(index, x).to(x.device)
     x = x.detach()
     propose = _corner if isinstance(threat, Linf) else _pulse
-    with at_rest(model), torch.no_grad():
-        is_random(model, x, y)
+    with eval_mode(model), torch.no_grad():
+        is_stochastic(model, x, y)
         best = Best(x, y, model(x), margin)
         for query in range(queries):
             rows = best.standing()
             if not len(rows):
                 break
-            here = _Search(x[rows], best.x[rows], threat.take(rows), draws.key(seed, "square", query), index[rows], query)
+            here = _Search(
+                x[rows],
+                best.x[rows],
+                threat.select(rows),
+                draws.key(seed, "square", query),
+                index[rows],
+                query,
+            )
             candidate = here.threat.project(propose(here), here.clean)
             logits = model(candidate)
             best.forwards += len(rows)
-            if query == 0 and propose is _pulse:  # the start counts, whatever it does to the loss: squares pass on what it holds
+            if (
+                query == 0 and propose is _pulse
+            ):  # the start counts, whatever it does to the loss: squares pass on what it holds
                 best.loss[rows] = -math.inf
             best.note(rows, candidate, margin(logits, y[rows]), logits.argmax(1) != y[rows], query + 1)
     return best.result(x, threat)
@@ -80,12 +100,17 @@ class _Search:
         return (drawn - 0.5).sign().to(self.clean.dtype)
 
     def window(self, drawn: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A square of side ``s`` for each of two draws a sample: its mask ``[N, 1, H, W]``, and every row's and column's place in it."""
+        """A square of side ``s`` for each of two draws a sample.
+
+        Its mask ``[N, 1, H, W]``, and every row's and column's place in it.
+        """
         height, width = self.clean.shape[-2:]
         top, left = (drawn * (torch.tensor([height, width], device=drawn.device) - s + 1)).long().unbind(1)
         down = torch.arange(height, device=drawn.device) - top[:, None]
         across = torch.arange(width, device=drawn.device) - left[:, None]
-        inside = ((down >= 0) & (down < s))[:, None, :, None] & ((across >= 0) & (across < s))[:, None, None, :]
+        inside = ((down >= 0) & (down < s))[:, None, :, None] & ((across >= 0) & (across < s))[
+            :, None, None, :
+        ]
         return inside, down.clamp(0, s - 1), across.clamp(0, s - 1)
 
 
@@ -101,18 +126,26 @@ def _corner(here: _Search) -> Tensor:
 
 
 def _pulse(here: _Search) -> Tensor:
-    """Tiles of pulses first; then a square's share of the budget, and what was left of it, goes to a pulse in another square."""
+    """Tiles of pulses first.
+
+    Then a square's share of the budget, and what was left of it, goes to a pulse in another square.
+    """
     channels, height, width = here.clean.shape[1:]
     if here.query == 0:
         return here.clean + here.threat.stretch(_tiles(here), here.clean)
     power, least = (2, 3) if here.threat.norm == "l2" else (1, 1)  # under L1 a pixel alone may be worth most
     moved = here.at - here.clean
-    s = min(max(side(here.query, height, width, SHARE_OF_PULSES), least) | 1, height, width)  # odd: there is a pixel in the middle
+    s = min(
+        max(side(here.query, height, width, SHARE_OF_PULSES), least) | 1, height, width
+    )  # odd: there is a pixel in the middle
     drawn = here.drawn(5 + channels)
     taken, down, across = here.window(drawn[:, :2], s)
     given, _, _ = here.window(drawn[:, 2:4], s)
     lies = (drawn[:, 4] < 0.5)[:, None, None]
-    place = torch.where(lies, down[:, :, None], across[:, None, :]), torch.where(lies, across[:, None, :], down[:, :, None])
+    place = (
+        torch.where(lies, down[:, :, None], across[:, None, :]),
+        torch.where(lies, across[:, None, :], down[:, :, None]),
+    )
     shape = pulse(s).to(moved)[place]
 
     def weight(part: Tensor, dims: tuple[int, ...] = (2, 3)) -> Tensor:
@@ -145,7 +178,10 @@ def _tiles(here: _Search) -> Tensor:
 
 @lru_cache
 def pulse(s: int) -> Tensor:
-    """A peak over a trough, ``[s, s]``: each half is a stack of squares around its middle, the k-th ``(k + 1)^-2`` high; both are as long."""
+    """A peak over a trough, ``[s, s]``.
+
+    Each half is a stack of squares around its middle, the k-th ``(k + 1)^-2`` high; both are as long.
+    """
     halves = [(1, _stack(s // 2, s)), (-1, _stack(s - s // 2, s))]
     whole = torch.cat([sign * half / half.square().sum().sqrt() for sign, half in halves if len(half)])
     return whole / whole.square().sum().sqrt()

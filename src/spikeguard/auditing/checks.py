@@ -1,4 +1,7 @@
-"""Is this a model that can be measured at all? Looked at before any attack, on the model as it is; nothing is raised, everything is told."""
+"""Is this a model that can be measured at all? Looked at before any attack, on the model as it is.
+
+Nothing is raised, everything is told.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeguard import draws
-from spikeguard.attacks.ascent import alike, at_rest
 from spikeguard.auditing.scoring import drawn
 from spikeguard.auditing.state import digest
 from spikeguard.errors import UserError
-from spikeguard.gradients import Model, Own, unlocked
+from spikeguard.gradients import BPDA, Own
 from spikeguard.losses import margin
+from spikeguard.models import Model, bitwise_equal, eval_mode
+from spikeguard.random import draws
 
 BATCHES = (1, 7, 50)
-CHANGED = 0.02  # share of classes that may change with the company: a last-bit difference of a kernel can flip a spike
+# share of classes that may change with the company: a last-bit difference of a kernel can flip a spike
+CHANGED = 0.02
 
 
 @dataclass
 class Checked:
-    """Findings by name (each the evidence of one flag), and what the model is like: 'noise', 'no gradient', 'no logits'."""
+    """Findings by name (each the evidence of one flag), and what the model is like.
+
+    'noise', 'no gradient', 'no logits'.
+    """
 
     findings: dict[str, dict[str, Any]] = field(default_factory=dict)
     traits: set[str] = field(default_factory=set)
@@ -32,7 +39,7 @@ def look(model: Model, x: Tensor, y: Tensor, random: bool) -> Checked:
     """All checks on up to 100 images."""
     x, y = x[:100], y[:100]
     found = Checked(traits={"noise"} if random else set())
-    with at_rest(model):
+    with eval_mode(model):
         before = contents(model)
         _outputs(model, x, found)
         _repetition(model, x, random, found)
@@ -55,14 +62,20 @@ def contents(model: Model) -> dict[str, Any]:
     """Digests of a module's tensors, and its modes."""
     if not isinstance(model, nn.Module):
         return {}
-    held: dict[str, Any] = {name: digest(t) for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    held: dict[str, Any] = {
+        name: digest(t) for name, t in model.state_dict().items() if isinstance(t, Tensor)
+    }
     return held | {f"mode of {name or 'the model'}": m.training for name, m in model.named_modules()}
 
 
 def stateful(model: Model, x: Tensor) -> bool:
-    """A model that answers differently although every generator it can reach is set anew each time is not random: it carries state."""
+    """
+
+    A model that answers differently although every generator it can reach is set anew each time is not
+    random: it carries state.
+    """
     first, again = (same(model, x[:8], True) for _ in range(2))
-    return not alike(first, again)
+    return not bitwise_equal(first, again)
 
 
 def same(model: Model, x: Tensor, random: bool) -> Tensor:
@@ -94,18 +107,28 @@ def _outputs(model: Model, x: Tensor, found: Checked) -> None:
 
 
 def _repetition(model: Model, x: Tensor, random: bool, found: Checked) -> None:
-    """The same question twice, another one in between: only a model that carries state over answers differently."""
+    """The same question twice, another one in between.
+
+    Only a model that carries state over answers differently.
+    """
     first = same(model, x, random)
     again = same(model, x, random)
     same(model, x.flip(0), random)
     later = same(model, x, random)
-    if differs := [name for name, other in (("asked twice", again), ("asked after other images", later)) if not alike(first, other)]:
+    if differs := [
+        name
+        for name, other in (("asked twice", again), ("asked after other images", later))
+        if not bitwise_equal(first, other)
+    ]:
         moved = max(float((first - other).abs().max()) for other in (again, later))
         found.findings["state-carried-over"] = {"differs when": differs, "largest difference": moved}
 
 
 def _company(model: Model, x: Tensor, random: bool, found: Checked) -> None:
-    """Classes of the same images alone, in small batches, in reversed order. A random model's draws depend on the batch: not judged here."""
+    """Classes of the same images alone, in small batches, in reversed order.
+
+    A random model's draws depend on the batch: not judged here.
+    """
     if random:
         return
     whole = same(model, x, False).argmax(1)
@@ -113,9 +136,16 @@ def _company(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     for b in BATCHES:
         if b < len(x):
             try:
-                shares[f"batches of {b}"] = torch.cat([same(model, part, False).argmax(1) for part in x.split(b)])
-            except Exception as error:  # whatever its code raises: nothing can be measured in batches that it does not take
-                raise UserError(f"audit: the model fails on batches of {b} ({type(error).__name__}: {error}); it has to take any number") from error
+                shares[f"batches of {b}"] = torch.cat(
+                    [same(model, part, False).argmax(1) for part in x.split(b)]
+                )
+            except (
+                Exception
+            ) as error:  # whatever its code raises: nothing can be measured in batches that it does not take
+                raise UserError(
+                    f"audit: the model fails on batches of {b} ({type(error).__name__}: {error}); it has to "
+                    "take any number"
+                ) from error
     shares["reversed order"] = same(model, x.flip(0), False).argmax(1).flip(0)
     changed = {name: float((other != whole).float().mean()) for name, other in shares.items()}
     if max(changed.values()) > CHANGED:
@@ -133,8 +163,11 @@ def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
 
 
 def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> None:
-    """How many images have any own gradient at all, and whether it is that of the forward pass with all locks off."""
-    own, free = gradient(model, Own(), x, y), gradient(model, unlocked(), x, y)
+    """How many images have any own gradient at all.
+
+    And whether it is that of the forward pass with all locks off.
+    """
+    own, free = gradient(model, Own(), x, y), gradient(model, BPDA(), x, y)
     share = 0.0 if own is None else float((own.flatten(1).abs().amax(1) > 0).float().mean())
     if share < 0.95:
         found.findings["zero-gradient"] = {"share of images with a gradient": share}

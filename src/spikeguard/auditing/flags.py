@@ -1,4 +1,7 @@
-"""Flags: what an audit noticed about its own reliability. Level 'error' is kept for what makes the number worthless; the rest is told beside it."""
+"""Flags: what an audit noticed about its own reliability.
+
+Level 'error' is kept for what makes the number worthless; the rest is told beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from spikeguard.records import ALPHA, mcnemar
+from spikeguard.stats import ALPHA, mcnemar
 
 Level = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of flag: its level, what it says, why it matters and what to do. ``docs/flags`` has a page for each, written from here."""
+    """A kind of flag: its level, what it says, why it matters and what to do.
+
+    ``docs/flags`` has a page for each, written from here.
+    """
 
     level: Level
     says: str
@@ -35,33 +41,39 @@ KINDS: dict[str, Kind] = {
     "no-gradient": Kind(
         "error",
         "No estimator gives a gradient on more than 5 % of the images that survived.",
-        "Gradient attacks did nothing on these images. That they survived says that the attacks failed, not that the network held.",
-        "Look for detach, no_grad, rounding, argmax or an eval mode that cuts the graph. With spiking networks of other frameworks, see whether "
+        "Gradient attacks did nothing on these images. That they survived says that the attacks failed, not "
+        "that the network held.",
+        "Look for detach, no_grad, rounding, argmax or an eval mode that cuts the graph. With spiking "
+        "networks of other frameworks, see whether "
         "their neurons pass gradients in eval mode.",
     ),
     "state-carried-over": Kind(
         "error",
         "The model answers the same images differently the second time, and no random generator explains it.",
-        "Membrane potentials (or something else) are carried from call to call, so an attack and its check see different networks.",
+        "Membrane potentials (or something else) are carried from call to call, so an attack and its check "
+        "see different networks.",
         "Reset the network's state at the start of every call; wrap it in a function that does.",
     ),
     "model-changed": Kind(
         "error",
         "Looking at the model, or attacking it, changed its mode or its buffers.",
-        "A network that changes while it is measured (batch norm in training mode, running averages) is another one at the end.",
+        "A network that changes while it is measured (batch norm in training mode, running averages) is "
+        "another one at the end.",
         "Call eval() and make forward free of side effects.",
     ),
     "depends-on-batch": Kind(
         "error",
         "More than 2 % of the predicted classes change with the other images of the batch.",
-        "Then robust accuracy is no property of an image, and an attack may work through its neighbours only.",
-        "Use running statistics instead of those of the batch; do not normalise over the batch.",
+        "Then robust accuracy is no property of an image, and an attack may work through its neighbors only.",
+        "Use running statistics instead of those of the batch; do not normalize over the batch.",
     ),
     "no-logits": Kind(
         "error",
         "What the model gives are no logits.",
-        "Probabilities saturate and classes are flat: losses and gradients of attacks vanish, which looks like robustness.",
-        "Return the values before softmax or argmax. The accuracy told here comes from label-only attacks and is a loose bound.",
+        "Probabilities saturate and classes are flat: losses and gradients of attacks vanish, which looks "
+        "like robustness.",
+        "Return the values before softmax or argmax. The accuracy told here comes from label-only attacks "
+        "and is a loose bound.",
     ),
     "decoy-logits": Kind(
         "error",
@@ -73,42 +85,54 @@ KINDS: dict[str, Kind] = {
         "error",
         "Every attack of the suite failed.",
         "A network that no attack ran on was not measured at all.",
-        "Read the reason; most often the model's own code raises when its input requires a gradient, or for some batch.",
+        "Read the reason; most often the model's own code raises when its input requires a gradient, or for "
+        "some batch.",
     ),
     "not-reproduced": Kind(
         "error",
         "A fresh process, which loaded model and images anew, did not find what the record says.",
-        "What was measured depends on something that the record does not hold: state of the process, a changed file, another machine's arithmetic.",
-        "See the reasons in the record's `verified_in_fresh_process`; fix what differs between two loads of the model, and audit again.",
+        "What was measured depends on something that the record does not hold: state of the process, a "
+        "changed file, another machine's arithmetic.",
+        "See the reasons in the record's `verified_in_fresh_process`; fix what differs between two loads of "
+        "the model, and audit again.",
     ),
     "attack-invalid": Kind(
         "error",
         "An attack left its budget, the range [0, 1], or returned values that are not finite.",
         "Such a result is no evidence of anything.",
-        "If it came from an attack of your own in `extra`, project into the budget and into [0, 1]; else report it.",
+        "If it came from an attack of your own in `extra`, project into the budget and into [0, 1]; else "
+        "report it.",
     ),
     "changed-at-eps-0": Kind(
         "error",
         "An audit with a budget of zero does not return the clean accuracy.",
-        "With nothing allowed to change, nothing may change: the scoring itself is broken, or the model's answers are not reproducible.",
-        "Look for state, for randomness of its own that no seed reaches, and for answers that depend on the batch.",
+        "With nothing allowed to change, nothing may change: the scoring itself is broken, or the model's "
+        "answers are not reproducible.",
+        "Look for state, for randomness of its own that no seed reaches, and for answers that depend on the "
+        "batch.",
     ),
     "not-broken-at-eps-1": Kind(
         "error",
         "With every image allowed, gradients from the image itself do not bring accuracy down to chance.",
-        "Any classifier can be fooled without a budget. If gradients cannot do it, they do not point anywhere.",
-        "The gradient is lost, flat or wrong. See the flags on gradients; trust no number of this audit but those of black-box attacks.",
+        "Any classifier can be fooled without a budget. If gradients cannot do it, they do not point "
+        "anywhere.",
+        "The gradient is lost, flat or wrong. See the flags on gradients; trust no number of this audit but "
+        "those of black-box attacks.",
     ),
     "no-better-than-noise": Kind(
         "error",
-        "At two and at four times the budget gradient attacks break no more images than as many random points.",
-        "A gradient that carries information beats noise easily there. Not asked where too few images are left by noise for any outcome to tell.",
+        "At two and at four times the budget gradient attacks break no more images than as many random "
+        "points.",
+        "A gradient that carries information beats noise easily there. Not asked where too few images are "
+        "left by noise for any outcome to tell.",
         "As for not-broken-at-eps-1.",
     ),
     "black-box-beats-white-box": Kind(
         "error",
-        "Black-box attacks broke images that no gradient attack breaks, more than chance explains, also not in a second look with 100 steps.",
-        "An attacker who sees everything cannot be weaker than one who sees only outputs: the gradients are masked.",
+        "Black-box attacks broke images that no gradient attack breaks, more than chance explains, also not "
+        "in a second look with 100 steps.",
+        "An attacker who sees everything cannot be weaker than one who sees only outputs: the gradients are "
+        "masked.",
         "Find out what hides them; until then the real robustness is lower than told.",
     ),
     "random-without-eot": Kind(
@@ -120,13 +144,17 @@ KINDS: dict[str, Kind] = {
     "zero-gradient": Kind(
         "warning",
         "The model's own gradient is exactly zero for more than 5 % of the images.",
-        "Attacks with the training surrogate do nothing there. Other estimators were used; compare what they found.",
-        "Nothing, if other estimators break these images. In a report, do not quote PGD with the training surrogate.",
+        "Attacks with the training surrogate do nothing there. Other estimators were used; compare what "
+        "they found.",
+        "Nothing, if other estimators break these images. In a report, do not quote PGD with the training "
+        "surrogate.",
     ),
     "locked-gradient": Kind(
         "warning",
-        "The model's own gradient differs from that of its forward pass with detach, no_grad, rounding and clipping opened.",
-        "Something on the way cuts or bends the gradient. It may be meant (a detached reset) or may hide the network.",
+        "The model's own gradient differs from that of its forward pass with detach, no_grad, rounding and "
+        "clipping opened.",
+        "Something on the way cuts or bends the gradient. It may be meant (a detached reset) or may hide "
+        "the network.",
         "Look at the share that unlocked attacks broke.",
     ),
     "saturated-logits": Kind(
@@ -138,7 +166,8 @@ KINDS: dict[str, Kind] = {
     "masking": Kind(
         "warning",
         "Attacks with the model's own gradient overstate its accuracy by more than 5 points.",
-        "What they leave and the worst case takes is masking: the network hides from its training surrogate, not from an attacker.",
+        "What they leave and the worst case takes is masking: the network hides from its training "
+        "surrogate, not from an attacker.",
         "Quote the worst case. To harden the network, craft training inputs with other surrogates too.",
     ),
     "not-converged": Kind(
@@ -162,7 +191,8 @@ KINDS: dict[str, Kind] = {
     "apgd-weaker-than-pgd": Kind(
         "warning",
         f"APGD is significantly weaker than PGD with as many steps (paired test, p < {ALPHA}).",
-        "APGD trusts the loss it sees to rise along the gradient; where it does not, the gradient is not that of the loss.",
+        "APGD trusts the loss it sees to rise along the gradient; where it does not, the gradient is not "
+        "that of the loss.",
         "Trust neither; look at the members with other gradients, and at the network's surrogate.",
     ),
     "eot-weaker": Kind(
@@ -179,7 +209,8 @@ KINDS: dict[str, Kind] = {
     ),
     "witness-lost": Kind(
         "warning",
-        "Claimed successes did not hold when checked again at another batch size in float32, and were not counted.",
+        "Claimed successes did not hold when checked again at another batch size in float32, and were not "
+        "counted.",
         "A few are rounding. Many mean that the model's answers depend on the batch or on chance.",
         "See whether the model is deterministic.",
     ),
@@ -187,13 +218,13 @@ KINDS: dict[str, Kind] = {
         "warning",
         "Clean accuracy is less than twice chance.",
         "A network that knows little cannot lose much.",
-        "Check the labels, the order of classes, the normalisation.",
+        "Check the labels, the order of classes, the normalization.",
     ),
     "budget-unused": Kind(
         "warning",
         "No attack came near the border of its budget.",
         "Perhaps eps or the images are in other units than meant.",
-        "Images must lie in [0, 1] and be normalised inside the model.",
+        "Images must lie in [0, 1] and be normalized inside the model.",
     ),
     "few-images": Kind(
         "info",
@@ -204,7 +235,8 @@ KINDS: dict[str, Kind] = {
     "random-model": Kind(
         "info",
         "The model is random at inference.",
-        "Every gradient was averaged over draws; each image counts by the share of 100 fresh draws that are right at the chosen input.",
+        "Every gradient was averaged over draws; each image counts by the share of 100 fresh draws that are "
+        "right at the chosen input.",
         "Nothing. Quote it as what it is.",
     ),
     "black-box-first": Kind(
@@ -232,20 +264,44 @@ def from_controls(told: Mapping[str, Any]) -> list[Flag]:
     flags, n = [], told["images"]
     nothing, everything = told["nothing"], told["everything"]
     if nothing["left"] != nothing["clean"]:
-        flags.append(flag("changed-at-eps-0", f"({100 * nothing['left']:.1f} % instead of {100 * nothing['clean']:.1f} %)", **nothing))
+        flags.append(
+            flag(
+                "changed-at-eps-0",
+                f"({100 * nothing['left']:.1f} % instead of {100 * nothing['clean']:.1f} %)",
+                **nothing,
+            )
+        )
     chance = everything["chance"]
     if everything["left"] > chance + 2.3 * (chance * (1 - chance) / n) ** 0.5:
-        flags.append(flag("not-broken-at-eps-1", f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)", **everything))
+        flags.append(
+            flag(
+                "not-broken-at-eps-1",
+                f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)",
+                **everything,
+            )
+        )
     rows = told["against noise"]
-    left = rows[-1]["right"] - rows[-1]["noise"] if rows else 0  # where noise leaves too few, only a gradient that does worse says something
+    left = (
+        rows[-1]["right"] - rows[-1]["noise"] if rows else 0
+    )  # where noise leaves too few, only a gradient that does worse says something
     saturated = rows and (left <= 0.2 * rows[-1]["right"] or mcnemar(left, 0) >= ALPHA)
     worse = rows and rows[-1]["p"] < ALPHA and not rows[-1]["better"]
     if rows and all(not (r["p"] < ALPHA and r["better"]) for r in rows) and (worse or not saturated):
         flags.append(flag("no-better-than-noise", rows=rows))
-    names = {"PGD-20": "pgd-weaker-than-fgsm", "PGD-40": "more-steps-weaker", "APGD-40": "apgd-weaker-than-pgd"}
+    names = {
+        "PGD-20": "pgd-weaker-than-fgsm",
+        "PGD-40": "more-steps-weaker",
+        "APGD-40": "apgd-weaker-than-pgd",
+    }
     for row in told["pairs"]:
         if row["p"] < ALPHA and row["only the weaker breaks"] > row["only the stronger breaks"]:
-            flags.append(flag(names.get(row["stronger"], "eot-weaker"), f"({row['stronger']} against {row['weaker']})", **row))
+            flags.append(
+                flag(
+                    names.get(row["stronger"], "eot-weaker"),
+                    f"({row['stronger']} against {row['weaker']})",
+                    **row,
+                )
+            )
     return flags
 
 

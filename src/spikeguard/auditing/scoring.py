@@ -1,4 +1,7 @@
-"""Who is right at which inputs: once and for all for most models, as a share of fresh draws for random ones."""
+"""Who is right at which inputs.
+
+Once and for all for most models, as a share of fresh draws for random ones.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeguard import draws
-from spikeguard.dynamics import keeping
-from spikeguard.gradients import Model
+from spikeguard.models import Model
 from spikeguard.neurons import seed_noise
+from spikeguard.random import draws
+from spikeguard.random.streams import preserved_noise
 
 CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
 
 
 @contextmanager
 def drawn(model: Model, key: int) -> Iterator[None]:
-    """All the model's randomness (its neurons' noise, torch's, numpy's and Python's generators) follows from ``key``; put back afterwards."""
+    """All the model's randomness (its neurons' noise, torch's.
+
+    Numpy's and Python's generators) follows from ``key``; put back afterwards.
+    """
     plain, numbers = random.getstate(), np.random.get_state()
-    kept = keeping(model) if isinstance(model, nn.Module) else nullcontext()
-    with kept, torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+    kept = preserved_noise(model) if isinstance(model, nn.Module) else nullcontext()
+    with (
+        kept,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []),
+    ):
         torch.manual_seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
@@ -36,13 +45,23 @@ def drawn(model: Model, key: int) -> Iterator[None]:
             np.random.set_state(numbers)
 
 
-def fresh_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250) -> Tensor:
-    """Per sample the share of fresh draws of the model's noise at which it is right: an adversary knows its law, not the draw."""
+def fresh_draws(
+    model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250
+) -> Tensor:
+    """Per sample the share of fresh draws of the model's noise at which it is right.
+
+    An adversary knows its law, not the draw.
+    """
     return over_draws(model, x, y, seed, count, batch)[0]
 
 
-def over_draws(model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250) -> tuple[Tensor, Tensor]:
-    """The same, and whether the class of the mean logits over these draws is right: another classifier, told beside it. Both ``[N]``."""
+def over_draws(
+    model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250
+) -> tuple[Tensor, Tensor]:
+    """The same, and whether the class of the mean logits over these draws is right.
+
+    Another classifier, told beside it. Both ``[N]``.
+    """
     right, total = torch.zeros(len(x), device=x.device), torch.zeros((), device=x.device)
     with torch.no_grad():
         for draw in range(count):

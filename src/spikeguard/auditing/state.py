@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from spikeguard.errors import UserError
-from spikeguard.records import write_bytes
+from spikeguard.records.files import write_bytes
 
 ROBUST, CLEAN_WRONG = -1, -2
 
 
 @dataclass
 class State:
-    """Per sample: ``found``, the input that breaks it, else the one of highest margin; ``right``, the share of draws that are right there;
-    ``first`` and ``second``, the member that broke it first and the first one of another family (ROBUST: none, CLEAN_WRONG: wrong already).
+    """Per sample: ``found``, the input that breaks it, else the one of highest margin; ``right``, the share
+    of draws that are right there; ``first`` and ``second``, the member that broke it first and the first one
+    of another family (ROBUST: none, CLEAN_WRONG: wrong already).
 
-    ``by_family`` ``[F, N]``: the same share at the worst input of each family. ``alone``: accuracy under a member that met all samples.
-    ``done``: position (member, chunk) to go on from; ``earlier``: seconds that sessions before this one took.
-    ``of_mean``: accuracies of a random model's mean logits.
+    ``by_family`` ``[F, N]``: the same share at the worst input of each family. ``alone``: accuracy under a
+    member that met all samples. ``done``: position (member, chunk) to go on from; ``earlier``: seconds that
+    sessions before this one took. ``of_mean``: accuracies of a random model's mean logits.
     """
 
     found: Tensor
@@ -53,16 +54,31 @@ class State:
     def start(x: Tensor, clean: Tensor, margin: Tensor, families: int) -> State:
         """Nothing attacked yet."""
         first = torch.where(clean > 0, ROBUST, CLEAN_WRONG)
-        return State(x.clone(), clean, clean.clone(), margin, first, first.clone(), clean.expand(families, -1).clone())
+        return State(
+            x.clone(), clean, clean.clone(), margin, first, first.clone(), clean.expand(families, -1).clone()
+        )
 
     TENSORS = ("found", "clean", "right", "margin", "first", "second", "by_family")
     NOTES = ("done", "broke", "met", "unconfirmed", "alone", "after", "steps", "failed", "cost")
 
     def save(self, path: Path, conditions: dict[str, Any], seconds: float = 0.0) -> None:
-        """Write everything atomically; ``conditions`` are compared when it is read. ``seconds``: what this session took so far."""
-        notes = json.dumps({"conditions": conditions, "earlier": self.earlier + seconds, **{k: getattr(self, k) for k in self.NOTES}})
+        """Write everything atomically; ``conditions`` are compared when it is read. ``seconds``.
+
+        What this session took so far.
+        """
+        notes = json.dumps(
+            {
+                "conditions": conditions,
+                "earlier": self.earlier + seconds,
+                **{k: getattr(self, k) for k in self.NOTES},
+            }
+        )
         buffer = io.BytesIO()
-        np.savez(buffer, notes=np.frombuffer(notes.encode(), np.uint8), **{k: getattr(self, k).cpu().numpy() for k in self.TENSORS})
+        np.savez(
+            buffer,
+            notes=np.frombuffer(notes.encode(), np.uint8),
+            **{k: getattr(self, k).cpu().numpy() for k in self.TENSORS},
+        )
         write_bytes(path, buffer.getvalue())
 
     @staticmethod
@@ -71,13 +87,18 @@ class State:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
                 notes: dict[str, Any] = json.loads(held["notes"].tobytes().decode())
-                tensors: dict[str, Any] = {k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS}
+                tensors: dict[str, Any] = {
+                    k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS
+                }
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} holds no audit to go on with ({error})") from error
         before: dict[str, Any] = notes.pop("conditions")
         if differs := sorted(k for k in {*before, *conditions} if before.get(k) != conditions.get(k)):
             name = differs[0]
-            raise UserError(f"{path} belongs to an audit with {name} = {before.get(name)!r}, not {conditions.get(name)!r}: choose another folder")
+            raise UserError(
+                f"{path} belongs to an audit with {name} = {before.get(name)!r}, not "
+                f"{conditions.get(name)!r}: choose another folder"
+            )
         notes["done"] = tuple(notes["done"])
         return State(**tensors, **notes)
 

@@ -1,7 +1,9 @@
-"""The floor: what the convolutions and linear layers of a step cost alone, on this machine, through the same library.
+"""The floor: what the convolutions and linear layers of a step cost alone, on this machine, through the same
+library.
 
-Each layer runs on stored random tensors of its own shapes, channels-last. What is constant over time is computed once. Nothing can be
-faster than this with the same products by the same library, so it is the yardstick for everything around them.
+Each layer runs on stored random tensors of its own shapes, channels-last. What is constant over time is
+computed once. Nothing can be faster than this with the same products by the same library, so it is the
+yardstick for everything around them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from spikeguard.networks.classifier import Classifier
 
 @dataclass(frozen=True)
 class Layer:
-    """One product of the network: ``x`` its input, ``g`` the gradient of its output, both as they lie in memory there."""
+    """One product of the network.
+
+    ``x`` its input, ``g`` the gradient of its output, both as they lie in memory there.
+    """
 
     x: Tensor
     weight: Tensor
@@ -46,7 +51,19 @@ class Layer:
             return
         if not self.linear:
             mask, zero, one = [inputs, weights, False], [0, 0], [1, 1]
-            torch.ops.aten.convolution_backward(self.g, self.x, self.weight, None, list(self.stride), list(self.padding), one, False, zero, 1, mask)
+            torch.ops.aten.convolution_backward(
+                self.g,
+                self.x,
+                self.weight,
+                None,
+                list(self.stride),
+                list(self.padding),
+                one,
+                False,
+                zero,
+                1,
+                mask,
+            )
             return
         if inputs:
             self.g @ self.weight
@@ -71,7 +88,10 @@ class Floor:
     def _seen(self, dtype: torch.dtype, first: bool) -> Any:
         def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             layout = torch.channels_last if isinstance(module, nn.Conv2d) else torch.contiguous_format
-            x, weight, g = (t.detach().to(dtype).contiguous(memory_format=layout) for t in (inputs[0], module.weight, torch.randn_like(output)))
+            x, weight, g = (
+                t.detach().to(dtype).contiguous(memory_format=layout)
+                for t in (inputs[0], module.weight, torch.randn_like(output))
+            )
             stride, padding = (module.stride, module.padding) if isinstance(module, nn.Conv2d) else ((), ())
             self.layers.append(Layer(x, weight, g, stride, padding, first))  # type: ignore[arg-type]
 

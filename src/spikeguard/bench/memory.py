@@ -1,8 +1,9 @@
-"""Peak memory of one training step, in a process of its own: ``python -m spikeguard.bench.memory '{...}'`` prints the bytes.
+"""Peak memory of one training step, in a process of its own: ``python -m spikeguard.bench.memory '{...}'``
+prints the bytes.
 
-On a CPU the highest resident size during the second step, less what the process held before the network was built (Linux only: it asks
-the kernel to forget the peak so far). What torch loads lazily for a step counts too, up to 0.2 GiB on either side. On a GPU what torch
-allocated at most.
+On a CPU the highest resident size during the second step, less what the process held before the network was
+built (Linux only: it asks the kernel to forget the peak so far). What torch loads lazily for a step counts
+too, up to 0.2 GiB on either side. On a GPU what torch allocated at most.
 """
 
 from __future__ import annotations
@@ -16,11 +17,28 @@ from typing import Any
 TIMEOUT = 600  # seconds
 
 
-def peak(contender: str, precision: str, subject: dict[str, Any], device: str, threads: int, checkpoint: bool = False) -> int | None:
-    """Bytes of a step of 'TGO', 'vanilla' or a framework; None where it cannot be measured (not Linux, out of memory, too slow)."""
+def peak(
+    contender: str,
+    precision: str,
+    subject: dict[str, Any],
+    device: str,
+    threads: int,
+    checkpoint: bool = False,
+) -> int | None:
+    """Bytes of a step of 'TGO', 'vanilla' or a framework.
+
+    None where it cannot be measured (not Linux, out of memory, too slow).
+    """
     if not sys.platform.startswith("linux"):
         return None
-    asked = {"contender": contender, "precision": precision, "subject": subject, "device": device, "threads": threads, "checkpoint": checkpoint}
+    asked = {
+        "contender": contender,
+        "precision": precision,
+        "subject": subject,
+        "device": device,
+        "threads": threads,
+        "checkpoint": checkpoint,
+    }
     command = [sys.executable, "-W", "ignore", "-m", "spikeguard.bench.memory", json.dumps(asked)]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
@@ -30,15 +48,19 @@ def peak(contender: str, precision: str, subject: dict[str, Any], device: str, t
 
 
 def _resident(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":")
+    )
     return 1024 * int(line.split()[1])
 
 
-def _measure(contender: str, precision: str, subject: dict[str, Any], device: str, threads: int, checkpoint: bool) -> int:
+def _measure(
+    contender: str, precision: str, subject: dict[str, Any], device: str, threads: int, checkpoint: bool
+) -> int:
     import torch
 
     from spikeguard.bench import peers, tasks
-    from spikeguard.kernels.memory import keep_freed_pages
+    from spikeguard.runtime.memory import keep_freed_pages
 
     torch.set_num_threads(threads)
     keep_freed_pages()

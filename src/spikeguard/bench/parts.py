@@ -11,11 +11,14 @@ from spikeguard.bench.timing import Work, finish
 KINDS = (
     ("convolutions, backward", ("convolution_backward", "_SmallBackward")),
     ("convolutions, forward", ("convolution", "conv2d", "_Small")),
-    ("neurons with batch norm and pooling, backward", ("_IntegrateBackward", "batch_norm_backward", "avg_pool2d_backward")),
+    (
+        "neurons with batch norm and pooling, backward",
+        ("_IntegrateBackward", "batch_norm_backward", "avg_pool2d_backward"),
+    ),
     ("neurons with batch norm and pooling, forward", ("_Integrate", "batch_norm", "avg_pool2d")),
     ("linear layers", ("addmm", "aten::mm", "linear")),
     ("joins of residual blocks", ("_Join",)),
-    ("optimiser", ("Optimizer", "sgd")),
+    ("optimizer", ("Optimizer", "sgd")),
 )
 
 

@@ -1,7 +1,8 @@
 """The same network in other frameworks, written as their users write it, with our weights copied across.
 
-spikingjelly: multi-step neurons over a whole sequence, other layers over time folded into the batch. snntorch: a loop over time around
-single-step neurons. Both see the image repeated T times, as their examples do. Nothing of theirs is imported before it is asked for.
+spikingjelly: multi-step neurons over a whole sequence, other layers over time folded into the batch.
+snntorch: a loop over time around single-step neurons. Both see the image repeated T times, as their examples
+do. Nothing of theirs is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from spikeguard.networks.wrn import WRN, Block
 from spikeguard.neurons import Neuron
 from spikeguard.surrogates import Atan
 
-NEURON = Neuron(decay=0.5, detach_reset=True, surrogate=Atan(2.0))  # what all three can express: hard reset to 0, detached
+NEURON = Neuron(
+    decay=0.5, detach_reset=True, surrogate=Atan(2.0)
+)  # what all three can express: hard reset to 0, detached
 
 
 @dataclass(frozen=True)
 class Framework:
-    """How its users put a network together: ``fold`` a layer without state over time, ``fire`` a layer of NEURON, ``run`` the whole over T steps."""
+    """How its users put a network together.
+
+    ``fold`` a layer without state over time, ``fire`` a layer of NEURON, ``run`` the whole over T steps.
+    """
 
     name: str
     fold: Callable[[nn.Module], nn.Module]
@@ -38,7 +44,11 @@ class Framework:
 def installed() -> dict[str, Callable[[], Framework]]:
     """Frameworks that are installed, by name and version; calling one imports it."""
     known = versions()
-    return {f"{name} {known[name]}": make for name, make in (("spikingjelly", _spikingjelly), ("snntorch", _snntorch)) if name in known}
+    return {
+        f"{name} {known[name]}": make
+        for name, make in (("spikingjelly", _spikingjelly), ("snntorch", _snntorch))
+        if name in known
+    }
 
 
 def versions() -> dict[str, str]:
@@ -54,11 +64,20 @@ def versions() -> dict[str, str]:
 
 def _spikingjelly() -> Framework:
     base = "spikingjelly.activation_based"
-    neuron, surrogate, layer, functional = (import_module(f"{base}.{m}") for m in ("neuron", "surrogate", "layer", "functional"))
+    neuron, surrogate, layer, functional = (
+        import_module(f"{base}.{m}") for m in ("neuron", "surrogate", "layer", "functional")
+    )
 
     def fire() -> Any:
         sharp = surrogate.ATan(alpha=2.0)
-        return neuron.LIFNode(tau=2.0, decay_input=False, v_reset=0.0, surrogate_function=sharp, detach_reset=True, step_mode="m")
+        return neuron.LIFNode(
+            tau=2.0,
+            decay_input=False,
+            v_reset=0.0,
+            surrogate_function=sharp,
+            detach_reset=True,
+            step_mode="m",
+        )
 
     def run(body: nn.Module, x: Tensor, timesteps: int) -> Tensor:
         functional.reset_net(body)
@@ -72,7 +91,13 @@ def _snntorch() -> Framework:
     snntorch, surrogate = import_module("snntorch"), import_module("snntorch.surrogate")
 
     def fire() -> Any:
-        return snntorch.Leaky(beta=0.5, threshold=1.0, spike_grad=surrogate.atan(alpha=2.0), init_hidden=True, reset_mechanism="zero")
+        return snntorch.Leaky(
+            beta=0.5,
+            threshold=1.0,
+            spike_grad=surrogate.atan(alpha=2.0),
+            init_hidden=True,
+            reset_mechanism="zero",
+        )
 
     def run(body: nn.Module, x: Tensor, timesteps: int) -> Tensor:
         for layer in body.modules():
@@ -84,7 +109,10 @@ def _snntorch() -> Framework:
 
 
 class Twin(nn.Module):
-    """The network in that framework, with the same weights. ``autocast``: half precision for it, as for ours."""
+    """The network in that framework, with the same weights. ``autocast``.
+
+    Half precision for it, as for ours.
+    """
 
     def __init__(self, net: Classifier, framework: Framework) -> None:
         super().__init__()
@@ -97,7 +125,9 @@ class Twin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x - self.mean) / self.std  # type: ignore[operator]
-        with torch.autocast(x.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        with torch.autocast(
+            x.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        ):
             return self.framework.run(self.body, x, self.timesteps).float()
 
 
@@ -105,8 +135,14 @@ def _copy(layer: nn.Module) -> nn.Module:
     """A plain layer of torch with the same settings and values, contiguous as its users have it."""
     with torch.no_grad():
         if isinstance(layer, nn.Conv2d):
-            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
-            made: nn.Module = nn.Conv2d(layer.in_channels, layer.out_channels, kernel, stride, padding, bias=layer.bias is not None)  # type: ignore[arg-type]
+            sizes: Any = (
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,
+            )
+            made: nn.Module = nn.Conv2d(*sizes, bias=layer.bias is not None)  # type: ignore[misc]
         elif isinstance(layer, nn.Linear):
             made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         elif isinstance(layer, nn.BatchNorm2d):
@@ -114,7 +150,9 @@ def _copy(layer: nn.Module) -> nn.Module:
         else:
             raise TypeError(f"no twin of {type(layer).__name__}")
         for name, value in layer.state_dict().items():
-            made.get_buffer(name).copy_(value) if name in dict(made.named_buffers()) else made.get_parameter(name).copy_(value)
+            made.get_buffer(name).copy_(value) if name in dict(made.named_buffers()) else made.get_parameter(
+                name
+            ).copy_(value)
     return made.to(next(layer.parameters()).device)
 
 
@@ -133,7 +171,13 @@ def _of(module: nn.Module, f: Framework) -> nn.Module:
         return nn.Sequential(_of(module.features, f), *hidden)
     if isinstance(module, WRN):
         pooled = (f.fold(nn.AdaptiveAvgPool2d(1)), f.fold(nn.Flatten()))
-        return nn.Sequential(_of(module.stem, f), *(_Block(b, f) for b in module.blocks), f.fold(_copy(module.norm)), f.fire(), *pooled)  # type: ignore[arg-type]
+        return nn.Sequential(
+            _of(module.stem, f),
+            *(_Block(b, f) for b in module.blocks),  # type: ignore[arg-type]
+            f.fold(_copy(module.norm)),
+            f.fire(),
+            *pooled,
+        )
     raise TypeError(f"no twin of {type(module).__name__}")
 
 
@@ -141,7 +185,9 @@ class _Block(nn.Module):
     def __init__(self, block: Block, f: Framework) -> None:
         super().__init__()
         self.start = nn.Sequential(f.fold(_copy(block.norm1)), f.fire())
-        self.rest = nn.Sequential(_of(block.conv1, f), f.fold(_copy(block.norm2)), f.fire(), _of(block.conv2, f))
+        self.rest = nn.Sequential(
+            _of(block.conv1, f), f.fold(_copy(block.norm2)), f.fire(), _of(block.conv2, f)
+        )
         self.shortcut = None if block.shortcut is None else _of(block.shortcut, f)
         self.weight = nn.Parameter(block.join.weight.detach().clone())
 

@@ -1,4 +1,7 @@
-"""The bench: every task in turns between us, the floor and other frameworks; one record, written after each task and resumed from there."""
+"""The bench: every task in turns between us, the floor and other frameworks.
+
+One record, written after each task and resumed from there.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeguard.auditing.runner import Tell, silent
 from spikeguard.bench import memory, peers, tasks, timing
 from spikeguard.bench.floor import Floor
 from spikeguard.bench.parts import parts
 from spikeguard.bench.tasks import PRECISIONS, SMALL, VGG11, WRN16, Subject
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
-from spikeguard.kernels import builder
+from spikeguard.kernels import cpp_build
 from spikeguard.networks.classifier import Classifier
-from spikeguard.records import SCHEMA, machine, plain, read_json, write_json
-from spikeguard.study.recipes import recipe
+from spikeguard.records.files import SCHEMA, plain, read_json, write_json
+from spikeguard.runtime.machine import machine
+from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.training.loop import train
+from spikeguard.training.recipes import recipe
 
 Rounds = Callable[[int, int], None]
 STEPS = 20  # of PGD
@@ -31,7 +35,10 @@ ALIKE = 0.95  # of the classes have to be the same before anything is timed
 
 @dataclass(frozen=True)
 class Settings:
-    """``rounds`` of every task (the median counts); ``quick``: the small network only, fewer images, no growth curves."""
+    """``rounds`` of every task (the median counts); ``quick``.
+
+    The small network only, fewer images, no growth curves.
+    """
 
     quick: bool = False
     rounds: int = 5
@@ -51,8 +58,11 @@ class Settings:
         return 64 if self.quick else 256
 
 
-def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = silent) -> dict[str, Any]:
-    """Time everything, writing the record ``out`` after each task. UserError if ``out`` is a record of something else."""
+def run(settings: Settings, out: Path, resume: bool = False, tell: Progress = no_progress) -> dict[str, Any]:
+    """Time everything, writing the record ``out`` after each task.
+
+    UserError if ``out`` is a record of something else.
+    """
     threads = torch.get_num_threads()
     head = {
         "schema": SCHEMA,
@@ -60,14 +70,16 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Tell = silent
         "settings": plain(settings),
         "machine": {**machine(), "device": _device(settings)},
         "threads": threads,
-        "path": builder.path(settings.device),
+        "path": cpp_build.path(settings.device),
         "peers": peers.versions(),
     }
     record = {**head, "tasks": {}}
     if resume and out.exists():
         before = read_json(out)
         if any(before.get(k) != plain(v) for k, v in head.items()):
-            raise UserError(f"{out} was made with other settings, versions or threads; leave out --resume to start anew")
+            raise UserError(
+                f"{out} was made with other settings, versions or threads; leave out --resume to start anew"
+            )
         record = before
     write_json(out, record)
     frameworks = {name: make() for name, make in peers.installed().items()}
@@ -88,7 +100,9 @@ def _device(settings: Settings) -> str:
     return torch.cuda.get_device_name(0) if settings.device == "cuda" else "cpu"
 
 
-def _tasks(settings: Settings, frameworks: Mapping[str, Any], threads: int, tell: Rounds) -> dict[str, Callable[[], dict[str, Any]]]:
+def _tasks(
+    settings: Settings, frameworks: Mapping[str, Any], threads: int, tell: Rounds
+) -> dict[str, Callable[[], dict[str, Any]]]:
     device = torch.device(settings.device)
 
     def timed(subject: Subject, adversarial: bool) -> dict[str, Any]:
@@ -108,7 +122,10 @@ def _tasks(settings: Settings, frameworks: Mapping[str, Any], threads: int, tell
         net = subject.network_on(device)
         x, _ = subject.images(device)
         work = tasks.attacking(net, x, net(x).argmax(1), 8 / 255, 4, dict(frameworks), drop=False)
-        return summary(timing.interleaved(work, settings.rounds, device, tell), subject.batch) | {"subject": asdict(subject), "steps": 4}
+        return summary(timing.interleaved(work, settings.rounds, device, tell), subject.batch) | {
+            "subject": asdict(subject),
+            "steps": 4,
+        }
 
     def peak() -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -139,7 +156,10 @@ def _tasks(settings: Settings, frameworks: Mapping[str, Any], threads: int, tell
 
 
 def agreement(net: Classifier, x: Tensor, frameworks: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters and predicted classes of every twin against ours; UserError if they are not the same network."""
+    """Parameters and predicted classes of every twin against ours.
+
+    UserError if they are not the same network.
+    """
     found = {}
     with torch.no_grad():
         ours = net(x).argmax(1)
@@ -150,24 +170,38 @@ def agreement(net: Classifier, x: Tensor, frameworks: Mapping[str, Any]) -> dict
         counts = [sum(p.numel() for p in n.parameters()) for n in (net, other)]
         if counts[0] != counts[1] or same < ALIKE:
             raise UserError(
-                f"bench: {name} is not the same network as ours ({counts[1]} parameters for {counts[0]}, {100 * same:.1f} % of classes equal)"
+                f"bench: {name} is not the same network as ours ({counts[1]} parameters for {counts[0]}, "
+                f"{100 * same:.1f} % of classes equal)"
             )
-        found[name] = {"same_classes": same, "parameters": counts[1], "classes_used": int(ours.unique().numel())}
+        found[name] = {
+            "same_classes": same,
+            "parameters": counts[1],
+            "classes_used": int(ours.unique().numel()),
+        }
     return found
 
 
 def summary(seconds: dict[str, list[float]], images: int) -> dict[str, Any]:
-    """Medians, and ratios within rounds: each contender over the floor of its precision, over ours, and the best precision of ours."""
+    """Medians, and ratios within rounds.
+
+    Each contender over the floor of its precision, over ours, and the best precision of ours.
+    """
     ours = [name for name in seconds if name.startswith(("TGO", "all steps"))]
     best = min(ours, key=lambda name: statistics.median(seconds[name]))
     precision = best.rsplit(" ", 1)[1]
-    fastest_floor = min((n for n in seconds if n.startswith("floor")), key=lambda n: statistics.median(seconds[n]))
+    fastest_floor = min(
+        (n for n in seconds if n.startswith("floor")), key=lambda n: statistics.median(seconds[n])
+    )
     return {
         "seconds": seconds,
         "median": {name: statistics.median(v) for name, v in seconds.items()},
         "best": best,
         "best_precision": precision,
-        "over_floor": {name: timing.ratio(v, seconds[f"floor {name.rsplit(' ', 1)[1]}"]) for name, v in seconds.items() if "floor" not in name},
+        "over_floor": {
+            name: timing.ratio(v, seconds[f"floor {name.rsplit(' ', 1)[1]}"])
+            for name, v in seconds.items()
+            if "floor" not in name
+        },
         "best_over_floor": timing.ratio(seconds[best], seconds[fastest_floor]),
         "over_best": {name: timing.ratio(v, seconds[best]) for name, v in seconds.items()},
         "images": images,
@@ -175,10 +209,22 @@ def summary(seconds: dict[str, list[float]], images: int) -> dict[str, Any]:
     }
 
 
-def pgd_on_images(settings: Settings, frameworks: Mapping[str, Any], device: torch.device, tell: Rounds) -> dict[str, Any]:
-    """PGD-20 on embedded test images at an eps where about half survive, on a network trained for it; who survives has to be the same."""
+def pgd_on_images(
+    settings: Settings, frameworks: Mapping[str, Any], device: torch.device, tell: Rounds
+) -> dict[str, Any]:
+    """PGD-20 on embedded test images at an eps where about half survive, on a network trained for it.
+
+    Who survives has to be the same.
+    """
     data = load_data("embedded")
-    trained = replace(recipe("vanilla"), name="bench", neuron=peers.NEURON, options=settings.small.options, epochs=1, train_images=3000)
+    trained = replace(
+        recipe("vanilla"),
+        name="bench",
+        neuron=peers.NEURON,
+        options=settings.small.options,
+        epochs=1,
+        train_images=3000,
+    )
     net = train(trained, data=data, device=device.type).net
     test = data.test.balanced(settings.images - settings.images % 10).to(device)
     x, y = test.pixels(), test.y
@@ -192,8 +238,17 @@ def pgd_on_images(settings: Settings, frameworks: Mapping[str, Any], device: tor
         found = work[f"{name} float32"]()
         with torch.no_grad():
             equal[name] = float(((other(found).argmax(1) != y) == ours).float().mean())
-    fast = timing.ratio(entry["seconds"][f"all steps {entry['best_precision']}"], entry["seconds"][f"dropping {entry['best_precision']}"])
-    return entry | {"eps": eps, "survive": survive, "steps": STEPS, "same_outcome": equal, "dropping_faster": fast}
+    fast = timing.ratio(
+        entry["seconds"][f"all steps {entry['best_precision']}"],
+        entry["seconds"][f"dropping {entry['best_precision']}"],
+    )
+    return entry | {
+        "eps": eps,
+        "survive": survive,
+        "steps": STEPS,
+        "same_outcome": equal,
+        "dropping_faster": fast,
+    }
 
 
 def half_eps(net: Classifier, x: Tensor, y: Tensor) -> tuple[float, float]:

@@ -1,6 +1,8 @@
-"""The pieces of work that are timed, each for every contender: us, the floor, and the frameworks that are installed.
+"""The pieces of work that are timed, each for every contender: us, the floor, and the frameworks that are
+installed.
 
-A contender is a name and a precision. Ours and theirs have the same weights, batch, loss and optimiser; ours with TGO does more than theirs.
+A contender is a name and a precision. Ours and theirs have the same weights, batch, loss and optimizer; ours
+with TGO does more than theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard import draws
 from spikeguard.attacks import pgd
 from spikeguard.attacks.pgd import default_step
 from spikeguard.bench.floor import Floor
@@ -25,6 +26,7 @@ from spikeguard.defenses import Step as TrainingStep
 from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
+from spikeguard.random import draws
 from spikeguard.threat import Linf
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
@@ -44,9 +46,19 @@ class Subject:
     in_shape: tuple[int, int, int] = (3, 32, 32)
 
     def network_on(self, device: torch.device, settle: bool = True) -> Classifier:
-        """The network; ``settle``: in eval mode, its batch norms settled and its classes balanced, for untrained neurons would be silent."""
+        """The network; ``settle``.
+
+        In eval mode, its batch norms settled and its classes balanced, for untrained neurons would be silent.
+        """
         net = build(
-            self.network, classes=10, in_shape=self.in_shape, timesteps=self.timesteps, neuron=NEURON, mean=(0.5,), std=(0.25,), **self.options
+            self.network,
+            classes=10,
+            in_shape=self.in_shape,
+            timesteps=self.timesteps,
+            neuron=NEURON,
+            mean=(0.5,),
+            std=(0.25,),
+            **self.options,
         )
         net = net.to(device).train()
         if not settle:
@@ -57,7 +69,9 @@ class Subject:
                 net(x[:32])
             net.eval()
             logits = net(x)
-            net.head.weight.mul_(10 / logits.std(0).mean().clamp(min=1e-3))  # far enough apart that rounding seldom decides
+            net.head.weight.mul_(
+                10 / logits.std(0).mean().clamp(min=1e-3)
+            )  # far enough apart that rounding seldom decides
             net.head.bias.sub_(net(x).mean(0))
         return net
 
@@ -76,10 +90,20 @@ WRN16 = Subject("wrn16", "wrn16", 64)
 
 
 class Step:
-    """A training step of ours: crafting if ``adversarial``, forward with TGO if ``guarded``, backward, SGD."""
+    """A training step of ours.
+
+    Crafting if ``adversarial``, forward with TGO if ``guarded``, backward, SGD.
+    """
 
     def __init__(
-        self, net: Classifier, x: Tensor, y: Tensor, precision: str, guarded: bool, adversarial: bool = False, checkpoint: bool = False
+        self,
+        net: Classifier,
+        x: Tensor,
+        y: Tensor,
+        precision: str,
+        guarded: bool,
+        adversarial: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         self.net, self.x, self.y, self.calls = net.train(), x, y, 0
         net.prefer(True, PRECISIONS[precision], checkpoint)
@@ -87,7 +111,7 @@ class Step:
             GUARD.prepare(net)
         self.guard = GUARD.start(net) if guarded else Hooks()
         self.adversary = ADVERSARY.start(net) if adversarial else Hooks()
-        self.optimiser = optimiser(net, fused=True)
+        self.optimizer = optimizer(net, fused=True)
 
     def __call__(self) -> None:
         self.calls += 1
@@ -100,19 +124,23 @@ class Step:
         loss = F.cross_entropy(logits, self.y)
         penalty = self.guard.penalty(step)
         loss = loss if penalty is None else loss + penalty
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
 
 
-def optimiser(net: nn.Module, fused: bool = False) -> torch.optim.SGD:
+def optimizer(net: nn.Module, fused: bool = False) -> torch.optim.SGD:
     """SGD with Nesterov momentum; ``fused`` is how ``train`` has it, the default how users write it."""
-    return torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused or None)
+    return torch.optim.SGD(
+        net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused or None
+    )
 
 
-def their_step(net: nn.Module, x: Tensor, y: Tensor, adversary: Callable[[Tensor, Tensor], Tensor] | None = None) -> Work:
+def their_step(
+    net: nn.Module, x: Tensor, y: Tensor, adversary: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Work:
     """The same training step around another framework's network, without TGO."""
-    sgd = optimiser(net.train())
+    sgd = optimizer(net.train())
 
     def step() -> None:
         seen = x if adversary is None else adversary(x, y)
@@ -124,7 +152,9 @@ def their_step(net: nn.Module, x: Tensor, y: Tensor, adversary: Callable[[Tensor
     return step
 
 
-def their_attack(net: nn.Module, eps: float, step_size: float, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+def their_attack(
+    net: nn.Module, eps: float, step_size: float, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
     """torchattacks' PGD from the image itself; ImportError where it is not installed."""
     import torchattacks
 
@@ -133,11 +163,15 @@ def their_attack(net: nn.Module, eps: float, step_size: float, steps: int) -> Ca
     return found
 
 
-def our_attack(net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, drop: bool) -> Callable[[], Any]:
+def our_attack(
+    net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, drop: bool
+) -> Callable[[], Any]:
     """Our PGD from the image itself, ``drop``: broken samples leave the batch."""
 
     def attack() -> Any:
-        return pgd(net, x, y, Linf(eps), steps=steps, step_size=step_size(eps, steps), start=False, early_stop=drop)
+        return pgd(
+            net, x, y, Linf(eps), steps=steps, step_size=step_size(eps, steps), start=False, early_stop=drop
+        )
 
     return attack
 
@@ -147,15 +181,21 @@ def step_size(eps: float, steps: int) -> float:
     return float(default_step(torch.tensor(eps, dtype=torch.float64), steps, None))
 
 
-def training(subject: Subject, frameworks: dict[str, Framework], device: torch.device, adversarial: bool = False) -> dict[str, Work]:
+def training(
+    subject: Subject, frameworks: dict[str, Framework], device: torch.device, adversarial: bool = False
+) -> dict[str, Work]:
     """Contenders of the training step."""
     x, y = subject.images(device)
     net = subject.network_on(device)
     work: dict[str, Work] = {}
     for precision, dtype in PRECISIONS.items():
-        work[f"floor {precision}"] = _floor(Floor(net, x, dtype or torch.float32), ADVERSARY.steps if adversarial else 0, True)
+        work[f"floor {precision}"] = _floor(
+            Floor(net, x, dtype or torch.float32), ADVERSARY.steps if adversarial else 0, True
+        )
         for guarded in (False, True):
-            work[f"{'TGO' if guarded else 'vanilla'} {precision}"] = Step(subject.network_on(device), x, y, precision, guarded, adversarial)
+            work[f"{'TGO' if guarded else 'vanilla'} {precision}"] = Step(
+                subject.network_on(device), x, y, precision, guarded, adversarial
+            )
         for name, framework in frameworks.items():
             other = theirs(net, framework, dtype)
             adversary = None
@@ -166,7 +206,13 @@ def training(subject: Subject, frameworks: dict[str, Framework], device: torch.d
 
 
 def attacking(
-    net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, frameworks: dict[str, Framework], drop: bool
+    net: Classifier,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    steps: int,
+    frameworks: dict[str, Framework],
+    drop: bool,
 ) -> dict[str, Callable[[], Any]]:
     """Contenders of PGD. Ours give ``Attacked``, theirs the images found."""
     work: dict[str, Callable[[], Any]] = {}

@@ -12,9 +12,16 @@ Work = Callable[[], object]
 
 
 def interleaved(
-    work: Mapping[str, Work], rounds: int, device: torch.device, tell: Callable[[int, int], None] = lambda done, total: None, warm: int = 1
+    work: Mapping[str, Work],
+    rounds: int,
+    device: torch.device,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    warm: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each of ``rounds``; every round runs all of them, each time starting with another one."""
+    """Seconds of each piece of work in each of ``rounds``.
+
+    Every round runs all of them, each time starting with another one.
+    """
     names = list(work)
     for name in names:
         for _ in range(warm):

@@ -11,19 +11,34 @@ from spikeguard.cli import common
 
 
 def run(arguments: list[str]) -> int:
-    parser = common.Parser("bench", "Speed and memory against the floor of this machine and against the frameworks that are installed.")
-    parser.add_argument("--quick", action="store_true", help="the small network only, small batches, no growth curves: minutes instead of an hour")
-    parser.add_argument("--rounds", type=common.positive, help="rounds of every task, all contenders in turn; the median counts (default 5)")
+    parser = common.Parser(
+        "bench",
+        "Speed and memory against the floor of this machine and against the frameworks that are installed.",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the small network only, small batches, no growth curves: minutes instead of an hour",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=common.positive,
+        help="rounds of every task, all contenders in turn; the median counts (default 5)",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--out", type=Path, default=Path("spikeguard-bench"), help="folder for the record and the picture")
-    parser.add_argument("--resume", action="store_true", help="keep the tasks that an interrupted bench has finished")
+    parser.add_argument(
+        "--out", type=Path, default=Path("spikeguard-bench"), help="folder for the record and the picture"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the tasks that an interrupted bench has finished"
+    )
     given = parser.parse_args(arguments)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would talk to stderr
     common.start(given.threads)
     from spikeguard.bench import run as bench
-    from spikeguard.records import write_bytes
+    from spikeguard.records.files import write_bytes
     from spikeguard.report.bench_picture import picture
-    from spikeguard.training.setup import pick_device
+    from spikeguard.training.builder import pick_device
 
     begun = time.perf_counter()
     settings = bench.Settings(given.quick, given.rounds or 5, pick_device(given.device).type)
@@ -35,37 +50,73 @@ def run(arguments: list[str]) -> int:
         return 0
     for name, entry in record["tasks"].items():
         _show(name, entry)
-    print(f"\nwrote {given.out / 'bench.json'} and {given.out / 'bench.svg'} (open it in a browser); {time.perf_counter() - begun:.0f} s")
-    if missing := [name for name in ("spikingjelly", "snntorch", "torchattacks") if name not in record["peers"]]:
-        print(f"next: install {', '.join(missing)} beside spikeguard, and what needs them is timed as well (--no-deps keeps your torch)")
+    print(
+        f"\nwrote {given.out / 'bench.json'} and {given.out / 'bench.svg'} (open it in a browser); "
+        f"{time.perf_counter() - begun:.0f} s"
+    )
+    if missing := [
+        name for name in ("spikingjelly", "snntorch", "torchattacks") if name not in record["peers"]
+    ]:
+        print(
+            f"next: install {', '.join(missing)} beside spikeguard, and what needs them is timed as well "
+            "(--no-deps keeps your torch)"
+        )
     return 0
 
 
 def _show(name: str, entry: dict[str, Any]) -> None:
     if "median" in entry:
         rows = [
-            [contender, f"{seconds:.3f}", f"{entry['images_per_second'][contender]:.0f}", f"{entry['over_best'][contender]:.2f}"]
+            [
+                contender,
+                f"{seconds:.3f}",
+                f"{entry['images_per_second'][contender]:.0f}",
+                f"{entry['over_best'][contender]:.2f}",
+            ]
             for contender, seconds in sorted(entry["median"].items(), key=lambda item: item[1])
         ]
-        title = f"{name}: {entry['images']} images; our best is {entry['best']}, {entry['best_over_floor']:.2f} times the fastest floor"
+        title = (
+            f"{name}: {entry['images']} images; our best is {entry['best']}, "
+            f"{entry['best_over_floor']:.2f} times the fastest floor"
+        )
         common.table(title, ["", "seconds", "images/s", "times our best"], rows)
         if "dropping_faster" in entry:
             survive, eps = 100 * entry["survive"], 255 * entry["eps"]
-            print(f"{survive:.0f} % survive at {eps:.1f}/255; dropping broken samples is {entry['dropping_faster']:.2f} times faster")
+            print(
+                f"{survive:.0f} % survive at {eps:.1f}/255; dropping broken samples is "
+                f"{entry['dropping_faster']:.2f} times faster"
+            )
             for other, share in entry["same_outcome"].items():
                 print(f"the same outcome as {other} with torchattacks for {100 * share:.1f} % of the images")
         if "parts" in entry:
-            print("where the time goes: " + ", ".join(f"{part} {100 * share:.0f} %" for part, share in entry["parts"].items()))
+            print(
+                "where the time goes: "
+                + ", ".join(f"{part} {100 * share:.0f} %" for part, share in entry["parts"].items())
+            )
     elif "bytes" in entry:
         for subject, told in entry["bytes"].items():
-            rows = [[contender, "not measured" if size is None else f"{size / 2**30:.2f}"] for contender, size in told.items()]
+            rows = [
+                [contender, "not measured" if size is None else f"{size / 2**30:.2f}"]
+                for contender, size in told.items()
+            ]
             common.table(f"{name}, {subject}", ["", "GiB"], rows)
     else:
         rows = [
-            [axis, " ".join(f"{v}: {s:.3f}" for v, s in zip(c["values"], c["seconds"], strict=True)), f"{c['power']:.2f}"]
+            [
+                axis,
+                " ".join(f"{v}: {s:.3f}" for v, s in zip(c["values"], c["seconds"], strict=True)),
+                f"{c['power']:.2f}",
+            ]
             for axis, c in entry["curves"].items()
         ]
-        common.table(f"{name} of a guarded training step (and of PGD), seconds", ["", "value: seconds", "power at the end"], rows)
+        common.table(
+            f"{name} of a guarded training step (and of PGD), seconds",
+            ["", "value: seconds", "power at the end"],
+            rows,
+        )
         large = entry["large"]
-        sizes = ", ".join(f"{kind}: {'does not fit' if size is None else f'{size / 2**30:.1f} GiB'}" for kind, size in large["bytes"].items())
+        sizes = ", ".join(
+            f"{kind}: {'does not fit' if size is None else f'{size / 2**30:.1f} GiB'}"
+            for kind, size in large["bytes"].items()
+        )
         print(f"wrn16 at 224x224, T = 16, batch 8: {sizes}")

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, NoReturn
 
 from spikeguard.errors import UserError
-from spikeguard.records import plain
+from spikeguard.records.files import plain
 
 LINE_EVERY = 30.0  # seconds between lines about the same stage in a log
 SPEED_OVER = 1800.0  # seconds that an ETA looks back: steps may take minutes
@@ -27,7 +27,9 @@ class Parser(argparse.ArgumentParser):
         rest.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(prog=f"spikeguard {verb}", description=description, allow_abbrev=False, **rest)
         self.add_argument("--threads", type=positive, help="CPU threads (default: all cores)")
-        self.add_argument("--json", action="store_true", help="print the record as JSON on stdout instead of a table")
+        self.add_argument(
+            "--json", action="store_true", help="print the record as JSON on stdout instead of a table"
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.removeprefix('spikeguard ')}: {message} (see {self.prog} --help)")
@@ -72,7 +74,7 @@ def start(threads: int | None) -> None:
     """Set up the process: log to stderr, keep memory, use the asked number of threads."""
     import torch
 
-    from spikeguard.kernels.memory import keep_freed_pages
+    from spikeguard.runtime.memory import keep_freed_pages
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("spikeguard: %(message)s"))
@@ -85,8 +87,8 @@ def start(threads: int | None) -> None:
 
 
 class Progress:
-    """A progress bar on stderr, with an ETA; lines where there is no terminal: each stage, and how far it is now and then. Stages that count on
-    share a bar.
+    """A progress bar on stderr, with an ETA; lines where there is no terminal: each stage, and how far it is
+    now and then. Stages that count on share a bar.
     """
 
     def __init__(self, bar: Any) -> None:
@@ -105,7 +107,10 @@ class Progress:
             self._line(before)
 
     def _line(self, before: tuple[str, tuple[int, int]]) -> None:
-        """For logs: a line a stage, and further ones as long as it counts, at most one in ``LINE_EVERY`` seconds."""
+        """For logs.
+
+        A line a stage, and further ones as long as it counts, at most one in ``LINE_EVERY`` seconds.
+        """
         now, text = time.monotonic(), self.stage
         if self.stage == before[0]:
             if self.at == before[1] or now - self.told < LINE_EVERY:
@@ -124,7 +129,12 @@ def progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
     console = Console(stderr=True)
     off = not console.is_terminal
     with Bar(*columns, console=console, transient=True, disable=off, speed_estimate_period=SPEED_OVER) as bar:

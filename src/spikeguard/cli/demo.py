@@ -9,21 +9,31 @@ from spikeguard.cli import common
 
 
 def run(arguments: list[str]) -> int:
-    parser = common.Parser("demo", "Train a vanilla and a TGO network on the embedded images, attack both, write a page and the records.")
-    parser.add_argument("--out", type=Path, default=Path("spikeguard-demo"), help="folder for page, records and runs")
-    parser.add_argument("--images", type=common.positive, default=300, help="test images to attack, a multiple of 10")
+    parser = common.Parser(
+        "demo",
+        "Train a vanilla and a TGO network on the embedded images, attack both, write a page and the "
+        "records.",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("spikeguard-demo"), help="folder for page, records and runs"
+    )
+    parser.add_argument(
+        "--images", type=common.positive, default=300, help="test images to attack, a multiple of 10"
+    )
     parser.add_argument("--epochs", type=common.positive, default=4, help="epochs of each training")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches, noise and attacks")
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted demo has finished")
     given = parser.parse_args(arguments)
     common.start(given.threads)
+    from spikeguard.demo import run as demo
     from spikeguard.report.demo_page import percent, with_interval
     from spikeguard.report.reading import reading
-    from spikeguard.study import demo
 
     begun = time.perf_counter()
     with common.progress() as shown:
-        record = demo.run(demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.tell)
+        record = demo.run(
+            demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.tell
+        )
     if given.json:
         common.print_json(record)
         return 0
@@ -32,20 +42,32 @@ def run(arguments: list[str]) -> int:
         rows = []
         for n in record["networks"]:
             a = n["attacks"][eps]
-            rows.append([n["label"], *(with_interval(t) for t in (a["clean"], *a["alone"].values(), a["worst_case"]))])
+            rows.append(
+                [n["label"], *(with_interval(t) for t in (a["clean"], *a["alone"].values(), a["worst_case"]))]
+            )
         title = f"attacked with {eps}: accuracy in % (95 % interval), {record['images']} test images"
         common.table(title, ["network", "clean", *members, "worst case"], rows)
-    layers = list(record["networks"][0]["neighbours"]["absolute"])
+    layers = list(record["networks"][0]["neighbors"]["absolute"])
     header = ["network", *(f"layer {k + 1} (std)" for k in range(len(layers))), "mean", "training, s"]
     rows = []
     for n in record["networks"]:
-        shares = n["neighbours"]
+        shares = n["neighbors"]
         both = (f"{percent(shares['absolute'][k])} ({percent(shares['relative'][k])})" for k in layers)
         rows.append([n["label"], *both, percent(shares["mean"]), f"{n['seconds']:.0f}"])
     delta = record["delta"]
-    common.table(f"potentials with |u| < {delta}, in % (in brackets: |u| < {delta} times the layer's std)", header, rows)
+    common.table(
+        f"potentials with |u| < {delta}, in % (in brackets: |u| < {delta} times the layer's std)",
+        header,
+        rows,
+    )
     for paragraph in reading(record):
         print(f"\n{paragraph}")
-    print(f"\nwrote {given.out / 'index.html'} (open it in a browser), records and runs beside it; {time.perf_counter() - begun:.0f} s")
-    print(f"next: spikeguard attack {given.out / 'runs' / 'tgo'} --attack pgd --steps 100, or spikeguard train tgo --name mine")
+    print(
+        f"\nwrote {given.out / 'index.html'} (open it in a browser), records and runs beside it; "
+        f"{time.perf_counter() - begun:.0f} s"
+    )
+    print(
+        f"next: spikeguard attack {given.out / 'runs' / 'tgo'} --attack pgd --steps 100, or spikeguard "
+        "train tgo --name mine"
+    )
     return 0

@@ -13,23 +13,30 @@ FRAMEWORKS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
 def run(arguments: list[str]) -> int:
-    parser = common.Parser("doctor", "What this machine has, which path is used, and what each missing part costs.")
+    parser = common.Parser(
+        "doctor", "What this machine has, which path is used, and what each missing part costs."
+    )
     given = parser.parse_args(arguments)
     common.start(given.threads)
     import torch
 
     from spikeguard.data.sources import SOURCES, load_data
     from spikeguard.errors import UserError
-    from spikeguard.records import machine
+    from spikeguard.runtime.machine import machine
 
     about = machine()
     instructions = about["instructions"]
     rows = [
-        ("python", about["versions"]["python"], "" if sys.version_info >= (3, 11) else "3.11 or later is needed"),
+        (
+            "python",
+            about["versions"]["python"],
+            "" if sys.version_info >= (3, 11) else "3.11 or later is needed",
+        ),
         ("torch", torch.__version__, ""),
         (
             "processor",
-            f"{about['cores']} cores, {torch.get_num_threads()} threads; {', '.join(instructions) or 'no wide vectors known'}",
+            f"{about['cores']} cores, {torch.get_num_threads()} threads; "
+            f"{', '.join(instructions) or 'no wide vectors known'}",
             _bf16(instructions),
         ),
         (
@@ -61,18 +68,26 @@ def run(arguments: list[str]) -> int:
 
 def _neurons() -> tuple[str, str, str]:
     """The path that layers of neurons take on the CPU, and what is missing for a faster one."""
-    from spikeguard.kernels import builder, compiler
+    from spikeguard.kernels import compiler, cpp_build
 
-    native, reason = builder.verdict()
+    native, reason = cpp_build.verdict()
     if native:
         return "neurons", "native: batch norm, time loop, noise and pooling in one C++ pass", ""
     compiled, why = compiler.verdict()
     if compiled:
-        return "neurons", "compiled by torch, one pass over time", f"up to twice as slow as the C++ pass: {reason}"
+        return (
+            "neurons",
+            "compiled by torch, one pass over time",
+            f"up to twice as slow as the C++ pass: {reason}",
+        )
     return "neurons", "eager", f"several times slower: {reason}" + (f"; {why}" if why != reason else "")
 
 
 def _bf16(instructions: list[str]) -> str:
     if "amx_bf16" in instructions:
         return "precision bfloat16 is the fast one here"
-    return "bfloat16 may or may not be faster than float32 here: try both" if "avx512_bf16" in instructions else ""
+    return (
+        "bfloat16 may or may not be faster than float32 here: try both"
+        if "avx512_bf16" in instructions
+        else ""
+    )

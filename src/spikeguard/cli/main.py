@@ -12,17 +12,17 @@ VERBS = {
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
     "attack": "attack a trained network, write a record with witnesses",
     "audit": "judge a network by the strongest attacks known; record, witnesses, page",
-    "sweep": "train every defence under the same conditions, rank them, score the best",
+    "sweep": "train every defense under the same conditions, rank them, score the best",
     "bench": "speed and memory against this machine's floor and against installed frameworks",
     "doctor": "what this machine has, which path is used, what each missing part costs",
 }
-HELP = """spikeguard: train spiking neural networks that stay right under attack, and measure how right they stay.
+HELP = """Train spiking neural networks that stay right under attack, and measure how right they stay.
 
 usage: spikeguard VERB [options]        (spikeguard VERB --help for a verb's options)
 
 {verbs}
 
-exit codes: 0 done; 1 a check failed; 2 bad input (one line says what, where, what is allowed); 130 interrupted
+exit codes: 0 done; 1 a check failed; 2 bad input (one line: what, where, what is allowed); 130 interrupted
 start with: spikeguard demo"""
 
 

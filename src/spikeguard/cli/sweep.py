@@ -10,29 +10,55 @@ from spikeguard.cli import common
 def run(arguments: list[str]) -> int:
     parser = common.Parser(
         "sweep",
-        "Train every defence under the same conditions, rank them by the quick audit, confirm the best on fresh seeds, score the finalists "
+        "Train every defense under the same conditions, rank them by the quick audit, confirm the best on "
+        "fresh seeds, score the finalists "
         "once on test images. The same command goes on where it stopped.",
     )
     parser.add_argument("study", choices=["embedded"], help="which study")
-    parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder of networks, record and page")
-    parser.add_argument("--seeds", type=common.positive, default=3, help="seeds of every network; a larger number adds to what is there")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/embedded"), help="folder of networks, record and page"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=common.positive,
+        default=3,
+        help="seeds of every network; a larger number adds to what is there",
+    )
     parser.add_argument("--epochs", type=common.positive, default=4, help="epochs of every training")
-    parser.add_argument("--ranked-on", type=common.positive, default=100, help="validation images of the quick audits")
-    parser.add_argument("--scored-on", type=common.positive, default=200, help="test images of the standard audits (a multiple of the classes)")
-    parser.add_argument("--only-rank", action="store_true", help="leave the fresh seeds and the test images for later")
-    parser.add_argument("--jobs", type=common.positive, default=1, help="networks at a time, each in a process with its share of the threads")
+    parser.add_argument(
+        "--ranked-on", type=common.positive, default=100, help="validation images of the quick audits"
+    )
+    parser.add_argument(
+        "--scored-on",
+        type=common.positive,
+        default=200,
+        help="test images of the standard audits (a multiple of the classes)",
+    )
+    parser.add_argument(
+        "--only-rank", action="store_true", help="leave the fresh seeds and the test images for later"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=common.positive,
+        default=1,
+        help="networks at a time, each in a process with its share of the threads",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     given = parser.parse_args(arguments)
     common.start(given.threads)
 
-    from spikeguard.records import read_json, write_bytes
+    from spikeguard.records.files import read_json, write_bytes
+    from spikeguard.runtime.stop import ctrl_c
     from spikeguard.study.matrix import Settings
     from spikeguard.study.pages import page
     from spikeguard.study.picture import picture
     from spikeguard.study.sweep import MARK, run
-    from spikeguard.training.interrupt import ctrl_c
 
-    settings, record, written = Settings(given.seeds, given.epochs, given.ranked_on, given.scored_on), given.out / MARK, given.out / "embedded.md"
+    settings, record, written = (
+        Settings(given.seeds, given.epochs, given.ranked_on, given.scored_on),
+        given.out / MARK,
+        given.out / "embedded.md",
+    )
     try:
         with common.progress() as shown, ctrl_c() as stop:
             told = run(settings, given.out, shown.tell, stop, given.device, not given.only_rank, given.jobs)
@@ -45,5 +71,8 @@ def run(arguments: list[str]) -> int:
         return 0
     print(page(told))
     print(f"wrote {record}, {written} and its picture; networks in {given.out / 'runs'}")
-    print(f"next: spikeguard audit {given.out / 'runs'}/NAME --effort standard, or the same command with --seeds {given.seeds + 1}")
+    print(
+        f"next: spikeguard audit {given.out / 'runs'}/NAME --effort standard, or the same command with "
+        f"--seeds {given.seeds + 1}"
+    )
     return 0

@@ -1,4 +1,7 @@
-"""What a verb is pointed at: a run folder, a weights file, or ``package.module:factory``, which runs the user's own code."""
+"""What a verb is pointed at.
+
+A run folder, a weights file, or ``package.module:factory``, which runs the user's own code.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,21 @@ class Target:
 
 
 def find(name: str, images: int | None, data: str | None, data_dir: str | None, device: str | None) -> Target:
-    """The model called ``name`` and ``images`` test images (None: all), balanced over the classes. UserError says what is missing."""
+    """The model called ``name`` and ``images`` test images (None: all), balanced over the classes.
+
+    UserError says what is missing.
+    """
     from spikeguard.data.sources import load_data
+    from spikeguard.training.builder import pick_device
     from spikeguard.training.load import load_with_recipe
-    from spikeguard.training.setup import pick_device
 
     place = pick_device(device)
     if ":" in name and not Path(name).exists():
         if data is None:
-            raise UserError(f"{name} does not say what it was trained on: name its data with --data (embedded, fashion-mnist, cifar10, cifar100)")
+            raise UserError(
+                f"{name} does not say what it was trained on: name its data with --data (embedded, "
+                "fashion-mnist, cifar10, cifar100)"
+            )
         model, about = _made(name), dict[str, Any](target=name, data=data)
         if hasattr(model, "to"):
             model = model.to(place)
@@ -51,14 +60,27 @@ def _made(name: str) -> Any:
     try:
         found = getattr(importlib.import_module(module), factory, None)
     except ImportError as error:
-        raise UserError(f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this folder") from error
+        raise UserError(
+            f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this "
+            "folder"
+        ) from error
     finally:
         sys.path.pop(0)
     if not callable(found):
         raise UserError(f"{module} has no function {factory!r}")
-    if [p for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]:
-        raise UserError(f"{name} needs arguments; it must be a function without any that returns the model (from images in [0, 1] to logits)")
+    if [
+        p
+        for p in inspect.signature(found).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]:
+        raise UserError(
+            f"{name} needs arguments; it must be a function without any that returns the model (from images "
+            "in [0, 1] to logits)"
+        )
     model = found()
     if not callable(model):
-        raise UserError(f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in [0, 1] to logits")
+        raise UserError(
+            f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in "
+            "[0, 1] to logits"
+        )
     return model.eval() if hasattr(model, "eval") else model

@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikeguard import draws
 from spikeguard.data.images import Images
+from spikeguard.random import draws
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Shift each image of ``[N, C, H, W]`` by up to ``pad`` pixels (zeros come in) and mirror half of them."""
+    """Shift each image of ``[N, C, H.
+
+    W]`` by up to ``pad`` pixels (zeros come in) and mirror half of them.
+    """
     n, _, height, width = x.shape
     device = x.device
     down, right = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(device)
@@ -26,10 +29,14 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor
     return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def batches(images: Images, size: int, epoch: int, seed: int, augment: bool, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled training batches ``(x in [0, 1], y)`` of one epoch from batch ``start`` on; the last short one is left out.
+def batches(
+    images: Images, size: int, epoch: int, seed: int, augment: bool, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled training batches ``(x in [0, 1], y)`` of one epoch from batch ``start`` on; the last short one
+    is left out.
 
-    Order and augmentation are functions of seed, epoch and batch, so that a resumed epoch goes on with the same batches.
+    Order and augmentation are functions of seed, epoch and batch, so that a resumed epoch goes on with the
+    same batches.
     """
     order = torch.randperm(len(images), generator=draws.generator("order", seed, epoch)).to(images.x.device)
     for b in range(start, len(images) // size):

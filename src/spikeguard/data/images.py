@@ -1,4 +1,4 @@
-"""Sets of labelled images, kept as bytes."""
+"""Sets of labeled images, kept as bytes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeguard import draws
 from spikeguard.errors import UserError
+from spikeguard.random import draws
 
 
 @dataclass(frozen=True)
 class Images:
-    """``x`` uint8 ``[N, C, H, W]`` and ``y`` int64 ``[N]``; ``index`` is each image's number in its official set."""
+    """``x`` uint8 ``[N, C, H, W]`` and ``y`` int64 ``[N]``.
+
+    ``index`` is each image's number in its official set.
+    """
 
     x: Tensor
     y: Tensor
@@ -27,28 +30,39 @@ class Images:
         """All images of an official set, in its order."""
         return Images(x, y.long(), torch.arange(len(y)))
 
-    def take(self, rows: Tensor) -> Images:
+    def select(self, rows: Tensor) -> Images:
         """The images at these rows."""
         return Images(self.x[rows], self.y[rows], self.index[rows.cpu()])
 
     def balanced(self, count: int) -> Images:
-        """The first ``count`` images with equally many of each class, in order; UserError if a class has too few."""
+        """The first ``count`` images with equally many of each class, in order.
+
+        UserError if a class has too few.
+        """
         classes = int(self.y.max()) + 1
         if count < classes or count % classes:
-            raise UserError(f"{count} images cannot be balanced over {classes} classes: take a multiple of {classes}")
+            raise UserError(
+                f"{count} images cannot be balanced over {classes} classes: take a multiple of {classes}"
+            )
         rows = [torch.nonzero(self.y == c).flatten()[: count // classes] for c in range(classes)]
         if short := [c for c, r in enumerate(rows) if len(r) < count // classes]:
-            raise UserError(f"{count} images asked for, but class {short[0]} has only {len(rows[short[0]])} of {count // classes}")
-        return self.take(torch.cat(rows).sort().values)
+            raise UserError(
+                f"{count} images asked for, but class {short[0]} has only {len(rows[short[0]])} of "
+                f"{count // classes}"
+            )
+        return self.select(torch.cat(rows).sort().values)
 
     def split(self, share: float) -> tuple[Images, Images]:
-        """Training and validation part, the latter ``share`` of every class: the same cut whatever the seed of a training."""
+        """Training and validation part, the latter ``share`` of every class.
+
+        The same cut whatever the seed of a training.
+        """
         order = torch.randperm(len(self), generator=draws.generator("validation split", len(self)))
         held = torch.zeros(len(self), dtype=torch.bool)
         for c in range(int(self.y.max()) + 1):
             rows = order[self.y[order] == c]
             held[rows[: round(share * len(rows))]] = True
-        return self.take(torch.nonzero(~held).flatten()), self.take(torch.nonzero(held).flatten())
+        return self.select(torch.nonzero(~held).flatten()), self.select(torch.nonzero(held).flatten())
 
     def pixels(self) -> Tensor:
         """The images as float32 in [0, 1]."""
@@ -61,7 +75,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images, the names of the classes, and the training pixels' mean and standard deviation per channel."""
+    """Training and test images, the names of the classes.
+
+    And the training pixels' mean and standard deviation per channel.
+    """
 
     name: str
     train: Images

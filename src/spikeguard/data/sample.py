@@ -1,4 +1,7 @@
-"""The sample of Fashion-MNIST that ships inside the package: the first 1,000 + 200 images of each class (MIT licence, see NOTICE)."""
+"""The sample of Fashion-MNIST that ships inside the package.
+
+The first 1,000 + 200 images of each class (MIT license, see NOTICE).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def read(path: Path = PATH) -> tuple[Images, Images]:
     try:
         raw = lzma.decompress(path.read_bytes())
     except (OSError, lzma.LZMAError, EOFError) as error:
-        raise UserError(f"embedded sample {path.name} cannot be read ({error}): reinstall spikeguard") from error
+        raise UserError(
+            f"embedded sample {path.name} cannot be read ({error}): reinstall spikeguard"
+        ) from error
     if hashlib.sha256(raw).hexdigest() != SHA256:
         raise UserError(f"embedded sample {path.name} is altered (wrong checksum): reinstall spikeguard")
     sets, at = [], 0

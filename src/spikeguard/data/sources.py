@@ -1,6 +1,7 @@
 """Data sets by name: where their files are looked for, how they are checked, how they are read.
 
-Every file is verified by the sha256 of its uncompressed bytes. Archives are read in place; nothing is ever unpickled.
+Every file is verified by the sha256 of its uncompressed bytes. Archives are read in place; nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 
-FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -46,7 +58,9 @@ class Source:
 
 def _idx(files: list[bytes]) -> Images:
     pixels = np.frombuffer(files[0], np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    return Images.of(torch.from_numpy(pixels.copy()), torch.from_numpy(np.frombuffer(files[1], np.uint8, offset=8).copy()))
+    return Images.of(
+        torch.from_numpy(pixels.copy()), torch.from_numpy(np.frombuffer(files[1], np.uint8, offset=8).copy())
+    )
 
 
 def _cifar(labels: int) -> Callable[[list[bytes]], Images]:
@@ -73,7 +87,10 @@ SOURCES = {
         mean=(0.2860,),
         std=(0.3530,),
         url="https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
-        downloads=tuple(f"{name}-ubyte.gz" for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")),
+        downloads=tuple(
+            f"{name}-ubyte.gz"
+            for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        ),
         subfolders=("fashion-mnist",),
         system=(DEBIAN,),
     ),
@@ -112,8 +129,9 @@ NAMES = ("embedded", *SOURCES)
 def load_data(name: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
     """A data set: 'embedded' (ships with the package), 'fashion-mnist', 'cifar10' or 'cifar100'.
 
-    Files are looked for in ``folder``, else in ``$SPIKEGUARD_DATA``, else where the system keeps them; ``download`` fetches
-    missing ones into the first of these. UserError if a file is missing, truncated or altered, saying which and where.
+    Files are looked for in ``folder``, else in ``$SPIKEGUARD_DATA``, else where the system keeps them;
+    ``download`` fetches missing ones into the first of these. UserError if a file is missing, truncated or
+    altered, saying which and where.
     """
     if name not in NAMES:
         raise UserError(f"unknown data set {name!r} (known: {', '.join(NAMES)})")
@@ -127,13 +145,18 @@ def load_data(name: str, folder: str | Path | None = None, download: bool = Fals
 def _load(name: str, folder: str | None, download: bool) -> Dataset:
     if name == "embedded":
         train, test = sample.read()
-        return Dataset(name, train, test, FASHION, SOURCES["fashion-mnist"].mean, SOURCES["fashion-mnist"].std)
+        return Dataset(
+            name, train, test, FASHION, SOURCES["fashion-mnist"].mean, SOURCES["fashion-mnist"].std
+        )
     source = SOURCES[name]
     places = [Path(folder)] if folder else [*source.system, Path.home() / ".cache" / "spikeguard"]
     if download and not any(_complete(source, place) for place in places):
         for file in source.downloads:
             fetch(source.url + file, places[-1] / file)
-    train, test = (source.read([_find(name, file, digest, source, places) for file, digest in part.items()]) for part in (source.train, source.test))
+    train, test = (
+        source.read([_find(name, file, digest, source, places) for file, digest in part.items()])
+        for part in (source.train, source.test)
+    )
     return Dataset(name, train, test, source.classes, source.mean, source.std)
 
 
@@ -169,9 +192,15 @@ def _find(name: str, file: str, digest: str, source: Source, places: list[Path])
             try:
                 content = read()
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-                raise UserError(f"{path} cannot be read ({error}): it is truncated or altered; delete it and get it again") from error
+                raise UserError(
+                    f"{path} cannot be read ({error}): it is truncated or altered; delete it and get it again"
+                ) from error
             if hashlib.sha256(content).hexdigest() != digest:
-                raise UserError(f"{path} is truncated or altered (wrong checksum of {file}): delete it and get it again")
+                raise UserError(
+                    f"{path} is truncated or altered (wrong checksum of {file}): delete it and get it again"
+                )
             return content
     where = " or ".join(str(p) for p in places)
-    raise UserError(f"{name}: no {file} in {where}; name its folder with --data-dir or SPIKEGUARD_DATA, or add --download")
+    raise UserError(
+        f"{name}: no {file} in {where}; name its folder with --data-dir or SPIKEGUARD_DATA, or add --download"
+    )

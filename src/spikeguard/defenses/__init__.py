@@ -1,14 +1,18 @@
-"""Defences by name. A new one is a file (or a class in the file of its kind), a line here, and what CONTRIBUTING.md lists beside it."""
+"""Defenses by name.
+
+A new one is a file (or a class in the file of its kind), a line here, and what CONTRIBUTING.md lists beside
+it.
+"""
 
 from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
 from spikeguard.defenses.base import Defense, Hooks, Step, View, compose
 from spikeguard.defenses.conversion import ANNTwin, Conversion
-from spikeguard.defenses.crafting import CRAFTERS, Adversary
+from spikeguard.defenses.crafting import CRAFTING_GRADIENTS, Adversary
 from spikeguard.defenses.distillation import Distillation
 from spikeguard.defenses.disturbance import MPPD, FirstLayerGuard, ShiftGuard
 from spikeguard.defenses.fitted import FittedSurrogate
 from spikeguard.defenses.gradient import SR
-from spikeguard.defenses.inputs import FEEL, InputNoise, InputQuantisation
+from spikeguard.defenses.inputs import FEEL, InputNoise, InputQuantization
 from spikeguard.defenses.membrane import MPDSGR
 from spikeguard.defenses.neural import DLIF, HoSNN, RandHet, StoG
 from spikeguard.defenses.parameters import DSD, EMA, RAT, EarlyStopping
@@ -32,7 +36,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "feel": FEEL,
     "hosnn": HoSNN,
     "input_noise": InputNoise,
-    "input_quantisation": InputQuantisation,
+    "input_quantization": InputQuantization,
     "randhet": RandHet,
     "dsd": DSD,
     "conversion": Conversion,
@@ -45,7 +49,7 @@ DEFENSES: dict[str, type[Defense]] = {
 __all__ = [
     "ANNTwin",
     "AT",
-    "CRAFTERS",
+    "CRAFTING_GRADIENTS",
     "DEFENSES",
     "DLIF",
     "DSD",
@@ -68,7 +72,7 @@ __all__ = [
     "HoSNN",
     "Hooks",
     "InputNoise",
-    "InputQuantisation",
+    "InputQuantization",
     "RandHet",
     "ShiftGuard",
     "Step",

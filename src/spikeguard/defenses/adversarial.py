@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeguard.defenses.base import Hooks, Step, View
-from spikeguard.defenses.crafting import Adversary, almost, posed
+from spikeguard.defenses.crafting import Adversary, crafting_mode, jitter
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 
@@ -19,7 +19,8 @@ STRONGEST = "SA-PGD-100 ASSG atan 0.435 ce"  # crafted by one backward pass, a n
 
 @dataclass(frozen=True)
 class AT(Adversary):
-    """The loss is taken at adversaries of the cross-entropy; ``clean_share`` of it stays on the clean images. Madry et al., ICLR 2018.
+    """The loss is taken at adversaries of the cross-entropy; ``clean_share`` of it stays on the clean images.
+    Madry et al., ICLR 2018.
 
     The usual recipe for spiking networks is eps 2/255, 2 steps of 1/255.
     """
@@ -58,9 +59,11 @@ def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TRADES(Adversary):
-    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``, x' the adversary of that divergence. Zhang et al., ICML 2019.
+    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``, x' the adversary of that
+    divergence. Zhang et al., ICML 2019.
 
-    ``temperature``: tau (published for spiking networks: 2, with beta 5). The divergence is of the mean logits.
+    ``temperature``: tau (published for spiking networks: 2, with beta 5). The divergence is of the mean
+    logits.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -84,27 +87,31 @@ class _TRADES(Hooks):
 
     def craft(self, step: Step) -> None:
         s = self.settings
-        with posed(step.net, s.batch_norm, False), torch.no_grad():
+        with crafting_mode(step.net, s.batch_norm, False), torch.no_grad():
             clean = step.net(step.x)
 
         def loss(logits: Tensor, y: Tensor) -> Tensor:
             return divergence(clean / s.temperature, logits / s.temperature)
 
-        found = s.adversaries(step, loss, start=None if s.random_start else almost(step))
+        found = s.adversaries(step, loss, start=None if s.random_start else jitter(step))
         step.views["clean"] = View(step.x, 1.0)
         step.views["adversarial"] = View(found, 0.0)
 
     def penalty(self, step: Step) -> Tensor:
         s = self.settings
         tau = s.temperature
-        return s.beta * tau**2 * divergence(step.scored("clean") / tau, step.scored("adversarial") / tau).mean()
+        return (
+            s.beta * tau**2 * divergence(step.scored("clean") / tau, step.scored("adversarial") / tau).mean()
+        )
 
 
 @dataclass(frozen=True)
 class MART(Adversary):
-    """Boosted cross-entropy at the adversary plus ``beta`` times a divergence that weighs samples by how unsure their clean class is.
+    """Boosted cross-entropy at the adversary plus ``beta`` times a divergence that weighs samples by how
+    unsure their clean class is.
 
-    ``-log p'_y - log(1 - max_{k != y} p'_k) + beta KL(p || p') (1 - p_y)``; it takes the place of the task's loss. Wang et al., ICLR 2020.
+    ``-log p'_y - log(1 - max_{k != y} p'_k) + beta KL(p || p') (1 - p_y)``; it takes the place of the task's
+    loss. Wang et al., ICLR 2020.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -139,10 +146,12 @@ class _MART(Hooks):
 
 @dataclass(frozen=True)
 class TemporalEnsemble(Adversary):
-    """The steps' readouts as an ensemble: the adversary of one step drawn by lot is trained on by all, and they are held together.
+    """The steps' readouts as an ensemble: the adversary of one step drawn by lot is trained on by all, and
+    they are held together.
 
-    ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's loss 'per_step' or 'tet'. Our own
-    minimal version of the idea of arXiv 2508.11279, whose loss is not public.
+    ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's
+    loss 'per_step' or 'tet'. Our own minimal version of the idea of arXiv 2508.11279, whose loss is not
+    public.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -181,5 +190,10 @@ class _Ensemble(Hooks):
     def penalty(self, step: Step) -> Tensor:
         logits = step.logits["adversarial"]
         if logits.dim() != 3:
-            raise UserError("TemporalEnsemble: needs the loss of every step (recipe: loss = 'per_step' or 'tet')")
-        return self.settings.consistency * divergence(logits.mean(0).detach()[None].expand_as(logits), logits).mean()
+            raise UserError(
+                "TemporalEnsemble: needs the loss of every step (recipe: loss = 'per_step' or 'tet')"
+            )
+        return (
+            self.settings.consistency
+            * divergence(logits.mean(0).detach()[None].expand_as(logits), logits).mean()
+        )

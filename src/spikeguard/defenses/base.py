@@ -1,4 +1,7 @@
-"""A defence: frozen settings that may change the network and, while it trains, hook into the loop. Every hook is optional."""
+"""A defense: frozen settings that may change the network and, while it trains, hook into the loop.
+
+Every hook is optional.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,34 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from spikeguard import draws
-from spikeguard.dynamics import Drawing
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
+from spikeguard.random import draws
+from spikeguard.random.streams import StochasticModule
 
 FIRST_PART = "first part of the training"
 
 
 @dataclass
 class View:
-    """One forward pass of a training step: its images and the weight of its loss (0: looked at, or a defence's own loss).
+    """One forward pass of a training step: its images and the weight of its loss (0: looked at, or a
+    defense's own loss).
 
-    ``quiet``: batch norm's running averages stay, because nothing is trained to do well there.
+    ``freeze_bn``: batch norm's running averages stay, because nothing is trained to do well there.
     """
 
     x: Tensor
     weight: float
-    quiet: bool = False
+    freeze_bn: bool = False
 
 
 @dataclass
 class Step:
     """One training step, as its hooks see it.
 
-    ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the training. ``views`` maps a name
-    ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came out: ``[N, K]``, or ``[T, N, K]`` with a loss of every step.
+    ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the
+    training. ``views`` maps a name ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came
+    out: ``[N, K]``, or ``[T, N, K]`` with a loss of every step.
     """
 
     net: Classifier
@@ -52,33 +57,42 @@ class Step:
         """A key for random numbers of this step."""
         return draws.key(self.key, *parts)
 
-    def look(self, view: str) -> None:
-        """Have the clean images pass through the network under this name, if no defence has done so."""
-        self.views.setdefault(view, View(self.x, 0.0, quiet=True))
+    def also_clean(self, view: str) -> None:
+        """Have the clean images pass through the network under this name, if no defense has done so."""
+        self.views.setdefault(view, View(self.x, 0.0, freeze_bn=True))
 
     def scored(self, view: str) -> Tensor:
         """Logits ``[N, K]`` of a view, the mean over time: what a test scores."""
         logits = self.logits[view]
         return logits.mean(0) if logits.dim() == 3 else logits
 
-    def trained(self) -> str:
-        """The view that most of the loss is taken at; 'clean' where a defence replaces the loss altogether."""
+    def main_view(self) -> str:
+        """The view that most of the loss is taken at.
+
+        'clean' where a defense replaces the loss altogether.
+        """
         return max(self.views, key=lambda name: (self.views[name].weight, name == "clean"))
 
 
 class Hooks:
-    """What a defence does during training, in the order in which the loop asks. Everything random comes from ``step.draw``."""
+    """What a defense does during training, in the order in which the loop asks.
+
+    Everything random comes from ``step.draw``.
+    """
 
     settled = True  # False while the network is not yet of the kind that is kept
 
     def begin(self, step: Step) -> None:
-        """Before anything else of a step, and before a validation: put the network into the state of this part of the training."""
+        """Before anything else of a step, and before a validation.
+
+        Put the network into the state of this part of the training.
+        """
 
     def craft(self, step: Step) -> None:
         """Change the training inputs: ``step.views``."""
 
     def complete(self, step: Step) -> None:
-        """Called after all ``craft``: add forward passes that this defence has to see."""
+        """Called after all ``craft``: add forward passes that this defense has to see."""
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         """Context around the forward pass of a view."""
@@ -89,17 +103,23 @@ class Hooks:
         return None
 
     def gradients(self, net: Classifier) -> None:
-        """Between the backward pass and the optimiser's step: change the parameters' gradients."""
+        """Between the backward pass and the optimizer's step: change the parameters' gradients."""
 
     def after(self, step: Step) -> None:
-        """After the optimiser's step: change the parameters."""
+        """After the optimizer's step: change the parameters."""
 
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
-        """Figures for the metrics, from all validation images at the end of an epoch, network in eval mode; ``settled``: all hooks are."""
+        """Figures for the metrics, from all validation images at the end of an epoch, network in eval mode.
+
+        ``settled``: all hooks are.
+        """
         return {}
 
     def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
-        """After the last step: change the network that is kept. ``images``: batches of the training images."""
+        """After the last step: change the network that is kept. ``images``.
+
+        Batches of the training images.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """What has to be kept for a training to be resumed to the same bits."""
@@ -110,7 +130,10 @@ class Hooks:
 
 
 class SameDraws:
-    """Lets the second of two forward passes of a step draw what the first one drew: what they differ in is then not their noise."""
+    """Lets the second of two forward passes of a step draw what the first one drew.
+
+    What they differ in is then not their noise.
+    """
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -121,18 +144,23 @@ class SameDraws:
 
     def align(self, net: Classifier) -> None:
         """Before each of them."""
-        sources = {name: m.source for name, m in net.named_modules() if isinstance(m, Drawing) and m.source is not None}
+        sources = {
+            name: m.source
+            for name, m in net.named_modules()
+            if isinstance(m, StochasticModule) and m.source is not None
+        }
         for name, source in sources.items():
             source.calls = self.calls.setdefault(name, source.calls)
 
 
 @dataclass(frozen=True)
 class Defense:
-    """Settings of a defence; a subclass says what it does.
+    """Settings of a defense; a subclass says what it does.
 
-    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the neurons (noise, decay, threshold, reset,
-    start, gain, gate, surrogate), the training inputs, the weights kept, the first part of the training. No two defences may own the same.
-    ``chooses``: by validation images. ``reads``: it acts on potentials; ``spikes``: the network has any.
+    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the
+    neurons (noise, decay, threshold, reset, start, gain, gate, surrogate), the training inputs, the weights
+    kept, the first part of the training. No two defenses may own the same. ``chooses``: by validation images.
+    ``reads``: it acts on potentials; ``spikes``: the network has any.
     """
 
     adaptive: ClassVar[str] = ""
@@ -158,23 +186,27 @@ class Defense:
 
 
 def compose(*defenses: Defense) -> tuple[Defense, ...]:
-    """Several defences as one, for ``Recipe(defenses=...)``; they act in this order.
+    """Several defenses as one, for ``Recipe(defenses=...)``; they act in this order.
 
-    UserError if one is no defence or named twice, if two set the same thing, or if one acts on potentials and another leaves none.
+    UserError if one is no defense or named twice, if two set the same thing, or if one acts on potentials and
+    another leaves none.
     """
     owners: dict[str, str] = {}
     for k, defense in enumerate(defenses):
         name = type(defense).__name__
         if not isinstance(defense, Defense):
-            raise UserError(f"compose: {name} is no defence")
+            raise UserError(f"compose: {name} is no defense")
         if any(type(other) is type(defense) for other in defenses[:k]):
             raise UserError(f"compose: {name} is named more than once")
         for what in sorted(defense.owned()):
             if what in owners:
-                raise UserError(f"compose: {owners[what]} and {name} both set the {what}; leave one of them out")
+                raise UserError(
+                    f"compose: {owners[what]} and {name} both set the {what}; leave one of them out"
+                )
             owners[what] = name
     if (without := [d for d in defenses if not d.spikes]) and (reading := [d for d in defenses if d.reads]):
         raise UserError(
-            f"compose: {type(reading[0]).__name__} acts on potentials, and {type(without[0]).__name__} leaves none; leave one of them out"
+            f"compose: {type(reading[0]).__name__} acts on potentials, and {type(without[0]).__name__} "
+            "leaves none; leave one of them out"
         )
     return defenses

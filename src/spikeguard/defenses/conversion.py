@@ -1,4 +1,5 @@
-"""A robust ANN first, then spikes: training begins with quantised activations in one step and goes on with neurons that do the same in T.
+"""A robust ANN first, then spikes: training begins with quantized activations in one step and goes on with
+neurons that do the same in T.
 
 And an ANN altogether: the yardstick of the same layers without any spikes.
 """
@@ -15,24 +16,28 @@ from torch import Tensor
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step
 from spikeguard.defenses.neural import set_decay
-from spikeguard.dynamics import Dynamics
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
+from spikeguard.neurons.modifiers import Dynamics
 
 
 @dataclass(frozen=True)
 class Conversion(Defense):
-    """Over the first ``share`` of the training every layer of neurons is ``clip(floor(I T / threshold + 1/2) / T, 0, 1)``, in one step.
+    """Over the first ``share`` of the training every layer of neurons is ``clip(floor(I T / threshold + 1/2)
+    / T, 0, 1)``, in one step.
 
-    Then its weights go on as a spiking network: no leak, soft reset, potentials that start at threshold / 2; fed with a constant current such a
-    neuron fires exactly that share of T steps. ``share`` 0 trains these neurons directly. With ``AT`` both halves are trained on adversaries. The
-    scale of each layer is learned by the batch norm before it, channel by channel: a learned threshold is the same parameter. After Bu et al.,
-    ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
+    Then its weights go on as a spiking network: no leak, soft reset, potentials that start at threshold / 2;
+    fed with a constant current such a neuron fires exactly that share of T steps. ``share`` 0 trains these
+    neurons directly. With ``AT`` both halves are trained on adversaries. The scale of each layer is learned
+    by the batch norm before it, channel by channel: a learned threshold is the same parameter. After Bu et
+    al., ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
     """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay", "neurons' reset", "neurons' threshold", "neurons' start"})
+    owns: ClassVar[frozenset[str]] = frozenset(
+        {"neurons' decay", "neurons' reset", "neurons' threshold", "neurons' start"}
+    )
 
     share: float = 0.6
 
@@ -45,7 +50,10 @@ class Conversion(Defense):
     def prepare(self, net: Classifier) -> None:
         for name, layer in spiking(net).items():
             if layer.spec.learn_threshold:
-                raise UserError(f"Conversion: learn_threshold of {name} would be learned by nothing here: the batch norm before it scales instead")
+                raise UserError(
+                    f"Conversion: learn_threshold of {name} would be learned by nothing here: the batch "
+                    "norm before it scales instead"
+                )
             set_decay(layer, 1.0)
             layer.spec = replace(layer.spec, reset="soft", v_init=float(layer.threshold) / 2)
 
@@ -55,10 +63,18 @@ class Conversion(Defense):
 
 @dataclass(frozen=True)
 class ANNTwin(Defense):
-    """No defence but a yardstick: ReLU in place of the neurons, in one step; layers, training and passes are those of the spiking network."""
+    """No defense but a yardstick: ReLU in place of the neurons, in one step.
+
+    Layers, training and passes are those of the spiking network.
+    """
 
     adaptive: ClassVar[str] = STRONGEST
-    owns: ClassVar[frozenset[str]] = Conversion.owns | {"neurons' noise", "neurons' gain", "neurons' gate", FIRST_PART}
+    owns: ClassVar[frozenset[str]] = Conversion.owns | {
+        "neurons' noise",
+        "neurons' gain",
+        "neurons' gate",
+        FIRST_PART,
+    }
     spikes: ClassVar[bool] = False
 
     def prepare(self, net: Classifier) -> None:
@@ -70,12 +86,15 @@ class ANNTwin(Defense):
 class Rectified(Dynamics):
     """ReLU in place of neurons."""
 
-    def instead(self, current: Tensor) -> Tensor | None:
+    def activation(self, current: Tensor) -> Tensor | None:
         return current.relu()
 
 
 class _Stairs(torch.autograd.Function):
-    """``clip(floor(x levels + 1/2) / levels, 0, 1)``; the derivative is that of the clip without the floor."""
+    """``clip(floor(x levels + 1/2) / levels, 0, 1)``.
+
+    The derivative is that of the clip without the floor.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
@@ -90,7 +109,7 @@ class _Stairs(torch.autograd.Function):
 
 
 def stairs(x: Tensor, levels: int) -> Tensor:
-    """The quantised clip activation of ``x`` in units of the threshold."""
+    """The quantized clip activation of ``x`` in units of the threshold."""
     done: Tensor = _Stairs.apply(x, levels)  # type: ignore[no-untyped-call]
     return done
 
@@ -102,12 +121,15 @@ class Analog(Dynamics):
         super().__init__()
         self.levels, self.threshold = levels, threshold
 
-    def instead(self, current: Tensor) -> Tensor | None:
+    def activation(self, current: Tensor) -> Tensor | None:
         return stairs(current.mean(0, keepdim=True) / self.threshold, self.levels)
 
 
 class Posing(Hooks):
-    """Trains the network with activations in one step over the first ``share`` of the training, with its neurons afterwards."""
+    """Trains the network with activations in one step over the first ``share`` of the training.
+
+    With its neurons afterwards.
+    """
 
     def __init__(self, share: float, net: Classifier) -> None:
         self.share, self.timesteps, self.analog = share, net.timesteps, False

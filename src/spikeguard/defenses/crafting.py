@@ -1,4 +1,7 @@
-"""How training inputs are crafted: every constant of the inner attack, shared by all defences that train on adversaries."""
+"""How training inputs are crafted.
+
+Every constant of the inner attack, shared by all defenses that train on adversaries.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,31 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard import draws
-from spikeguard.attacks.ascent import at_rest, random_start, walk
+from spikeguard.attacks._loop import random_start, walk
 from spikeguard.attacks.pgd import SignStep, default_step
 from spikeguard.defenses.base import Defense, Step
-from spikeguard.dynamics import keeping
-from spikeguard.gradients import Estimator, Own, assg, bptr, hart, mean_field, rga, swap
-from spikeguard.gradients.estimators import Model, Opened
+from spikeguard.gradients import ASSG, BPTR, HART, RGA, Estimator, MeanField, Own, SwapSurrogate
+from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, ce
+from spikeguard.models import Model, eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, seed_noise
+from spikeguard.random import draws
+from spikeguard.random.streams import preserved_noise
 from spikeguard.surrogates import Atan, StraightThrough, Triangle
 from spikeguard.threat import Linf
 
-CRAFTERS: dict[str, Estimator] = {
+CRAFTING_GRADIENTS: dict[str, Estimator] = {
     "own": Own(),
-    "assg": assg(seen=True),
-    "assg triangle": assg(0.8, Triangle(), seen=True),
-    "atan 4": swap(Atan(4.0)),
-    "atan 8": swap(Atan(8.0)),
-    "straight-through": swap(StraightThrough()),
-    "bptr": bptr(),
-    "rga": rga(),
-    "hart": hart(0.5),
-    "mean field": mean_field(),
+    "assg": ASSG(start_from_first=True),
+    "assg triangle": ASSG(0.8, Triangle(), start_from_first=True),
+    "atan 4": SwapSurrogate(Atan(4.0)),
+    "atan 8": SwapSurrogate(Atan(8.0)),
+    "straight-through": SwapSurrogate(StraightThrough()),
+    "bptr": BPTR(),
+    "rga": RGA(),
+    "hart": HART(0.5),
+    "mean field": MeanField(),
 }
 """Where the gradient of a training adversary may come from."""
 
@@ -42,12 +46,14 @@ CRAFTERS: dict[str, Estimator] = {
 class Adversary(Defense):
     """PGD under Linf on the batch (FGSM: ``steps`` 1, ``step_size`` eps, ``random_start`` False).
 
-    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps and the step rise from 0; from there
-    they change in a line up to ``eps_end`` at the end of the training (None: eps stays). ``late_steps`` is the number of steps over the last
-    ``late_share`` of the training (None: ``steps``).
-    ``batch_norm``: 'eval', or 'train' for batch statistics while crafting (running averages stay). ``noise`` of the neurons while crafting: 'off',
-    'fresh' for a new draw at every step, 'frozen' for the same one; defences that are random at test are so here, too. ``estimators``: names of
-    ``CRAFTERS``; one is drawn for every batch, so that weights cannot hide from a single backward pass.
+    ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps
+    and the step rise from 0; from there they change in a line up to ``eps_end`` at the end of the training
+    (None: eps stays). ``late_steps`` is the number of steps over the last ``late_share`` of the training
+    (None: ``steps``). ``batch_norm``: 'eval', or 'train' for batch statistics while crafting (running
+    averages stay). ``noise`` of the neurons while crafting: 'off', 'fresh' for a new draw at every step,
+    'frozen' for the same one; defenses that are random at test are so here, too. ``estimators``: names of
+    ``CRAFTING_GRADIENTS``; one is drawn for every batch, so that weights cannot hide from a single backward
+    pass.
     """
 
     eps: float = 8 / 255
@@ -68,52 +74,82 @@ class Adversary(Defense):
         self._need(self.step_size is None or self.step_size > 0, "step_size", "above 0")
         self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
         self._need(self.eps_end is None or 0 <= self.eps_end <= 1, "eps_end", "in [0, 1]")
-        self._need(self.eps_end is None or (self.eps > 0 and self.warmup < 1), "eps_end", "left out where eps is 0 or warmup is 1")
+        self._need(
+            self.eps_end is None or (self.eps > 0 and self.warmup < 1),
+            "eps_end",
+            "left out where eps is 0 or warmup is 1",
+        )
         self._need(self.late_steps is None or self.late_steps >= 1, "late_steps", "at least 1")
         self._need(0 < self.late_share <= 1, "late_share", "in (0, 1]")
         self._need(self.batch_norm in ("eval", "train"), "batch_norm", "'eval' or 'train'")
         self._need(self.noise in ("off", "fresh", "frozen"), "noise", "'off', 'fresh' or 'frozen'")
-        self._need(bool(self.estimators) and set(self.estimators) <= set(CRAFTERS), "estimators", f"some of {', '.join(CRAFTERS)}")
+        self._need(
+            bool(self.estimators) and set(self.estimators) <= set(CRAFTING_GRADIENTS),
+            "estimators",
+            f"some of {', '.join(CRAFTING_GRADIENTS)}",
+        )
 
     def schedule(self, progress: float) -> tuple[float, int]:
         """What eps is multiplied by, and the number of steps, at a share of the training."""
-        steps = self.late_steps if self.late_steps is not None and progress >= 1 - self.late_share else self.steps
+        steps = (
+            self.late_steps if self.late_steps is not None and progress >= 1 - self.late_share else self.steps
+        )
         if progress < self.warmup:
             return progress / self.warmup, steps
         if self.eps_end is None:
             return 1.0, steps
         return 1.0 + (self.eps_end / self.eps - 1.0) * (progress - self.warmup) / (1.0 - self.warmup), steps
 
-    def adversaries(self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None) -> Tensor:
-        """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default)."""
+    def adversaries(
+        self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None
+    ) -> Tensor:
+        """Images ``[N, C, H.
+
+        W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default).
+        """
         share, steps = self.schedule(step.progress)
         threat, x = Linf(min(self.eps * share, 1.0)), step.x
         if start is None and not self.random_start:
             start = x
-        size = default_step(threat.per_sample(x), steps, None if self.step_size is None else self.step_size * share)
-        name = self.estimators[step.draw("estimator") % len(self.estimators)] if len(self.estimators) > 1 else self.estimators[0]
-        estimator: Estimator = CRAFTERS[name]
+        size = default_step(
+            threat.per_sample(x), steps, None if self.step_size is None else self.step_size * share
+        )
+        name = (
+            self.estimators[step.draw("estimator") % len(self.estimators)]
+            if len(self.estimators) > 1
+            else self.estimators[0]
+        )
+        estimator: Estimator = CRAFTING_GRADIENTS[name]
         if self.noise == "frozen":
             estimator = _Frozen(estimator, step.net, step.draw("noise of crafting"))
         if start is None:
             start = random_start(x, threat, torch.arange(len(x)), step.key, 0)
-        with posed(step.net, self.batch_norm, self.noise != "off"):
-            found, _ = walk(model or step.net, x, step.y, start, threat, steps, SignStep(threat, size), estimator, loss)
+        with crafting_mode(step.net, self.batch_norm, self.noise != "off"):
+            found, _ = walk(
+                model or step.net, x, step.y, start, threat, steps, SignStep(threat, size), estimator, loss
+            )
         return found
 
 
-def almost(step: Step) -> Tensor:
+def jitter(step: Step) -> Tensor:
     """The images with a trace of noise: at the images themselves a divergence from them has no gradient."""
     noise = torch.randn(step.x.shape, generator=draws.generator(step.draw("almost")))
     return (step.x + 1e-3 * noise.to(step.x)).clamp(0, 1)
 
 
 @contextmanager
-def posed(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
-    """The network in eval mode, but for batch norm's statistics and the neurons' noise if so asked; nothing of it lasts."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if batch_norm == "train" else []
+def crafting_mode(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
+    """The network in eval mode, but for batch norm's statistics and the neurons' noise if so asked.
+
+    Nothing of it lasts.
+    """
+    norms = (
+        [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if batch_norm == "train"
+        else []
+    )
     buffers = [(b, b.clone()) for m in norms for b in m.buffers()]
-    with at_rest(net), keeping(net):
+    with eval_mode(net), preserved_noise(net):
         for module in net.modules():
             if module in norms or (noisy and isinstance(module, Spiking)):
                 module.training = True

@@ -1,4 +1,7 @@
-"""A robust ANN as the teacher: it is trained first, in the same training, and the spiking network then learns its answers."""
+"""A robust ANN as the teacher.
+
+It is trained first, in the same training, and the spiking network then learns its answers.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,20 @@ from spikeguard.defenses.adversarial import STRONGEST, divergence
 from spikeguard.defenses.base import FIRST_PART, Hooks, Step, View
 from spikeguard.defenses.conversion import Posing, Rectified
 from spikeguard.defenses.crafting import Adversary
-from spikeguard.dynamics import Dynamics
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, seed_noise
+from spikeguard.neurons.modifiers import Dynamics
 
 
 @dataclass(frozen=True)
 class Distillation(Adversary):
-    """``(1 - c) tau^2 KL(T(x) || S(x')) + c tau^2 KL(T(x) || S(x))`` in place of the task's loss, c the ``clean_share``.
+    """``(1 - c) tau^2 KL(T(x) || S(x')) + c tau^2 KL(T(x) || S(x))`` in place of the task's loss, c the
+    ``clean_share``.
 
-    T is the ANN of the same layers (ReLU, one step), trained on adversaries over the first ``share`` of the training and then frozen; S the spiking
-    network, which goes on from its weights. x' is the adversary of the first divergence. Robust soft labels are from Zi et al., ICCV 2021; that the
-    teacher is an ANN of the same training is ours.
+    T is the ANN of the same layers (ReLU, one step), trained on adversaries over the first ``share`` of the
+    training and then frozen; S the spiking network, which goes on from its weights. x' is the adversary of
+    the first divergence. Robust soft labels are from Zi et al., ICCV 2021; that the teacher is an ANN of the
+    same training is ours.
     """
 
     adaptive: ClassVar[str] = STRONGEST

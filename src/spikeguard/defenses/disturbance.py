@@ -1,4 +1,7 @@
-"""What a disturbance does to potentials, as a loss: MPPD and its total-variation form, and two guards of our own that scaling cannot satisfy."""
+"""What a disturbance does to potentials, as a loss.
+
+MPPD and its total-variation form, and two guards of our own that scaling cannot satisfy.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,19 @@ from torch import Tensor, nn
 
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
-from spikeguard.defenses.crafting import Adversary, almost
+from spikeguard.defenses.crafting import Adversary, jitter
 from spikeguard.defenses.membrane import norms_before, rising
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.taps import tap
+from spikeguard.neurons.tap import tap
 
 QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values that is taken of
 
 
 class Paired(Hooks):
-    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise: the training adversary's, or one of its own where
+    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise: the training
+    adversary's, or one of its own where
     there is none (only then do the settings of the inner attack matter)."""
 
     def __init__(self, settings: Adversary, clean: tap, disturbed: tap) -> None:
@@ -32,10 +36,12 @@ class Paired(Hooks):
 
     def complete(self, step: Step) -> None:
         self.clear()
-        step.look("clean")
+        step.also_clean("clean")
         self.view = "adversarial" if "adversarial" in step.views else type(self.settings).__name__
         if self.view not in step.views:
-            step.views[self.view] = View(self.settings.adversaries(step, start=almost(step)), 0.0, quiet=True)
+            step.views[self.view] = View(
+                self.settings.adversaries(step, start=jitter(step)), 0.0, freeze_bn=True
+            )
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         watched = {"clean": self.clean, self.view: self.disturbed}.get(view)
@@ -53,14 +59,15 @@ class Paired(Hooks):
 
 @dataclass(frozen=True)
 class MPPD(Adversary):
-    """A small difference of the last spiking layer's potentials under disturbance: ``L + rho mean |e|^2`` ('l2') or ``rho mean |e|`` ('l1').
+    """A small difference of the last spiking layer's potentials under disturbance: ``L + rho mean |e|^2``
+    ('l2') or ``rho mean |e|`` ('l1').
 
         e[t] = decay e[t-1] + (I_clean[t] - I_adv[t]),  I_clean without gradient
 
-    The disturbed pass is the training adversary's, else ``steps`` of ``eps`` from almost x (without ``random_start``); decay is the layer's
-    setting. The published loss is half clean, half disturbed: ``AT(clean_share=0.5)`` beside it.
-    'l2': Ding et al., ICML 2024 (rho 1);
-    'l1', the total-variation form: ICLR 2026 (rho 2.5 to 3).
+    The disturbed pass is the training adversary's, else ``steps`` of ``eps`` from almost x (without
+    ``random_start``); decay is the layer's setting. The published loss is half clean, half disturbed:
+    ``AT(clean_share=0.5)`` beside it. 'l2': Ding et al., ICML 2024 (rho 1); 'l1', the total-variation form:
+    ICLR 2026 (rho 2.5 to 3).
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -98,7 +105,10 @@ class _MPPD(Paired):
 
 
 def difference(clean: Tensor, disturbed: Tensor, decay: Tensor, timesteps: int) -> Tensor:
-    """The difference ``[T, N, ...]`` of two potentials that never reset, from currents ``[T or 1, N, ...]``."""
+    """The difference ``[T, N, ...]`` of two potentials that never reset, from currents ``[T or 1, N.
+
+    ...]``.
+    """
     gap = (clean - disturbed).float().expand(timesteps, *clean.shape[1:])
     e, rows = torch.zeros_like(gap[0]), []
     for now in gap:
@@ -113,9 +123,9 @@ class ShiftGuard(Adversary):
 
         L + lambda_max (1 - cos(pi p)) / 2  sum_l mean max(0, m_c - sign(u_clean) u_adv)
 
-    m_c: running 0.9-quantile of ``|u_adv - u_clean|`` in the channel, without gradient. A network that multiplies all potentials multiplies the
-    shifts, too, and gains nothing. The disturbed pass is the training adversary's, else ``steps`` of ``eps`` from almost x (without
-    ``random_start``).
+    m_c: running 0.9-quantile of ``|u_adv - u_clean|`` in the channel, without gradient. A network that
+    multiplies all potentials multiplies the shifts, too, and gains nothing. The disturbed pass is the
+    training adversary's, else ``steps`` of ``eps`` from almost x (without ``random_start``).
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
@@ -158,7 +168,10 @@ class _ShiftGuard(Paired):
 
 
 def quantile(shift: Tensor) -> Tensor:
-    """The 0.9-quantile per channel ``[C]`` of ``[T, N, C, ...]``, of evenly spread values where there are many."""
+    """The 0.9-quantile per channel ``[C]`` of ``[T, N, C, ...]``.
+
+    Of evenly spread values where there are many.
+    """
     flat = shift.transpose(0, 2).flatten(1)
     every = max(1, flat.shape[1] // SEEN)
     return flat[:, ::every].float().quantile(QUANTILE, dim=1)
@@ -166,11 +179,14 @@ def quantile(shift: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FirstLayerGuard(Defense):
-    """Ours: the first layer's potentials beyond the farthest that any disturbance of size eps can move them, in closed form.
+    """Ours: the first layer's potentials beyond the farthest that any disturbance of size eps can move them,
+    in closed form.
 
-        L + lambda_max (1 - cos(pi p)) / 2  mean max(0, s_c[t] - |u|),   s_c[t] = eps ||w_c / std||_1 |gain_c| / sqrt(var_c) sum_{i <= t} decay^i
+        L + lambda_max (1 - cos(pi p)) / 2  mean max(0, s_c[t] - |u|)
+        s_c[t] = eps ||w_c / std||_1 |gain_c| / sqrt(var_c) sum_{i <= t} decay^i
 
-    with a gradient through s_c too, so that the attainable shift shrinks. Needs batch norm between the first convolution and the first neurons.
+    with a gradient through s_c too, so that the attainable shift shrinks. Needs batch norm between the first
+    convolution and the first neurons.
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
@@ -191,14 +207,20 @@ class _FirstLayerGuard(Hooks):
     def __init__(self, settings: FirstLayerGuard, net: Classifier) -> None:
         self.settings, self.tap = settings, tap(net, grad=True)
         self.name, self.layer = next(iter(spiking(net).items()))
-        self.norm, self.conv = norms_before(net).get(self.name), next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+        self.norm, self.conv = (
+            norms_before(net).get(self.name),
+            next(m for m in net.modules() if isinstance(m, nn.Conv2d)),
+        )
         self.trained = ""
         if self.norm is None or len(self.layer.dynamics) or len(net.before):
-            raise UserError("FirstLayerGuard: needs batch norm between the first convolution and the first neurons, and no other change of either")
+            raise UserError(
+                "FirstLayerGuard: needs batch norm between the first convolution and the first neurons, and "
+                "no other change of either"
+            )
 
     def complete(self, step: Step) -> None:
         self.tap.clear()
-        self.trained = step.trained()
+        self.trained = step.main_view()
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         return self.tap if view == self.trained else nullcontext()
@@ -208,15 +230,24 @@ class _FirstLayerGuard(Hooks):
             return None  # no neurons fired: activations took their place
         u = self.tap.potentials[self.name]
         assert self.norm is not None
-        s = attainable(self.settings.eps, self.conv, self.norm, step.net.std, float(self.layer.decay.detach()), len(u))
+        s = attainable(
+            self.settings.eps, self.conv, self.norm, step.net.std, float(self.layer.decay.detach()), len(u)
+        )
         self.tap.clear()
         term = (s[:, None, :, None, None] - u.abs()).clamp(min=0).mean()
         return rising(self.settings.lambda_max, step.progress) * term
 
 
-def attainable(eps: float, conv: nn.Conv2d, norm: nn.BatchNorm2d, std: Tensor, decay: float, timesteps: int) -> Tensor:
-    """The farthest ``[T, C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials that do not reset."""
+def attainable(
+    eps: float, conv: nn.Conv2d, norm: nn.BatchNorm2d, std: Tensor, decay: float, timesteps: int
+) -> Tensor:
+    """The farthest ``[T.
+
+    C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials that do not reset.
+    """
     assert norm.running_var is not None
-    reach = (conv.weight / std).abs().flatten(1).sum(1) * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+    reach = (
+        (conv.weight / std).abs().flatten(1).sum(1) * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+    )
     sums = (decay ** torch.arange(timesteps, dtype=reach.dtype, device=reach.device)).cumsum(0)
     return eps * sums[:, None] * reach

@@ -16,18 +16,23 @@ from spikeguard.defenses.base import Defense, Hooks, Step
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
+from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Stretched
-from spikeguard.taps import tap
 
-EVERY, STAYS, LEAST = 10, 0.5, 1e-3  # steps from one look at the potentials to the next; share of the old mean that stays; the smallest mean
+EVERY, STAYS, LEAST = (
+    10,
+    0.5,
+    1e-3,
+)  # steps from one look at the potentials to the next; share of the old mean that stays; the smallest mean
 
 
 @dataclass(frozen=True)
 class FittedSurrogate(Defense):
-    """Every layer's surrogate, stretched so that its sharpness is ``1 / (reach M)``; M is a running mean of ``|u|`` over the layer, from 1.
+    """Every layer's surrogate, stretched so that its sharpness is ``1 / (reach M)``; M is a running mean of
+    ``|u|`` over the layer, from 1.
 
-    The shape is the recipe's (a triangle is then ``reach M`` wide). Potentials of training passes are looked at every tenth step; the last widths
-    stay with the network: attacks with its own surrogate use them.
+    The shape is the recipe's (a triangle is then ``reach M`` wide). Potentials of training passes are looked
+    at every tenth step; the last widths stay with the network: attacks with its own surrogate use them.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -44,7 +49,9 @@ class FittedSurrogate(Defense):
             shape = layer.spec.surrogate
             if not isinstance(shape, Stretched):
                 allowed = "triangle, atan, sigmoid, gaussian or rectangle"
-                raise UserError(f"FittedSurrogate: {type(shape).__name__} of {name} has no width; choose {allowed}")
+                raise UserError(
+                    f"FittedSurrogate: {type(shape).__name__} of {name} has no width; choose {allowed}"
+                )
             layer.register_buffer("reach", torch.ones((), device=layer.threshold.device))
             fit = partial(_fit, shape, self.reach)
             layer.register_load_state_dict_post_hook(fit)  # type: ignore[no-untyped-call]
@@ -56,7 +63,8 @@ class FittedSurrogate(Defense):
 
 def _fit(shape: Stretched, factor: float, layer: Spiking, keys: object = None) -> None:
     """Make the layer's surrogate as wide as its buffer ``reach`` says."""
-    layer.spec = replace(layer.spec, surrogate=shape.sharpened(1.0 / (factor * max(float(layer.reach), LEAST))))  # type: ignore[arg-type]
+    reach = float(layer.reach)  # type: ignore[arg-type]
+    layer.spec = replace(layer.spec, surrogate=shape.sharpened(1.0 / (factor * max(reach, LEAST))))
 
 
 class _Fitted(Hooks):
@@ -68,7 +76,7 @@ class _Fitted(Hooks):
         return self.tap if view == self.view and int(self.steps) % EVERY == 0 else nullcontext()
 
     def complete(self, step: Step) -> None:
-        self.view = step.trained()
+        self.view = step.main_view()
 
     @torch.no_grad()
     def after(self, step: Step) -> None:

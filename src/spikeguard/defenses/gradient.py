@@ -1,4 +1,7 @@
-"""Sparse-gradient regularisation: a small derivative of the class's probability along the sign of its own gradient."""
+"""Sparse-gradient regularization.
+
+A small derivative of the class's probability along the sign of its own gradient.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,17 @@ from torch import Tensor
 
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
-from spikeguard.defenses.crafting import posed
+from spikeguard.defenses.crafting import crafting_mode
 from spikeguard.networks.classifier import Classifier
 
 
 @dataclass(frozen=True)
 class SR(Defense):
-    """``L + weight mean ((f(x + h v) - f(x)) / h)^2``, ``f = sigmoid(z_y - z_k)``, k the best wrong class at x, ``v = sign(grad f)``.
+    """``L + weight mean ((f(x + h v) - f(x)) / h)^2``, ``f = sigmoid(z_y - z_k)``, k the best wrong class at
+    x, ``v = sign(grad f)``.
 
-    x is the view that is trained on; noise, where there is any, is the same in both passes. Liu et al., ICML 2024.
+    x is the view that is trained on; noise, where there is any, is the same in both passes. Liu et al., ICML
+    2024.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -50,13 +55,13 @@ class _SR(Hooks):
         self.settings, self.base, self.draws = settings, "", SameDraws()
 
     def complete(self, step: Step) -> None:
-        self.base = step.trained()
+        self.base = step.main_view()
         self.draws.clear()
         x = step.views[self.base].x.detach().requires_grad_()
-        with posed(step.net, "train", True):
+        with crafting_mode(step.net, "train", True):
             logits = step.net(x)
             (gradient,) = torch.autograd.grad(chance(logits, step.y, best_wrong(logits, step.y)).sum(), x)
-        step.views["shifted"] = View(x.detach() + self.settings.h * gradient.sign(), 0.0, quiet=True)
+        step.views["shifted"] = View(x.detach() + self.settings.h * gradient.sign(), 0.0, freeze_bn=True)
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         if view in (self.base, "shifted"):

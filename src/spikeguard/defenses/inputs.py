@@ -1,4 +1,7 @@
-"""Defences in front of the network: fresh noise at every step, random rounding, and FEEL's shrinking low-pass with a leak of every neuron's own."""
+"""Defenses in front of the network.
+
+Fresh noise at every step, random rounding, and FEEL's shrinking low-pass with a leak of every neuron's own.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ from torch import Tensor, nn
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense
 from spikeguard.defenses.membrane import shapes
-from spikeguard.dynamics import Dynamics, Input
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
+from spikeguard.neurons.modifiers import Dynamics, Input
 
 
 @dataclass(frozen=True)
 class InputNoise(Defense):
-    """Randomised smoothing coding in its simplest faithful form: ``x_t = x + sigma N(0, 1)``, fresh at every step, in training and at test.
+    """Randomized smoothing coding in its simplest faithful form: ``x_t = x + sigma N(0, 1)``, fresh at every
+    step, in training and at test.
 
     After RSC-SNN, ACM MM 2024. A random model: it is scored as a mean over draws.
     """
@@ -46,8 +50,9 @@ class _Noisy(Input):
 
 
 @dataclass(frozen=True)
-class InputQuantisation(Defense):
-    """Every pixel is rounded to one of ``levels`` values, up or down by lot such that its mean stays; the gradient passes straight through.
+class InputQuantization(Defense):
+    """Every pixel is rounded to one of ``levels`` values, up or down by lot such that its mean stays; the
+    gradient passes straight through.
 
     ``each_step``: drawn anew at every time step. A random model: it is scored as a mean over draws.
     """
@@ -78,11 +83,12 @@ class _Rounded(Input):
 
 @dataclass(frozen=True)
 class FEEL(Defense):
-    """Frequency encoding and an evolutionary leak: the image behind a low-pass that narrows step by step, and a trained leak a neuron and step.
+    """Frequency encoding and an evolutionary leak: the image behind a low-pass that narrows step by step, and
+    a trained leak a neuron and step.
 
-    ``radii``: half-width of the square pass band at each step, as shares of the image's side (published for 32 pixels and T = 4: 16, 14, 12, 10);
-    () leaves the image alone; activations in one step see the first. ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al.,
-    NeurIPS 2024.
+    ``radii``: half-width of the square pass band at each step, as shares of the image's side (published for
+    32 pixels and T = 4: 16, 14, 12, 10); () leaves the image alone; activations in one step see the first.
+    ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al., NeurIPS 2024.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -103,7 +109,10 @@ class FEEL(Defense):
     def prepare(self, net: Classifier) -> None:
         if self.radii:
             if len(self.radii) != net.timesteps:
-                raise UserError(f"FEEL: radii has {len(self.radii)} values, must have one for each of {net.timesteps} steps")
+                raise UserError(
+                    f"FEEL: radii has {len(self.radii)} values, must have one for each of {net.timesteps} "
+                    "steps"
+                )
             net.before.append(_LowPass(self.radii))
         if self.leak:
             sizes = shapes(net)

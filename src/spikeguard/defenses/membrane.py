@@ -1,4 +1,7 @@
-"""Regularisers of the membrane potential: what is measured differs, which passes are read and how its weight rises do not."""
+"""Regularizers of the membrane potential.
+
+What is measured differs, which passes are read and how its weight rises do not.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard.attacks.ascent import at_rest
 from spikeguard.defenses.base import Defense, Hooks, Step
 from spikeguard.errors import UserError
+from spikeguard.models import eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
-from spikeguard.taps import tap
+from spikeguard.neurons.tap import tap
 
 Sees = Literal["trained", "clean", "adversarial", "both"]
 SEES = ("trained", "clean", "adversarial", "both")
@@ -28,7 +31,10 @@ def rising(top: float, progress: float) -> float:
 
 
 class Guarding(Hooks):
-    """Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names."""
+    """
+
+    Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names.
+    """
 
     def __init__(self, name: str, sees: Sees, opened: tap) -> None:
         self.name, self.sees, self.tap = name, sees, opened
@@ -45,13 +51,15 @@ class Guarding(Hooks):
     def complete(self, step: Step) -> None:
         self.tap.clear()
         if self.sees == "trained":
-            self.read = {step.trained(), *(name for name, view in step.views.items() if view.weight)}
+            self.read = {step.main_view(), *(name for name, view in step.views.items() if view.weight)}
             return
         self.read = {"clean", "adversarial"} if self.sees == "both" else {self.sees}
         if "adversarial" in self.read and "adversarial" not in step.views:
-            raise UserError(f"{self.name}: sees = {self.sees!r} needs adversarial training (add the defence 'at')")
+            raise UserError(
+                f"{self.name}: sees = {self.sees!r} needs adversarial training (add the defense 'at')"
+            )
         if "clean" in self.read:
-            step.look("clean")
+            step.also_clean("clean")
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         return self.tap if view in self.read else nullcontext()
@@ -66,14 +74,15 @@ class Guarding(Hooks):
 
 @dataclass(frozen=True)
 class MPDSGR(Defense):
-    """Regulate the distribution of potentials: the probability mass that lies inside the surrogate's support is a loss.
+    """Regulate the distribution of potentials: the probability mass that lies inside the surrogate's support
+    is a loss.
 
         L = CE + eta 1/(L C T) sum_{l,c,t} [ Phi((mu + gamma) / sigma) - Phi((mu - gamma) / sigma) ]
 
-    of ``u ~ N(mu, sigma^2)`` per channel and step. ``moments`` 'empirical': mean and deviation over batch and space; 'batch norm': their values
-    through batch norm's parameters alone, as the paper derives them (mu's gradient through beta, sigma's through the gain; layers without batch norm
-    are left out). ``eta`` rises by cosine
-    if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
+    of ``u ~ N(mu, sigma^2)`` per channel and step. ``moments`` 'empirical': mean and deviation over batch and
+    space; 'batch norm': their values through batch norm's parameters alone, as the paper derives them (mu's
+    gradient through beta, sigma's through the gain; layers without batch norm are left out). ``eta`` rises by
+    cosine if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
@@ -101,7 +110,10 @@ class _MPDSGR(Guarding):
         super().__init__("MPDSGR", settings.sees, tap(net, potentials=True, grad=empirical))
         self.settings, self.layers, self.norms = settings, spiking(net), norms_before(net)
         if not empirical and (not self.norms or any(len(layer.dynamics) for layer in self.layers.values())):
-            raise UserError("MPDSGR: moments = 'batch norm' needs layers with batch norm, and neurons of the usual kind; take 'empirical'")
+            raise UserError(
+                "MPDSGR: moments = 'batch norm' needs layers with batch norm, and neurons of the usual "
+                "kind; take 'empirical'"
+            )
 
     def weight(self, progress: float) -> float:
         return rising(self.settings.eta, progress) if self.settings.rises else self.settings.eta
@@ -114,13 +126,21 @@ class _MPDSGR(Guarding):
             if self.settings.moments == "batch norm":
                 if name not in self.norms:
                     continue
-                mean, deviation = through_norm(mean, self.norms[name], float(self.layers[name].decay.detach()), self.layers[name].threshold)
+                mean, deviation = through_norm(
+                    mean,
+                    self.norms[name],
+                    float(self.layers[name].decay.detach()),
+                    self.layers[name].threshold,
+                )
             terms.append(mass(mean, deviation, self.settings.gamma).mean())
         return torch.stack(terms).mean() * len(self.read)
 
 
 def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
-    """The batch norm that is handed to each spiking layer, by the layer's name, found in a pass of a blank image."""
+    """The batch norm that is handed to each spiking layer, by the layer's name.
+
+    Found in a pass of a blank image.
+    """
     norms: dict[str, nn.BatchNorm2d] = {}
 
     def remember(name: str) -> Any:
@@ -131,7 +151,10 @@ def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(remember(name), with_kwargs=True) for name, layer in spiking(net).items()]
+    handles = [
+        layer.register_forward_pre_hook(remember(name), with_kwargs=True)
+        for name, layer in spiking(net).items()
+    ]
     try:
         with blank(net) as x:
             net(x)
@@ -151,7 +174,7 @@ def shapes(net: Classifier) -> dict[str, torch.Size]:
 @contextmanager
 def blank(net: Classifier) -> Iterator[Tensor]:
     """One blank image for a pass that leaves no trace."""
-    with at_rest(net), torch.no_grad():
+    with eval_mode(net), torch.no_grad():
         yield torch.zeros(1, *net.in_shape, device=net.mean.device)
 
 
@@ -161,10 +184,14 @@ def moments(u: Tensor) -> tuple[Tensor, Tensor]:
     return flat.mean(2), flat.var(2, unbiased=False).add(1e-8).sqrt()
 
 
-def through_norm(seen: Tensor, norm: nn.BatchNorm2d, decay: float, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments ``[T, C]`` as functions of batch norm: ``mu = beta D(decay) - threshold - S``, ``sigma^2 = gain^2 D(decay^2)``.
+def through_norm(
+    seen: Tensor, norm: nn.BatchNorm2d, decay: float, threshold: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Moments ``[T, C]`` as functions of batch norm: ``mu = beta D(decay) - threshold - S``, ``sigma^2 =
+    gain^2 D(decay^2)``.
 
-    ``D(r)[t] = sum_{i <= t} r^i``; S, what resets take away, is read off the mean that was ``seen`` and carries no gradient.
+    ``D(r)[t] = sum_{i <= t} r^i``; S, what resets take away, is read off the mean that was ``seen`` and
+    carries no gradient.
     """
     powers = decay ** torch.arange(len(seen), dtype=seen.dtype, device=seen.device)
     sums, squares = powers.cumsum(0)[:, None], powers.square().cumsum(0)[:, None]

@@ -1,4 +1,7 @@
-"""Defences inside the neurons: stochastic gates, dynamic input gains, random heterogeneity, homeostatic thresholds."""
+"""Defenses inside the neurons.
+
+Stochastic gates, dynamic input gains, random heterogeneity, homeostatic thresholds.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,20 @@ from torch import Tensor, nn
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step
 from spikeguard.defenses.membrane import shapes
-from spikeguard.dynamics import Dynamics, Homeostasis
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
-from spikeguard.taps import tap
+from spikeguard.neurons.modifiers import Dynamics, Homeostasis
+from spikeguard.neurons.tap import tap
 
 
 @dataclass(frozen=True)
 class StoG(Defense):
-    """A Bernoulli gate behind every neuron: ``s <- s b, b ~ Bernoulli(p)``, p learned per position, the same for all steps.
+    """A Bernoulli gate behind every neuron: ``s <- s b, b ~ Bernoulli(p)``, p learned per position, the same
+    for all steps.
 
-    The backward pass sees the concrete relaxation at ``temperature``; a prior ``gamma sum p^2 / 2`` acts over the first ``prior_share`` of
-    the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random at test: scored as a mean over draws. Ding et al., AAAI 2024.
+    The backward pass sees the concrete relaxation at ``temperature``; a prior ``gamma sum p^2 / 2`` acts over
+    the first ``prior_share`` of the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random
+    at test: scored as a mean over draws. Ding et al., AAAI 2024.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -56,8 +61,12 @@ class _Gates(Dynamics):
 
     def gate(self, spikes: Tensor) -> Tensor:
         drawn = self.uniform(spikes[:1])
-        p = self.keep + (self.keep.clamp(1e-4, 1 - 1e-4) - self.keep).detach()  # p starts where a clamp would stop its gradient
-        logit = torch.log(drawn / (1 - drawn)) + torch.log(p / (1 - p))  # draws first: the result lies in memory as the spikes do
+        p = (
+            self.keep + (self.keep.clamp(1e-4, 1 - 1e-4) - self.keep).detach()
+        )  # p starts where a clamp would stop its gradient
+        logit = torch.log(drawn / (1 - drawn)) + torch.log(
+            p / (1 - p)
+        )  # draws first: the result lies in memory as the spikes do
         soft = torch.sigmoid(logit / self.temperature)
         hard = (drawn > 1 - self.keep).to(soft.dtype)
         return spikes * (hard + (soft - soft.detach())).to(spikes.dtype)
@@ -66,7 +75,7 @@ class _Gates(Dynamics):
 class _StoG(Hooks):
     def __init__(self, settings: StoG, net: Classifier) -> None:
         self.settings = settings
-        self.gates = [layer.dynamics.of(_Gates) for layer in spiking(net).values()]
+        self.gates = [layer.dynamics.get(_Gates) for layer in spiking(net).values()]
 
     def penalty(self, step: Step) -> Tensor | None:
         if not self.settings.gamma or step.progress >= self.settings.prior_share:
@@ -81,7 +90,8 @@ class _StoG(Hooks):
 
 @dataclass(frozen=True)
 class DLIF(Defense):
-    """A trained gain of the current for every layer and step, ``H = decay V + p[t] I[t]``, p from 1. Ding et al., ICML 2024.
+    """A trained gain of the current for every layer and step, ``H = decay V + p[t] I[t]``, p from 1. Ding et
+    al., ICML 2024.
 
     ``decay`` replaces the recipe's (published: 0.99); None keeps it.
     """
@@ -122,9 +132,11 @@ class _Gains(Dynamics):
 
 @dataclass(frozen=True)
 class RandHet(Defense):
-    """Random heterogeneity: ``H = sigmoid(r) V + (1 - sigmoid(r)) I``, ``r ~ N(0, sigma^2)`` per neuron, at every step or once a pass.
+    """Random heterogeneity: ``H = sigmoid(r) V + (1 - sigmoid(r)) I``, ``r ~ N(0, sigma^2)`` per neuron, at
+    every step or once a pass.
 
-    Random at test, too: scored as a mean over draws. iScience 2025 (published with threshold 0.5: set the recipe's).
+    Random at test, too: scored as a mean over draws. iScience 2025 (published with threshold 0.5: set the
+    recipe's).
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -154,11 +166,13 @@ class _Heterogeneous(Dynamics):
 
 @dataclass(frozen=True)
 class HoSNN(Defense):
-    """Thresholds that keep potentials where they were on clean images: ``theta <- theta + rate (H - H*)``, rate learned per neuron.
+    """Thresholds that keep potentials where they were on clean images: ``theta <- theta + rate (H - H*)``,
+    rate learned per neuron.
 
-    Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step, is read on clean images; from then on
-    thresholds move. The published method records H* in a network trained before, on clean images alone, and reads out a synaptic trace; the
-    gradient goes through the thresholds here, in training and in attacks. arXiv 2308.10373.
+    Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step,
+    is read on clean images; from then on thresholds move. The published method records H* in a network
+    trained before, on clean images alone, and reads out a synaptic trace; the gradient goes through the
+    thresholds here, in training and in attacks. arXiv 2308.10373.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -201,11 +215,11 @@ class _HoSNN(Hooks):
         self.reads = step.progress < self.settings.share
         self.settled = not self.reads
         for layer in spiking(step.net).values():
-            layer.dynamics.of(_Homeostatic).moves.fill_(not self.reads)
+            layer.dynamics.get(_Homeostatic).moves.fill_(not self.reads)
 
     def complete(self, step: Step) -> None:
         if self.reads:
-            step.look("clean")
+            step.also_clean("clean")
 
     def watch(self, net: Classifier, view: str) -> AbstractContextManager[object]:
         return self.tap if self.reads and view == "clean" else nullcontext()
@@ -214,5 +228,7 @@ class _HoSNN(Hooks):
     def after(self, step: Step) -> None:
         for name, layer in spiking(step.net).items():
             if name in self.tap.potentials:
-                layer.dynamics.of(_Homeostatic).goal.lerp_((self.tap.potentials[name] + layer.threshold.to(torch.float32)).mean(1), 0.05)
+                layer.dynamics.get(_Homeostatic).goal.lerp_(
+                    (self.tap.potentials[name] + layer.threshold.to(torch.float32)).mean(1), 0.05
+                )
         self.tap.clear()

@@ -1,4 +1,7 @@
-"""Defences that act on parameters and their gradients: orthogonal retraction (RAT), deflation (DSD), averaged weights, early stopping."""
+"""Defenses that act on parameters and their gradients.
+
+Orthogonal retraction (RAT), deflation (DSD), averaged weights, early stopping.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard import draws
 from spikeguard.attacks import sapgd
-from spikeguard.attacks.ascent import is_random
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, Step
-from spikeguard.gradients import assg, eot
+from spikeguard.gradients import ASSG, EOT
+from spikeguard.models import is_stochastic
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
+from spikeguard.random import draws
 from spikeguard.threat import Linf
 
 REESTIMATED = 40  # batches from which batch norm's statistics are taken again
@@ -34,10 +37,11 @@ def matrices(net: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
 
 @dataclass(frozen=True)
 class RAT(Defense):
-    """After every step ``W <- (1 + beta) W - beta W W^T W``: singular values are drawn to 1. With ``AT`` it is the regime RAT.
+    """After every step ``W <- (1 + beta) W - beta W W^T W``: singular values are drawn to 1. With ``AT`` it
+    is the regime RAT.
 
-    Of linear layers with 200 rows and more, 30 % of the rows by lot. Learned convex combinations (wrn16) go back onto the simplex. The published
-    recipe trains without weight decay then. Ding et al., NeurIPS 2022.
+    Of linear layers with 200 rows and more, 30 % of the rows by lot. Learned convex combinations (wrn16) go
+    back onto the simplex. The published recipe trains without weight decay then. Ding et al., NeurIPS 2022.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -81,9 +85,11 @@ def onto_simplex(v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DSD(Defense):
-    """Dominant singular deflation: every gradient matrix loses its first singular component before the optimiser's step.
+    """Dominant singular deflation: every gradient matrix loses its first singular component before the
+    optimizer's step.
 
-    ``iterations`` of power iteration find it (the published method takes a whole decomposition). arXiv, ICLR 2026.
+    ``iterations`` of power iteration find it (the published method takes a whole decomposition). arXiv, ICLR
+    2026.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -120,7 +126,8 @@ def deflated(g: Tensor, iterations: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EMA(Defense):
-    """The network that is kept has the weights averaged over the training, ``w <- decay w + (1 - decay) now``.
+    """The network that is kept has the weights averaged over the training, ``w <- decay w + (1 - decay)
+    now``.
 
     Batch norm's averages are taken anew, on clean training images.
     """
@@ -146,7 +153,9 @@ class _EMA(Hooks):
     @torch.no_grad()
     def after(self, step: Step) -> None:
         self.steps += 1
-        kept = min(self.settings.decay, float(self.steps) / (10 + float(self.steps)))  # the first weights are forgotten sooner
+        kept = min(
+            self.settings.decay, float(self.steps) / (10 + float(self.steps))
+        )  # the first weights are forgotten sooner
         for name, p in step.net.named_parameters():
             self.mean[name].lerp_(p, 1 - kept)
 
@@ -166,7 +175,10 @@ class _EMA(Hooks):
 
 @torch.no_grad()
 def reestimate(net: nn.Module, images: Iterator[Tensor]) -> None:
-    """Batch norm's running averages as plain means over the batches, network otherwise as it is; its mode comes back afterwards."""
+    """Batch norm's running averages as plain means over the batches, network otherwise as it is.
+
+    Its mode comes back afterwards.
+    """
     training = net.training
     net.train()
     norms = {m: m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
@@ -183,12 +195,14 @@ def reestimate(net: nn.Module, images: Iterator[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class EarlyStopping(Defense):
-    """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG, an attack that bites.
+    """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG, an attack that
+    bites.
 
-    ``images``: how many validation images (the first ones) are attacked; ``eps`` and ``steps`` of that attack. PGD with the training
-    surrogate would choose epochs that hide from it. The training itself runs to its end: the learning rate's schedule is made for all epochs. A
-    network that is random at test is judged by a mean gradient over four draws. Epochs before the network is of its final kind (conversion,
-    HoSNN) do not count. UserError without validation images.
+    ``images``: how many validation images (the first ones) are attacked; ``eps`` and ``steps`` of that
+    attack. PGD with the training surrogate would choose epochs that hide from it. The training itself runs to
+    its end: the learning rate's schedule is made for all epochs. A network that is random at test is judged
+    by a mean gradient over four draws. Epochs before the network is of its final kind (conversion, HoSNN) do
+    not count. UserError without validation images.
     """
 
     adaptive: ClassVar[str] = STRONGEST
@@ -217,8 +231,16 @@ class _EarlyStopping(Hooks):
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         s = self.settings
         x, y = x[: s.images], y[: s.images]
-        random = is_random(net, x, y)
-        got = sapgd(net, x, y, Linf(s.eps), steps=s.steps, restarts=1, gradient=eot(4, assg(seen=True)) if random else assg(seen=True))
+        random = is_stochastic(net, x, y)
+        got = sapgd(
+            net,
+            x,
+            y,
+            Linf(s.eps),
+            steps=s.steps,
+            restarts=1,
+            gradient=EOT(4, ASSG(start_from_first=True)) if random else ASSG(start_from_first=True),
+        )
         robust = float((~got.broken).float().mean())
         if chosen := settled and robust > float(self.best):
             self.best.fill_(robust)

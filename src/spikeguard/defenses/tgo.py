@@ -1,11 +1,12 @@
-"""Threshold Guarding Optimization: keep membrane potentials away from the threshold, and make firing probabilistic.
+"""Threshold Guarding Optimization: keep membrane potentials away from the threshold, and make firing
+probabilistic.
 
     C_l = 1/(T N) sum_t sum_i max(0, delta - |u_i[t]|)        L = L_task + lambda sum_l C_l
     lambda = lambda_max (1 - cos(pi p)) / 2                    p: share of the training that is done
 
-C_l is also averaged over the batch; u is the potential before reset minus the threshold. The schedule's formula and the values of
-delta and sigma are our choice: no source states them. "Robust Spiking Neural Networks Against Adversarial Attacks",
-arXiv 2602.20548, ICLR 2026.
+C_l is also averaged over the batch; u is the potential before reset minus the threshold. The schedule's
+formula and the values of delta and sigma are our choice: no source states them. "Robust Spiking Neural
+Networks Against Adversarial Attacks", arXiv 2602.20548, ICLR 2026.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from spikeguard.errors import SpikeguardWarning, UserError
 from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
-from spikeguard.taps import tap
+from spikeguard.neurons.tap import tap
 
 
 @dataclass(frozen=True)
 class TGO(Defense):
     """``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
 
-    ``side`` 'below' penalises only potentials under the threshold. ``site`` 'band' (ours): noise only where ``|u| < delta``. ``deltas`` and
-    ``sigmas`` (ours): one value a spiking layer, instead of one for all. ``sees``: the forward passes that the constraint reads, 'trained' (those
-    that the task loss is taken at; under TRADES, MART and distillation the clean one), 'clean', 'adversarial' or 'both'. UserError on nonsense; a
-    warning if sigma > delta / 3.
+    ``side`` 'below' penalizes only potentials under the threshold. ``site`` 'band' (ours): noise only where
+    ``|u| < delta``. ``deltas`` and ``sigmas`` (ours): one value a spiking layer, instead of one for all.
+    ``sees``: the forward passes that the constraint reads, 'trained' (those that the task loss is taken at;
+    under TRADES, MART and distillation the clean one), 'clean', 'adversarial' or 'both'. UserError on
+    nonsense; a warning if sigma > delta / 3.
     """
 
     adaptive: ClassVar[str] = "SA-PGD-30 pulled"
@@ -59,15 +61,25 @@ class TGO(Defense):
             for value in values:
                 if not (value >= 0 and math.isfinite(value)):
                     raise UserError(f"TGO: {name} = {value} must be a finite number, 0 or more")
-        for name, allowed in (("side", ("both", "below")), ("site", ("compare", "membrane", "band")), ("sees", SEES)):
+        for name, allowed in (
+            ("side", ("both", "below")),
+            ("site", ("compare", "membrane", "band")),
+            ("sees", SEES),
+        ):
             self._need(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
         sigmas, deltas = self.sigmas or (self.sigma,), self.deltas or (self.delta,)
         layers = max(len(sigmas), len(deltas))
-        pairs = zip(sigmas if len(sigmas) > 1 else sigmas * layers, deltas if len(deltas) > 1 else deltas * layers, strict=False)
+        pairs = zip(
+            sigmas if len(sigmas) > 1 else sigmas * layers,
+            deltas if len(deltas) > 1 else deltas * layers,
+            strict=False,
+        )
         if self.lambda_max and self.site != "band" and (loud := [(s, d) for s, d in pairs if s > d / 3]):
             warnings.warn(
-                f"TGO: sigma = {loud[0][0]} is above delta / 3 = {loud[0][1] / 3:.3g}: noise lowers a neuron's sensitivity only within "
-                "sigma of the threshold, and raises it for neurons that the constraint has pushed out to delta",
+                f"TGO: sigma = {loud[0][0]} is above delta / 3 = {loud[0][1] / 3:.3g}: noise lowers a "
+                "neuron's sensitivity only within "
+                "sigma of the threshold, and raises it for neurons that the constraint has pushed out to "
+                "delta",
                 SpikeguardWarning,
                 stacklevel=3,
             )
@@ -78,7 +90,12 @@ class TGO(Defense):
     def prepare(self, net: Classifier) -> None:
         if self.owned():
             for (name, layer), sigma in zip(spiking(net).items(), self._each(net, "sigma"), strict=True):
-                layer.noise = Noise(sigma, self.site, self.noise_at_eval, self._bands(net)[name].delta if self.site == "band" else math.inf)
+                layer.noise = Noise(
+                    sigma,
+                    self.site,
+                    self.noise_at_eval,
+                    self._bands(net)[name].delta if self.site == "band" else math.inf,
+                )
 
     def start(self, net: Classifier) -> Hooks:
         return _TGO(self, net) if self.lambda_max else Hooks()
@@ -96,7 +113,10 @@ class TGO(Defense):
         return values or (getattr(self, name),) * layers
 
     def _bands(self, net: Classifier) -> dict[str, Band]:
-        return {name: Band(delta, self.side) for name, delta in zip(spiking(net), self._each(net, "delta"), strict=True)}
+        return {
+            name: Band(delta, self.side)
+            for name, delta in zip(spiking(net), self._each(net, "delta"), strict=True)
+        }
 
 
 class _TGO(Guarding):
@@ -113,5 +133,8 @@ class _TGO(Guarding):
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         with torch.no_grad(), tap(net) as opened:
             net(x[:256])
-        shares = {name: float((u.abs() < self.bands[name.partition("#")[0]].delta).float().mean()) for name, u in opened.potentials.items()}
+        shares = {
+            name: float((u.abs() < self.bands[name.partition("#")[0]].delta).float().mean())
+            for name, u in opened.potentials.items()
+        }
         return {"near_threshold": shares}

@@ -1,35 +1,37 @@
 """Input-gradient estimators."""
 
-from spikeguard.gradients.assg import assg
-from spikeguard.gradients.borrowed import each_step, mean_field, relu_twin, soft, still, through
-from spikeguard.gradients.estimators import Estimator, Model, Own, eot
-from spikeguard.gradients.pulled import pulled
-from spikeguard.gradients.rate import bptr, hart, rga
-from spikeguard.gradients.swap import swap
-from spikeguard.gradients.unlocked import unlocked
-from spikeguard.gradients.varied import ENSEMBLE, drawn, pdsg
-from spikeguard.gradients.zeroth import zeroth
+from spikeguard.gradients.assg import ASSG
+from spikeguard.gradients.base import EOT, Estimator, Own
+from spikeguard.gradients.bpda import BPDA
+from spikeguard.gradients.pool import ENSEMBLE, PDSG, RandomSurrogate
+from spikeguard.gradients.relaxed import MeanField, NoiseFree, PerStep, ReLUTwin, SoftSpikes
+from spikeguard.gradients.sequence import BPTR, HART, RGA
+from spikeguard.gradients.surrogate import SwapSurrogate
+from spikeguard.gradients.threshold_first import ThresholdFirst
+from spikeguard.gradients.transfer import Transfer
+from spikeguard.gradients.zeroth_order import ZerothOrder
+from spikeguard.models import Model
 
 __all__ = [
     "ENSEMBLE",
     "Estimator",
     "Model",
     "Own",
-    "assg",
-    "bptr",
-    "drawn",
-    "each_step",
-    "eot",
-    "hart",
-    "mean_field",
-    "pdsg",
-    "pulled",
-    "relu_twin",
-    "rga",
-    "soft",
-    "still",
-    "swap",
-    "through",
-    "unlocked",
-    "zeroth",
+    "ASSG",
+    "BPTR",
+    "RandomSurrogate",
+    "PerStep",
+    "EOT",
+    "HART",
+    "MeanField",
+    "PDSG",
+    "ThresholdFirst",
+    "ReLUTwin",
+    "RGA",
+    "SoftSpikes",
+    "NoiseFree",
+    "SwapSurrogate",
+    "Transfer",
+    "BPDA",
+    "ZerothOrder",
 ]

@@ -18,7 +18,10 @@ WORTHWHILE = 2**18  # elements; below, starting a compiled kernel for one more s
 
 @cache
 def verdict(device: str = "cpu") -> tuple[bool, str]:
-    """Can kernels be compiled for a kind of device, and the reason if not; found out once. ``SPIKEGUARD_COMPILE=0`` turns it off."""
+    """Can kernels be compiled for a kind of device, and the reason if not; found out once.
+
+    ``SPIKEGUARD_COMPILE=0`` turns it off.
+    """
     if os.environ.get("SPIKEGUARD_COMPILE", "1") == "0":
         return False, "switched off by SPIKEGUARD_COMPILE=0"
     try:
@@ -27,8 +30,12 @@ def verdict(device: str = "cpu") -> tuple[bool, str]:
             raise RuntimeError("a compiled kernel gave a wrong result")
     except Exception as error:  # whatever a compiler raises, the answer is the same: run without it
         said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = " ".join(said[: 2 if said[0].endswith(":") else 1])[:160]  # "backend='inductor' raised:" alone says nothing
-        log.warning("neurons run uncompiled, several times slower: torch.compile does not work here (%s)", reason)
+        reason = " ".join(said[: 2 if said[0].endswith(":") else 1])[
+            :160
+        ]  # "backend='inductor' raised:" alone says nothing
+        log.warning(
+            "neurons run uncompiled, several times slower: torch.compile does not work here (%s)", reason
+        )
         return False, reason
     return True, ""
 
@@ -38,7 +45,10 @@ def _probe(x: Tensor) -> Tensor:
 
 
 def use(elements: int, device: torch.device) -> bool:
-    """Should a kernel over this many elements be compiled? A function of the size alone, so that runs repeat."""
+    """Should a kernel over this many elements be compiled? A function of the size alone.
+
+    So that runs repeat.
+    """
     return elements >= WORTHWHILE and verdict(device.type)[0]
 
 

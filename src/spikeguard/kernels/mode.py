@@ -1,4 +1,4 @@
-"""What a kernel is specialised on, and what it returns."""
+"""What a kernel is specialized on, and what it returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spikeguard.surrogates import Surrogate
 
 @dataclass(frozen=True)
 class Band:
-    """The band around the threshold in which potentials are penalised: ``mean max(0, delta - |u|)``."""
+    """The band around the threshold in which potentials are penalized: ``mean max(0, delta - |u|)``."""
 
     delta: float
     side: Literal["both", "below"] = "both"
@@ -34,16 +34,23 @@ class Mode:
     band: Band | None = None
     reach: float = math.inf
 
-    def heard(self, u: Tensor, noise: Tensor | None) -> Tensor:
+    def comparator_input(self, u: Tensor, noise: Tensor | None) -> Tensor:
         """What the step function sees: ``u``, with noise where the site wants it."""
         if noise is None or self.site == "membrane":
             return u
-        return u + noise if self.site == "compare" else u + torch.where(u.detach().abs() < self.reach, noise, 0.0)
+        return (
+            u + noise
+            if self.site == "compare"
+            else u + torch.where(u.detach().abs() < self.reach, noise, 0.0)
+        )
 
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch norm in front of the neurons: parameters and running averages ``[C]``; ``batch``: use the batch's statistics and remember them."""
+    """Batch norm in front of the neurons: parameters and running averages ``[C]``; ``batch``.
+
+    Use the batch's statistics and remember them.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -59,15 +66,21 @@ class Norm:
         self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), self.momentum)
 
 
-class Draw(NamedTuple):
-    """Noise still to be drawn: its standard deviation and the keys ``[N, 1 + (T + 1) // 2]`` of ``draws.normal``."""
+class NoiseKeys(NamedTuple):
+    """Noise still to be drawn.
+
+    Its standard deviation and the keys ``[N, 1 + (T + 1) // 2]`` of ``draws.normal``.
+    """
 
     sigma: float
     keys: Tensor
 
 
-class Fired(NamedTuple):
-    """Spikes and potentials ``[T, N, ...]`` and the mean hinge (a scalar), the last two only where asked for."""
+class LayerOutput(NamedTuple):
+    """Spikes and potentials ``[T, N, ...]`` and the mean hinge (a scalar).
+
+    The last two only where asked for.
+    """
 
     spikes: Tensor
     u: Tensor | None

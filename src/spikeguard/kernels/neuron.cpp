@@ -375,7 +375,7 @@ extern "C" void moments(const Args *args) {
     });
 }
 
-// In place: g <- scale g + shift (x - mean) + mean of g, the batch statistics' share of a normalised layer's gradient.
+// In place: g <- scale g + shift (x - mean) + mean of g, the batch statistics' share of a normalized layer's gradient.
 extern "C" void spread(const Args *args) {
     const Args &a = *args;
     parallel(a, a.samples * a.rows * GIVEN, 0, [&](int64_t from, int64_t to, double *) {

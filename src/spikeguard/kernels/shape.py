@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """``[T, N, ...]`` as samples x rows x length in the order in which it lies in memory; ``inner``: channels-last."""
+    """``[T, N, ...]`` as samples x rows x length in the order in which it lies in memory; ``inner``.
+
+    Channels-last.
+    """
 
     samples: int
     rows: int
@@ -47,7 +50,9 @@ def channels_last(x: Tensor) -> bool:
 def dense(x: Tensor, like: Shape) -> Tensor:
     """``[T, N, ...]`` laid out as ``like`` says; a copy only if it is not."""
     folded = x.flatten(0, 1)
-    laid: Tensor = folded.contiguous(memory_format=torch.channels_last if like.inner else torch.contiguous_format).unflatten(0, x.shape[:2])
+    laid: Tensor = folded.contiguous(
+        memory_format=torch.channels_last if like.inner else torch.contiguous_format
+    ).unflatten(0, x.shape[:2])
     return laid
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from spikeguard import draws
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.small import init_kaiming, small
 from spikeguard.networks.vgg import vgg11
 from spikeguard.networks.wrn import wrn16
 from spikeguard.neurons import Neuron
+from spikeguard.random import draws
 
 NETWORKS: dict[str, Callable[..., tuple[nn.Module, int]]] = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
 
@@ -32,10 +32,12 @@ def build(
     seed: int = 0,
     **options: Any,
 ) -> Classifier:
-    """A network by name ('small', 'vgg11', 'wrn16') for images ``[N, *in_shape]`` in [0, 1], normalised inside by mean and std.
+    """A network by name ('small', 'vgg11', 'wrn16') for images ``[N, *in_shape]`` in [0, 1], normalized
+    inside by mean and std.
 
-    ``options`` are the network's own (small: ``width``, ``depth``; vgg11: ``hidden``; wrn16: ``widen``). Weights are drawn from ``seed``.
-    Raises UserError on an unknown name, T < 1, a shape that is not (C, H, W) with H and W at least 8.
+    ``options`` are the network's own (small: ``width``, ``depth``; vgg11: ``hidden``; wrn16: ``widen``).
+    Weights are drawn from ``seed``. Raises UserError on an unknown name, T < 1, a shape that is not (C, H, W)
+    with H and W at least 8.
     """
     if network not in NETWORKS:
         raise UserError(f"build: unknown network {network!r} (known: {', '.join(NETWORKS)})")
@@ -46,7 +48,9 @@ def build(
     if classes < 2:
         raise UserError(f"build: classes = {classes} must be at least 2")
     if len(in_shape) != 3 or min(in_shape) < 1 or min(in_shape[1:]) < 8:
-        raise UserError(f"build: in_shape = {tuple(in_shape)} must be (channels, height, width), at least 8 pixels a side")
+        raise UserError(
+            f"build: in_shape = {tuple(in_shape)} must be (channels, height, width), at least 8 pixels a side"
+        )
     make = NETWORKS[network]
     allowed = list(inspect.signature(make).parameters)[2:]
     if unknown := sorted(set(options) - set(allowed)):

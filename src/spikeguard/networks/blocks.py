@@ -1,4 +1,7 @@
-"""Blocks one after the other; with ``checkpoint`` their insides are computed again in the backward pass instead of kept. Chen et al., 2016."""
+"""Blocks one after the other.
+
+With ``checkpoint`` their insides are computed again in the backward pass instead of kept. Chen et al., 2016.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spikeguard.neurons import Spiking, replaying, spiking
+from spikeguard.neurons import Spiking, recomputation, spiking
 
 
 class Blocks(nn.ModuleList):
-    """``x [T or 1, N, ...], timesteps -> [T, N, ...]``. Only a training forward is checkpointed; results are the same to the bit."""
+    """``x [T or 1, N, ...], timesteps -> [T, N, ...]``. Only a training forward is checkpointed.
+
+    Results are the same to the bit.
+    """
 
     checkpoint = False
 
@@ -20,20 +26,29 @@ class Blocks(nn.ModuleList):
         """Through every block."""
         for block in self:
             if self.checkpoint and self.training:
-                x = checkpoint(block, x, timesteps, use_reentrant=False, context_fn=_Contexts(list(spiking(block).values())))
+                x = checkpoint(
+                    block,
+                    x,
+                    timesteps,
+                    use_reentrant=False,
+                    context_fn=_Contexts(list(spiking(block).values())),
+                )
             else:
                 x = block(x, timesteps)
         return x
 
 
 class _Contexts:
-    """The context of the first pass and that of the second, in which neurons draw the same noise and tell nobody."""
+    """The context of the first pass and that of the second.
+
+    In which neurons draw the same noise and tell nobody.
+    """
 
     def __init__(self, layers: list[Spiking]) -> None:
         self.layers = layers
 
     def __call__(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _all([replaying(layer) for layer in self.layers])
+        return nullcontext(), _all([recomputation(layer) for layer in self.layers])
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""A small convolutional network for 28x28 and 32x32 images: three groups of convolution, batch norm and neurons, average pooling after each."""
+"""A small convolutional network for 28x28 and 32x32 images.
+
+Three groups of convolution, batch norm and neurons, average pooling after each.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spikeguard.kernels.convolution import Conv
 from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Folded
+from spikeguard.networks.convolution import Conv
 from spikeguard.neurons import Neuron, Spiking
 
 
 class Stage(nn.Module):
-    """Convolution, batch norm, neurons, and average pooling by two if ``pool``: ``[T or 1, N, ...] -> [T, N, ...]``."""
+    """Convolution, batch norm, neurons, and average pooling by two if ``pool``.
+
+    ``[T or 1, N, ...] -> [T, N, ...]``.
+    """
 
     def __init__(self, inputs: int, outputs: int, neuron: Neuron, pool: bool, first: bool) -> None:
         super().__init__()
-        self.conv, self.norm = Folded(Conv(inputs, outputs, 3, padding=1, bias=False, exact=first)), nn.BatchNorm2d(outputs)
+        self.conv, self.norm = (
+            Folded(Conv(inputs, outputs, 3, padding=1, bias=False, exact=first)),
+            nn.BatchNorm2d(outputs),
+        )
         self.fire, self.pool = Spiking(neuron), pool
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
@@ -43,7 +52,10 @@ class Stages(nn.Module):
 
 
 def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32, depth: int = 1) -> tuple[nn.Module, int]:
-    """The body and its number of features: ``depth`` stages each of ``width``, twice and four times that, each group halving the image."""
+    """The body and its number of features.
+
+    ``depth`` stages each of ``width``, twice and four times that, each group halving the image.
+    """
     channels: list[int | str] = []
     for times in (1, 2, 4):
         channels += [*[times * width] * depth, "A"]

@@ -1,4 +1,7 @@
-"""VGG-11 as the literature on robust spiking networks uses it: average pooling after the spike, two hidden linear layers."""
+"""VGG-11 as the literature on robust spiking networks uses it.
+
+Average pooling after the spike, two hidden linear layers.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ class VGG(nn.Module):
         return x
 
 
-def vgg11(in_shape: Sequence[int], neuron: Neuron, hidden: Sequence[int] = (4096, 4096)) -> tuple[nn.Module, int]:
+def vgg11(
+    in_shape: Sequence[int], neuron: Neuron, hidden: Sequence[int] = (4096, 4096)
+) -> tuple[nn.Module, int]:
     """The body and its number of features."""
     return VGG(in_shape, neuron, hidden), hidden[-1]

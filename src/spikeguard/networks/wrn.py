@@ -1,4 +1,7 @@
-"""WRN-16-4 with pre-activation (batch norm, neurons, convolution) and a learned convex combination instead of a sum."""
+"""WRN-16-4 with pre-activation (batch norm, neurons.
+
+Convolution) and a learned convex combination instead of a sum.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spikeguard.kernels.convolution import Conv
-from spikeguard.kernels.join import join
 from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Folded
+from spikeguard.networks.convolution import Conv
+from spikeguard.networks.join import join
 from spikeguard.neurons import Neuron, Spiking
 
 
@@ -30,14 +33,23 @@ def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, exact: bo
 
 
 class Block(nn.Module):
-    """Two pre-activated convolutions beside a shortcut; where the shape changes, the shortcut is a 1x1 convolution of the spikes."""
+    """Two pre-activated convolutions beside a shortcut.
+
+    Where the shape changes, the shortcut is a 1x1 convolution of the spikes.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, neuron: Neuron) -> None:
         super().__init__()
         self.norm1, self.fire1 = nn.BatchNorm2d(inputs), Spiking(neuron)
         self.conv1 = Folded(_conv(inputs, outputs, stride))
-        self.norm2, self.fire2, self.conv2 = nn.BatchNorm2d(outputs), Spiking(neuron), Folded(_conv(outputs, outputs))
-        self.shortcut = Folded(_conv(inputs, outputs, stride, 1)) if inputs != outputs or stride != 1 else None
+        self.norm2, self.fire2, self.conv2 = (
+            nn.BatchNorm2d(outputs),
+            Spiking(neuron),
+            Folded(_conv(outputs, outputs)),
+        )
+        self.shortcut = (
+            Folded(_conv(inputs, outputs, stride, 1)) if inputs != outputs or stride != 1 else None
+        )
         self.join = ConvexCombination()
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
@@ -48,7 +60,10 @@ class Block(nn.Module):
 
 
 class WRN(nn.Module):
-    """Stem, three groups of ``blocks`` blocks, batch norm, neurons, global average pooling: features ``[T, N, F]``."""
+    """Stem, three groups of ``blocks`` blocks, batch norm, neurons, global average pooling.
+
+    Features ``[T, N, F]``.
+    """
 
     def __init__(self, channels: int, neuron: Neuron, blocks: int, widen: int) -> None:
         super().__init__()

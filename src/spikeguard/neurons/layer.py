@@ -11,41 +11,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard import draws
-from spikeguard.dynamics import Chain, Drawing, Homeostasis, Source
 from spikeguard.errors import UserError
-from spikeguard.kernels import fused, native, norms, reference
+from spikeguard.kernels import compiled, cpp, equation, norms
+from spikeguard.kernels.custom_backward import SequenceRule, custom_backward
 from spikeguard.kernels.layout import Layout
-from spikeguard.kernels.mode import Band, Draw, Fired, Mode
-from spikeguard.kernels.rewired import Sequence, rewired
+from spikeguard.kernels.mode import Band, LayerOutput, Mode, NoiseKeys
+from spikeguard.neurons.modifiers import Chain, Homeostasis
 from spikeguard.neurons.settings import Neuron, Noise
+from spikeguard.random import draws
+from spikeguard.random.streams import NoiseStream, StochasticModule
 from spikeguard.surrogates import Surrogate, Triangle
 
-Own = tuple[Tensor, Homeostasis | None]  # decay, of all or of every neuron, and the moving threshold of a layer with dynamics
+Own = tuple[
+    Tensor, Homeostasis | None
+]  # decay, of all or of every neuron, and the moving threshold of a layer with dynamics
 
 
 @dataclass
-class Seam:
-    """What an open tap asks of one neuron: None leaves it as it is. Where several are open, the last one wins."""
+class TapRequest:
+    """What an open tap asks of one neuron: None leaves it as it is.
+
+    Where several are open, the last one wins.
+    """
 
     surrogate: Surrogate | None = None
     noise: Noise | None = None
-    source: Source | None = None
+    source: NoiseStream | None = None
     band: Band | None = None
     detach_reset: bool | None = None
     smooth: bool | None = None
     relu: bool | None = None
-    backward: Sequence | None = None
+    backward: SequenceRule | None = None
     on_current: Callable[[Tensor], None] | None = None
     on_potentials: Callable[[Tensor], None] | None = None
     on_penalty: Callable[[Tensor], None] | None = None
 
 
-class Spiking(Drawing):
-    """A layer of neurons: ``current [T, N, ...] -> spikes [T, N, ...]``; the potential starts at ``v_init`` at each call.
+class Spiking(StochasticModule):
+    """A layer of neurons: ``current [T, N, ...] -> spikes [T, N, ...]``; the potential starts at ``v_init``
+    at each call.
 
-    A current ``[1, N, ...]`` with ``timesteps=T`` is held constant over time. Spikes have the dtype of the current; potentials are
-    computed in float32 (float64 for float64). Noise, if set, is drawn when training, and at inference if ``noise.at_eval``.
+    A current ``[1, N, ...]`` with ``timesteps=T`` is held constant over time. Spikes have the dtype of the
+    current; potentials are computed in float32 (float64 for float64). Noise, if set, is drawn when training,
+    and at inference if ``noise.at_eval``.
     """
 
     def __init__(self, spec: Neuron, noise: Noise | None = None) -> None:
@@ -53,9 +61,11 @@ class Spiking(Drawing):
         self.spec = spec
         self.noise = noise
         self.dynamics = Chain()
-        self.seams: list[Seam] = []
-        self.replays = False
-        threshold = torch.tensor(float(spec.threshold), dtype=torch.float64)  # exact; kernels round it to the dtype of the current
+        self.requests: list[TapRequest] = []
+        self.recomputing = False
+        threshold = torch.tensor(
+            float(spec.threshold), dtype=torch.float64
+        )  # exact; kernels round it to the dtype of the current
         if spec.learn_threshold:
             self.threshold: Tensor = nn.Parameter(threshold.float())
         else:
@@ -63,7 +73,9 @@ class Spiking(Drawing):
         if spec.kind == "plif":
             self.decay_logit = nn.Parameter(torch.tensor(math.log(spec.decay / (1 - spec.decay))))
         else:
-            self.register_buffer("fixed_decay", torch.tensor(float(spec.decay), dtype=torch.float64), persistent=False)
+            self.register_buffer(
+                "fixed_decay", torch.tensor(float(spec.decay), dtype=torch.float64), persistent=False
+            )
 
     @property
     def decay(self) -> Tensor:
@@ -73,19 +85,30 @@ class Spiking(Drawing):
     def extra_repr(self) -> str:
         return f"{self.spec}, noise={self.noise}"
 
-    def forward(self, current: Tensor, timesteps: int | None = None, norm: nn.BatchNorm2d | None = None, pool: bool = False) -> Tensor:
-        """Spikes ``[T, N, ...]`` of a current ``[T, N, ...]``; raises UserError on T = 0 or a missing batch dimension.
+    def forward(
+        self,
+        current: Tensor,
+        timesteps: int | None = None,
+        norm: nn.BatchNorm2d | None = None,
+        pool: bool = False,
+    ) -> Tensor:
+        """Spikes ``[T, N, ...]`` of a current ``[T, N, ...]``; raises UserError on T = 0 or a missing batch
+        dimension.
 
-        ``norm`` is applied to the current first, ``pool`` averages 2x2 pixels of the spikes; both need ``[T, N, C, H, W]``.
+        ``norm`` is applied to the current first, ``pool`` averages 2x2 pixels of the spikes; both need ``[T,
+        N, C, H, W]``.
         """
         steps = len(current) if timesteps is None and current.dim() else timesteps
         if current.dim() < 2 or not steps or len(current) not in (1, steps):
-            raise UserError(f"current of shape {tuple(current.shape)} must be [T, N, ...] with T >= 1 (or [1, N, ...] with timesteps=T)")
-        if self._asked("relu"):
+            raise UserError(
+                f"current of shape {tuple(current.shape)} must be [T, N, ...] with T >= 1 (or [1, N, ...] "
+                "with timesteps=T)"
+            )
+        if self.setting("relu"):
             return self._without_time(current, steps, norm, pool)
-        surrogate: Surrogate = self._asked("surrogate") or self.spec.surrogate
-        noise: Noise | None = self._asked("noise")
-        source: Source | None = self._asked("source") if noise else None
+        surrogate: Surrogate = self.setting("surrogate") or self.spec.surrogate
+        noise: Noise | None = self.setting("noise")
+        source: NoiseStream | None = self.setting("source") if noise else None
         if noise is None and self.noise and (self.training or self.noise.at_eval):
             noise = self.noise
         if noise is not None and noise.sigma == 0:
@@ -94,23 +117,27 @@ class Spiking(Drawing):
             steps,
             surrogate,
             self.spec.reset,
-            self.spec.detach_reset if (asked := self._asked("detach_reset")) is None else asked,
+            self.spec.detach_reset if (asked := self.setting("detach_reset")) is None else asked,
             self.spec.v_init,
             noise.site if noise else "compare",
-            bool(self._asked("smooth")),
-            self._asked("band"),
+            bool(self.setting("smooth")),
+            self.setting("band"),
             noise.reach if noise and noise.site == "band" else math.inf,
         )
-        draw = None if noise is None else _draw(current, steps, noise, source.next() if source else self.key())
+        draw = (
+            None if noise is None else _draw(current, steps, noise, source.next() if source else self.key())
+        )
         observe = surrogate.observe if type(surrogate).observe is not Surrogate.observe else None
-        rule: Sequence | None = self._asked("backward")
-        want_u = self._asked("on_potentials") is not None
+        rule: SequenceRule | None = self.setting("backward")
+        want_u = self.setting("on_potentials") is not None
         changed = len(self.dynamics) > 0
-        if changed or self._asked("on_current") is not None:
+        if changed or self.setting("on_current") is not None:
             if norm is not None:
-                current = norms.normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
+                current = norms.normed(norm, current.flatten(0, 1), self.recomputing).unflatten(
+                    0, current.shape[:2]
+                )
                 norm = None
-            if (rates := self.dynamics.instead(current)) is not None:
+            if (rates := self.dynamics.activation(current)) is not None:
                 return _pooled(rates) if pool else rates
         own: Own = (self.decay, None)
         after = False
@@ -118,18 +145,18 @@ class Spiking(Drawing):
             current, decay = self.dynamics.charge(current, steps)
             own = (self.decay if decay is None else decay, self.dynamics.homeostasis())
             after, pool = pool and self.dynamics.gated, pool and not self.dynamics.gated
-        for seam in self.seams:
-            if seam.on_current:
-                seam.on_current(current)
+        for request in self.requests:
+            if request.on_current:
+                request.on_current(current)
         if rule is None:
             fired = self._run(current, mode, draw, observe, want_u, norm, pool, own)
         else:
             fired = self._rewired(rule, current, mode, draw, norm, pool, own)
-        for seam in self.seams:
-            if seam.on_potentials and fired.u is not None:
-                seam.on_potentials(fired.u)
-            if seam.on_penalty and fired.penalty is not None:
-                seam.on_penalty(fired.penalty)
+        for request in self.requests:
+            if request.on_potentials and fired.u is not None:
+                request.on_potentials(fired.u)
+            if request.on_penalty and fired.penalty is not None:
+                request.on_penalty(fired.penalty)
         spikes = self.dynamics.gate(fired.spikes)
         return _pooled(spikes) if after else spikes
 
@@ -137,25 +164,31 @@ class Spiking(Drawing):
         self,
         current: Tensor,
         mode: Mode,
-        draw: Draw | None,
-        observe: native.Sharpness,
+        draw: NoiseKeys | None,
+        observe: cpp.Sharpness,
         want_u: bool,
         norm: nn.BatchNorm2d | None,
         pool: bool,
         own: Own,
-    ) -> Fired:
+    ) -> LayerOutput:
         decay, moving = own
-        known = (norm is None or norms.plain(norm)) and not (moving and moving.goal.requires_grad)  # the C++ pass derives by no goal
-        if known and native.can(current, mode, current.numel()):
-            asked = norms.asked(norm, self.replays) if norm is not None else None
-            inside = pool and native.can_pool(current)
-            fired = native.integrate(current, decay, self.threshold, native.Call(mode, asked, draw, observe, want_u, inside, moving))
+        known = (norm is None or norms.is_fusable(norm)) and not (
+            moving and moving.goal.requires_grad
+        )  # the C++ pass derives by no goal
+        if known and cpp.can(current, mode, current.numel()):
+            asked = norms.norm_state(norm, self.recomputing) if norm is not None else None
+            inside = pool and cpp.can_pool(current)
+            fired = cpp.integrate(
+                current, decay, self.threshold, cpp.Call(mode, asked, draw, observe, want_u, inside, moving)
+            )
             return fired._replace(spikes=_pooled(fired.spikes)) if pool and not inside else fired
         if norm is not None:
-            current = norms.normed(norm, current.flatten(0, 1), self.replays).unflatten(0, current.shape[:2])
+            current = norms.normed(norm, current.flatten(0, 1), self.recomputing).unflatten(
+                0, current.shape[:2]
+            )
         noise = None if draw is None else _drawn(current, mode.timesteps, draw)
         if moving is None:
-            fired = fused.integrate(current, decay, self.threshold, mode, noise, observe, want_u)
+            fired = compiled.integrate(current, decay, self.threshold, mode, noise, observe, want_u)
         else:
             fired = self._moved(decay, moving, current, mode, noise, observe, want_u)
         return fired._replace(spikes=_pooled(fired.spikes)) if pool else fired
@@ -167,27 +200,41 @@ class Spiking(Drawing):
         current: Tensor,
         mode: Mode,
         noise: Tensor | None,
-        observe: native.Sharpness,
+        observe: cpp.Sharpness,
         want_u: bool,
-    ) -> Fired:
+    ) -> LayerOutput:
         """With thresholds that move, where there is no C++ (the readable loop, slower)."""
         sharpness = None
         if callable(observe):
             with torch.no_grad():
-                u = reference.integrate(current, decay, self.threshold, mode, noise, moving=moving).u
+                u = equation.integrate(current, decay, self.threshold, mode, noise, moving=moving).u
             assert u is not None
             sharpness = observe(u)
-        return reference.integrate(current, decay, self.threshold, mode, noise, sharpness, want_u, moving)
+        return equation.integrate(current, decay, self.threshold, mode, noise, sharpness, want_u, moving)
 
-    def _rewired(self, rule: Sequence, current: Tensor, mode: Mode, draw: Draw | None, norm: nn.BatchNorm2d | None, pool: bool, own: Own) -> Fired:
-        """The same spikes as ever, a backward pass of ``rule``; potentials and penalty carry no gradient then."""
+    def _rewired(
+        self,
+        rule: SequenceRule,
+        current: Tensor,
+        mode: Mode,
+        draw: NoiseKeys | None,
+        norm: nn.BatchNorm2d | None,
+        pool: bool,
+        own: Own,
+    ) -> LayerOutput:
+        """The same spikes as ever, a backward pass of ``rule``.
+
+        Potentials and penalty carry no gradient then.
+        """
         with torch.no_grad():
             fired = self._run(current, mode, draw, None, True, norm, False, own)
         assert fired.u is not None
         if norm is not None:  # its running averages have moved in the pass above
             current = norms.normed(norm, current.flatten(0, 1), True).unflatten(0, current.shape[:2])
         current = current.expand(mode.timesteps, *current.shape[1:])
-        spikes = rewired(current, fired.spikes, fired.u, float(own[0].detach().mean()), float(self.threshold), rule)
+        spikes = custom_backward(
+            current, fired.spikes, fired.u, float(own[0].detach().mean()), float(self.threshold), rule
+        )
         return fired._replace(spikes=_pooled(spikes) if pool else spikes)
 
     def _without_time(self, current: Tensor, steps: int, norm: nn.BatchNorm2d | None, pool: bool) -> Tensor:
@@ -196,8 +243,8 @@ class Spiking(Drawing):
         rate = (torch.relu(current) / self.threshold.to(current.dtype)).expand(steps, *current.shape[1:])
         return _pooled(rate) if pool else rate
 
-    def _asked(self, name: str) -> Any:
-        return next((v for s in reversed(self.seams) if (v := getattr(s, name)) is not None), None)
+    def setting(self, name: str) -> Any:
+        return next((v for s in reversed(self.requests) if (v := getattr(s, name)) is not None), None)
 
 
 def _pooled(spikes: Tensor) -> Tensor:
@@ -205,16 +252,20 @@ def _pooled(spikes: Tensor) -> Tensor:
     return pooled
 
 
-def _draw(current: Tensor, steps: int, noise: Noise, seed: int) -> Draw:
+def _draw(current: Tensor, steps: int, noise: Noise, seed: int) -> NoiseKeys:
     """Keys of this call's noise; a sample's noise does not depend on the batch size."""
-    return Draw(noise.sigma, draws.step_keys(seed, torch.arange(current.shape[1], device=current.device), steps))
+    return NoiseKeys(
+        noise.sigma, draws.step_keys(seed, torch.arange(current.shape[1], device=current.device), steps)
+    )
 
 
-def _drawn(current: Tensor, steps: int, draw: Draw) -> Tensor:
+def _drawn(current: Tensor, steps: int, draw: NoiseKeys) -> Tensor:
     """The noise itself ``[T, N, ...]``, laid out in memory like the current."""
     layout = Layout.of(current)
     values = draws.normal(draw.keys, math.prod(layout.sizes[1:]), steps).mul_(draw.sigma)
-    return layout.full(values.to(torch.float64 if current.dtype == torch.float64 else torch.float32).reshape(steps, -1))
+    return layout.full(
+        values.to(torch.float64 if current.dtype == torch.float64 else torch.float32).reshape(steps, -1)
+    )
 
 
 class LIF(Spiking):
@@ -233,7 +284,9 @@ class LIF(Spiking):
         surrogate: Surrogate | None = None,
         noise: Noise | None = None,
     ) -> None:
-        spec = Neuron(self.kind, decay, threshold, learn_threshold, reset, detach_reset, v_init, surrogate or Triangle())
+        spec = Neuron(
+            self.kind, decay, threshold, learn_threshold, reset, detach_reset, v_init, surrogate or Triangle()
+        )
         super().__init__(spec, noise)
 
 
@@ -244,7 +297,10 @@ class IF(LIF):
 
 
 class PLIF(LIF):
-    """Leaky layer whose decay is learned (``sigmoid`` of a parameter); ``decay`` is its start. Fang et al., ICCV 2021."""
+    """Leaky layer whose decay is learned (``sigmoid`` of a parameter); ``decay`` is its start.
+
+    Fang et al., ICCV 2021.
+    """
 
     kind = "plif"
 

@@ -14,10 +14,12 @@ KINDS = ("lif", "if", "plif")
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise of standard deviation ``sigma`` (units of the potential), one draw a step shared by spike and reset.
+    """Gaussian noise of standard deviation ``sigma`` (units of the potential), one draw a step shared by
+    spike and reset.
 
-    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts; 'band' to the comparison where
-    the potential lies within ``reach`` of the threshold: there noise lowers a neuron's sensitivity, farther out it raises it.
+    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts;
+    'band' to the comparison where the potential lies within ``reach`` of the threshold: there noise lowers a
+    neuron's sensitivity, farther out it raises it.
     """
 
     sigma: float
@@ -36,7 +38,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Neuron:
-    """Settings of a spiking neuron. ``decay`` 1 does not leak; ``learn_threshold`` makes the threshold a parameter."""
+    """Settings of a spiking neuron. ``decay`` 1 does not leak.
+
+    ``learn_threshold`` makes the threshold a parameter.
+    """
 
     kind: Literal["lif", "if", "plif"] = "lif"
     decay: float = 1.0
@@ -55,7 +60,10 @@ class Neuron:
         if self.kind == "if" and self.decay != 1:
             raise UserError(f"Neuron: decay = {self.decay} must be 1 for kind 'if', which does not leak")
         if self.kind == "plif" and not 0 < self.decay < 1:
-            raise UserError(f"Neuron: decay = {self.decay} must lie inside (0, 1) for kind 'plif', whose decay is a sigmoid")
+            raise UserError(
+                f"Neuron: decay = {self.decay} must lie inside (0, 1) for kind 'plif', whose decay is a "
+                "sigmoid"
+            )
         if not (self.threshold > 0 and math.isfinite(self.threshold)):
             raise UserError(f"Neuron: threshold = {self.threshold} must be a finite number above 0")
         if not math.isfinite(self.v_init):
@@ -63,4 +71,6 @@ class Neuron:
         if self.reset not in ("hard", "soft"):
             raise UserError(f"Neuron: reset = {self.reset!r} must be 'hard' or 'soft'")
         if not isinstance(self.surrogate, Surrogate):
-            raise UserError(f"Neuron: surrogate = {self.surrogate!r} must be a Surrogate, such as Triangle(width=1.0)")
+            raise UserError(
+                f"Neuron: surrogate = {self.surrogate!r} must be a Surrogate, such as Triangle(width=1.0)"
+            )

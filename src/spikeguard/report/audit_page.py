@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeguard.auditing.combine import methods
+from spikeguard.auditing.compare import methods
 from spikeguard.auditing.flags import KINDS
-from spikeguard.auditing.witness import Witnesses
-from spikeguard.records import write_bytes
+from spikeguard.auditing.witnesses import Witnesses
+from spikeguard.records.files import write_bytes
 from spikeguard.report import audit_plots, plots
 from spikeguard.report.demo_page import environment
 from spikeguard.threat import Threat
@@ -19,7 +19,9 @@ from spikeguard.threat import Threat
 PICTURED = 8
 
 
-def write_page(record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnesses, threat: Threat, path: Path) -> Path:
+def write_page(
+    record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnesses, threat: Threat, path: Path
+) -> Path:
     """Render ``record`` to ``path``, with the first witnesses as pictures; returns the path."""
     page = (
         environment()
@@ -58,5 +60,7 @@ def _pictures(record: Mapping[str, Any], x: Tensor, y: Tensor, witnesses: Witnes
     if not len(order):
         return ""
     rows, found = rows[order], found[order]
-    names = [(f"label {int(y[r])}", str(record["members"][record["first"][int(r)]]["name"])[:14]) for r in rows]
+    names = [
+        (f"label {int(y[r])}", str(record["members"][record["first"][int(r)]]["name"])[:14]) for r in rows
+    ]
     return plots.twins(x[rows].cpu().numpy(), found.cpu().numpy(), names, 5.0)

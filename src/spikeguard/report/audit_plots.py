@@ -19,10 +19,23 @@ def falling(record: Mapping[str, Any]) -> str:
     drawn, axes = figure(8.6, 0.9 + 0.21 * len(names))
     axis = axes[0][0]
     places = range(len(names))
-    axis.barh(places, left, color=[SOFT, *(ACCENT if b < a - 1e-9 else SOFT for a, b in pairwise(left))], height=0.72, lw=0)
+    axis.barh(
+        places,
+        left,
+        color=[SOFT, *(ACCENT if b < a - 1e-9 else SOFT for a, b in pairwise(left))],
+        height=0.72,
+        lw=0,
+    )
     for place, (value, before) in enumerate(zip(left, [left[0], *left], strict=False)):
         fell = before - value
-        axis.text(value + 0.7, place, f"{value:.1f}" + (f"  (-{fell:.1f})" if fell > 1e-9 else ""), va="center", fontsize=7.5, color=INK)
+        axis.text(
+            value + 0.7,
+            place,
+            f"{value:.1f}" + (f"  (-{fell:.1f})" if fell > 1e-9 else ""),
+            va="center",
+            fontsize=7.5,
+            color=INK,
+        )
     axis.set_yticks(places, names, fontsize=7.5)
     axis.invert_yaxis()
     axis.set_xlim(0, 112)
@@ -39,7 +52,13 @@ def families(record: Mapping[str, Any]) -> str:
     places = range(len(rises))
     axis.barh(places, [max(v, 0) for v in rises.values()], color=ACCENT, height=0.7, lw=0)
     for place, value in zip(places, rises.values(), strict=True):
-        axis.text(max(value, 0) + 0.05 * max(*rises.values(), 1), place, f"+{max(value, 0):.1f}", va="center", fontsize=8)
+        axis.text(
+            max(value, 0) + 0.05 * max(*rises.values(), 1),
+            place,
+            f"+{max(value, 0):.1f}",
+            va="center",
+            fontsize=8,
+        )
     axis.set_yticks(places, list(rises), fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.3 * max(*rises.values(), 1))
@@ -52,7 +71,11 @@ def against_eps(record: Mapping[str, Any]) -> str:
     told = record["controls"]["curve"]
     factors, shares = zip(*told["points"], strict=True)
     ((norm, eps),) = record["threat"].items()
-    scale, unit = (255 * eps, "eps, in 255ths") if norm == "linf" and not isinstance(eps, list) else (1.0, "budget, times eps")
+    scale, unit = (
+        (255 * eps, "eps, in 255ths")
+        if norm == "linf" and not isinstance(eps, list)
+        else (1.0, "budget, times eps")
+    )
     drawn, axes = figure(4.6, 2.7)
     axis = axes[0][0]
     axis.plot([f * scale for f in factors], [100 * s for s in shares], "o-", color=ACCENT, lw=1.8, ms=4)
@@ -82,13 +105,19 @@ def against_steps(record: Mapping[str, Any]) -> str:
 def gap(record: Mapping[str, Any]) -> str:
     """From what PGD-20 with the own gradient says down to the worst case, in three parts."""
     parts = record["masking"]
-    names = ("optimiser: more steps, own gradient", "gradient: other backward passes", "rest: without gradients")
-    left, drawn_parts = 100 * parts["worst case"], [100 * parts[k] for k in ("optimiser", "gradient", "rest")]
+    names = (
+        "optimizer: more steps, own gradient",
+        "gradient: other backward passes",
+        "rest: without gradients",
+    )
+    left, drawn_parts = 100 * parts["worst case"], [100 * parts[k] for k in ("optimizer", "gradient", "rest")]
     drawn, axes = figure(8.6, 1.7)
     axis = axes[0][0]
     axis.barh([0], [left], color=ACCENT, lw=0, label=f"worst case {left:.1f} %")
     at = left
-    for name, part, shade in zip(names[::-1], drawn_parts[::-1], ("#e8c9b8", "#d49a7a", "#b4532a"), strict=True):
+    for name, part, shade in zip(
+        names[::-1], drawn_parts[::-1], ("#e8c9b8", "#d49a7a", "#b4532a"), strict=True
+    ):
         axis.barh([0], [part], left=at, color=shade, lw=0, label=f"{name} {part:.1f}")
         at += part
     axis.set_yticks([])

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spikeguard.report.plots import COLOURS, INK, figure, svg
+from spikeguard.report.plots import COLORS, INK, figure, svg
 
-OURS, FLOOR, OTHERS = COLOURS["tgo"], "#c9ced4", COLOURS["vanilla"]
+OURS, FLOOR, OTHERS = COLORS["tgo"], "#c9ced4", COLORS["vanilla"]
 
 
 def picture(record: Mapping[str, Any]) -> str:
     """SVG text of a bench's record: timed tasks, peak memory, growth curves."""
     tasks = record["tasks"]
-    panels = [(name, entry["over_best"], entry["median"], "s") for name, entry in tasks.items() if "median" in entry]
+    panels = [
+        (name, entry["over_best"], entry["median"], "s") for name, entry in tasks.items() if "median" in entry
+    ]
     for name, entry in tasks.items():
         for subject, told in entry.get("bytes", {}).items():
             known = {k: v / 2**30 for k, v in told.items() if v}
@@ -31,7 +33,9 @@ def picture(record: Mapping[str, Any]) -> str:
                 place = axes[row][column].get_subplotspec()
                 axes[row][column].set_subplotspec(axes[row][column].get_gridspec()[row, column : column + 2])
                 assert place is not None
-    slots = [axes[row][column] for row in range(rows - bool(curves)) for column in ((0, 2) if curves else (0, 1))]
+    slots = [
+        axes[row][column] for row in range(rows - bool(curves)) for column in ((0, 2) if curves else (0, 1))
+    ]
     for axis, (title, ratio, value, unit) in zip(slots, panels, strict=False):
         _bars(axis, title, ratio, value, unit)
     for axis in slots[len(panels) :]:
@@ -55,8 +59,16 @@ def _bars(axis: Any, title: str, ratio: Mapping[str, float], value: Mapping[str,
     names = sorted(ratio, key=lambda n: ratio[n], reverse=True)
     for place, name in enumerate(names):
         ours = name.startswith(("TGO", "vanilla", "all steps", "dropping"))
-        axis.barh(place, ratio[name], 0.7, color=OURS if ours else FLOOR if name.startswith("floor") else OTHERS, lw=0)
-        axis.text(ratio[name], place, f" {ratio[name]:.2f}  ({value[name]:.2f} {unit})", va="center", fontsize=7)
+        axis.barh(
+            place,
+            ratio[name],
+            0.7,
+            color=OURS if ours else FLOOR if name.startswith("floor") else OTHERS,
+            lw=0,
+        )
+        axis.text(
+            ratio[name], place, f" {ratio[name]:.2f}  ({value[name]:.2f} {unit})", va="center", fontsize=7
+        )
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.axvline(1, color=INK, lw=0.8)
     axis.set_xlim(0, 1.3 * max(ratio.values()))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spikeguard.records import write_bytes
+from spikeguard.records.files import write_bytes
 from spikeguard.report import plots
 from spikeguard.report.reading import reading
 
@@ -27,7 +27,11 @@ def environment() -> Any:
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("spikeguard.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("spikeguard.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters |= {"percent": percent, "with_interval": with_interval}
     return made
@@ -45,7 +49,9 @@ def write_page(record: Mapping[str, Any], images: Mapping[str, Any], path: Path)
             bars=plots.bars(networks, record["eps"][0]),
             histograms=plots.histograms(networks, record["edges"], record["delta"]),
             curves=plots.curves(networks),
-            twins=plots.twins(images["clean"], images["found"], images["names"], 5.0) if len(images["names"]) else "",
+            twins=plots.twins(images["clean"], images["found"], images["names"], 5.0)
+            if len(images["names"])
+            else "",
         )
     )
     write_bytes(path, page.encode())

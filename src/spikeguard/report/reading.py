@@ -23,32 +23,44 @@ def reading(record: Mapping[str, Any]) -> list[str]:
     noise = 100 * 1.96 * (2 * 0.25 / record["images"]) ** 0.5  # 95 % of differences of two shares stay inside
     longer = tgo["seconds"] / max(vanilla["seconds"], 1e-9)
     lost = 100 * (vanilla["clean"]["accuracy"] - tgo["clean"]["accuracy"])
-    fewer = 100 * (1 - tgo["neighbours"]["mean"] / vanilla["neighbours"]["mean"])
+    fewer = 100 * (1 - tgo["neighbors"]["mean"] / vanilla["neighbors"]["mean"])
     said = [
-        f"At {low}, PGD-20 with the training surrogate says {own(tgo, low):.1f} % for TGO and {own(vanilla, low):.1f} % for vanilla; the worst case "
-        f"of the quick audit leaves {worst(tgo, low):.1f} % and {worst(vanilla, low):.1f} %. So that one attack overstates TGO by "
-        f"{gaps[0]:.1f} points and vanilla by {gaps[1]:.1f}, and TGO's gain is {gain:.1f} points, where it says {apparent:.1f}. "
+        f"At {low}, PGD-20 with the training surrogate says {own(tgo, low):.1f} % for TGO and "
+        f"{own(vanilla, low):.1f} % for vanilla; the worst case "
+        f"of the quick audit leaves {worst(tgo, low):.1f} % and {worst(vanilla, low):.1f} %. So that one "
+        "attack overstates TGO by "
+        f"{gaps[0]:.1f} points and vanilla by {gaps[1]:.1f}, and TGO's gain is {gain:.1f} points, where it "
+        f"says {apparent:.1f}. "
         + (
             f"{gaps[0] - gaps[1]:.1f} points of TGO's apparent gain were masking: only the attack got worse."
             if gaps[0] > gaps[1]
-            else "TGO hides no more from its training surrogate than vanilla does: by this short suite the gain is no masking."
+            else "TGO hides no more from its training surrogate than vanilla does: by this short suite the "
+            "gain is no masking."
         ),
-        f"TGO keeps {fewer:.0f} % fewer potentials within {record['delta']:g} of the threshold ({100 * tgo['neighbours']['mean']:.1f} % of them). "
-        f"Multiplying vanilla's batch-norm gains by {control['factor']:.2f} brings it to {100 * control['neighbours']['mean']:.1f} % with nothing "
-        f"guarded; that control has {100 * control['clean']['accuracy']:.1f} % clean and {worst(control, low):.1f} % in the worst case, so "
+        f"TGO keeps {fewer:.0f} % fewer potentials within {record['delta']:g} of the threshold "
+        f"({100 * tgo['neighbors']['mean']:.1f} % of them). "
+        f"Multiplying vanilla's batch-norm gains by {control['factor']:.2f} brings it to "
+        f"{100 * control['neighbors']['mean']:.1f} % with nothing "
+        f"guarded; that control has {100 * control['clean']['accuracy']:.1f} % clean and "
+        f"{worst(control, low):.1f} % in the worst case, so "
         f"{worst(control, low) - worst(vanilla, low):.1f} points come with scale alone. "
         + (
-            f"TGO stands {over_control:.1f} points above the control, which was not trained again and has lost clean accuracy by the scaling."
+            f"TGO stands {over_control:.1f} points above the control, which was not trained again and has "
+            "lost clean accuracy by the scaling."
             if over_control > noise
-            else f"TGO stands {over_control:.1f} points above the control, which the choice of {record['images']} images alone could explain."
+            else f"TGO stands {over_control:.1f} points above the control, which the choice of "
+            f"{record['images']} images alone could explain."
         ),
-        f"The price: {lost:.1f} points of clean accuracy and {longer:.2f} times the training time (each with its compilation)."
+        f"The price: {lost:.1f} points of clean accuracy and {longer:.2f} times the training time (each "
+        "with its compilation)."
         if lost >= 0
-        else f"TGO is {-lost:.1f} points more accurate on clean images and took {longer:.2f} times the training time (each with its compilation).",
+        else f"TGO is {-lost:.1f} points more accurate on clean images and took {longer:.2f} times the "
+        "training time (each with its compilation).",
     ]
     if worst(tgo, high) < 20:
         said.append(
-            f"At {high} TGO is left with {worst(tgo, high):.1f} % (vanilla {worst(vanilla, high):.1f} %): neither is safe there. "
+            f"At {high} TGO is left with {worst(tgo, high):.1f} % (vanilla {worst(vanilla, high):.1f} %): "
+            "neither is safe there. "
             "Without adversarial training a network may resist small disturbances, not large ones."
         )
     said.append(

@@ -1,4 +1,7 @@
-"""The baseline as a curve: what AT and TRADES reach at each clean accuracy, and how far a method lies above it."""
+"""The baseline as a curve.
+
+What AT and TRADES reach at each clean accuracy, and how far a method lies above it.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,19 @@ NEARLY = 0.8
 Row = Mapping[str, Any]
 
 
-def height(points: Sequence[tuple[float, float]], clean: float) -> float:
+def frontier_at(points: Sequence[tuple[float, float]], clean: float) -> float:
     """Robust accuracy of the frontier at a clean accuracy: the upper hull of points ``(clean, robust)``.
 
-    Left of the hull its highest point counts (a better net in both respects is still better), right of it the point of best clean accuracy.
+    Left of the hull its highest point counts (a better net in both respects is still better), right of it the
+    point of best clean accuracy.
     """
     hull: list[tuple[float, float]] = []
     for x, y in sorted(points):
         if hull and hull[-1][0] == x:
             hull.pop()
-        while len(hull) >= 2 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (hull[-1][0] - hull[-2][0]):
+        while len(hull) >= 2 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (
+            hull[-1][0] - hull[-2][0]
+        ):
             hull.pop()
         hull.append((x, y))
     top = max(hull, key=lambda p: p[1])
@@ -37,7 +43,7 @@ def height(points: Sequence[tuple[float, float]], clean: float) -> float:
     return falling[-1][1]
 
 
-def place(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]:
+def accuracies(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]:
     """Clean and robust accuracy on the same images: all, or these (with repetition)."""
     if images is None:
         return float(cell["clean"]["accuracy"]), float(cell["worst_case"]["accuracy"])
@@ -46,7 +52,10 @@ def place(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]
 
 
 def frontier_of(cell: Row, cells: Mapping[str, Row]) -> list[Row]:
-    """The points of the frontier of a network's own seed; none where not all of them have been run, for a part would flatter."""
+    """The points of the frontier of a network's own seed.
+
+    None where not all of them have been run, for a part would flatter.
+    """
     frontier = [c for c in cells.values() if on_frontier(c)]
     here = [c for c in frontier if c["seed"] == cell["seed"]]
     return [c for c in here if "failed" not in c] if grouped(here).keys() == grouped(frontier).keys() else []
@@ -54,19 +63,19 @@ def frontier_of(cell: Row, cells: Mapping[str, Row]) -> list[Row]:
 
 def above(cell: Row, frontier: Iterable[Row], images: Sequence[int] | None = None) -> float:
     """How far a network lies above these points, at its own clean accuracy."""
-    clean, robust = place(cell, images)
-    return robust - height([place(c, images) for c in frontier], clean)
+    clean, robust = accuracies(cell, images)
+    return robust - frontier_at([accuracies(c, images) for c in frontier], clean)
 
 
-def gap(cell: Row, cells: Mapping[str, Row]) -> float | None:
+def margin_over_frontier(cell: Row, cells: Mapping[str, Row]) -> float | None:
     """How far a network lies above the frontier of its own seed; None if not all of that has been run."""
     frontier = frontier_of(cell, cells)
     return above(cell, frontier) if frontier else None
 
 
-def gaps(row: Iterable[Row], cells: Mapping[str, Row]) -> list[float]:
+def margins_over_frontier(row: Iterable[Row], cells: Mapping[str, Row]) -> list[float]:
     """The gaps of those networks of a row whose seed has a frontier."""
-    return [g for c in row if (g := gap(c, cells)) is not None]
+    return [g for c in row if (g := margin_over_frontier(c, cells)) is not None]
 
 
 def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
@@ -78,16 +87,25 @@ def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
 
 
 def whole(cells: Mapping[str, Row]) -> dict[str, Row]:
-    """The networks of the seeds that nearly every row has run (a new row may lack some): one that has only begun favours the rows it began with."""
+    """The networks of the seeds that nearly every row has run (a new row may lack some).
+
+    One that has only begun favors the rows it began with.
+    """
     count = Counter(c["seed"] for c in cells.values())
     return {name: c for name, c in cells.items() if count[c["seed"]] >= NEARLY * max(count.values())}
 
 
 def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
-    """The rows that have every whole seed, none of their networks failed or flagged with an error; no yardsticks, for those have no spikes."""
+    """The rows that have every whole seed, none of their networks failed or flagged with an error.
+
+    No yardsticks, for those have no spikes.
+    """
     rows = {key: row for key, row in grouped(whole(cells).values()).items() if not key[1].startswith(TWIN)}
     most = max((len(v) for v in rows.values()), default=0)
-    sound = {key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v) for key, v in rows.items()}
+    sound = {
+        key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v)
+        for key, v in rows.items()
+    }
     return {key: v for key, v in rows.items() if len(v) == most and sound[key]}
 
 
@@ -100,7 +118,7 @@ def best(cells: Mapping[str, Row]) -> list[str] | None:
     """Group and row with the highest mean gap, of the complete rows; None without a frontier."""
     found: dict[Key, float] = {}
     for key, row in complete(cells).items():
-        values = gaps(row, cells)
+        values = margins_over_frontier(row, cells)
         if not on_frontier(row[0]) and len(values) == len(row):
             found[key] = sum(values) / len(values)
     return [*max(found.items(), key=lambda item: item[1])[0]] if found else None
@@ -118,7 +136,10 @@ def most_robust(cells: Mapping[str, Row]) -> list[str] | None:
 
 
 def lower_bound(row: Sequence[Row], cells: Mapping[str, Row], level: float = 0.05) -> float | None:
-    """Lower end of a one-sided bootstrap interval of the mean gap, over seeds and over images; None for fewer than three seeds."""
+    """Lower end of a one-sided bootstrap interval of the mean gap, over seeds and over images.
+
+    None for fewer than three seeds.
+    """
     if len(row) < 3:
         return None
     drawn, means = random.Random(0), []

@@ -9,8 +9,8 @@ from typing import Any
 from spikeguard import defenses as d
 from spikeguard.auditing.suite import FULL, QUICK, STANDARD, Member
 from spikeguard.defenses import Defense
-from spikeguard.study.recipes import DEMO_GUARD, recipe
 from spikeguard.training.recipe import Recipe
+from spikeguard.training.recipes import DEMO_GUARD, recipe
 
 EPS, LOW = 25 / 255, 8 / 255
 FRONTIER, BEST, CONFIRMING, FRESH = (4, 8, 12, 20, 25), 5, 5, 100
@@ -42,7 +42,7 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     "FEEL": (d.FEEL(leak_start=0.5),),
     "HoSNN": (d.HoSNN(),),
     "input noise": (d.InputNoise(),),
-    "input quantisation": (d.InputQuantisation(),),
+    "input quantization": (d.InputQuantization(),),
     "RandHet": (d.RandHet(),),
     "DSD": (d.DSD(),),
     "RAT": (d.RAT(),),
@@ -58,7 +58,10 @@ ROWS: dict[str, tuple[Defense, ...]] = {
     f"{TWIN} + RAT": (d.ANNTwin(), d.RAT()),
     "EMA": (d.EMA(),),
 }
-"""What is trained with BPTT and with AT. Constants are the published ones where they are known, else the demo's."""
+"""What is trained with BPTT and with AT.
+
+Constants are the published ones where they are known, else the demo's.
+"""
 CRAFTED = ("own", "assg", "assg triangle", "bptr")
 REGIMES: dict[str, tuple[tuple[Defense, ...], str]] = {
     "TRADES": ((d.TRADES(**ADVERSARY),), "mean"),
@@ -74,7 +77,10 @@ REGIMES: dict[str, tuple[tuple[Defense, ...], str]] = {
     "AT, loss of every step": ((d.AT(**ADVERSARY),), "per_step"),
     "temporal self-ensemble": ((d.TemporalEnsemble(**ADVERSARY),), "per_step"),
     "AT, half clean": ((d.AT(**ADVERSARY, clean_share=0.5),), "mean"),
-    "AT by FGSM, random start": ((d.AT(eps=ADVERSARY["eps"], steps=1, warmup=ADVERSARY["warmup"], step_size=ADVERSARY["eps"]),), "mean"),
+    "AT by FGSM, random start": (
+        (d.AT(eps=ADVERSARY["eps"], steps=1, warmup=ADVERSARY["warmup"], step_size=ADVERSARY["eps"]),),
+        "mean",
+    ),
     "BPTT, loss of every step": ((), "per_step"),
 }
 Key = tuple[str, str]
@@ -84,7 +90,10 @@ AMONG_FRONTIER: tuple[Key, ...] = (("AT", "none"), ("regimes", "TRADES"))
 
 @dataclass(frozen=True)
 class Settings:
-    """How large the study is: ``seeds`` a network, ``epochs`` of training, attacked images in validation and on test images."""
+    """How large the study is.
+
+    ``seeds`` a network, ``epochs`` of training, attacked images in validation and on test images.
+    """
 
     seeds: int = 3
     epochs: int = 4
@@ -117,7 +126,9 @@ def cells(settings: Settings, seeds: Sequence[int] | None = None) -> Iterator[Ce
     at = d.AT(**ADVERSARY)
     for seed in range(settings.seeds) if seeds is None else seeds:
 
-        def cell(group: str, row: str, chosen: tuple[Defense, ...], loss: str = "mean", seed: int = seed) -> Cell:
+        def cell(
+            group: str, row: str, chosen: tuple[Defense, ...], loss: str = "mean", seed: int = seed
+        ) -> Cell:
             made = replace(base, name=f"{group} {row}", defenses=d.compose(*chosen), loss=loss, seed=seed)  # type: ignore[arg-type]
             return Cell(group, row, seed, made)
 

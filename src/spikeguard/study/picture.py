@@ -1,4 +1,8 @@
-"""The study's picture: every defence's clean against its worst-case accuracy, over the frontier of AT and TRADES. From the record alone."""
+"""The study's picture.
+
+Every defense's clean against its worst-case accuracy, over the frontier of AT and TRADES. From the record
+alone.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,26 @@ from itertools import cycle
 from typing import Any
 
 from spikeguard.report.plots import INK, figure, svg
-from spikeguard.study.frontier import grouped, height, place, whole
+from spikeguard.study.frontier import accuracies, frontier_at, grouped, whole
 from spikeguard.study.matrix import on_frontier
 
-COLOURS = {"BPTT": "#9aa1a9", "AT": "#1f6f8b", "regimes": "#7a5ea8", "frontier": "#b4532a"}
-NAMES = {"BPTT": "no adversaries", "AT": "AT with a defence", "regimes": "other regimes", "frontier": "AT and TRADES alone"}
+COLORS = {"BPTT": "#9aa1a9", "AT": "#1f6f8b", "regimes": "#7a5ea8", "frontier": "#b4532a"}
+NAMES = {
+    "BPTT": "no adversaries",
+    "AT": "AT with a defense",
+    "regimes": "other regimes",
+    "frontier": "AT and TRADES alone",
+}
 NAMED = 6
 Row = Mapping[str, Any]
 Point = tuple[float, float]
 
 
 def picture(record: Mapping[str, Any]) -> str:
-    """Ranking on the left (means over the seeds), on the right what was best and the frontier, on seeds that did not choose it."""
+    """Ranking on the left (means over the seeds), on the right what was best and the frontier.
+
+    On seeds that did not choose it.
+    """
     confirmed = [c for c in record["confirmed"].values() if "failed" not in c]
     drawn, axes = figure(9.6 if confirmed else 5.6, 4.4, 1, 2 if confirmed else 1)
     _ranking(axes[0][0], whole(record["cells"]).values())
@@ -35,7 +47,7 @@ def picture(record: Mapping[str, Any]) -> str:
 
 def _points(cells: Iterable[Row]) -> list[Point]:
     """Clean and worst-case accuracy on the same images, in %."""
-    return [(100 * clean, 100 * worst) for clean, worst in map(place, cells)]
+    return [(100 * clean, 100 * worst) for clean, worst in map(accuracies, cells)]
 
 
 def _mean(points: Sequence[Point]) -> Point:
@@ -53,7 +65,9 @@ def _named(cell: Row) -> str:
 
 def _dots(axis: Any, points: Sequence[Point], kind: str, label: str, marker: str = "o") -> None:
     if points:
-        axis.scatter(*zip(*points, strict=True), s=22, color=COLOURS[kind], label=label, marker=marker, lw=0, zorder=3)
+        axis.scatter(
+            *zip(*points, strict=True), s=22, color=COLORS[kind], label=label, marker=marker, lw=0, zorder=3
+        )
 
 
 def _line(axis: Any, points: Sequence[Point], **style: Any) -> None:
@@ -61,7 +75,7 @@ def _line(axis: Any, points: Sequence[Point], **style: Any) -> None:
     if points:
         left, right = max(points, key=lambda p: (p[1], p[0]))[0], max(c for c, _ in points)
         across = [left + (right - left) * k / 200 for k in range(201)]
-        axis.plot(across, [height(points, c) for c in across], color=COLOURS["frontier"], **style)
+        axis.plot(across, [frontier_at(points, c) for c in across], color=COLORS["frontier"], **style)
 
 
 def _ranking(axis: Any, cells: Iterable[Row]) -> None:
@@ -69,15 +83,24 @@ def _ranking(axis: Any, cells: Iterable[Row]) -> None:
     for kind in ("BPTT", "regimes", "AT", "frontier"):
         _dots(axis, [p for cell, p in rows if _kind(cell) == kind], kind, NAMES[kind])
     _line(axis, [p for cell, p in rows if on_frontier(cell)], lw=1.2)
-    best = sorted(((cell, p) for cell, p in rows if not on_frontier(cell)), key=lambda row: -row[1][1])[:NAMED]
+    best = sorted(((cell, p) for cell, p in rows if not on_frontier(cell)), key=lambda row: -row[1][1])[
+        :NAMED
+    ]
     below = 1e9
     for cell, (clean, worst) in best:  # highest first, one above the other
         below = min(worst, below - 2.6)
-        style: Any = {"fontsize": 7.5, "color": INK, "va": "center", "arrowprops": {"arrowstyle": "-", "color": "#c3c9cf", "lw": 0.6}}
-        axis.annotate(_named(cell), (clean, worst), (0.02, below), textcoords=("axes fraction", "data"), **style)
+        style: Any = {
+            "fontsize": 7.5,
+            "color": INK,
+            "va": "center",
+            "arrowprops": {"arrowstyle": "-", "color": "#c3c9cf", "lw": 0.6},
+        }
+        axis.annotate(
+            _named(cell), (clean, worst), (0.02, below), textcoords=("axes fraction", "data"), **style
+        )
     left, right = axis.get_xlim()
     axis.set_xlim(left - 0.55 * (right - left), right)  # room for the names
-    axis.set_title("ranking seeds: every defence", fontsize=9)
+    axis.set_title("ranking seeds: every defense", fontsize=9)
     axis.legend(frameon=False, fontsize=7.5, loc="lower left")
 
 

@@ -13,23 +13,29 @@ from typing import Any
 import torch
 
 from spikeguard.auditing.audit import Audit, audit
-from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset, Images
-from spikeguard.defenses import TGO, Defense, InputNoise, InputQuantisation, RandHet, StoG
+from spikeguard.defenses import TGO, Defense, InputNoise, InputQuantization, RandHet, StoG
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records import machine, read_json
+from spikeguard.records.files import read_json
+from spikeguard.runtime.machine import machine
+from spikeguard.runtime.progress import Progress, no_progress
+from spikeguard.runtime.stop import Stop
 from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings
 from spikeguard.threat import Linf
+from spikeguard.training.builder import pick_device, training_parts
 from spikeguard.training.checkpoint import RECORD
-from spikeguard.training.interrupt import Stop
 from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
-from spikeguard.training.setup import parts, pick_device
 
-RANDOM = (InputNoise, InputQuantisation, RandHet, StoG)  # when scored, too, as is TGO whose noise stays on
-JUDGE = "random models, second version"  # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
-LATER: dict[str, Any] = {"eps_end": None, "late_steps": None, "late_share": 0.3}  # fields that older recipes lack, and what they mean there
+RANDOM = (InputNoise, InputQuantization, RandHet, StoG)  # when scored, too, as is TGO whose noise stays on
+# gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
+JUDGE_VERSION = "random models, second version"
+DEFAULTS_OF_OLD_RECIPES: dict[str, Any] = {
+    "eps_end": None,
+    "late_steps": None,
+    "late_share": 0.3,
+}  # fields that older recipes lack, and what they mean there
 GO_ON = "what is done is kept, go on with the same command"
 
 
@@ -41,23 +47,27 @@ class Bench:
     out: Path
     data: Dataset
     device: str | None
-    tell: Tell = silent
+    tell: Progress = no_progress
     stop: Stop | None = None
 
-    def staged(self, what: str) -> Tell:
+    def staged(self, what: str) -> Progress:
         """Progress of a part."""
         return lambda stage, done, total: self.tell(f"{what}: {stage}", done, total)
 
     def trained(self, cell: Cell, what: str) -> dict[str, Any]:
         """The record of the network's training, done now if it has not been."""
         folder = self.out / "runs" / cell.name
-        if (folder / RECORD).exists() and _told(read_json(folder / RECORD)["recipe"]) != _told(cell.recipe.values()):
+        if (folder / RECORD).exists() and _told(read_json(folder / RECORD)["recipe"]) != _told(
+            cell.recipe.values()
+        ):
             shutil.rmtree(folder)  # ours, from another state of the matrix
         self._go_on()
         if folder.exists() and not (folder / RECORD).exists():
             try:
                 self._train(cell, folder, True, what)
-            except UserError:  # begun with other threads or on another machine: it could not go on to the same bits
+            except (
+                UserError
+            ):  # begun with other threads or on another machine: it could not go on to the same bits
                 shutil.rmtree(folder)
         if not folder.exists():
             try:
@@ -87,25 +97,43 @@ class Bench:
             raise Interrupted(f"study stopped; {GO_ON}")
 
     def here(self) -> dict[str, Any]:
-        """Device, or instruction sets and threads: they decide about the last bits, and so about the network that is trained."""
+        """Device, or instruction sets and threads.
+
+        They decide about the last bits, and so about the network that is trained.
+        """
         if pick_device(self.device).type == "cuda":
             return {"device": torch.cuda.get_device_name(0)}
         return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
 
-    def audited(self, cell: Cell, images: Any, eps: float, effort: Effort, what: str, out: Path | None = None) -> Audit:
+    def audited(
+        self, cell: Cell, images: Any, eps: float, effort: Effort, what: str, out: Path | None = None
+    ) -> Audit:
         """An audit of a trained network; with ``out`` it goes on where it stopped."""
         place = pick_device(self.device)
         net = load(self.out / "runs" / cell.name, str(place))
         images = images.to(place)
         x, y, extra = images.pixels(), images.y, _further(effort)
         try:
-            return audit(net, x, y, Linf(eps), effort=effort, out=out, progress=self.staged(what), stop=self.stop, index=images.index, extra=extra)
+            return audit(
+                net,
+                x,
+                y,
+                Linf(eps),
+                effort=effort,
+                out=out,
+                progress=self.staged(what),
+                stop=self.stop,
+                index=images.index,
+                extra=extra,
+            )
         except Interrupted as error:
-            raise Interrupted(f"study stopped inside an audit{'' if out else ', which begins anew'}; {GO_ON}") from error
+            raise Interrupted(
+                f"study stopped inside an audit{'' if out else ', which begins anew'}; {GO_ON}"
+            ) from error
 
     def ranked(self, cell: Cell, what: str) -> dict[str, Any]:
         """What is kept of one network; ``failed`` with the reason where its training or its audit did."""
-        row = {"group": cell.group, "row": cell.row, "seed": cell.seed, "made": made(cell)}
+        row = {"group": cell.group, "row": cell.row, "seed": cell.seed, "made": fingerprint_of(cell)}
         try:
             done = self.trained(cell, what)
         except UserError as error:
@@ -120,8 +148,8 @@ class Bench:
 
     def held(self, cell: Cell) -> Images:
         """The validation images that rank; early stopping looks at the first ones."""
-        images = parts(cell.recipe, self.data)[1]
-        return images.take(torch.arange(max(0, len(images) - self.settings.ranked_on), len(images)))
+        images = training_parts(cell.recipe, self.data)[1]
+        return images.select(torch.arange(max(0, len(images) - self.settings.ranked_on), len(images)))
 
     def looked_at(self, cell: Cell, what: str) -> dict[str, Any]:
         """The longest look there is, ``full``, at the images that ranked the network."""
@@ -140,8 +168,15 @@ class Bench:
         test = self.data.test.balanced(self.settings.scored_on)
         return self._later(cell, "standard", done, self.audited(cell, test, EPS, "standard", what).record)
 
-    def _later(self, cell: Cell, effort: Effort, done: Mapping[str, Any], got: Mapping[str, Any]) -> dict[str, Any]:
-        return {**told(got), "made": made(cell, effort), "machine": self.here(), "seconds": done["cost"]["seconds"]}
+    def _later(
+        self, cell: Cell, effort: Effort, done: Mapping[str, Any], got: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            **told(got),
+            "made": fingerprint_of(cell, effort),
+            "machine": self.here(),
+            "seconds": done["cost"]["seconds"],
+        }
 
 
 def told(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,12 +195,21 @@ def told(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def made(cell: Cell, effort: Effort = "quick") -> str:
-    """A hash of what a cell's numbers depend on: its recipe, the suite, the further members, the budgets, the way random models are judged."""
-    parts: list[Any] = [_told(cell.recipe.values()), fingerprint(effort), [m.told() for m in _further(effort)], EPS, LOW]
+def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
+    """A hash of what a cell's numbers depend on.
+
+    Its recipe, the suite, the further members, the budgets, the way random models are judged.
+    """
+    training_parts: list[Any] = [
+        _told(cell.recipe.values()),
+        fingerprint(effort),
+        [m.told() for m in _further(effort)],
+        EPS,
+        LOW,
+    ]
     if any(_random(d) for d in cell.recipe.defenses):
-        parts.append(JUDGE)
-    text = json.dumps(parts, sort_keys=True, default=str)
+        training_parts.append(JUDGE_VERSION)
+    text = json.dumps(training_parts, sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()[:16]
 
 
@@ -182,4 +226,8 @@ def _told(values: Any) -> Any:
     """Settings without what recipes from before these fields existed did not say either."""
     if not isinstance(values, dict):
         return values
-    return {k: _told(v) for k, v in values.items() if k not in LATER or v != LATER[k]}
+    return {
+        k: _told(v)
+        for k, v in values.items()
+        if k not in DEFAULTS_OF_OLD_RECIPES or v != DEFAULTS_OF_OLD_RECIPES[k]
+    }

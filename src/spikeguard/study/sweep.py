@@ -1,4 +1,7 @@
-"""Running the study: train and rank every network, confirm the best on fresh seeds, score the finalists once on test images."""
+"""Running the study.
+
+Train and rank every network, confirm the best on fresh seeds, score the finalists once on test images.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spikeguard.auditing.runner import Tell, silent
 from spikeguard.auditing.suite import Effort
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
-from spikeguard.records import SCHEMA, read_json, write_json
+from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.runtime.progress import Progress, no_progress
+from spikeguard.runtime.stop import Stop
 from spikeguard.study import matrix
 from spikeguard.study.frontier import best, by_worst_case, complete, most_robust, whole
 from spikeguard.study.matrix import CONFIRMING, EPS, FRESH, LOW, Cell, Settings, on_frontier
-from spikeguard.study.ranking import Bench, made
+from spikeguard.study.ranking import Bench, fingerprint_of
 from spikeguard.study.workers import Work, rows
-from spikeguard.training.interrupt import Stop
 
 MARK = "embedded.json"
 
@@ -40,7 +43,10 @@ class _Study:
         }
         self.record = {"looked_at": {}, **(read_json(self.path) if self.path.exists() else fresh)}
         if self.record["settings"] != wanted:
-            raise UserError(f"{bench.out} holds a study with settings {self.record['settings']}, now {wanted}: choose another folder with --out")
+            raise UserError(
+                f"{bench.out} holds a study with settings {self.record['settings']}, now {wanted}: choose "
+                "another folder with --out"
+            )
 
     def rank(self, todo: list[Cell], into: str) -> None:
         """Every network that is not there yet, or was made in another way."""
@@ -56,12 +62,17 @@ class _Study:
 
     def _missing(self, todo: list[Cell], into: str, effort: Effort) -> list[Cell]:
         held = self.record[into]
-        return [c for c in todo if c.name not in held or held[c.name].get("made") != made(c, effort)]
+        return [
+            c for c in todo if c.name not in held or held[c.name].get("made") != fingerprint_of(c, effort)
+        ]
 
     def _run(self, work: Work, todo: list[Cell], missing: list[Cell], into: str) -> None:
         place = {cell.name: number for number, cell in enumerate(todo)}
         for cell, row in rows(self.bench, work, missing, self.jobs):
-            held = {**self.record[into], cell.name: row}  # in the order of the matrix, whoever was ready first: ties and bounds depend on it
+            held = {
+                **self.record[into],
+                cell.name: row,
+            }  # in the order of the matrix, whoever was ready first: ties and bounds depend on it
             self.record[into] = dict(sorted(held.items(), key=lambda item: place.get(item[0], len(place))))
             write_json(self.path, self.record)
 
@@ -69,19 +80,22 @@ class _Study:
 def run(
     settings: Settings,
     out: Path,
-    tell: Tell = silent,
+    tell: Progress = no_progress,
     stop: Stop | None = None,
     device: str | None = None,
     finish: bool = True,
     jobs: int = 1,
 ) -> dict[str, Any]:
-    """Train and rank every network that ``out`` does not hold yet; returns the record, which is written after every one.
+    """Train and rank every network that ``out`` does not hold yet; returns the record, which is written after
+    every one.
 
-    With ``finish`` two rows, the one with the highest mean gap over the frontier and the one with the highest mean worst case, are trained and ranked
-    again, with the frontier, on fresh seeds (only these say whether they lie above); the finalists are scored once on test images; and the first
-    networks of the two are looked at by 'full' on the images that ranked them. What is chosen is final until the study is given other rows or another
-    seed, and what was asked of others before stays in the record. ``jobs``: networks trained and ranked at a time, each in a process of its own
-    with its share of the threads. UserError if ``out`` holds a study with other settings; Interrupted after ``stop``, with everything kept.
+    With ``finish`` two rows, the one with the highest mean gap over the frontier and the one with the highest
+    mean worst case, are trained and ranked again, with the frontier, on fresh seeds (only these say whether
+    they lie above); the finalists are scored once on test images; and the first networks of the two are
+    looked at by 'full' on the images that ranked them. What is chosen is final until the study is given other
+    rows or another seed, and what was asked of others before stays in the record. ``jobs``: networks trained
+    and ranked at a time, each in a process of its own with its share of the threads. UserError if ``out``
+    holds a study with other settings; Interrupted after ``stop``, with everything kept.
     """
     study = _Study(Bench(settings, out, load_data("embedded"), device, tell, stop), jobs)
     record, todo = study.record, list(matrix.cells(settings))
@@ -101,10 +115,21 @@ def run(
     chosen = {tuple(record[k]) for k in ("best", "most_robust") if record.get(k)}
     if chosen:
         seeds = range(FRESH, FRESH + CONFIRMING)
-        asked = {(c["group"], c["row"]) for c in record["confirmed"].values()} | chosen  # all of them are told side by side
-        study.rank([c for c in matrix.cells(settings, seeds) if on_frontier({"group": c.group, "row": c.row}) or c.key in asked], "confirmed")
+        asked = {
+            (c["group"], c["row"]) for c in record["confirmed"].values()
+        } | chosen  # all of them are told side by side
+        study.rank(
+            [
+                c
+                for c in matrix.cells(settings, seeds)
+                if on_frontier({"group": c.group, "row": c.row}) or c.key in asked
+            ],
+            "confirmed",
+        )
     by_name = {c.name: c for c in todo}
-    quickest = sorted(record["finalists"], key=lambda name: record["cells"].get(name, {}).get("audit_seconds", 0.0))  # random networks take longest
+    quickest = sorted(
+        record["finalists"], key=lambda name: record["cells"].get(name, {}).get("audit_seconds", 0.0)
+    )  # random networks take longest
     study.score([by_name[name] for name in quickest if name in by_name])
     study.look([c for c in todo if c.key in chosen and c.seed == 0])
     write_json(study.path, record)
@@ -112,8 +137,18 @@ def run(
 
 
 def finalists(record: Mapping[str, Any], todo: list[Cell]) -> list[str]:
-    """Names of the first-seed networks that are scored on test images: the best five by validation, the frontier, no defence at all."""
+    """Names of the first-seed networks that are scored on test images.
+
+    The best five by validation, the frontier, no defense at all.
+    """
     rows, ranking = complete(record["cells"]), by_worst_case(record["cells"])
     first = {c.key: c.name for c in todo if c.seed == 0}
-    frontier = [c.key for c in todo if c.seed == 0 and on_frontier({"group": c.group, "row": c.row}) and c.key in rows]
-    return [first[key] for key in dict.fromkeys([*ranking[: matrix.BEST], *frontier, *([("BPTT", "none")] if ("BPTT", "none") in rows else [])])]
+    frontier = [
+        c.key for c in todo if c.seed == 0 and on_frontier({"group": c.group, "row": c.row}) and c.key in rows
+    ]
+    return [
+        first[key]
+        for key in dict.fromkeys(
+            [*ranking[: matrix.BEST], *frontier, *([("BPTT", "none")] if ("BPTT", "none") in rows else [])]
+        )
+    ]

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
-from spikeguard.auditing.runner import silent
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.kernels.memory import keep_freed_pages
+from spikeguard.runtime.memory import keep_freed_pages
+from spikeguard.runtime.progress import no_progress
 from spikeguard.study.matrix import Cell
 from spikeguard.study.ranking import GO_ON, Bench
 
@@ -32,14 +32,22 @@ def rows(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
         yield from _side_by_side(bench, work, todo, jobs)
         return
     for number, cell in enumerate(todo):
-        yield cell, getattr(bench, work)(cell, f"{number + 1} of {len(todo)} to be {work.replace('_', ' ')}: {cell.recipe.name} {cell.seed}")
+        yield (
+            cell,
+            getattr(bench, work)(
+                cell,
+                f"{number + 1} of {len(todo)} to be {work.replace('_', ' ')}: {cell.recipe.name} {cell.seed}",
+            ),
+        )
 
 
 def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> Done:
     context = torch.multiprocessing.get_context("spawn")
     halt = context.Event()
-    threads = max(1, torch.get_num_threads() // jobs)  # the same share where fewer networks are left: it decides about last bits
-    shared = (replace(bench, tell=silent, stop=None), threads, halt)
+    threads = max(
+        1, torch.get_num_threads() // jobs
+    )  # the same share where fewer networks are left: it decides about last bits
+    shared = (replace(bench, tell=no_progress, stop=None), threads, halt)
     what = "1 network" if len(todo) == 1 else f"{len(todo)} networks"
     stage, stopped = f"{what} to be {work.replace('_', ' ')}, up to {jobs} at a time", False
     with _threads_that_sleep(), ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, shared) as pool:
@@ -54,7 +62,10 @@ def _side_by_side(bench: Bench, work: Work, todo: Sequence[Cell], jobs: int) -> 
                     except Interrupted:
                         stopped = True
                     except BrokenProcessPool as error:
-                        raise UserError(f"a process of the study could not start or was ended (memory?) near {cell.name}; {GO_ON}") from error
+                        raise UserError(
+                            "a process of the study could not start or was ended (memory?) near "
+                            f"{cell.name}; {GO_ON}"
+                        ) from error
                     else:
                         yield cell, row
                 stopped = stopped or bench.stopped
@@ -82,7 +93,9 @@ def _threads_that_sleep() -> Iterator[None]:
 
 def _begin(bench: Bench, threads: int, halt: Any) -> None:
     global _held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal, but only the first one tells what to do
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process of a terminal, but only the first one tells what to do
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_pages()
     torch.set_num_threads(threads)

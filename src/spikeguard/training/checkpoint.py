@@ -1,4 +1,7 @@
-"""Weights and training state on disk: safetensors with JSON beside or inside it, written by rename. Nothing is unpickled."""
+"""Weights and training state on disk: safetensors with JSON beside or inside it, written by rename.
+
+Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from spikeguard.errors import UserError
-from spikeguard.records import write_bytes
+from spikeguard.records.files import write_bytes
 
 WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 
 
 @dataclass
-class Progress:
-    """Where a training stands: ``batch`` steps into ``epoch``, with the sums of the running epoch and the rows of the ended ones."""
+class Position:
+    """Where a training stands.
+
+    ``batch`` steps into ``epoch``, with the sums of the running epoch and the rows of the ended ones.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -56,7 +62,8 @@ def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
             raise UserError(f"{path} is a checkpoint of another network: it has no {name}")
         if tensors[name].shape != own[name].shape:
             raise UserError(
-                f"{path} is a checkpoint of another network: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+                f"{path} is a checkpoint of another network: {name} has shape {tuple(tensors[name].shape)}, "
+                f"expected {tuple(own[name].shape)}"
             )
     if extra := sorted(set(tensors) - set(own)):
         raise UserError(f"{path} is a checkpoint of another network: it has {extra[0]}, which this one lacks")
@@ -64,12 +71,20 @@ def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
 
 
 def save_state(
-    folder: Path, net: nn.Module, optimiser: torch.optim.SGD, progress: Progress, conditions: Mapping[str, Any], hooks: Mapping[str, Tensor]
+    folder: Path,
+    net: nn.Module,
+    optimizer: torch.optim.SGD,
+    progress: Position,
+    conditions: Mapping[str, Any],
+    hooks: Mapping[str, Tensor],
 ) -> None:
-    """Everything that resuming needs, in one file (``hooks``: what defences keep); the metrics of the ended epochs beside it."""
+    """Everything that resuming needs, in one file (``hooks``: what defenses keep).
+
+    The metrics of the ended epochs beside it.
+    """
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
     named = {id(p): n for n, p in net.named_parameters()}
-    for parameter, state in optimiser.state.items():
+    for parameter, state in optimizer.state.items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{named[id(parameter)]}"] = state["momentum_buffer"]
     tensors |= {f"hook.{k}": v for k, v in hooks.items()}
@@ -77,15 +92,25 @@ def save_state(
     write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in progress.rows).encode())
 
 
-def load_state(folder: Path, net: nn.Module, optimiser: torch.optim.SGD, conditions: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor]]:
-    """Put a saved state back; gives what defences kept, too. UserError if it was made under other conditions: it could not go on to the same bits."""
+def load_state(
+    folder: Path, net: nn.Module, optimizer: torch.optim.SGD, conditions: Mapping[str, Any]
+) -> tuple[Position, dict[str, Tensor]]:
+    """Put a saved state back; gives what defenses kept, too.
+
+    UserError if it was made under other conditions: it could not go on to the same bits.
+    """
     path = folder / STATE
     tensors, metadata = load_tensors(path)
     for name, value in conditions.items():
         if (before := metadata["conditions"].get(name)) != value:
-            raise UserError(f"{path} was made with {name} = {before}, now {name} = {value}: resume with the same to get the same bits")
+            raise UserError(
+                f"{path} was made with {name} = {before}, now {name} = {value}: resume with the same to get "
+                "the same bits"
+            )
     put_weights(net, {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}, path)
     for name, parameter in net.named_parameters():
         if (buffer := tensors.get(f"momentum.{name}")) is not None:
-            optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    return Progress(**metadata["progress"]), {k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")}
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    return Position(**metadata["progress"]), {
+        k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")
+    }

@@ -9,13 +9,13 @@ import torch
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
+from spikeguard.training.builder import make_network, pick_device
 from spikeguard.training.checkpoint import STATE, WEIGHTS, load_tensors, put_weights
 from spikeguard.training.recipe import Recipe
-from spikeguard.training.setup import make_network, pick_device
 
 
 def load(target: str | Path, device: str = "cpu") -> Classifier:
-    """The network of a run folder or of a weights file, in eval mode, with its defences prepared.
+    """The network of a run folder or of a weights file, in eval mode, with its defenses prepared.
 
     UserError if there is none, if the run is unfinished, or if the weights are another network's.
     """
@@ -28,16 +28,23 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
     path = Path(target)
     if path.is_dir():
         if not (path / WEIGHTS).exists() and (path / STATE).exists():
-            raise UserError(f"{path} holds an unfinished run; finish it with: spikeguard train --resume --out {path}")
+            raise UserError(
+                f"{path} holds an unfinished run; finish it with: spikeguard train --resume --out {path}"
+            )
         path = path / WEIGHTS
     if not path.is_file():
-        raise UserError(f"no network {str(target)!r}: neither a run folder nor a weights file (networks that ship with spikeguard: none yet)")
+        raise UserError(
+            f"no network {str(target)!r}: neither a run folder nor a weights file (networks that ship with "
+            "spikeguard: none yet)"
+        )
     tensors, metadata = load_tensors(path)
     if not {"recipe", "data"} <= set(metadata):
         raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
     recipe, shape = Recipe.of(metadata["recipe"], str(path)), metadata["data"]
     images = Images.of(torch.zeros(1, *shape["in_shape"], dtype=torch.uint8), torch.zeros(1))
-    like = Dataset(recipe.data, images, images, tuple(shape["classes"]), tuple(shape["mean"]), tuple(shape["std"]))
+    like = Dataset(
+        recipe.data, images, images, tuple(shape["classes"]), tuple(shape["mean"]), tuple(shape["std"])
+    )
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
     return net.to(pick_device(device)).eval(), recipe

@@ -1,4 +1,7 @@
-"""The training loop. It knows no defence by name, and every random number in it is a function of the seed and the step."""
+"""The training loop.
+
+It knows no defense by name, and every random number in it is a function of the seed and the step.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeguard import draws
 from spikeguard.data.batches import batches
 from spikeguard.data.images import Dataset
 from spikeguard.data.sources import load_data
 from spikeguard.defenses import Hooks, Step
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.kernels import builder
-from spikeguard.kernels.exact import exact
+from spikeguard.kernels import cpp_build
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import quiet, seed_noise
-from spikeguard.records import SCHEMA, machine, write_json
-from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, Progress, load_state, save_state, save_tensors
-from spikeguard.training.interrupt import Stop, ctrl_c
-from spikeguard.training.objective import accuracy, optimiser, rate, task_loss, warning
+from spikeguard.neurons import frozen_norms, seed_noise
+from spikeguard.random import draws
+from spikeguard.records.files import SCHEMA, write_json
+from spikeguard.runtime.float32 import exact
+from spikeguard.runtime.machine import machine
+from spikeguard.runtime.stop import Stop, ctrl_c
+from spikeguard.training.builder import make_network, pick_device, training_parts
+from spikeguard.training.checkpoint import (
+    RECORD,
+    STATE,
+    WEIGHTS,
+    Position,
+    load_state,
+    save_state,
+    save_tensors,
+)
+from spikeguard.training.objective import accuracy, optimizer, rate, task_loss, warning
 from spikeguard.training.recipe import Recipe
-from spikeguard.training.setup import make_network, parts, pick_device
 
 log = logging.getLogger("spikeguard")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a training stands, for whoever shows it: steps done of all, the running epoch's mean loss, the last epoch's metrics."""
+    """Where a training stands, for whoever shows it.
+
+    Steps done of all, the running epoch's mean loss, the last epoch's metrics.
+    """
 
     step: int
     steps: int
@@ -65,11 +80,13 @@ def train(
     save_every: int = 0,
     stop: Stop | None = None,
 ) -> Run:
-    """Train a network by a recipe; with ``out``, keep it in that folder and let it be resumed after any interruption.
+    """Train a network by a recipe; with ``out``, keep it in that folder and let it be resumed after any
+    interruption.
 
-    A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C or once ``stop`` is set, which raises Interrupted.
-    ``resume`` goes on from the last one to the same bits as an unbroken run. ``data`` None loads ``recipe.data``.
-    UserError: the folder holds something already, the state is another recipe's, the loss is not finite, the disk is full.
+    A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C or once ``stop``
+    is set, which raises Interrupted. ``resume`` goes on from the last one to the same bits as an unbroken
+    run. ``data`` None loads ``recipe.data``. UserError: the folder holds something already, the state is
+    another recipe's, the loss is not finite, the disk is full.
     """
     folder = Path(out) if out is not None else None
     data = data or load_data(recipe.data)
@@ -97,7 +114,9 @@ def train(
     trainer.finish()
     record = trainer.record()
     if folder is not None:
-        save_tensors(folder / WEIGHTS, trainer.net.state_dict(), {"recipe": recipe.values(), "data": _shape(data)})
+        save_tensors(
+            folder / WEIGHTS, trainer.net.state_dict(), {"recipe": recipe.values(), "data": _shape(data)}
+        )
         write_json(folder / RECORD, record)
         (folder / STATE).unlink(missing_ok=True)
     return Run(trainer.net.eval(), folder, record)
@@ -108,23 +127,25 @@ def _shape(data: Dataset) -> dict[str, Any]:
 
 
 class _Trainer:
-    """One training: network, optimiser, hooks and where it stands."""
+    """One training: network, optimizer, hooks and where it stands."""
 
     def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        training, validation = parts(recipe, data)
+        training, validation = training_parts(recipe, data)
         self.images, self.validation = training.to(device), validation.to(device)
         self.per_epoch = len(training) // recipe.batch_size
         if not self.per_epoch:
-            raise UserError(f"recipe: batch_size = {recipe.batch_size} is more than the {len(training)} training images")
+            raise UserError(
+                f"recipe: batch_size = {recipe.batch_size} is more than the {len(training)} training images"
+            )
         self.net = make_network(recipe, data).to(device)
         self.hooks: list[Hooks] = [d.start(self.net) for d in recipe.defenses]
-        self.optimiser = optimiser(recipe, self.net)
-        self.at, self.kept, self.crafted = Progress(), dict[str, float](), False
+        self.optimizer = optimizer(recipe, self.net)
+        self.at, self.kept, self.crafted = Position(), dict[str, float](), False
         self.conditions = {
             "recipe": recipe.values(),
             "threads": torch.get_num_threads(),
-            "path": builder.path(device.type),
+            "path": cpp_build.path(device.type),
             "device": device.type,
             "torch": torch.__version__,
             "spikeguard": machine()["versions"]["spikeguard"],
@@ -135,43 +156,71 @@ class _Trainer:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"cannot write {folder}: it is not a folder")
         if (folder / RECORD).exists():
-            raise UserError(f"{folder} holds a finished run; choose another folder" + (" (nothing is left to resume)" if resume else ""))
+            raise UserError(
+                f"{folder} holds a finished run; choose another folder"
+                + (" (nothing is left to resume)" if resume else "")
+            )
         if resume and (folder / STATE).exists():
-            self.at, kept = load_state(folder, self.net, self.optimiser, self.conditions)
+            self.at, kept = load_state(folder, self.net, self.optimizer, self.conditions)
             for k, hook in enumerate(self.hooks):
                 prefix = f"{k}."
-                hook.restore({name.removeprefix(prefix): value.to(self.device) for name, value in kept.items() if name.startswith(prefix)})
+                hook.restore(
+                    {
+                        name.removeprefix(prefix): value.to(self.device)
+                        for name, value in kept.items()
+                        if name.startswith(prefix)
+                    }
+                )
         elif not resume and folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; go on with --resume or choose another folder")
         else:
             self.save(folder)  # find out now, not after an epoch, that it cannot be written
 
     def save(self, folder: Path) -> None:
-        kept = {f"{k}.{name}": value for k, hook in enumerate(self.hooks) for name, value in hook.state().items()}
-        save_state(folder, self.net, self.optimiser, self.at, self.conditions, kept)
+        kept = {
+            f"{k}.{name}": value for k, hook in enumerate(self.hooks) for name, value in hook.state().items()
+        }
+        save_state(folder, self.net, self.optimizer, self.at, self.conditions, kept)
 
     def epoch(self, stopped: threading.Event) -> Iterator[Report]:
         """The rest of the running epoch; a report a step."""
         recipe, at = self.recipe, self.at
         self.net.train()
-        for x, y in batches(self.images, recipe.batch_size, at.epoch, recipe.seed, recipe.augment, start=at.batch):
+        for x, y in batches(
+            self.images, recipe.batch_size, at.epoch, recipe.seed, recipe.augment, start=at.batch
+        ):
             begun = time.perf_counter()
             for name, value in self.step(x, y).items():
                 at.sums[name] = at.sums.get(name, 0.0) + value
             at.batch += 1
             at.seconds += time.perf_counter() - begun
             last = at.rows[-1] if at.rows else None
-            yield Report(at.epoch * self.per_epoch + at.batch, recipe.epochs * self.per_epoch, at.sums["loss"] / at.batch, last)
+            yield Report(
+                at.epoch * self.per_epoch + at.batch,
+                recipe.epochs * self.per_epoch,
+                at.sums["loss"] / at.batch,
+                last,
+            )
             if stopped.is_set():
                 return
         if broken := [n for n, v in self.net.state_dict().items() if not bool(torch.isfinite(v).all())]:
-            raise UserError(f"{broken[0]} is not finite after epoch {at.epoch + 1}: lower lr = {recipe.lr} or lambda_max")
+            raise UserError(
+                f"{broken[0]} is not finite after epoch {at.epoch + 1}: lower lr = {recipe.lr} or lambda_max"
+            )
         begun = time.perf_counter()
-        row: dict[str, Any] = {"epoch": at.epoch + 1, **{k: v / at.batch for k, v in at.sums.items()}, **self.validate()}
+        row: dict[str, Any] = {
+            "epoch": at.epoch + 1,
+            **{k: v / at.batch for k, v in at.sums.items()},
+            **self.validate(),
+        }
         at.seconds += time.perf_counter() - begun
         row["seconds"] = round(at.seconds, 3)
         at.rows.append(row)
-        if self.crafted and "validation_accuracy" in row and (told := warning(row["train_accuracy"], row["validation_accuracy"])):
+        if (
+            self.crafted
+            and "validation_accuracy" in row
+            and (told := warning(row["train_accuracy"], row["validation_accuracy"]))
+        ):
             log.warning("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, told)
         log.debug("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
@@ -180,7 +229,7 @@ class _Trainer:
         recipe, at, net = self.recipe, self.at, self.net
         number = at.epoch * self.per_epoch + at.batch
         done = number / (recipe.epochs * self.per_epoch)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate(recipe, done)
         seed_noise(net, draws.key(recipe.seed, "noise", number))
         step = Step(net, x, y, 0, done)
@@ -197,28 +246,31 @@ class _Trainer:
             with ExitStack() as stack:
                 for hook in self.hooks:
                     stack.enter_context(hook.watch(net, name))
-                if view.quiet:
-                    stack.enter_context(quiet(net))
+                if view.freeze_bn:
+                    stack.enter_context(frozen_norms(net))
                 step.logits[name] = net(view.x, per_step=recipe.loss != "mean")
             if view.weight:
                 loss = loss + view.weight * task_loss(recipe.loss, step.logits[name], y)
         penalties = [p for hook in self.hooks if (p := hook.penalty(step)) is not None]
         total = loss + sum(penalties)
         if not bool(torch.isfinite(total)):
-            raise UserError(f"the loss is {float(total.detach())} at step {number + 1} (epoch {at.epoch + 1}): lower lr = {recipe.lr} or lambda_max")
-        self.optimiser.zero_grad(set_to_none=True)
+            raise UserError(
+                f"the loss is {float(total.detach())} at step {number + 1} (epoch {at.epoch + 1}): lower lr "
+                f"= {recipe.lr} or lambda_max"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         for parameter in net.parameters():
-            if parameter.grad is None:  # not in use yet; the fused optimiser wants momentum for all or none
+            if parameter.grad is None:  # not in use yet; the fused optimizer wants momentum for all or none
                 parameter.grad = torch.zeros_like(parameter)
         for hook in self.hooks:
             hook.gradients(net)
-        self.optimiser.step()
+        self.optimizer.step()
         for k, hook in enumerate(self.hooks):
             step.key = draws.key(recipe.seed, "after", number, k)
             hook.after(step)
-        self.crafted = step.trained() != "clean"
-        right = float((step.scored(step.trained()).detach().argmax(1) == y).float().mean())
+        self.crafted = step.main_view() != "clean"
+        right = float((step.scored(step.main_view()).detach().argmax(1) == y).float().mean())
         figures = {"loss": total, "task_loss": loss, "penalty": total - loss}
         return {k: float(v.detach()) for k, v in figures.items()} | {"train_accuracy": right}
 
@@ -227,7 +279,16 @@ class _Trainer:
             return {}
         x, y = self.validation.x.float() / 255.0, self.validation.y
         for hook in self.hooks:  # a training resumed here has not begun a step yet
-            hook.begin(Step(self.net, x, y, 0, (self.at.epoch * self.per_epoch + self.at.batch - 1) / (self.recipe.epochs * self.per_epoch)))
+            hook.begin(
+                Step(
+                    self.net,
+                    x,
+                    y,
+                    0,
+                    (self.at.epoch * self.per_epoch + self.at.batch - 1)
+                    / (self.recipe.epochs * self.per_epoch),
+                )
+            )
         self.net.eval()
         seed_noise(self.net, draws.key(self.recipe.seed, "validation noise", self.at.epoch))
         row: dict[str, Any] = {"validation_accuracy": accuracy(self.net, self.validation)}
@@ -238,11 +299,16 @@ class _Trainer:
         return row
 
     def finish(self) -> None:
-        """What defences do to the network that is kept; where one changes it, its clean accuracy is measured again."""
+        """What defenses do to the network that is kept.
+
+        Where one changes it, its clean accuracy is measured again.
+        """
         seed_noise(self.net, draws.key(self.recipe.seed, "finish"))
         before = [value.clone() for value in self.net.state_dict().values()]
         for hook in self.hooks:
-            training = batches(self.images, self.recipe.batch_size, self.recipe.epochs, self.recipe.seed, self.recipe.augment)
+            training = batches(
+                self.images, self.recipe.batch_size, self.recipe.epochs, self.recipe.seed, self.recipe.augment
+            )
             hook.finish(self.net, (x for x, _ in training))
         self.net.eval()
         same = all(torch.equal(a, b) for a, b in zip(before, self.net.state_dict().values(), strict=True))
@@ -256,7 +322,11 @@ class _Trainer:
             "recipe": self.recipe.values(),
             "conditions": {k: v for k, v in self.conditions.items() if k != "recipe"},
             "machine": machine(),
-            "cost": {"seconds": round(self.at.seconds, 2), "steps": self.recipe.epochs * self.per_epoch, "images": len(self.images)},
+            "cost": {
+                "seconds": round(self.at.seconds, 2),
+                "steps": self.recipe.epochs * self.per_epoch,
+                "images": len(self.images),
+            },
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "epochs": self.at.rows,
             **({"kept": self.kept} if self.kept else {}),

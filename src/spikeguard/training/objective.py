@@ -1,4 +1,7 @@
-"""What a training minimises, how fast, and what it is told by: loss, learning rate, optimiser, clean accuracy."""
+"""What a training minimizes, how fast, and what it is told by.
+
+Loss, learning rate, optimizer, clean accuracy.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikeguard.data.images import Images
-from spikeguard.dynamics import Dynamics
 from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons.modifiers import Dynamics
 from spikeguard.training.recipe import Recipe
 
 TET = 0.001  # weight of its distance from 1
-LEAK = 0.1  # accuracy on adversaries above that on clean validation images, from which on they must be telling the class
+# accuracy on adversaries above that on clean validation images, from which on they must be telling the class
+LEAK = 0.1
 
 
 def task_loss(kind: str, logits: Tensor, y: Tensor) -> Tensor:
@@ -33,22 +37,29 @@ def rate(recipe: Recipe, done: float) -> float:
     return lr * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 
-def optimiser(recipe: Recipe, net: Classifier) -> torch.optim.SGD:
+def optimizer(recipe: Recipe, net: Classifier) -> torch.optim.SGD:
     """SGD with Nesterov momentum; weight decay on matrices only, and on no parameter of the neurons."""
     neural = {id(p) for m in net.modules() if isinstance(m, Dynamics) for p in m.parameters()}
     decayed = [p for p in net.parameters() if p.dim() > 1 and id(p) not in neural]
     kept = [p for p in net.parameters() if p.dim() <= 1 or id(p) in neural]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+    )
 
 
 def warning(trained: float, validation: float) -> str | None:
-    """What to say of an epoch whose training adversaries are easier than images never seen; None where they are harder, as they should be."""
+    """What to say of an epoch whose training adversaries are easier than images never seen.
+
+    None where they are harder, as they should be.
+    """
     if trained <= validation + LEAK:
         return None
     return (
-        f"accuracy is {100 * trained:.1f} % on training adversaries but {100 * validation:.1f} % on clean validation images: the network has learned "
-        "to make its own adversaries give the class away (catastrophic overfitting). Crafting them by another gradient, too, helps: "
+        f"accuracy is {100 * trained:.1f} % on training adversaries but {100 * validation:.1f} % on clean "
+        "validation images: the network has learned "
+        "to make its own adversaries give the class away (catastrophic overfitting). Crafting them by "
+        "another gradient, too, helps: "
         'estimators = ["own", "assg"]'
     )
 

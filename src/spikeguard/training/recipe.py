@@ -16,13 +16,15 @@ from spikeguard.training.settings import build, unbuild
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one training. ``train_images`` takes a balanced part; ``validation`` is the share of it that is held back.
+    """Settings of one training. ``train_images`` takes a balanced part; ``validation`` is the share of it
+    that is held back.
 
-    ``loss`` 'mean' is cross-entropy of the logits averaged over time, 'per_step' its average over the steps' own logits, 'tet' 0.999 of the latter
-    and 0.001 of the logits' mean squared distance from 1 (Deng et al., ICLR 2022).
-    The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls to 0 by cosine; SGD with Nesterov
-    momentum, weight decay on matrices only. ``precision`` 'bfloat16' is autocast; potentials stay float32.
-    ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass: less memory, same bits.
+    ``loss`` 'mean' is cross-entropy of the logits averaged over time, 'per_step' its average over the steps'
+    own logits, 'tet' 0.999 of the latter and 0.001 of the logits' mean squared distance from 1 (Deng et al.,
+    ICLR 2022). The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls
+    to 0 by cosine; SGD with Nesterov momentum, weight decay on matrices only. ``precision`` 'bfloat16' is
+    autocast; potentials stay float32. ``checkpoint`` keeps only what lies between blocks and computes the
+    rest again in the backward pass: less memory, same bits.
     """
 
     name: str = "custom"
@@ -53,7 +55,9 @@ class Recipe:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must be at least {low}")
         for name, allowed in (("loss", ("mean", "per_step", "tet")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in allowed:
-                raise UserError(f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}")
+                raise UserError(
+                    f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}"
+                )
         compose(*self.defenses)
         if not self.validation and (chooses := [d for d in self.defenses if d.chooses]):
             raise UserError(f"recipe: validation = 0 leaves {type(chooses[0]).__name__} nothing to choose by")
@@ -61,7 +65,9 @@ class Recipe:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must lie in [0, 1)")
         if not self.lr > 0 or not self.weight_decay >= 0:
-            raise UserError(f"recipe: lr = {self.lr} must be above 0 and weight_decay = {self.weight_decay} at least 0")
+            raise UserError(
+                f"recipe: lr = {self.lr} must be above 0 and weight_decay = {self.weight_decay} at least 0"
+            )
 
     @staticmethod
     def of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:

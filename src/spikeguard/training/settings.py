@@ -1,6 +1,8 @@
-"""Settings to and from plain values: TOML files, records and command-line flags all pass through here, with one kind of error.
+"""Settings to and from plain values: TOML files, records and command-line flags all pass through here, with
+one kind of error.
 
-A field that holds one of several classes (a surrogate, a defence) is written ``{name: {fields}}``: ``surrogate = {atan = {slope = 2.0}}``.
+A field that holds one of several classes (a surrogate, a defense) is written ``{name: {fields}}``:
+``surrogate = {atan = {slope = 2.0}}``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from spikeguard.surrogates import Surrogate
 
 T = TypeVar("T")
 SURROGATES: dict[str, type[Surrogate]] = {
-    name.lower(): getattr(surrogates, name) for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
+    name.lower(): getattr(surrogates, name)
+    for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
 }
 CHOICES: dict[type, Mapping[str, type]] = {Surrogate: SURROGATES, Defense: DEFENSES}
 
@@ -28,7 +31,9 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """A frozen dataclass from plain values; UserError names the field, the value and what is allowed."""
     hints, fields = _hints(kind), {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := [k for k in values if k not in fields]:
-        raise UserError(f"{where}: unknown field {unknown[0]!r} (known: {', '.join(sorted(fields)) or 'none'})")
+        raise UserError(
+            f"{where}: unknown field {unknown[0]!r} (known: {', '.join(sorted(fields)) or 'none'})"
+        )
     return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in values.items()})
 
 
@@ -52,13 +57,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return value
         chosen = {value: {}} if isinstance(value, str) else value
         if not isinstance(chosen, Mapping) or len(chosen) != 1:
-            raise UserError(f"{where} = {value!r} must name one of {', '.join(CHOICES[hint])}, as in {{{next(iter(CHOICES[hint]))} = {{...}}}}")
+            raise UserError(
+                f"{where} = {value!r} must name one of {', '.join(CHOICES[hint])}, as in "
+                f"{{{next(iter(CHOICES[hint]))} = {{...}}}}"
+            )
         return _choice(hint, *next(iter(chosen.items())), where)
     if origin is tuple and args[0] in CHOICES:
         if isinstance(value, Sequence) and all(isinstance(v, args[0]) for v in value):
             return tuple(value)
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} = {value!r} must be a table, as in {{{next(iter(CHOICES[args[0]]))} = {{...}}}}")
+            raise UserError(
+                f"{where} = {value!r} must be a table, as in {{{next(iter(CHOICES[args[0]]))} = {{...}}}}"
+            )
         return tuple(_choice(args[0], name, v, where) for name, v in value.items())
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -86,7 +96,9 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
 
 def _choice(base: type, name: str, fields: Any, where: str) -> Any:
     if name not in CHOICES[base]:
-        raise UserError(f"{where}: unknown {base.__name__.lower()} {name!r} (known: {', '.join(CHOICES[base])})")
+        raise UserError(
+            f"{where}: unknown {base.__name__.lower()} {name!r} (known: {', '.join(CHOICES[base])})"
+        )
     return build(CHOICES[base][name], _table(fields, f"{where}.{name}"), f"{where}.{name}")
 
 
@@ -96,7 +108,10 @@ def unbuild(value: Any) -> Any:
         if isinstance(value, base):
             name = next((n for n, c in names.items() if type(value) is c), "")
             if not name:
-                raise UserError(f"{type(value).__name__} has no name in recipes (known: {', '.join(names)}): register it, or train without recipe")
+                raise UserError(
+                    f"{type(value).__name__} has no name in recipes (known: {', '.join(names)}): register "
+                    "it, or train without recipe"
+                )
             return {name: {f.name: unbuild(getattr(value, f.name)) for f in dataclasses.fields(value)}}  # type: ignore[arg-type]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: unbuild(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -104,7 +119,11 @@ def unbuild(value: Any) -> Any:
         return {k: unbuild(v) for k, v in value.items()}
     if isinstance(value, tuple):
         parts = [unbuild(v) for v in value]
-        return {k: v for part in parts for k, v in part.items()} if parts and isinstance(value[0], Defense) else parts
+        return (
+            {k: v for part in parts for k, v in part.items()}
+            if parts and isinstance(value[0], Defense)
+            else parts
+        )
     return value
 
 

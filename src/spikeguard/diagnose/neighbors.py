@@ -1,0 +1,91 @@
+"""How many potentials lie near the threshold, and a control that shows what that number is worth.
+
+The share of ``|u| < delta`` is not free of scale: a larger batch-norm gain lowers it with nothing guarded. So
+it is also told relative to the layer's own spread, and ``gain_scaled`` makes the network that reaches the
+same share by scale alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons.tap import tap
+
+EDGES = torch.linspace(-3.0, 3.0, 121)
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Per layer.
+
+    Share of ``|u| < delta``, share of ``|u| < delta std(u)``, std(u), and counts of u between ``EDGES``.
+    """
+
+    absolute: dict[str, float]
+    relative: dict[str, float]
+    spread: dict[str, float]
+    histogram: dict[str, list[int]]
+
+    @property
+    def mean(self) -> float:
+        """Mean over layers of the absolute share."""
+        return sum(self.absolute.values()) / len(self.absolute)
+
+
+def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 100) -> Neighbors:
+    """Measure on images ``[N, C, H, W]``, in the mode the network is in.
+
+    Averages over samples, steps and neurons.
+    """
+    if not delta > 0:
+        raise UserError(f"neighbors: delta = {delta} must be above 0")
+    potentials: dict[str, list[Tensor]] = {}
+    with torch.no_grad(), tap(net) as opened:
+        for part in x.split(batch_size):
+            opened.clear()
+            net(part)
+            for name, u in opened.potentials.items():
+                potentials.setdefault(name, []).append(u.flatten(2).cpu())
+    absolute, relative, spread, histogram = {}, {}, {}, {}
+    for name, held in potentials.items():
+        u = torch.cat([h.flatten() for h in held])
+        size, std = u.abs(), float(u.std())
+        absolute[name] = float((size < delta).float().mean())
+        relative[name] = float((size < delta * std).float().mean())
+        spread[name] = std
+        histogram[name] = [int(c) for c in torch.histc(u, len(EDGES) - 1, float(EDGES[0]), float(EDGES[-1]))]
+    return Neighbors(absolute, relative, spread, histogram)
+
+
+def gain_scaled(
+    net: Classifier, x: Tensor, share: float, delta: float = 0.2, rounds: int = 12
+) -> tuple[Classifier, float]:
+    """A copy of ``net`` whose batch-norm gains are multiplied by one factor so that its mean neighbor share
+    is ``share``.
+
+    Returns the copy and the factor: of those that a bisection in [1/8, 8] tries, the one whose share is
+    nearest (the share jumps where many pixels are alike).
+    """
+    low, high, tried = 0.125, 8.0, []
+    for _ in range(rounds):
+        middle = (low * high) ** 0.5
+        reached = neighbors(_scaled(net, middle), x, delta).mean
+        tried.append((abs(reached - share), middle))
+        low, high = (middle, high) if reached > share else (low, middle)
+    factor = min(tried)[1]
+    return _scaled(net, factor), factor
+
+
+def _scaled(net: Classifier, factor: float) -> Classifier:
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for module in twin.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.mul_(factor)
+    return twin

@@ -1,0 +1,149 @@
+"""Where an attack gets the gradient of its loss by the input from: the model's own backward pass, another
+surrogate, an average.
+
+An estimator is opened on a model once a restart. What it opens gives gradients, may keep state per sample,
+and counts its cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.errors import AttackError, UserError
+from spikeguard.losses import Loss
+from spikeguard.models import Model
+
+
+def derive(
+    model: Model, x: Tensor, y: Tensor, loss: Loss, rewire: Callable[[Tensor], None] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the summed loss by ``x``, loss ``[N]``, logits.
+
+    ``rewire`` is shown the loss before the backward pass. AttackError without one.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        value = loss(logits, y)
+        if not value.requires_grad:
+            raise AttackError(
+                "no gradient reaches the input: the model detaches it or computes without autograd"
+            )
+        total = value.sum()
+        if rewire:
+            rewire(total)
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+    if gradient is None:
+        raise AttackError("no gradient reaches the input: the logits do not depend on it through autograd")
+    if not bool(torch.isfinite(gradient).all()):
+        raise AttackError("the input gradient is not finite")
+    return gradient, value.detach(), logits.detach()
+
+
+@dataclass
+class Opened:
+    """An estimator at work on one model: ``opened(x, y, loss) -> (gradient, loss [N], logits [N, K])``.
+
+    Counts are per sample.
+    """
+
+    model: Model
+    forwards: int = 0
+    backwards: int = 0
+
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        self.forwards += len(x)
+        self.backwards += len(x)
+        return derive(self.model, x, y, loss)
+
+    def judged(self, gradient: Tensor, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """A gradient that another pass gave, with loss and logits of the model itself.
+
+        Both passes are counted.
+        """
+        self.forwards += len(x)
+        self.backwards += len(x)
+        logits = self.logits(x)
+        return gradient, loss(logits, y), logits
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits without a gradient."""
+        with torch.no_grad():
+            self.forwards += len(x)
+            return self.model(x)
+
+    def select(self, rows: Tensor) -> None:
+        """Only these samples go on."""
+
+    def freeze(self, frozen: bool) -> None:
+        """State, if there is any, stays as it is while frozen."""
+
+
+class Estimator(Protocol):
+    """A way to get input gradients."""
+
+    def open(self, model: Model) -> AbstractContextManager[Opened]:
+        """A context that gives an ``Opened``."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """The model's own backward pass."""
+
+    @contextmanager
+    def open(self, model: Model) -> Iterator[Opened]:
+        yield Opened(model)
+
+
+@dataclass
+class _Averaged(Opened):
+    inner: Opened = field(default_factory=lambda: Opened(lambda x: x))
+    draws: int = 1
+
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        total = [t.clone() for t in self.inner(x, y, loss)]
+        self.inner.freeze(True)
+        for _ in range(self.draws - 1):
+            for sum_, one in zip(total, self.inner(x, y, loss), strict=True):
+                sum_ += one
+        self.inner.freeze(False)
+        self.forwards += self.draws * len(x)
+        self.backwards += self.draws * len(x)
+        gradient, value, logits = (t / self.draws for t in total)
+        return gradient, value, logits
+
+    def select(self, rows: Tensor) -> None:
+        self.inner.select(rows)
+
+
+@dataclass(frozen=True)
+class EOT:
+    """Expectation over transformation: the mean over ``draws`` of the model's noise, of any estimator.
+
+    Athalye et al., ICML 2018.
+    """
+
+    draws: int
+    inner: Estimator = field(default_factory=Own)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise UserError(f"eot: draws = {self.draws} must be at least 1")
+
+    @contextmanager
+    def open(self, model: Model) -> Iterator[Opened]:
+        with self.inner.open(model) as inner:
+            yield _Averaged(model, inner=inner, draws=self.draws)
+
+
+def as_module(model: Model, who: str) -> nn.Module:
+    """The model as a module, for estimators that reach into its neurons."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{who}: needs a torch module with neurons it knows, got {type(model).__name__}")
+    return model

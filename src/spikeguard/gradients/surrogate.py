@@ -1,0 +1,108 @@
+"""Another derivative in the neurons, the forward pass untouched to the bit: through ``tap`` in our networks,
+through the autograd graph in others.
+
+In a network of another framework every spike is a custom autograd function that keeps its potential ``u`` for
+the backward pass. A hook on that node of the graph replaces what it gives back by ``g(u)`` times what it got,
+whatever the function itself would have said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+
+from spikeguard.gradients.base import Opened, derive
+from spikeguard.losses import Loss
+from spikeguard.models import Model
+from spikeguard.neurons import spiking
+from spikeguard.neurons.tap import tap
+from spikeguard.surrogates import Surrogate
+
+Choice = Callable[[str], Surrogate]
+
+
+def known(model: Model) -> bool:
+    """Has the model neurons of ours that fire?"""
+    return isinstance(model, nn.Module) and any(
+        not layer.dynamics.analog for layer in spiking(model).values()
+    )
+
+
+@dataclass
+class Swapped(Opened):
+    """At work: ``choose(layer)`` names the surrogate, anew at every gradient.
+
+    ``detach_reset`` as in ``tap``.
+    """
+
+    choose: Choice = field(default=lambda name: Surrogate())  # type: ignore[abstract]
+    detach_reset: bool | None = None
+
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        self.forwards += len(x)
+        self.backwards += len(x)
+        if not known(self.model):
+            return derive(self.model, x, y, loss, lambda total: rewire(total, self.choose))
+        with tap(self.model, surrogate=self.choose, detach_reset=self.detach_reset):  # type: ignore[arg-type]
+            return derive(self.model, x, y, loss)
+
+
+@dataclass(frozen=True)
+class SwapSurrogate:
+    """Estimator with another surrogate in all neurons; ``detach_reset`` (our networks only).
+
+    Cut or keep the path through the reset.
+    """
+
+    surrogate: Surrogate
+    detach_reset: bool | None = None
+
+    @contextmanager
+    def open(self, model: Model) -> Iterator[Opened]:
+        yield Swapped(model, choose=lambda name: self.surrogate, detach_reset=self.detach_reset)
+
+
+def rewire(total: Tensor, choose: Choice) -> None:
+    """Give every custom function in the graph of ``total`` the derivative of ``choose(number)``."""
+    for number, node in enumerate(custom_nodes(total.grad_fn)):
+        node.register_hook(_replacing(_potential(node), choose(str(number))))
+
+
+def custom_nodes(root: Any) -> list[Any]:
+    """The custom functions of an autograd graph, always in the same order."""
+    seen, stack, found = {root}, [root], []
+    while stack:
+        node = stack.pop()
+        if isinstance(node, BackwardCFunction):
+            found.append(node)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return found
+
+
+def _potential(node: Any) -> Tensor | None:
+    saved = (t for t in node.saved_tensors if isinstance(t, Tensor) and t.is_floating_point() and t.dim())
+    return next(saved, None)
+
+
+def _replacing(u: Tensor | None, surrogate: Surrogate) -> Callable[[Any, Any], Any]:
+    def hook(given: tuple[Tensor | None, ...], got: tuple[Tensor | None, ...]) -> Any:
+        g = got[0]
+        if g is None or (
+            given[0] is not None and given[0].shape != g.shape
+        ):  # no elementwise function: no spike
+            return None
+        if u is None or u.shape != g.shape:  # nothing kept to derive at: straight through
+            return (g, *given[1:])
+        with torch.no_grad():
+            return (g * surrogate.derivative(u, surrogate.observe(u)), *given[1:])
+
+    return hook

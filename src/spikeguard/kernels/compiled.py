@@ -1,0 +1,250 @@
+"""The neuron in one pass over memory: the whole loop over time is one elementwise kernel each way, on ``[T,
+M]``.
+
+The backward pass is written out by hand. It reads the currents again, recomputes the potentials (nothing of
+size ``[T, M]`` but the currents is kept), and adds the gradient of the band penalty on its way. Both passes
+are plain functions of tensors, so that ``torch.compile`` turns each into one loop; without a compiler they
+run as they stand.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spikeguard.kernels import compiler
+from spikeguard.kernels.layout import Layout
+from spikeguard.kernels.mode import LayerOutput, Mode, wide, widen
+from spikeguard.surrogates import Stretched, Triangle
+
+_ANY = Triangle()
+
+
+def _step(
+    mode: Mode, t: int, v: Any, current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor
+) -> Any:
+    """One time step.
+
+    Charged potential h, distance to the threshold u, what the step sees w, spike s, next potential.
+    """
+    h = (decay[t] if decay.dim() else decay) * v + widen(current[t if current.shape[0] > 1 else 0])
+    if noise is not None and mode.site == "membrane":
+        h = h + noise[t]
+    u = h - threshold
+    w = mode.comparator_input(u, None if noise is None else noise[t])
+    s = mode.surrogate.soft_step(w) if mode.smooth else (w >= 0).to(w.dtype)
+    return h, u, w, s, (h * (1 - s) if mode.reset == "hard" else h - threshold * s)
+
+
+def _forward(mode: Mode, want_u: bool) -> Callable[..., Any]:
+    def forward(current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor) -> Any:
+        v: Any = mode.v_init
+        spikes, potentials, hinge = [], [], None
+        for t in range(mode.timesteps):
+            _, u, _, s, v = _step(mode, t, v, current, noise, decay, threshold)
+            spikes.append(s.to(current.dtype))
+            if want_u:
+                potentials.append(u)
+            if mode.band is not None:
+                inside = (mode.band.delta - u.abs()).clamp(min=0.0)
+                inside = inside if mode.band.side == "both" else inside * (u < 0)
+                hinge = inside if hinge is None else hinge + inside
+        return (
+            torch.stack(spikes),
+            torch.stack(potentials) if want_u else None,
+            None if hinge is None else hinge.mean() / mode.timesteps,
+        )
+
+    return forward
+
+
+def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
+    def backward(
+        g_spikes: Tensor,
+        g_u: Tensor | None,
+        g_penalty: Tensor | None,
+        current: Tensor,
+        noise: Tensor | None,
+        sharpness: Tensor | None,
+        decay: Tensor,
+        threshold: Tensor,
+    ) -> Any:
+        past, v = [], mode.v_init
+        for t in range(mode.timesteps):
+            before = v
+            h, u, w, s, v = _step(mode, t, v, current, noise, decay, threshold)
+            past.append((before, h, u, w, s))
+        grads: list[Tensor] = []
+        g_v = torch.zeros_like(past[0][1])
+        g_decay = torch.zeros_like(g_v)
+        g_decays: list[Tensor] = []
+        g_threshold = torch.zeros_like(g_v)
+        for t in reversed(range(mode.timesteps)):
+            before, h, u, w, s = past[t]
+            slope = mode.surrogate.derivative(
+                w, sharpness[t] if sharpness is not None and sharpness.dim() else sharpness
+            )
+            g_s = widen(g_spikes[t])
+            if not mode.detach_reset:
+                g_s = g_s - g_v * (h if mode.reset == "hard" else threshold)
+            g_here = g_s * slope
+            if g_u is not None:
+                g_here = g_here + g_u[t]
+            if mode.band is not None and g_penalty is not None:
+                inside = (
+                    (u.abs() < mode.band.delta)
+                    if mode.band.side == "both"
+                    else ((u < 0) & (u > -mode.band.delta))
+                )
+                g_here = g_here - (g_penalty / (mode.timesteps * current.shape[1])) * torch.where(
+                    inside, u.sign(), 0.0
+                )
+            g_h = g_here + (g_v * (1 - s) if mode.reset == "hard" else g_v)
+            if want_scalars:
+                g_threshold = g_threshold - g_here - (g_v * s if mode.reset == "soft" else 0.0)
+                if decay.dim():
+                    g_decays.append(g_h * before)
+                else:
+                    g_decay = g_decay + g_h * before
+            grads.append(g_h)
+            g_v = (decay[t] if decay.dim() else decay) * g_h
+        if current.shape[0] > 1:
+            g_current = torch.stack([g.to(current.dtype) for g in reversed(grads)])
+        else:
+            total = grads[0]
+            for g in grads[1:]:
+                total = total + g
+            g_current = total.to(current.dtype)[None]
+        if want_scalars and decay.dim():
+            g_decay = torch.stack(list(reversed(g_decays)))
+        elif want_scalars:
+            g_decay = g_decay.sum()
+        return g_current, g_decay if want_scalars else None, g_threshold.sum() if want_scalars else None
+
+    return backward
+
+
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with a code object of its own: the compiler counts recompilations by code object."""
+    f: Any = function
+    return types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+
+
+@cache
+def _ready(
+    make: Callable[..., Any], mode: Mode, flag: bool, compiled: bool, *variant: object
+) -> Callable[..., Any]:
+    """A kernel of its own for every ``variant`` (what is there, which dtype, which device).
+
+    So that none is ever compiled again.
+    """
+    function = make(mode, flag)
+    return compiler.compile(_own_code(function)) if compiled else function
+
+
+def _variant(current: Tensor, *others: Tensor | None) -> tuple[object, ...]:
+    return current.shape[0] > 1, *(
+        (None if x is None else (x.dim(), x.dtype, x.device.type)) for x in (current, *others)
+    )
+
+
+class _Integrate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        decay: Tensor,
+        threshold: Tensor,
+        mode: Mode,
+        noise: Tensor | None,
+        sharpness: Tensor | Callable[[Tensor], Tensor | None] | None,
+        want_u: bool,
+        compiled: bool,
+    ) -> Any:
+        key = mode if mode.smooth else replace(mode, surrogate=_ANY)
+        current, decay, threshold = current.detach(), decay.detach(), threshold.detach()
+        all_u = want_u or callable(sharpness)
+        spikes, u, penalty = _ready(_forward, key, all_u, compiled, *_variant(current, noise, decay))(
+            current, noise, decay, threshold
+        )
+        if callable(sharpness):
+            sharpness = sharpness(u)
+        if sharpness is None and isinstance(
+            mode.surrogate, Stretched
+        ):  # a tensor, so that one kernel serves every sharpness
+            sharpness = torch.tensor(mode.surrogate.sharpness, dtype=decay.dtype, device=current.device)
+        ctx.save_for_backward(current, noise, sharpness, decay, threshold)
+        ctx.mode, ctx.compiled = mode, compiled
+        ctx.set_materialize_grads(False)
+        return spikes, u if want_u else None, penalty
+
+    @staticmethod
+    @once_differentiable  # a second derivative raises instead of being silently wrong
+    def backward(ctx: Any, *grads: Any) -> Any:
+        g_spikes, g_u, g_penalty = grads
+        current, noise, sharpness, decay, threshold = ctx.saved_tensors
+        mode: Mode = ctx.mode
+        if not mode.smooth:
+            mode = replace(mode, surrogate=mode.surrogate.kernel())
+        if g_spikes is None:
+            g_spikes = torch.zeros(
+                mode.timesteps, current.shape[1], dtype=current.dtype, device=current.device
+            )
+        variant = _variant(current, noise, sharpness, g_u, g_penalty, decay)
+        ready = _ready(_backward, mode, any(ctx.needs_input_grad[1:3]), ctx.compiled, *variant)
+        g = ready(g_spikes.contiguous(), g_u, g_penalty, current, noise, sharpness, decay, threshold)
+        return *g, None, None, None, None, None
+
+
+_integrate: Callable[..., Any] = _Integrate.apply
+
+
+def integrate(
+    current: Tensor,
+    decay: Tensor,
+    threshold: Tensor,
+    mode: Mode,
+    noise: Tensor | None = None,
+    sharpness: Tensor | Callable[[Tensor], Tensor | None] | None = None,
+    want_u: bool = True,
+    compiled: bool | None = None,
+) -> LayerOutput:
+    """As ``reference.integrate``; ``compiled`` None compiles where the size is worth it and the machine can.
+
+    ``sharpness`` may be a function of the potentials, called once they are known.
+    """
+    layout = Layout.of(current)
+    flat = layout.flat(current)
+    if callable(sharpness):
+        observe = sharpness
+
+        def sharpness(u: Tensor) -> Tensor | None:
+            asked = observe(layout.full(u))
+            return None if asked is None else layout.flat(asked)
+    elif sharpness is not None:
+        sharpness = layout.flat(sharpness)
+    if compiled is None:
+        soft = (
+            mode.smooth and flat.device.type == "cpu"
+        )  # another kernel for every sharpness: compiling costs more than it saves
+        compiled = not soft and compiler.use(mode.timesteps * flat.shape[1], flat.device)
+    spikes, u, penalty = _integrate(
+        flat,
+        layout.flat(decay.to(wide(flat.dtype)).expand(mode.timesteps, *current.shape[1:]))
+        if decay.dim()
+        else decay.to(wide(flat.dtype)),
+        threshold.to(wide(flat.dtype)),
+        mode,
+        None if noise is None else layout.flat(noise),
+        sharpness,
+        want_u,
+        compiled,
+    )
+    return LayerOutput(layout.full(spikes), None if u is None else layout.full(u), penalty)

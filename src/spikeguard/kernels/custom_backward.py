@@ -1,0 +1,64 @@
+"""A layer's spikes with another backward pass over the whole sequence.
+
+Forward values stay as they are, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spikeguard.kernels.mode import widen
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a layer did.
+
+    Currents, spikes and potentials ``u`` ``[T, N, ...]`` (before pooling), its decay and threshold.
+    """
+
+    current: Tensor
+    spikes: Tensor
+    u: Tensor
+    decay: float
+    threshold: float
+
+
+class SequenceRule(Protocol):
+    """A backward pass of a whole layer."""
+
+    def back(self, g: Tensor, seen: Seen) -> Tensor:
+        """The gradient of the currents from that of the spikes, both ``[T, N, ...]``."""
+
+
+class _Rewired(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        spikes: Tensor,
+        u: Tensor,
+        decay: float,
+        threshold: float,
+        rule: SequenceRule,
+    ) -> Tensor:
+        ctx.save_for_backward(current, spikes, u)
+        ctx.rest = (decay, threshold, rule)
+        return spikes.view_as(spikes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        current, spikes, u = ctx.saved_tensors
+        decay, threshold, rule = ctx.rest
+        seen = Seen(widen(current), widen(spikes), u, decay, threshold)
+        return rule.back(widen(grads[0]), seen).to(current.dtype), None, None, None, None, None
+
+
+custom_backward: Callable[[Tensor, Tensor, Tensor, float, float, SequenceRule], Tensor] = _Rewired.apply

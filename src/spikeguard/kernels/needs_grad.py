@@ -1,0 +1,21 @@
+"""Which gradients a running backward pass will use: an attack needs none of the weights'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def needs_grad(ctx: Any, place: int, among: int | None = None) -> bool:
+    """Will the gradient of this argument be used? ``needs_input_grad`` knows only if it could be. ``among``.
+
+    Its place among the tensors.
+    """
+    if not ctx.needs_input_grad[place]:
+        return False
+    node = ctx.next_functions[place if among is None else among][0]
+    try:
+        return node is None or bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # torch refuses the question for a leaf whose gradient was asked for by name
+        return True

@@ -1,0 +1,54 @@
+"""What a model is to the rest of the package: a callable from images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.errors import UserError
+from spikeguard.neurons import spiking
+
+Model = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def eval_mode(model: Model) -> Iterator[None]:
+    """The model in eval mode; every module's own mode comes back afterwards."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def is_stochastic(model: Model, x: Tensor, y: Tensor) -> bool:
+    """Does the model answer twice differently? UserError if what it gives are no logits for these labels."""
+    with torch.no_grad():
+        logits = model(x[:8])
+        again = model(x[:8])
+    if logits.dim() != 2 or len(logits) != len(x[:8]) or not logits.is_floating_point():
+        raise UserError(
+            f"the model gives {logits.dtype} of shape {tuple(logits.shape)}, must give logits [N, classes]"
+        )
+    if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
+        raise UserError(
+            f"labels lie in [{int(y.min())}, {int(y.max())}], the model has classes 0 to "
+            f"{logits.shape[1] - 1}"
+        )
+    noisy = isinstance(model, nn.Module) and any(
+        s.noise and s.noise.at_eval and s.noise.sigma for s in spiking(model).values()
+    )
+    return noisy or not bitwise_equal(logits, again)
+
+
+def bitwise_equal(a: Tensor, b: Tensor) -> bool:
+    """Equal to the bit; values that are no numbers are equal to one another."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,0 +1,1 @@
+"""Records: how results are written down. No torch here."""

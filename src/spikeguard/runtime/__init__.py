@@ -1,0 +1,1 @@
+"""What running needs: stopping, progress, float32, memory, the machine."""
