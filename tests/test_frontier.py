@@ -22,20 +22,20 @@ from spikeguard.study.picture import picture
     ],
 )
 def test_height_of_the_frontier(points, clean, expected):
-    assert frontier.height(points, clean) == pytest.approx(expected)
+    assert frontier.frontier_at(points, clean) == pytest.approx(expected)
 
 
 def test_gaps_are_taken_seed_by_seed_and_their_bound_over_seeds_and_images():
     cells = many(5, 0.1)
     row = [c for c in cells.values() if c["row"] == "TGO"]
-    assert [frontier.gap(c, cells) for c in row] == pytest.approx([0.1] * 5)
+    assert [frontier.margin_over_frontier(c, cells) for c in row] == pytest.approx([0.1] * 5)
     assert frontier.best(cells) == ["AT", "TGO"]
     bound = frontier.lower_bound(row, cells)
     assert 0 < bound < 0.1  # images vary, even where seeds do not
     assert frontier.lower_bound(row[:2], cells) is None
     partly = {name: c for name, c in cells.items() if name != "b1"}
-    assert frontier.gap(cells["c1"], partly) is None, "a part of the frontier would flatter"
-    assert frontier.gaps(row, partly) == pytest.approx([0.1] * 4)
+    assert frontier.margin_over_frontier(cells["c1"], partly) is None, "a part of the frontier would flatter"
+    assert frontier.margins_over_frontier(row, partly) == pytest.approx([0.1] * 4)
     level = many(5, 0.0)
     assert frontier.lower_bound([c for c in level.values() if c["row"] == "TGO"], level) < 0
 
@@ -125,14 +125,15 @@ def test_what_earlier_code_scored_is_marked():
     cell = next(c for c in matrix.cells(Settings(1)) if c.key == ("AT", "TGO"))
     row = told(*cell.key, 0, 0.7, 0.3)
     now, before = (
-        {"test": {cell.name: {**row, "made": made}}} for made in (ranking.made(cell, "standard"), "another")
+        {"test": {cell.name: {**row, "made": made}}}
+        for made in (ranking.fingerprint_of(cell, "standard"), "another")
     )
     assert "| AT: TGO | 70.0 |" in page(record_of({cell.name: row}, finalists=[cell.name], **now))
     assert "| AT: TGO (by earlier code) | 70.0 |" in page(
         record_of({cell.name: row}, finalists=[cell.name], **before)
     )
     looks = {
-        "looked_at": {cell.name: {**row, "members": 66, "made": ranking.made(cell, "full")}},
+        "looked_at": {cell.name: {**row, "members": 66, "made": ranking.fingerprint_of(cell, "full")}},
         "best": [*cell.key],
     }
     assert "first network of AT: TGO under `full`" in page(
@@ -146,7 +147,7 @@ def test_what_earlier_code_scored_is_marked():
 
 def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch):
     cells = list(matrix.cells(Settings(1)))
-    before = {c.name: ranking.made(c) for c in cells}
-    monkeypatch.setattr(ranking, "JUDGE", "another version")
-    random = {c.row for c in cells if ranking.made(c) != before[c.name]}
+    before = {c.name: ranking.fingerprint_of(c) for c in cells}
+    monkeypatch.setattr(ranking, "JUDGE_VERSION", "another version")
+    random = {c.row for c in cells if ranking.fingerprint_of(c) != before[c.name]}
     assert random == {"StoG", "RandHet", "input noise", "input quantization", "TGO, noise when scored"}

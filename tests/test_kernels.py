@@ -77,14 +77,14 @@ def test_spikes_equal_a_plain_loop_exactly_also_at_ties(kernel, reset, detach, v
     assert (got.u == 0).any(), "no tie was tested"
 
 
-def both(mode: Mode, current: Tensor, noise: Tensor | None, sharpness: Tensor | None, compiled: bool):
+def both(mode: Mode, current: Tensor, noise: Tensor | None, sharpness: Tensor | None, fast: bool):
     """Outputs and all gradients of both kernels for one random loss."""
     results = []
     for kernel in (equation.integrate, compiled.integrate):
         leaf = current.clone().requires_grad_()
         decay = torch.tensor(0.6, dtype=current.dtype, requires_grad=True)
         threshold = torch.tensor(0.9, dtype=current.dtype, requires_grad=True)
-        extra = {"compiled": compiled} if kernel is compiled.integrate else {}
+        extra = {"compiled": fast} if kernel is compiled.integrate else {}
         got = kernel(leaf, decay, threshold, mode, noise, sharpness, **extra)
         generator = torch.Generator().manual_seed(5)
         weight = torch.randn(got.spikes.shape, generator=generator, dtype=current.dtype)
@@ -109,7 +109,7 @@ def assert_same(a, b, tolerance: float) -> None:
 def test_hand_written_backward_equals_autograd(reset, detach, v_init, site, surrogate):
     mode = Mode(4, surrogate, reset, detach, v_init, site, band=Band(0.5))
     noise = 0.2 * torch.randn(4, 3, 7, dtype=torch.float64)
-    assert_same(*both(mode, torch.randn(4, 3, 7, dtype=torch.float64), noise, None, compiled=False), 1e-12)
+    assert_same(*both(mode, torch.randn(4, 3, 7, dtype=torch.float64), noise, None, fast=False), 1e-12)
 
 
 @pytest.mark.parametrize("side", ["both", "below"])
@@ -118,7 +118,7 @@ def test_band_sharpness_and_constant_current_equal_autograd(side, constant):
     mode = Mode(4, Atan(2.0), band=Band(0.4, side))
     current = torch.randn(1 if constant else 4, 3, 7, dtype=torch.float64)
     sharpness = 1 + torch.rand(4, 3, 7, dtype=torch.float64)
-    assert_same(*both(mode, current, None, sharpness, compiled=False), 1e-12)
+    assert_same(*both(mode, current, None, sharpness, fast=False), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_compiled_kernel_equals_reference(reset, detach, site, constant):
     mode = Mode(4, Atan(2.0), reset, detach, 0.3, site, band=Band(0.5))
     current = torch.randn(1 if constant else 4, 3, 70, dtype=torch.float64)
     noise = 0.2 * torch.randn(4, 3, 70, dtype=torch.float64)
-    assert_same(*both(mode, current, noise, None, compiled=True), 1e-12)
+    assert_same(*both(mode, current, noise, None, fast=True), 1e-12)
 
 
 def test_bfloat16_spikes_differ_only_next_to_the_threshold():

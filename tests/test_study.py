@@ -233,15 +233,17 @@ def test_the_recipe_robust_is_what_the_record_calls_the_most_robust():
 
 
 def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before():
-    assert all(getattr(sg.AT(), name) == value for name, value in ranking.LATER.items())
+    assert all(getattr(sg.AT(), name) == value for name, value in ranking.DEFAULTS_OF_OLD_RECIPES.items())
     cell = next(c for c in matrix.cells(Settings(1)) if c.row == "AT, growing")
     (at,) = cell.recipe.defenses
-    older = replace(cell, recipe=replace(cell.recipe, defenses=(replace(at, **ranking.LATER),)))
+    older = replace(
+        cell, recipe=replace(cell.recipe, defenses=(replace(at, **ranking.DEFAULTS_OF_OLD_RECIPES),))
+    )
     text = str(ranking._told(older.recipe.values()))
-    assert not [name for name in ranking.LATER if name in text]
+    assert not [name for name in ranking.DEFAULTS_OF_OLD_RECIPES if name in text]
     assert "'steps': 2" in text
     assert "'eps_end': " in str(ranking._told(cell.recipe.values()))
-    assert ranking.made(older) != ranking.made(cell)
+    assert ranking.fingerprint_of(older) != ranking.fingerprint_of(cell)
 
 
 def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_asked_before(
@@ -268,7 +270,7 @@ def test_a_study_that_got_other_rows_or_seeds_chooses_again_and_keeps_what_was_a
                 cell,
                 {
                     **told(group, row, seed, clean, robust),
-                    "made": ranking.made(cell, efforts[work]),
+                    "made": ranking.fingerprint_of(cell, efforts[work]),
                     "members": 66,
                 },
             )

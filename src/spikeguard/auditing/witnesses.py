@@ -39,7 +39,7 @@ def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor
 
     At a batch size other than ``unlike``.
     """
-    if isinstance(model, nn.Module) and any(getattr(m, "seams", None) for m in model.modules()):
+    if isinstance(model, nn.Module) and any(getattr(m, "requests", None) for m in model.modules()):
         raise UserError("witnesses are checked on the untouched model: close the open tap first")
     if not len(x):
         return torch.zeros(0, dtype=torch.bool, device=x.device)

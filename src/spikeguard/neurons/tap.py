@@ -60,7 +60,7 @@ class tap:
         self.potentials: dict[str, Tensor] = {}
         self.penalties: dict[str, Tensor] = {}
         self.currents: dict[str, Tensor] = {}
-        self._seams = {
+        self._requests = {
             name: TapRequest(
                 surrogate=surrogate
                 if isinstance(surrogate, Surrogate) or surrogate is None
@@ -94,11 +94,11 @@ class tap:
 
     def __enter__(self) -> tap:
         for name, layer in self._layers.items():
-            layer.requests.append(self._seams[name])
+            layer.requests.append(self._requests[name])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name, layer in self._layers.items():
-            layer.requests[:] = [s for s in layer.requests if s is not self._seams[name]]
+            layer.requests[:] = [s for s in layer.requests if s is not self._requests[name]]
