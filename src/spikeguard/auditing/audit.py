@@ -107,7 +107,7 @@ def audit(
         threat,
         runner.traits(model, random, *checked.traits),
         _extra(extra),
-        getattr(model, "adaptive", frozenset()),
+        getattr(model, "adaptive", ()),
     )
     conditions = {
         "suite": fingerprint(effort, threat.norm, random),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spikeguard import attacks
 from spikeguard.attacks import Attacked
+from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.gradients import (
     ASSG,
     BPDA,
@@ -321,23 +322,53 @@ SUITES: dict[str, Sequence[Member]] = {
 }
 
 
+def member_of(adaptive: AdaptiveAttack) -> Member:
+    """The member that runs an adaptive attack: the equal one of ``FULL``, else a new one.
+
+    Its family is that of the members whose gradient has the same source.
+    """
+    same = (adaptive.attack, dict(adaptive.settings), adaptive.gradient)
+    for member in FULL:
+        if (member.attack, member.settings, member.gradient) == same:
+            return member
+    source = _source(adaptive.gradient)
+    family = next((m.family for m in FULL if _source(m.gradient) is source), "adaptive")
+    return Member(
+        adaptive.name,
+        family,
+        adaptive.attack,
+        dict(adaptive.settings),
+        adaptive.gradient,
+        exact=family == OWN,
+    )
+
+
+def _source(gradient: Estimator | None) -> type:
+    """The kind of estimator that an average or a loss of every step is taken of."""
+    inner = getattr(gradient, "inner", None)
+    return type(gradient or Own()) if inner is None else _source(inner)
+
+
 def members(
     effort: str,
     threat: Threat,
     traits: frozenset[str],
     extra: Sequence[Member] = (),
-    adaptive: frozenset[str] = frozenset(),
+    adaptive: Sequence[AdaptiveAttack] = (),
 ) -> tuple[list[Member], dict[str, str]]:
     """The members that meet a model with these traits under this threat, and the others with the reason why
     not.
 
-    ``adaptive``: names of members that the model's own defenses call adaptive to them; they come last if the
-    effort has them not.
+    ``adaptive``: the attacks made for the model's own defenses; they come last, if the effort does not have
+    them.
     """
     chosen, left = [], {}
     rows = list(SUITES[effort])
     if effort != "autoattack":
-        rows += [m for m in FULL if m.name in adaptive and not any(row.covers(m) for row in rows)]
+        own = sorted(map(member_of, adaptive), key=lambda m: FULL.index(m) if m in FULL else len(FULL))
+        for member in own:
+            if not any(row.covers(member) for row in rows):
+                rows.append(member)
     if "noise" in traits and effort in ("full", "autoattack"):
         rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
     if threat.norm == "l2" and effort in ("standard", "full"):

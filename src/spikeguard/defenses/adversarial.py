@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard.defenses.base import Hooks, Step, View
-from spikeguard.defenses.crafting import Adversary, crafting_mode, jitter
+from spikeguard.attacks import sapgd, targeted
+from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
+from spikeguard.defenses.base import Hooks, Step, StudyRow, View
+from spikeguard.defenses.crafting import ADVERSARY, Adversary, crafting_mode, jitter
 from spikeguard.errors import UserError
+from spikeguard.gradients import ASSG, PerStep
 from spikeguard.networks.classifier import Classifier
-
-STRONGEST = "SA-PGD-100 ASSG atan 0.435 ce"  # crafted by one backward pass, a network may hide from that one
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,19 @@ class AT(Adversary):
     The usual recipe for spiking networks is eps 2/255, 2 steps of 1/255.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "train on adversaries"
+    formula: ClassVar[str] = "L(x'), x' by PGD on L"
+    source: ClassVar[str] = "Madry et al., ICLR 2018"
+    adaptive: ClassVar[AdaptiveAttack] = because(
+        SHARPEST,
+        "A network that trains on adversaries of one backward pass may hide from that pass; a surrogate "
+        "that fits every neuron is another one.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("none", ADVERSARY, group="AT")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     clean_share: float = 0.0
+    """Share of the loss that stays on clean images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,11 +76,24 @@ class TRADES(Adversary):
     logits.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "small divergence between clean and disturbed outputs"
+    formula: ClassVar[str] = "L(x) + beta tau^2 KL(p(x) || p(x'))"
+    source: ClassVar[str] = "Zhang et al., ICML 2019"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-50 ASSG towards 9",
+        targeted,
+        {"rule": "sapgd", "steps": 50, "targets": 9, "loss": "margin"},
+        ASSG(),
+        "The divergence flattens the softmax, not the order of logits: the margin to every wrong class "
+        "in turn does not pass through it.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("TRADES", ADVERSARY, group="regimes")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     beta: float = 6.0
+    """Weight of the divergence."""
     temperature: float = 1.0
+    """Both outputs are divided by it before the softmax."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,10 +137,22 @@ class MART(Adversary):
     loss. Wang et al., ICLR 2020.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "divergence weighed by doubt"
+    formula: ClassVar[str] = "BCE(x') + beta KL(p || p') (1 - p_y)"
+    source: ClassVar[str] = "Wang et al., ICLR 2020"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "APGD-50 ASSG towards 3 dlr",
+        targeted,
+        {"rule": "apgd", "steps": 50, "targets": 3, "loss": "dlr"},
+        ASSG(start_from_first=True),
+        "Its loss keeps probabilities low, which weakens the gradient of the cross-entropy; the ratio "
+        "of differences of logits has no scale.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("MART", ADVERSARY, group="regimes")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     beta: float = 5.0
+    """Weight of the divergence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,10 +189,21 @@ class TemporalEnsemble(Adversary):
     public.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "time steps as an ensemble, minimal version of our own"
+    formula: ClassVar[str] = "CE of all steps at the adversary of one + c KL(mean || z_t)"
+    source: ClassVar[str] = "after arXiv 2508.11279"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-50 ASSG every step",
+        sapgd,
+        {"steps": 50},
+        PerStep(ASSG(start_from_first=True)),
+        "Its members are the time steps: the loss of every step has to rise, not that of their mean alone.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("temporal self-ensemble", ADVERSARY, group="regimes", loss="per_step")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     consistency: float = 0.1
+    """Weight of the steps' divergence from their mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

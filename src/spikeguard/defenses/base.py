@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.random import draws
@@ -154,20 +155,50 @@ class SameDraws:
 
 
 @dataclass(frozen=True)
-class Defense:
-    """Settings of a defense; a subclass says what it does.
+class StudyRow:
+    """The row of the study that speaks of a defense.
 
-    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the
-    neurons (noise, decay, threshold, reset, start, gain, gate, surrogate), the training inputs, the weights
-    kept, the first part of the training. No two defenses may own the same. ``chooses``: by validation images.
-    ``reads``: it acts on potentials; ``spikes``: the network has any.
+    ``name`` '' is the class's own. ``settings`` of the defense, ``loss`` of the recipe. ``group`` '': trained
+    without and with adversarial training; 'regimes': a regime of its own, beside the defenses ``beside``;
+    'AT': the baseline of that group.
     """
 
-    adaptive: ClassVar[str] = ""
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    loss: str = "mean"
+    beside: tuple[Defense, ...] = ()
+
+
+@dataclass(frozen=True)
+class Defense:
+    """Settings of a defense; a subclass says what it does, and all that documents and the study say of it.
+
+    For documents: ``idea``, ``formula``, ``source``, each on one line. ``adaptive``: the attack made for it.
+    ``random_at_test``: the network is stochastic when it is scored. ``row``: of the study. ``owns``: what it
+    sets: in the neurons (noise, decay, threshold, reset, start, gain, gate, surrogate), the training inputs,
+    the weights kept, the first part of the training. No two defenses may own the same. ``chooses``: by
+    validation images. ``reads``: it acts on potentials; ``spikes``: the network has any.
+    """
+
+    idea: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    adaptive: ClassVar[AdaptiveAttack] = SHARPEST
+    random_at_test: ClassVar[bool] = False
+    row: ClassVar[StudyRow] = StudyRow()
     owns: ClassVar[frozenset[str]] = frozenset()
     chooses: ClassVar[bool] = False
     reads: ClassVar[bool] = False
     spikes: ClassVar[bool] = True
+
+    def is_random(self) -> bool:
+        """Whether a network with these settings is stochastic when it is scored."""
+        return self.random_at_test
+
+    def adaptive_attacks(self) -> tuple[AdaptiveAttack, ...]:
+        """What an audit of a network with these settings runs beside its suite."""
+        return (self.adaptive,)
 
     def owned(self) -> frozenset[str]:
         """What these settings set; a part of ``owns`` where a part is switched off."""

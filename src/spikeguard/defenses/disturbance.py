@@ -13,11 +13,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
-from spikeguard.defenses.crafting import Adversary, jitter
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack, because
+from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, StudyRow, View
+from spikeguard.defenses.crafting import ADVERSARY, Adversary, jitter
 from spikeguard.defenses.membrane import norms_before, rising
 from spikeguard.errors import UserError
+from spikeguard.gradients import ThresholdFirst
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
@@ -70,14 +72,27 @@ class MPPD(Adversary):
     ICLR 2026 (rho 2.5 to 3).
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "small difference of the last layer's potentials"
+    formula: ClassVar[str] = "L + rho mean e^2 (l2) or |e| (l1), e[t] = decay e[t-1] + I - I'"
+    source: ClassVar[str] = "ICML 2024; ICLR 2026"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-60 pulled 20 margin",
+        sapgd,
+        {"steps": 60, "loss": "margin"},
+        ThresholdFirst(pull=20),
+        "Its potentials move little under attack, so spikes flip only where they lie near the "
+        "threshold: a third of the steps pulls them there.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("MPPD")
     reads: ClassVar[bool] = True
 
     eps: float = 4 / 255
     steps: int = 1
     step_size: float | None = 4 / 255
     rho: float = 1.0
+    """Weight of the difference."""
     norm: Literal["l1", "l2"] = "l2"
+    """Squared difference ('l2') or absolute one ('l1', total variation)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,12 +143,26 @@ class ShiftGuard(Adversary):
     training adversary's, else ``steps`` of ``eps`` from almost x (without ``random_start``).
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "ours: potentials beyond what the attack moves them"
+    formula: ClassVar[str] = "L + lambda sum_l mean max(0, m_c - sign(u) u')"
+    source: ClassVar[str] = "ours"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-60 pulled 30 ce",
+        sapgd,
+        {"steps": 60},
+        ThresholdFirst(pull=30),
+        "The margin is the shift that a short training attack achieves: thirty steps that only pull "
+        "potentials move them farther.",
+    )
+    row: ClassVar[StudyRow] = StudyRow(
+        "shift guard", {**ADVERSARY, "steps": 1, "step_size": ADVERSARY["eps"]}
+    )
     reads: ClassVar[bool] = True
 
     steps: int = 1
     step_size: float | None = 8 / 255
     lambda_max: float = 1.0
+    """Weight of the constraint at the end of the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,11 +218,21 @@ class FirstLayerGuard(Defense):
     convolution and the first neurons.
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "ours: first layer beyond the farthest attainable shift"
+    formula: ClassVar[str] = "L + lambda mean max(0, eps ||w_c||_1 g_c D_t - |u|)"
+    source: ClassVar[str] = "ours"
+    adaptive: ClassVar[AdaptiveAttack] = because(
+        THRESHOLD_FIRST,
+        "The first layer alone is guarded: potentials of all layers behind it are pulled to the "
+        "threshold first.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("first-layer guard", {"eps": ADVERSARY["eps"]})
     reads: ClassVar[bool] = True
 
     eps: float = 8 / 255
+    """Size of the disturbance that the first layer should bear, under Linf."""
     lambda_max: float = 1.0
+    """Weight of the constraint at the end of the training."""
 
     def __post_init__(self) -> None:
         self._need(0 < self.eps <= 1, "eps", "in (0, 1]")

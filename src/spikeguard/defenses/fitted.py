@@ -11,9 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.attacks import targeted
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.errors import UserError
+from spikeguard.gradients import Own
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.tap import tap
@@ -35,11 +37,23 @@ class FittedSurrogate(Defense):
     at every tenth step; the last widths stay with the network: attacks with its own surrogate use them.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "ours: the training surrogate as wide as a layer's potentials are large"
+    formula: ClassVar[str] = "sharpness = 1 / (reach mean |u|)"
+    source: ClassVar[str] = "ours"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-50 own towards 3",
+        targeted,
+        {"rule": "sapgd", "steps": 50, "targets": 3, "loss": "margin"},
+        Own(),
+        "The widths that training fitted stay with the network: its own backward pass fits its "
+        "potentials layer by layer.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("fitted surrogate")
     reads: ClassVar[bool] = True
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' surrogate"})
 
     reach: float = 1.0
+    """Width of the surrogate in units of the mean absolute potential."""
 
     def __post_init__(self) -> None:
         self._need(self.reach > 0, "reach", "above 0")

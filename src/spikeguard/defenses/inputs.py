@@ -11,13 +11,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import Defense, StudyRow
 from spikeguard.defenses.membrane import shapes
 from spikeguard.errors import UserError
+from spikeguard.gradients import ASSG, BPDA, EOT, PerStep
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.neurons.modifiers import Dynamics, Input
+from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,21 @@ class InputNoise(Defense):
     After RSC-SNN, ACM MM 2024. A random model: it is scored as a mean over draws.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "fresh noise on the image at every step"
+    formula: ClassVar[str] = "x_t = x + sigma N(0, 1)"
+    source: ClassVar[str] = "after RSC-SNN, ACM MM 2024"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-40 EOT 20 ASSG ce",
+        sapgd,
+        {"steps": 40},
+        EOT(20, ASSG(start_from_first=True)),
+        "Every pass draws other noise: the mean of 20 gradients keeps less than a quarter of it.",
+    )
+    random_at_test: ClassVar[bool] = True
+    row: ClassVar[StudyRow] = StudyRow("input noise")
 
     sigma: float = 0.1
+    """Standard deviation of the noise, of pixels in [0, 1]."""
 
     def __post_init__(self) -> None:
         self._need(self.sigma > 0, "sigma", "above 0")
@@ -57,10 +72,24 @@ class InputQuantization(Defense):
     ``each_step``: drawn anew at every time step. A random model: it is scored as a mean over draws.
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-40 unlocked margin"
+    idea: ClassVar[str] = "pixels rounded at random"
+    formula: ClassVar[str] = "floor(x (k - 1) + U) / (k - 1)"
+    source: ClassVar[str] = "common"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-40 EOT 20 unlocked margin",
+        sapgd,
+        {"steps": 40, "loss": "margin"},
+        EOT(20, BPDA(Atan(4.0))),
+        "Rounding has no gradient and is random: the backward pass steps over it and is averaged over "
+        "20 draws.",
+    )
+    random_at_test: ClassVar[bool] = True
+    row: ClassVar[StudyRow] = StudyRow("input quantization")
 
     levels: int = 8
+    """Values that a pixel may take."""
     each_step: bool = True
+    """Draw anew at every time step."""
 
     def __post_init__(self) -> None:
         self._need(self.levels >= 2, "levels", "at least 2")
@@ -91,12 +120,26 @@ class FEEL(Defense):
     ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al., NeurIPS 2024.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "low-pass narrowing over time, trained leak per neuron and step"
+    formula: ClassVar[str] = "x_t = IFFT(M_t FFT(x)); H = leak[t] V + I"
+    source: ClassVar[str] = "Xu et al., NeurIPS 2024"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-50 ASSG every step margin",
+        sapgd,
+        {"steps": 50, "loss": "margin"},
+        PerStep(ASSG(start_from_first=True)),
+        "Every step sees another pass band: the loss of every step finds a disturbance that works in "
+        "all of them.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("FEEL", {"leak_start": 0.5})
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay"})
 
     radii: tuple[float, ...] = (0.5, 0.4375, 0.375, 0.3125)
+    """Half-width of the pass band at each step, as a share of the image's side; [] leaves the image alone."""
     leak: bool = True
+    """Train a leak for every neuron and step."""
     leak_start: float = 1.0
+    """The value that leaks start from."""
 
     def __post_init__(self) -> None:
         self._need(all(0 < r <= 0.5 for r in self.radii), "radii", "in (0, 0.5] each")

@@ -14,12 +14,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.errors import UserError
+from spikeguard.gradients import ThresholdFirst
 from spikeguard.models import eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.tap import tap
+from spikeguard.surrogates import Atan
 
 Sees = Literal["trained", "clean", "adversarial", "both"]
 SEES = ("trained", "clean", "adversarial", "both")
@@ -85,14 +89,30 @@ class MPDSGR(Defense):
     cosine if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "little probability mass inside the surrogate's support"
+    formula: ClassVar[str] = "L + eta mean [Phi((mu + g)/s) - Phi((mu - g)/s)]"
+    source: ClassVar[str] = "arXiv 2511.12199"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-40 pulled to 1 Atan(1)",
+        sapgd,
+        {"steps": 40},
+        ThresholdFirst(width=1.0, surrogate=Atan(1.0)),
+        "Its loss empties the training surrogate's support, of half-width 1: potentials are pulled back "
+        "into it, and the attack's surrogate has tails beyond it.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("MPD-SGR")
     reads: ClassVar[bool] = True
 
     eta: float = 1.0
+    """Weight of the probability mass."""
     gamma: float = 1.0
+    """Half-width of the surrogate's support."""
     moments: Literal["empirical", "batch norm"] = "empirical"
+    """Moments of the potentials in the batch, or those that batch norm's parameters imply."""
     rises: bool = False
+    """The weight rises by cosine over the training."""
     sees: Sees = "trained"
+    """The forward passes that the loss reads."""
 
     def __post_init__(self) -> None:
         self._need(self.eta > 0, "eta", "above 0")

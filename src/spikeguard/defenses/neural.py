@@ -12,13 +12,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step, StudyRow
 from spikeguard.defenses.membrane import shapes
+from spikeguard.gradients import ASSG, BPTR, EOT
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.modifiers import Dynamics, Homeostasis
 from spikeguard.neurons.tap import tap
+from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,29 @@ class StoG(Defense):
     at test: scored as a mean over draws. Ding et al., AAAI 2024.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "learned random gates behind neurons"
+    formula: ClassVar[str] = "s <- s b, b ~ Bernoulli(p); L + gamma sum p^2 / 2"
+    source: ClassVar[str] = "Ding et al., AAAI 2024"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-40 EOT 20 ASSG margin",
+        sapgd,
+        {"steps": 40, "loss": "margin"},
+        EOT(20, ASSG(start_from_first=True)),
+        "Every pass draws other gates, the same for all time steps: only the mean gradient over many "
+        "draws points anywhere.",
+    )
+    random_at_test: ClassVar[bool] = True
+    row: ClassVar[StudyRow] = StudyRow("StoG")
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' gate"})
 
     gamma: float = 5e-6
+    """Weight of the prior that closes gates."""
     prior_share: float = 0.5
+    """Share of the training over which the prior acts."""
     lowest: float = 0.1
+    """Smallest probability that a gate is open."""
     temperature: float = 0.5
+    """Temperature of the concrete relaxation in the backward pass."""
 
     def __post_init__(self) -> None:
         self._need(self.gamma >= 0, "gamma", "0 or more")
@@ -96,11 +115,23 @@ class DLIF(Defense):
     ``decay`` replaces the recipe's (published: 0.99); None keeps it.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "a trained gain of the current per layer and step"
+    formula: ClassVar[str] = "H = decay V + p[t] I[t]"
+    source: ClassVar[str] = "Ding et al., ICML 2024"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-100 ASSG atan 0.435 seen margin",
+        sapgd,
+        {"steps": 100, "loss": "margin"},
+        ASSG(0.435, Atan(), True),
+        "A trained gain scales the potentials of every step on its own; a surrogate whose width follows "
+        "them per neuron and step undoes that.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("DLIF")
 
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' gain", "neurons' decay"})
 
     decay: float | None = None
+    """Decay of the neurons in place of the recipe's (published: 0.99)."""
 
     def __post_init__(self) -> None:
         self._need(self.decay is None or 0 <= self.decay <= 1, "decay", "in [0, 1]")
@@ -139,11 +170,25 @@ class RandHet(Defense):
     recipe's).
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "random decays"
+    formula: ClassVar[str] = "H = sigmoid(r) V + (1 - sigmoid(r)) I, r ~ N(0, sigma^2)"
+    source: ClassVar[str] = "iScience 2025"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-30 EOT 40 ASSG margin",
+        sapgd,
+        {"steps": 30, "loss": "margin"},
+        EOT(40, ASSG(start_from_first=True)),
+        "Decays are drawn for every neuron and step, the widest noise of all defenses here: twice the "
+        "draws, fewer steps.",
+    )
+    random_at_test: ClassVar[bool] = True
+    row: ClassVar[StudyRow] = StudyRow("RandHet")
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' decay", "neurons' gain"})
 
     sigma: float = 1.0
+    """Standard deviation of the decays' logits."""
     each_step: bool = True
+    """Draw anew at every time step."""
 
     def __post_init__(self) -> None:
         self._need(self.sigma > 0, "sigma", "above 0")
@@ -175,11 +220,24 @@ class HoSNN(Defense):
     thresholds here, in training and in attacks. arXiv 2308.10373.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "thresholds that hold potentials where they were"
+    formula: ClassVar[str] = "theta <- theta + rate (H - H*)"
+    source: ClassVar[str] = "arXiv 2308.10373"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-50 BPTR margin",
+        sapgd,
+        {"steps": 50, "loss": "margin"},
+        BPTR(),
+        "A threshold rises with the potential that the attack raises, so the path in time takes back "
+        "what the spike gives; the gradient of the rate has no such path.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("HoSNN")
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' threshold", FIRST_PART})
 
     rate: float = 0.2
+    """Rate of the thresholds at the start; learned per neuron."""
     share: float = 0.4
+    """Share of the training over which thresholds stay and clean potentials are recorded."""
 
     def __post_init__(self) -> None:
         self._need(self.rate > 0, "rate", "above 0")

@@ -14,14 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard.attacks import sapgd
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step
-from spikeguard.gradients import ASSG, EOT
+from spikeguard.attacks import sapgd, targeted
+from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
+from spikeguard.defenses.adversarial import AT
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
+from spikeguard.defenses.crafting import ADVERSARY
+from spikeguard.gradients import ASSG, BPDA, EOT
 from spikeguard.models import is_stochastic
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
 from spikeguard.random import draws
+from spikeguard.surrogates import Atan, Triangle
 from spikeguard.threat import Linf
 
 REESTIMATED = 40  # batches from which batch norm's statistics are taken again
@@ -44,9 +47,21 @@ class RAT(Defense):
     back onto the simplex. The published recipe trains without weight decay then. Ding et al., NeurIPS 2022.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "singular values towards 1"
+    formula: ClassVar[str] = "W <- (1 + beta) W - beta W W^T W after every step"
+    source: ClassVar[str] = "Ding et al., NeurIPS 2022"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-100 x 3 ASSG triangle 1.6 ce",
+        sapgd,
+        {"steps": 100, "loss": "ce", "restarts": 3},
+        ASSG(1.6, Triangle()),
+        "Layers with singular values near 1 neither shrink nor blow up a gradient: a narrow surrogate, "
+        "exact near the threshold, still reaches the input.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("RAT")
 
     beta: float = 5e-4
+    """Size of the step towards singular values of 1."""
 
     def __post_init__(self) -> None:
         self._need(0 < self.beta < 0.5, "beta", "in (0, 0.5)")
@@ -92,9 +107,21 @@ class DSD(Defense):
     2026.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "gradients without their dominant direction"
+    formula: ClassVar[str] = "G <- G - s1 u1 v1^T"
+    source: ClassVar[str] = "ICLR 2026"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "SA-PGD-20 ASSG towards 9",
+        targeted,
+        {"rule": "sapgd", "steps": 20, "targets": 9, "loss": "margin"},
+        ASSG(),
+        "What training removed is one dominant direction; a direction for every wrong class in turn "
+        "needs none that dominates.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("DSD")
 
     iterations: int = 2
+    """Steps of the power iteration that finds the component."""
 
     def __post_init__(self) -> None:
         self._need(self.iterations >= 1, "iterations", "at least 1")
@@ -132,10 +159,19 @@ class EMA(Defense):
     Batch norm's averages are taken anew, on clean training images.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "averaged weights, batch norm estimated anew"
+    formula: ClassVar[str] = "w <- d w + (1 - d) now"
+    source: ClassVar[str] = "common"
+    adaptive: ClassVar[AdaptiveAttack] = because(
+        SHARPEST,
+        "Averaged weights change no pass of the network, so there is nothing to go around: the sharpest "
+        "general attack.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("EMA")
     owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
 
     decay: float = 0.995
+    """Share of the old average that a training step keeps."""
 
     def __post_init__(self) -> None:
         self._need(0 <= self.decay < 1, "decay", "in [0, 1)")
@@ -205,13 +241,29 @@ class EarlyStopping(Defense):
     not count. UserError without validation images.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "keep the most robust epoch"
+    formula: ClassVar[str] = "max over epochs of validation accuracy under ASSG + SA-PGD-20"
+    source: ClassVar[str] = "ours in this form"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "APGD-50 unlocked towards 3",
+        targeted,
+        {"steps": 50, "targets": 3},
+        BPDA(Atan(4.0)),
+        "The epoch is chosen because it survives SA-PGD with ASSG; an attack of another family was not "
+        "part of that choice.",
+    )
+    row: ClassVar[StudyRow] = StudyRow(
+        "AT, early stopping", {"eps": 25 / 255}, group="regimes", beside=(AT(**ADVERSARY),)
+    )
     owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
     chooses: ClassVar[bool] = True
 
     eps: float = 8 / 255
+    """Budget of the attack that chooses, under Linf."""
     steps: int = 20
+    """Steps of the attack that chooses."""
     images: int = 200
+    """Validation images that are attacked, the first ones."""
 
     def __post_init__(self) -> None:
         self._need(0 <= self.eps <= 1, "eps", "in [0, 1]")

@@ -15,20 +15,18 @@ import torch
 from spikeguard.auditing.audit import Audit, audit
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset, Images
-from spikeguard.defenses import TGO, Defense, InputNoise, InputQuantization, RandHet, StoG
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.files import read_json
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
-from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings
+from spikeguard.study.matrix import EPS, LOW, MORE, MORE_AT_LAST, Cell, Settings, adaptive
 from spikeguard.threat import Linf
 from spikeguard.training.builder import pick_device, training_parts
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
 from spikeguard.training.loop import Report, train
 
-RANDOM = (InputNoise, InputQuantization, RandHet, StoG)  # when scored, too, as is TGO whose noise stays on
 # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 JUDGE_VERSION = "random models, second version"
 DEFAULTS_OF_OLD_RECIPES: dict[str, Any] = {
@@ -111,6 +109,7 @@ class Bench:
         """An audit of a trained network; with ``out`` it goes on where it stopped."""
         place = pick_device(self.device)
         net = load(self.out / "runs" / cell.name, str(place))
+        net.adaptive = tuple(adaptive(d) for d in cell.recipe.defenses)
         images = images.to(place)
         x, y, extra = images.pixels(), images.y, _further(effort)
         try:
@@ -207,7 +206,7 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
         EPS,
         LOW,
     ]
-    if any(_random(d) for d in cell.recipe.defenses):
+    if any(d.is_random() for d in cell.recipe.defenses):
         training_parts.append(JUDGE_VERSION)
     text = json.dumps(training_parts, sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()[:16]
@@ -216,10 +215,6 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
 def _further(effort: Effort) -> tuple[Member, ...]:
     """The members that an audit of the study has beside the suite's."""
     return {"quick": MORE, "standard": MORE_AT_LAST}.get(effort, ())
-
-
-def _random(defense: Defense) -> bool:
-    return isinstance(defense, RANDOM) or (isinstance(defense, TGO) and defense.noise_at_eval)
 
 
 def _told(values: Any) -> Any:

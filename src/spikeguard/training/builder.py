@@ -36,7 +36,7 @@ def make_network(recipe: Recipe, data: Dataset) -> Classifier:
     )
     for defense in recipe.defenses:
         defense.prepare(net)
-    net.adaptive = frozenset(d.adaptive for d in recipe.defenses)
+    net.adaptive = tuple(attack for d in recipe.defenses for attack in d.adaptive_attacks())
     return net.prefer(
         recipe.channels_last, torch.bfloat16 if recipe.precision == "bfloat16" else None, recipe.checkpoint
     )
