@@ -350,11 +350,9 @@ def test_helpers_of_sr():
 
 
 def test_weight_decay_leaves_the_parameters_of_neurons_alone(little_data):
-    from spikeguard.training.loop import _Trainer
+    from spikeguard.training.loop import Trainer
 
-    trainer = _Trainer(
-        little_recipe(defenses=(sg.defenses.FEEL(radii=()),)), little_data, torch.device("cpu")
-    )
+    trainer = Trainer(little_recipe(defenses=(sg.defenses.FEEL(radii=()),)), little_data, torch.device("cpu"))
     decayed = {id(p) for p in trainer.optimizer.param_groups[0]["params"]}
     names = {name for name, p in trainer.net.named_parameters() if id(p) in decayed}
     assert names == {n for n, p in trainer.net.named_parameters() if p.dim() > 1 and "dynamics" not in n}

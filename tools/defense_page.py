@@ -26,7 +26,7 @@ from spikeguard.runtime.machine import machine
 from spikeguard.study.frontier import grouped, whole
 from spikeguard.study.pages import page as study_page
 from spikeguard.study.picture import picture
-from spikeguard.training.loop import _Trainer
+from spikeguard.training.loop import Trainer
 from spikeguard.training.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def costs() -> None:
     for name, kind in [("BPTT", None), *DEFENSES.items()]:
         chosen: tuple[Defense, ...] = () if kind is None else (kind(),)
         loss = "per_step" if name == "temporal_ensemble" else "mean"
-        trainer = _Trainer(
+        trainer = Trainer(
             type(base)(**{**vars(base), "defenses": chosen, "loss": loss}), data, torch.device("cpu")
         )
         trainer.at.epoch = 3  # of four: thresholds move, converted neurons spike

@@ -20,10 +20,13 @@ from spikeguard.networks.classifier import Classifier
 
 @dataclass(frozen=True)
 class AT(Adversary):
-    """The loss is taken at adversaries of the cross-entropy; ``clean_share`` of it stays on the clean images.
-    Madry et al., ICLR 2018.
+    """Adversarial training: take the loss at adversaries of the cross-entropy. Madry et al., ICLR 2018.
 
-    The usual recipe for spiking networks is eps 2/255, 2 steps of 1/255.
+    ``clean_share`` of it stays on the clean images. The usual recipe for spiking networks is eps 2/255, 2
+    steps of 1/255.
+
+    >>> sg.AT(eps=8 / 255, steps=4).schedule(progress=0.5)
+    (1.0, 4)
     """
 
     idea: ClassVar[str] = "train on adversaries"
@@ -69,8 +72,9 @@ def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TRADES(Adversary):
-    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``, x' the adversary of that
-    divergence. Zhang et al., ICML 2019.
+    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``.
+
+    x' is the adversary of that divergence. Zhang et al., ICML 2019.
 
     ``temperature``: tau (published for spiking networks: 2, with beta 5). The divergence is of the mean
     logits.
@@ -85,7 +89,7 @@ class TRADES(Adversary):
         {"rule": "sapgd", "steps": 50, "targets": 9, "loss": "margin"},
         ASSG(),
         "The divergence flattens the softmax, not the order of logits: the margin to every wrong class "
-        "in turn does not pass through it.",
+        "in turn is no function of it.",
     )
     row: ClassVar[StudyRow] = StudyRow("TRADES", ADVERSARY, group="regimes")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
@@ -130,8 +134,7 @@ class _TRADES(Hooks):
 
 @dataclass(frozen=True)
 class MART(Adversary):
-    """Boosted cross-entropy at the adversary plus ``beta`` times a divergence that weighs samples by how
-    unsure their clean class is.
+    """Boosted cross-entropy at the adversary plus a divergence weighed by the doubt about the clean class.
 
     ``-log p'_y - log(1 - max_{k != y} p'_k) + beta KL(p || p') (1 - p_y)``; it takes the place of the task's
     loss. Wang et al., ICLR 2020.
@@ -181,8 +184,7 @@ class _MART(Hooks):
 
 @dataclass(frozen=True)
 class TemporalEnsemble(Adversary):
-    """The steps' readouts as an ensemble: the adversary of one step drawn by lot is trained on by all, and
-    they are held together.
+    """The time steps as an ensemble: train all of them on the adversary of one that is drawn at random.
 
     ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's
     loss 'per_step' or 'tet'. Our own minimal version of the idea of arXiv 2508.11279, whose loss is not

@@ -23,10 +23,10 @@ FIRST_PART = "first part of the training"
 
 @dataclass
 class View:
-    """One forward pass of a training step: its images and the weight of its loss (0: looked at, or a
-    defense's own loss).
+    """One forward pass of a training step: its images and the weight of its task loss.
 
-    ``freeze_bn``: batch norm's running averages stay, because nothing is trained to do well there.
+    Weight 0: a defense only reads the pass, or takes a loss of its own there. ``freeze_bn``: the running
+    averages of batch norm stay, because nothing is trained to do well there.
     """
 
     x: Tensor
@@ -59,7 +59,7 @@ class Step:
         return draws.key(self.key, *parts)
 
     def also_clean(self, view: str) -> None:
-        """Have the clean images pass through the network under this name, if no defense has done so."""
+        """Add a forward pass of the clean images under this name, unless a defense has done so."""
         self.views.setdefault(view, View(self.x, 0.0, freeze_bn=True))
 
     def scored(self, view: str) -> Tensor:
@@ -76,7 +76,7 @@ class Step:
 
 
 class Hooks:
-    """What a defense does during training, in the order in which the loop asks.
+    """What a defense does during training, in the order in which the loop calls it.
 
     Everything random comes from ``step.draw``.
     """
@@ -112,15 +112,12 @@ class Hooks:
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         """Figures for the metrics, from all validation images at the end of an epoch, network in eval mode.
 
-        ``settled``: all hooks are.
+        ``settled``: the hooks of all defenses are settled.
         """
         return {}
 
     def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
-        """After the last step: change the network that is kept. ``images``.
-
-        Batches of the training images.
-        """
+        """After the last step: change the network that is kept; ``images``: batches of training images."""
 
     def state(self) -> dict[str, Tensor]:
         """What has to be kept for a training to be resumed to the same bits."""
@@ -131,10 +128,7 @@ class Hooks:
 
 
 class SameDraws:
-    """Lets the second of two forward passes of a step draw what the first one drew.
-
-    What they differ in is then not their noise.
-    """
+    """Gives two forward passes of a step the same random draws, so that they do not differ in their noise."""
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -221,6 +215,12 @@ def compose(*defenses: Defense) -> tuple[Defense, ...]:
 
     UserError if one is no defense or named twice, if two set the same thing, or if one acts on potentials and
     another leaves none.
+
+    >>> [type(d).__name__ for d in sg.compose(sg.AT(eps=8 / 255), sg.TGO())]
+    ['AT', 'TGO']
+    >>> sg.compose(sg.AT(), sg.TRADES())
+    Traceback (most recent call last):
+    spikeguard.errors.UserError: compose: AT and TRADES both set the training inputs; leave one of them out
     """
     owners: dict[str, str] = {}
     for k, defense in enumerate(defenses):

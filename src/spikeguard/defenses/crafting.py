@@ -116,10 +116,7 @@ class Adversary(Defense):
     def adversaries(
         self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None
     ) -> Tensor:
-        """Images ``[N, C, H.
-
-        W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default).
-        """
+        """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (default: the network)."""
         share, steps = self.schedule(step.progress)
         threat, x = Linf(min(self.eps * share, 1.0)), step.x
         if start is None and not self.random_start:
@@ -152,9 +149,9 @@ def jitter(step: Step) -> Tensor:
 
 @contextmanager
 def crafting_mode(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
-    """The network in eval mode, but for batch norm's statistics and the neurons' noise if so asked.
+    """The network in eval mode; batch statistics and the neurons' noise where the arguments say so.
 
-    Nothing of it lasts.
+    Everything is restored afterwards.
     """
     norms = (
         [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

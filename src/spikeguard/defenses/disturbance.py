@@ -28,9 +28,11 @@ QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values
 
 
 class Paired(Hooks):
-    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise: the training
-    adversary's, or one of its own where
-    there is none (only then do the settings of the inner attack matter)."""
+    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise.
+
+    The disturbed pass is the training adversary's, or one of its own where there is none (only then do the
+    settings of the inner attack matter).
+    """
 
     def __init__(self, settings: Adversary, clean: tap, disturbed: tap) -> None:
         self.settings, self.clean, self.disturbed = settings, clean, disturbed
@@ -61,8 +63,7 @@ class Paired(Hooks):
 
 @dataclass(frozen=True)
 class MPPD(Adversary):
-    """A small difference of the last spiking layer's potentials under disturbance: ``L + rho mean |e|^2``
-    ('l2') or ``rho mean |e|`` ('l1').
+    """Small difference of the last layer's potentials under attack: ``L + rho mean |e|^2`` or ``|e|``.
 
         e[t] = decay e[t-1] + (I_clean[t] - I_adv[t]),  I_clean without gradient
 
@@ -120,10 +121,7 @@ class _MPPD(Paired):
 
 
 def difference(clean: Tensor, disturbed: Tensor, decay: Tensor, timesteps: int) -> Tensor:
-    """The difference ``[T, N, ...]`` of two potentials that never reset, from currents ``[T or 1, N.
-
-    ...]``.
-    """
+    """The difference ``[T, N, ...]`` of two potentials without reset, from currents ``[T or 1, N, ...]``."""
     gap = (clean - disturbed).float().expand(timesteps, *clean.shape[1:])
     e, rows = torch.zeros_like(gap[0]), []
     for now in gap:
@@ -208,13 +206,12 @@ def quantile(shift: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FirstLayerGuard(Defense):
-    """Ours: the first layer's potentials beyond the farthest that any disturbance of size eps can move them,
-    in closed form.
+    """Ours: keep the first layer's potentials beyond the farthest shift of any disturbance of size eps.
 
         L + lambda_max (1 - cos(pi p)) / 2  mean max(0, s_c[t] - |u|)
         s_c[t] = eps ||w_c / std||_1 |gain_c| / sqrt(var_c) sum_{i <= t} decay^i
 
-    with a gradient through s_c too, so that the attainable shift shrinks. Needs batch norm between the first
+    with the gradient of s_c too, so that the attainable shift shrinks. Needs batch norm between the first
     convolution and the first neurons.
     """
 
@@ -280,9 +277,9 @@ class _FirstLayerGuard(Hooks):
 def attainable(
     eps: float, conv: nn.Conv2d, norm: nn.BatchNorm2d, std: Tensor, decay: float, timesteps: int
 ) -> Tensor:
-    """The farthest ``[T.
+    """The farthest ``[T, C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials.
 
-    C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials that do not reset.
+    Without resets.
     """
     assert norm.running_var is not None
     reach = (

@@ -25,10 +25,13 @@ from spikeguard.surrogates import Atan
 
 @dataclass(frozen=True)
 class InputNoise(Defense):
-    """Randomized smoothing coding in its simplest faithful form: ``x_t = x + sigma N(0, 1)``, fresh at every
-    step, in training and at test.
+    """Randomized smoothing in its simplest form: ``x_t = x + sigma N(0, 1)``, fresh at every time step.
 
-    After RSC-SNN, ACM MM 2024. A random model: it is scored as a mean over draws.
+    In training and at test, so the model is random: it is scored as a mean over draws. After RSC-SNN, ACM MM
+    2024.
+
+    >>> sg.defenses.InputNoise(sigma=0.2)
+    InputNoise(sigma=0.2)
     """
 
     idea: ClassVar[str] = "fresh noise on the image at every step"
@@ -51,10 +54,10 @@ class InputNoise(Defense):
         self._need(self.sigma > 0, "sigma", "above 0")
 
     def prepare(self, net: Classifier) -> None:
-        net.before.append(_Noisy(self.sigma))
+        net.before.append(NoisyInput(self.sigma))
 
 
-class _Noisy(Input):
+class NoisyInput(Input):
     def __init__(self, sigma: float) -> None:
         super().__init__()
         self.sigma = sigma
@@ -66,10 +69,13 @@ class _Noisy(Input):
 
 @dataclass(frozen=True)
 class InputQuantization(Defense):
-    """Every pixel is rounded to one of ``levels`` values, up or down by lot such that its mean stays; the
-    gradient passes straight through.
+    """Round every pixel to one of ``levels`` values, up or down at random such that its mean stays.
 
-    ``each_step``: drawn anew at every time step. A random model: it is scored as a mean over draws.
+    The backward pass skips the rounding. ``each_step``: drawn anew at every time step. A random model: it is
+    scored as a mean over draws.
+
+    >>> sg.defenses.InputQuantization(levels=4)
+    InputQuantization(levels=4, each_step=True)
     """
 
     idea: ClassVar[str] = "pixels rounded at random"
@@ -95,10 +101,10 @@ class InputQuantization(Defense):
         self._need(self.levels >= 2, "levels", "at least 2")
 
     def prepare(self, net: Classifier) -> None:
-        net.before.append(_Rounded(self.levels, self.each_step))
+        net.before.append(RoundedInput(self.levels, self.each_step))
 
 
-class _Rounded(Input):
+class RoundedInput(Input):
     def __init__(self, levels: int, each_step: bool) -> None:
         super().__init__()
         self.levels, self.each_step = levels, each_step
@@ -112,8 +118,7 @@ class _Rounded(Input):
 
 @dataclass(frozen=True)
 class FEEL(Defense):
-    """Frequency encoding and an evolutionary leak: the image behind a low-pass that narrows step by step, and
-    a trained leak a neuron and step.
+    """Frequency encoding and evolutionary leak: a low-pass that narrows step by step, and trained leaks.
 
     ``radii``: half-width of the square pass band at each step, as shares of the image's side (published for
     32 pixels and T = 4: 16, 14, 12, 10); () leaves the image alone; activations in one step see the first.
@@ -156,14 +161,14 @@ class FEEL(Defense):
                     f"FEEL: radii has {len(self.radii)} values, must have one for each of {net.timesteps} "
                     "steps"
                 )
-            net.before.append(_LowPass(self.radii))
+            net.before.append(LowPass(self.radii))
         if self.leak:
             sizes = shapes(net)
             for name, layer in spiking(net).items():
-                layer.dynamics.append(_Leaks(net.timesteps, sizes[name], self.leak_start))
+                layer.dynamics.append(Leaks(net.timesteps, sizes[name], self.leak_start))
 
 
-class _LowPass(Input):
+class LowPass(Input):
     def __init__(self, radii: tuple[float, ...]) -> None:
         super().__init__()
         self.radii = radii
@@ -183,7 +188,7 @@ class _LowPass(Input):
         return torch.outer(*sides)
 
 
-class _Leaks(Dynamics):
+class Leaks(Dynamics):
     def __init__(self, timesteps: int, size: torch.Size, start: float) -> None:
         super().__init__()
         self.leak = nn.Parameter(torch.full((timesteps, *size), start))

@@ -35,10 +35,7 @@ def rising(top: float, progress: float) -> float:
 
 
 class Guarding(Hooks):
-    """
-
-    Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names.
-    """
+    """Adds ``weight(progress)`` times a term of what a tap reads in the passes that ``sees`` names."""
 
     def __init__(self, name: str, sees: Sees, opened: tap) -> None:
         self.name, self.sees, self.tap = name, sees, opened
@@ -78,14 +75,13 @@ class Guarding(Hooks):
 
 @dataclass(frozen=True)
 class MPDSGR(Defense):
-    """Regulate the distribution of potentials: the probability mass that lies inside the surrogate's support
-    is a loss.
+    """Penalize the probability mass of potentials that lies inside the surrogate's support.
 
         L = CE + eta 1/(L C T) sum_{l,c,t} [ Phi((mu + gamma) / sigma) - Phi((mu - gamma) / sigma) ]
 
     of ``u ~ N(mu, sigma^2)`` per channel and step. ``moments`` 'empirical': mean and deviation over batch and
-    space; 'batch norm': their values through batch norm's parameters alone, as the paper derives them (mu's
-    gradient through beta, sigma's through the gain; layers without batch norm are left out). ``eta`` rises by
+    space; 'batch norm': their values from batch norm's parameters alone, as the paper derives them (mu from
+    beta, sigma from the gain; layers without batch norm are left out). ``eta`` rises by
     cosine if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
     """
 
@@ -157,10 +153,7 @@ class _MPDSGR(Guarding):
 
 
 def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
-    """The batch norm that is handed to each spiking layer, by the layer's name.
-
-    Found in a pass of a blank image.
-    """
+    """The batch norm before each spiking layer, by the layer's name, found in a pass of a blank image."""
     norms: dict[str, nn.BatchNorm2d] = {}
 
     def remember(name: str) -> Any:

@@ -26,9 +26,9 @@ from spikeguard.surrogates import Atan
 
 @dataclass(frozen=True)
 class StoG(Defense):
-    """A Bernoulli gate behind every neuron: ``s <- s b, b ~ Bernoulli(p)``, p learned per position, the same
-    for all steps.
+    """A Bernoulli gate behind every neuron: ``s <- s b, b ~ Bernoulli(p)``.
 
+    p is learned per position, and a draw holds for all time steps of a pass.
     The backward pass sees the concrete relaxation at ``temperature``; a prior ``gamma sum p^2 / 2`` acts over
     the first ``prior_share`` of the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random
     at test: scored as a mean over draws. Ding et al., AAAI 2024.
@@ -67,13 +67,15 @@ class StoG(Defense):
     def prepare(self, net: Classifier) -> None:
         sizes = shapes(net)
         for name, layer in spiking(net).items():
-            layer.dynamics.append(_Gates(sizes[name], self.temperature))
+            layer.dynamics.append(Gates(sizes[name], self.temperature))
 
     def start(self, net: Classifier) -> Hooks:
         return _StoG(self, net)
 
 
-class _Gates(Dynamics):
+class Gates(Dynamics):
+    """Random gates of one layer, ``keep``: the probability that a gate is open."""
+
     def __init__(self, size: torch.Size, temperature: float) -> None:
         super().__init__()
         self.keep, self.temperature = nn.Parameter(torch.ones(size)), temperature
@@ -94,7 +96,7 @@ class _Gates(Dynamics):
 class _StoG(Hooks):
     def __init__(self, settings: StoG, net: Classifier) -> None:
         self.settings = settings
-        self.gates = [layer.dynamics.get(_Gates) for layer in spiking(net).values()]
+        self.gates = [layer.dynamics.get(Gates) for layer in spiking(net).values()]
 
     def penalty(self, step: Step) -> Tensor | None:
         if not self.settings.gamma or step.progress >= self.settings.prior_share:
@@ -109,10 +111,12 @@ class _StoG(Hooks):
 
 @dataclass(frozen=True)
 class DLIF(Defense):
-    """A trained gain of the current for every layer and step, ``H = decay V + p[t] I[t]``, p from 1. Ding et
-    al., ICML 2024.
+    """A trained gain of the current for every layer and time step, ``H = decay V + p[t] I[t]``, p from 1.
 
-    ``decay`` replaces the recipe's (published: 0.99); None keeps it.
+    ``decay`` replaces the recipe's (published: 0.99); None keeps it. Ding et al., ICML 2024.
+
+    >>> sorted(sg.defenses.DLIF(decay=0.99).owned())
+    ["neurons' decay", "neurons' gain"]
     """
 
     idea: ClassVar[str] = "a trained gain of the current per layer and step"
@@ -141,7 +145,7 @@ class DLIF(Defense):
 
     def prepare(self, net: Classifier) -> None:
         for layer in spiking(net).values():
-            layer.dynamics.append(_Gains(net.timesteps))
+            layer.dynamics.append(Gains(net.timesteps))
             if self.decay is not None:
                 set_decay(layer, self.decay)
 
@@ -152,7 +156,9 @@ def set_decay(layer: Spiking, decay: float) -> None:
     layer.fixed_decay = torch.tensor(decay, dtype=torch.float64, device=layer.threshold.device)
 
 
-class _Gains(Dynamics):
+class Gains(Dynamics):
+    """Gains of one layer's current, one a time step."""
+
     def __init__(self, timesteps: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(timesteps))
@@ -163,11 +169,10 @@ class _Gains(Dynamics):
 
 @dataclass(frozen=True)
 class RandHet(Defense):
-    """Random heterogeneity: ``H = sigmoid(r) V + (1 - sigmoid(r)) I``, ``r ~ N(0, sigma^2)`` per neuron, at
-    every step or once a pass.
+    """Random heterogeneity: ``H = sigmoid(r) V + (1 - sigmoid(r)) I``, ``r ~ N(0, sigma^2)`` per neuron.
 
-    Random at test, too: scored as a mean over draws. iScience 2025 (published with threshold 0.5: set the
-    recipe's).
+    Drawn at every time step or once a pass. Random at test, too: scored as a mean over draws. iScience 2025
+    (published with threshold 0.5: set the recipe's).
     """
 
     idea: ClassVar[str] = "random decays"
@@ -195,10 +200,12 @@ class RandHet(Defense):
 
     def prepare(self, net: Classifier) -> None:
         for layer in spiking(net).values():
-            layer.dynamics.append(_Heterogeneous(self.sigma, self.each_step))
+            layer.dynamics.append(Heterogeneous(self.sigma, self.each_step))
 
 
-class _Heterogeneous(Dynamics):
+class Heterogeneous(Dynamics):
+    """Random decays of one layer."""
+
     def __init__(self, sigma: float, each_step: bool) -> None:
         super().__init__()
         self.sigma, self.each_step = sigma, each_step
@@ -211,8 +218,7 @@ class _Heterogeneous(Dynamics):
 
 @dataclass(frozen=True)
 class HoSNN(Defense):
-    """Thresholds that keep potentials where they were on clean images: ``theta <- theta + rate (H - H*)``,
-    rate learned per neuron.
+    """Thresholds that keep potentials where they were on clean images: ``theta <- theta + rate (H - H*)``.
 
     Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step,
     is read on clean images; from then on thresholds move. The published method records H* in a network
@@ -246,13 +252,15 @@ class HoSNN(Defense):
     def prepare(self, net: Classifier) -> None:
         sizes = shapes(net)
         for name, layer in spiking(net).items():
-            layer.dynamics.append(_Homeostatic(net.timesteps, sizes[name], self.rate))
+            layer.dynamics.append(Homeostatic(net.timesteps, sizes[name], self.rate))
 
     def start(self, net: Classifier) -> Hooks:
         return _HoSNN(self, net)
 
 
-class _Homeostatic(Dynamics):
+class Homeostatic(Dynamics):
+    """Moving thresholds of one layer, with ``goal``, the potentials they hold."""
+
     def __init__(self, timesteps: int, size: torch.Size, rate: float) -> None:
         super().__init__()
         self.rate = nn.Parameter(torch.full(size, rate))
@@ -273,7 +281,7 @@ class _HoSNN(Hooks):
         self.reads = step.progress < self.settings.share
         self.settled = not self.reads
         for layer in spiking(step.net).values():
-            layer.dynamics.get(_Homeostatic).moves.fill_(not self.reads)
+            layer.dynamics.get(Homeostatic).moves.fill_(not self.reads)
 
     def complete(self, step: Step) -> None:
         if self.reads:
@@ -286,7 +294,7 @@ class _HoSNN(Hooks):
     def after(self, step: Step) -> None:
         for name, layer in spiking(step.net).items():
             if name in self.tap.potentials:
-                layer.dynamics.get(_Homeostatic).goal.lerp_(
+                layer.dynamics.get(Homeostatic).goal.lerp_(
                     (self.tap.potentials[name] + layer.threshold.to(torch.float32)).mean(1), 0.05
                 )
         self.tap.clear()

@@ -40,10 +40,10 @@ def matrices(net: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
 
 @dataclass(frozen=True)
 class RAT(Defense):
-    """After every step ``W <- (1 + beta) W - beta W W^T W``: singular values are drawn to 1. With ``AT`` it
-    is the regime RAT.
+    """After every step ``W <- (1 + beta) W - beta W W^T W``, which moves singular values towards 1.
 
-    Of linear layers with 200 rows and more, 30 % of the rows by lot. Learned convex combinations (wrn16) go
+    With ``AT`` it is the regime RAT.
+    Of linear layers with 200 rows and more, 30 % of the rows. Learned convex combinations (wrn16) go
     back onto the simplex. The published recipe trains without weight decay then. Ding et al., NeurIPS 2022.
     """
 
@@ -56,7 +56,7 @@ class RAT(Defense):
         {"steps": 100, "loss": "ce", "restarts": 3},
         ASSG(1.6, Triangle()),
         "Layers with singular values near 1 neither shrink nor blow up a gradient: a narrow surrogate, "
-        "exact near the threshold, still reaches the input.",
+        "exact near the threshold, reaches the input.",
     )
     row: ClassVar[StudyRow] = StudyRow("RAT")
 
@@ -100,11 +100,13 @@ def onto_simplex(v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DSD(Defense):
-    """Dominant singular deflation: every gradient matrix loses its first singular component before the
-    optimizer's step.
+    """Dominant singular deflation: remove the first singular component of every gradient matrix.
 
-    ``iterations`` of power iteration find it (the published method takes a whole decomposition). arXiv, ICLR
-    2026.
+    It happens before the optimizer's step. ``iterations`` of power iteration find the component (the
+    published method takes a whole decomposition). ICLR 2026.
+
+    >>> sg.defenses.DSD(iterations=4)
+    DSD(iterations=4)
     """
 
     idea: ClassVar[str] = "gradients without their dominant direction"
@@ -153,10 +155,12 @@ def deflated(g: Tensor, iterations: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EMA(Defense):
-    """The network that is kept has the weights averaged over the training, ``w <- decay w + (1 - decay)
-    now``.
+    """Keep the weights averaged over the training, ``w <- decay w + (1 - decay) now``.
 
-    Batch norm's averages are taken anew, on clean training images.
+    Batch norm's averages are estimated anew, on clean training images.
+
+    >>> sg.defenses.EMA(decay=0.99)
+    EMA(decay=0.99)
     """
 
     idea: ClassVar[str] = "averaged weights, batch norm estimated anew"
@@ -231,8 +235,7 @@ def reestimate(net: nn.Module, images: Iterator[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class EarlyStopping(Defense):
-    """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG, an attack that
-    bites.
+    """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG.
 
     ``images``: how many validation images (the first ones) are attacked; ``eps`` and ``steps`` of that
     attack. PGD with the training surrogate would choose epochs that hide from it. The training itself runs to

@@ -42,13 +42,16 @@ NOISE_FREE = AdaptiveAttack(
 
 @dataclass(frozen=True)
 class TGO(Defense):
-    """``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
+    """Threshold Guarding Optimization; ``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
 
     ``side`` 'below' penalizes only potentials under the threshold. ``site`` 'band' (ours): noise only where
     ``|u| < delta``. ``deltas`` and ``sigmas`` (ours): one value a spiking layer, instead of one for all.
     ``sees``: the forward passes that the constraint reads, 'trained' (those that the task loss is taken at;
     under TRADES, MART and distillation the clean one), 'clean', 'adversarial' or 'both'. UserError on
     nonsense; a warning if sigma > delta / 3.
+
+    >>> sg.TGO(delta=0.5, lambda_max=1.0).weight(progress=0.5)
+    0.5
     """
 
     idea: ClassVar[str] = "potentials away from the threshold, noisy firing"

@@ -1,4 +1,4 @@
-"""From a recipe to what it trains on, and with."""
+"""From a recipe to its network, device and images."""
 
 from __future__ import annotations
 
