@@ -75,7 +75,7 @@ def save_state(
     conditions: Mapping[str, Any],
     hooks: Mapping[str, Tensor],
 ) -> None:
-    """Write all that resuming needs to one file (``hooks``: state of the defenses), and the metrics beside it."""
+    """Write all that resuming needs to one file and the metrics beside it; ``hooks``: the defenses' state."""
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
     named = {id(p): n for n, p in net.named_parameters()}
     for parameter, state in optimizer.state.items():
