@@ -103,7 +103,7 @@ class Bench:
         """
         if pick_device(self.device).type == "cuda":
             return {"device": torch.cuda.get_device_name(0)}
-        return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
+        return {"instructions": list(machine().instructions), "threads": torch.get_num_threads()}
 
     def audited(
         self, cell: Cell, images: Any, eps: float, effort: Effort, what: str, out: Path | None = None
