@@ -50,12 +50,22 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return names[near[0]] if near else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"did you mean 'epochs'? "`` where one of the known names is near, else ``""``.
+
+    >>> from spikeguard.errors import did_you_mean
+    >>> did_you_mean("epoch", ["epochs", "lr"])
+    "did you mean 'epochs'? "
+    """
+    near = nearest(name, known)
+    return f"did you mean {near!r}? " if near else ""
+
+
 def unknown(what: str, name: str, known: Iterable[str], where: str = "", more: str = "") -> UserError:
-    """The error for a name that is not in a list: it shows the list and the nearest name.
+    """The error for a name that is not in a list: it shows the nearest name and the list.
 
     ``where`` begins the line (``"build: "``); ``more`` ends the list (``"; or a .toml file"``).
     """
     names = list(known)
-    near = nearest(name, names)
-    hint = f"; did you mean {near!r}?" if near else ""
-    return UserError(f"{where}unknown {what} {name!r} (known: {', '.join(names) or 'none'}{more}){hint}")
+    near = did_you_mean(name, names)
+    return UserError(f"{where}unknown {what} {name!r} ({near}known: {', '.join(names) or 'none'}{more})")
