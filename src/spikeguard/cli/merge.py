@@ -1,0 +1,36 @@
+"""``spikeguard merge``: the union of audits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spikeguard.cli import common
+from spikeguard.cli.records import load_records
+
+
+def parser() -> common.Parser:
+    made = common.Parser(
+        "merge",
+        "The union of audits of the same network, images and threat: an image counts as broken where any of "
+        "them broke it.",
+    )
+    made.add_argument("record", nargs="+", help="records of audits (files or folders)")
+    made.add_argument("--out", type=Path, metavar="FILE", help="file for the merged record (required)")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    made = parser()
+    given = made.read(arguments)
+    if given.out is None or given.out.is_dir():
+        made.error("merge writes a record: name the file with --out FILE.json")
+    from spikeguard.auditing.compare import merge
+    from spikeguard.records.files import write_json
+
+    merged = merge(load_records(given.record))
+    write_json(given.out, merged)
+    if given.json:
+        common.print_json(merged)
+        return 0
+    print(f"{merged['verdict']}\nwrote {given.out}\nnext: spikeguard export {given.out}")
+    return 0

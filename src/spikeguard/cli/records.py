@@ -1,0 +1,26 @@
+"""Records named on the command line: files, or folders of audits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spikeguard.errors import UserError
+
+RECORD = "audit.json"
+
+
+def record_file(name: str) -> Path:
+    """The file of a record: ``name`` itself, or the record in a folder; UserError if there is none."""
+    path = Path(name) / RECORD if Path(name).is_dir() else Path(name)
+    if path.exists() and not path.is_file():  # a pipe or a device would be read without an end
+        raise UserError(f"cannot read {path}: not a regular file")
+    return path
+
+
+def load_records(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The records; UserError names the first that is missing or damaged."""
+    from spikeguard.records.files import read_json
+
+    return [read_json(record_file(name)) for name in names]
