@@ -85,7 +85,9 @@ class Parser(argparse.ArgumentParser):
 def add_data_options(parser: argparse.ArgumentParser, of_user: bool = False) -> None:
     """The flags of the verbs that read images; ``of_user``: the model may be the user's own."""
     if of_user:
-        parser.add_argument("--data", help="data set of a package.module:factory (a run folder knows its own)")
+        parser.add_argument(
+            "--data", help="data set of a package.module:factory (a run folder knows its own)"
+        )
     parser.add_argument(
         "--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
     )
@@ -262,7 +264,9 @@ def column_widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
 
     columns = list(zip(*cells, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    lowest = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    lowest = [
+        max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns
+    ]
     over = sum(widths) + 3 * len(widths) + 1 - room
     while over > 0:
         loose = [k for k in range(len(widths)) if widths[k] > lowest[k]]

@@ -55,7 +55,15 @@ def whole_parser() -> argparse.ArgumentParser:
 def _complete_paths(action: argparse.Action, shtab: object) -> None:
     """Let the shell offer files or folders where a path is expected."""
     name = action.dest
-    if action.choices is None and name in {"out", "target", "record", "first", "second", "recipe", "transfer"}:
-        action.complete = getattr(shtab, "FILE")  # type: ignore[attr-defined]
+    if action.choices is None and name in {
+        "out",
+        "target",
+        "record",
+        "first",
+        "second",
+        "recipe",
+        "transfer",
+    }:
+        action.complete = shtab.FILE  # type: ignore[attr-defined]
     elif name == "data_dir":
-        action.complete = getattr(shtab, "DIRECTORY")  # type: ignore[attr-defined]
+        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]

@@ -1,5 +1,5 @@
-"""Recipes to and from plain values: what ``records.build`` does, with surrogates and defenses by name, and what
-people write on the command line."""
+"""Recipes to and from plain values: what ``records.build`` does, with surrogates and defenses by name,
+and what people write on the command line."""
 
 from __future__ import annotations
 
