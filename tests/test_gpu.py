@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import little_recipe
+from spikeguard.study.matrix import Settings
 from test_kernels import assert_same
 
 import spikeguard as sg
@@ -22,7 +23,6 @@ from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
 from spikeguard.records.files import read_json
 from spikeguard.study import matrix, sweep
-from spikeguard.study.matrix import Settings
 from spikeguard.surrogates import Atan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
