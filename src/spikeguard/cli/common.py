@@ -282,10 +282,10 @@ def print_json(record: Mapping[str, object]) -> None:
     print(json.dumps(plain(record), indent=1, allow_nan=False))
 
 
-def print_flags(flags: Iterable[Mapping[str, object]]) -> None:
+def print_flags(flags: Iterable[Flag]) -> None:
     """Print the flags of a record, and where each is explained."""
     for flag in flags:
-        print(printable(f"{flag['level']}: {flag['message']} (spikeguard explain {flag['id']})"))
+        print(printable(f"{flag.level}: {flag.message} (spikeguard explain {flag.id})"))
 
 
 Main = Callable[[list[str]], int]
