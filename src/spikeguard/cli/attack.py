@@ -62,7 +62,9 @@ def parser() -> common.Parser:
     made.add_argument("--momentum", type=common.share, help="momentum of pgd's gradient; 1 is MI-FGSM")
     made.add_argument("--rule", choices=["apgd", "sapgd"], help="step rule of targeted")
     made.add_argument("--learning-rate", type=common.share, help="learning rate of cw's optimizer")
-    made.add_argument("--loss", choices=["ce", "margin", "dlr"], help="what to maximize (default: the attack's)")
+    made.add_argument(
+        "--loss", choices=["ce", "margin", "dlr"], help="what to maximize (default: the attack's)"
+    )
     made.add_argument(
         "--surrogate",
         help="derivative in the backward pass, as atan:8, triangle:2, straightthrough (default: the "
@@ -152,12 +154,21 @@ def _settings(given: argparse.Namespace) -> Settings:
     has_loss, has_gradient = "loss" in parameters, "gradient" in parameters
     settings: Settings = {
         **({"loss": given.loss or parameters["loss"].default} if has_loss else {}),
-        **({"surrogate": given.surrogate, "eot": given.eot if given.eot > 1 else None} if has_gradient else {}),
+        **(
+            {"surrogate": given.surrogate, "eot": given.eot if given.eot > 1 else None}
+            if has_gradient
+            else {}
+        ),
     }
     for name in SPECIFIC:
         if name in parameters:
-            settings[name] = getattr(given, name) or DEFAULT_STEPS.get(given.attack if name == "steps" else "")
-            if name in ("steps", "restarts", "targets", "queries", "tries", "rule") and settings[name] is None:
+            settings[name] = getattr(given, name) or DEFAULT_STEPS.get(
+                given.attack if name == "steps" else ""
+            )
+            if (
+                name in ("steps", "restarts", "targets", "queries", "tries", "rule")
+                and settings[name] is None
+            ):
                 settings[name] = parameters[name].default
     if given.attack == "pgd":
         settings["start"] = not given.no_random_start
@@ -226,7 +237,9 @@ def _attack(
 
     state_file = out.with_suffix(".state.npz")
     if state_file.exists() and not given.resume:
-        raise UserError(f"{state_file} holds an interrupted attack: go on with --resume, or name another --out")
+        raise UserError(
+            f"{state_file} holds an interrupted attack: go on with --resume, or name another --out"
+        )
     x, y = target.test.pixels(), target.test.y
     threat = THREATS[given.norm](given.eps)
     conditions = {

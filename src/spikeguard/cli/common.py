@@ -1,4 +1,4 @@
-"""What verbs share: parsers with one-line errors, help texts, progress with an ETA, processes and their threads."""
+"""What verbs share: parsers with one-line errors, help texts, progress with an ETA, tables, threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,11 @@ NO_DEFAULT: tuple[object, ...] = (None, False, [], (), argparse.SUPPRESS)
 
 class Help(argparse.RawDescriptionHelpFormatter):
     """Help that shows a default where there is one, and leaves it out where the text names it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog, max_help_position=36, width=max(80, min(110, shutil.get_terminal_size().columns))
+        )
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
@@ -85,7 +91,9 @@ class Parser(argparse.ArgumentParser):
 def add_data_options(parser: argparse.ArgumentParser, of_user: bool = False) -> None:
     """The flags of the verbs that read images; ``of_user``: the model may be the user's own."""
     if of_user:
-        parser.add_argument("--data", help="data set of a package.module:factory (a run folder knows its own)")
+        parser.add_argument(
+            "--data", help="data set of a package.module:factory (a run folder knows its own)"
+        )
     parser.add_argument(
         "--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
     )
@@ -178,8 +186,8 @@ def start(threads: int | None) -> None:
 class Progress:
     """A progress bar on stderr, with an ETA.
 
-    Without a terminal it prints lines: each stage, and every ``LINE_EVERY`` seconds how far it is. Stages that
-    count on share a bar.
+    Without a terminal it prints lines: each stage, and every ``LINE_EVERY`` seconds how far it is. Stages
+    that count on share a bar.
     """
 
     def __init__(self, bar: Bar) -> None:
@@ -199,7 +207,7 @@ class Progress:
             self._line(before)
 
     def _line(self, before: tuple[str, tuple[int, int]]) -> None:
-        """A line for logs: when a stage begins, and then at most one in ``LINE_EVERY`` seconds as it counts."""
+        """A line for logs when a stage begins, then at most one in ``LINE_EVERY`` seconds as it counts."""
         now, text = time.monotonic(), self.stage
         if self.stage == before[0]:
             if self.at == before[1] or now - self.printed < LINE_EVERY:
@@ -262,7 +270,9 @@ def column_widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
 
     columns = list(zip(*cells, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    lowest = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    lowest = [
+        max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns
+    ]
     over = sum(widths) + 3 * len(widths) + 1 - room
     while over > 0:
         loose = [k for k in range(len(widths)) if widths[k] > lowest[k]]

@@ -1,4 +1,4 @@
-"""spikeguard sweep"""
+"""``spikeguard sweep``: a study of all defenses."""
 
 from __future__ import annotations
 
@@ -7,69 +7,74 @@ from pathlib import Path
 from spikeguard.cli import common
 
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser(
+def parser() -> common.Parser:
+    made = common.Parser(
         "sweep",
         "Train every defense under the same conditions, rank them by the quick audit, confirm the best on "
-        "fresh seeds, score the finalists "
-        "once on test images. The same command goes on where it stopped.",
+        "fresh seeds, score the finalists once on test images. The same command goes on where it stopped.",
     )
-    parser.add_argument("study", choices=["embedded"], help="which study")
-    parser.add_argument(
+    made.add_argument("study", choices=["embedded"], help="which study")
+    made.add_argument(
         "--out", type=Path, default=Path("runs/embedded"), help="folder of networks, record and page"
     )
-    parser.add_argument(
+    made.add_argument(
         "--seeds",
         type=common.positive,
         default=3,
         help="seeds of every network; a larger number adds to what is there",
     )
-    parser.add_argument("--epochs", type=common.positive, default=4, help="epochs of every training")
-    parser.add_argument(
+    made.add_argument("--epochs", type=common.positive, default=4, help="epochs of every training")
+    made.add_argument(
         "--ranked-on", type=common.positive, default=100, help="validation images of the quick audits"
     )
-    parser.add_argument(
+    made.add_argument(
         "--scored-on",
         type=common.positive,
         default=200,
         help="test images of the standard audits (a multiple of the classes)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--only-rank", action="store_true", help="leave the fresh seeds and the test images for later"
     )
-    parser.add_argument(
+    made.add_argument(
         "--jobs",
         type=common.positive,
         default=1,
         help="networks at a time, each in a process with its share of the threads",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    given = parser.parse_args(arguments)
+    made.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    given = parser().read(arguments)
     common.start(given.threads)
 
     from spikeguard.records.files import read_json, write_bytes
     from spikeguard.runtime.stop import ctrl_c
+    from spikeguard.study import sweep as study
     from spikeguard.study.matrix import Settings
     from spikeguard.study.pages import page
     from spikeguard.study.picture import picture
-    from spikeguard.study.sweep import MARK, run
 
     settings, record, written = (
         Settings(given.seeds, given.epochs, given.ranked_on, given.scored_on),
-        given.out / MARK,
+        given.out / study.MARK,
         given.out / "embedded.md",
     )
     try:
         with common.progress() as shown, ctrl_c() as stop:
-            told = run(settings, given.out, shown.tell, stop, given.device, not given.only_rank, given.jobs)
+            result = study.run(
+                settings, given.out, shown.show, stop, given.device, not given.only_rank, given.jobs
+            )
     finally:
         if record.exists() and "wanted" in (kept := read_json(record)):
             write_bytes(written, page(kept).encode())
             write_bytes(written.with_suffix(".svg"), picture(kept).encode())
     if given.json:
-        common.print_json(told)
+        common.print_json(result)
         return 0
-    print(page(told))
+    print(page(result))
     print(f"wrote {record}, {written} and its picture; networks in {given.out / 'runs'}")
     print(
         f"next: spikeguard audit {given.out / 'runs'}/NAME --effort standard, or the same command with "
