@@ -207,7 +207,7 @@ def test_a_plain_function_is_audited_too(small_images):
 
 def test_other_networks_and_members_of_ones_own_take_part(small_net, small_images):
     x, y = small_images
-    mine = sg.Member("mine", "mine", sg.pgd, {"steps": 2, "restarts": 1})
+    mine = sg.auditing.Member("mine", "mine", sg.pgd, {"steps": 2, "restarts": 1})
     got = sg.audit(small_net, x[:20], y[:20], THREAT, effort="quick", extra=[mine, small_net])
     names = [m["name"] for m in got.attacks]
     assert "mine" in names
@@ -223,7 +223,7 @@ def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(small_n
     def breaks(model, x, y, threat):
         raise IndexError("out of reach")
 
-    rows = [sg.Member("outside", "mine", outside), sg.Member("breaks", "mine", breaks)]
+    rows = [sg.auditing.Member("outside", "mine", outside), sg.auditing.Member("breaks", "mine", breaks)]
     got = sg.audit(small_net, x, y, THREAT, effort="quick", extra=rows)
     assert got.robust_accuracy == sg.audit(small_net, x, y, THREAT, effort="quick").robust_accuracy
     assert [f.id for f in got.flags if f.level == "error"] == ["attack-invalid"]

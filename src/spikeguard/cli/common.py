@@ -1,4 +1,4 @@
-"""What verbs share: parsers with one-line errors, help texts, progress with an ETA, processes and their threads."""
+"""What verbs share: parsers with one-line errors, help texts, progress with an ETA, tables, threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,11 @@ NO_DEFAULT: tuple[object, ...] = (None, False, [], (), argparse.SUPPRESS)
 
 class Help(argparse.RawDescriptionHelpFormatter):
     """Help that shows a default where there is one, and leaves it out where the text names it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog, max_help_position=36, width=max(80, min(110, shutil.get_terminal_size().columns))
+        )
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
@@ -180,8 +186,8 @@ def start(threads: int | None) -> None:
 class Progress:
     """A progress bar on stderr, with an ETA.
 
-    Without a terminal it prints lines: each stage, and every ``LINE_EVERY`` seconds how far it is. Stages that
-    count on share a bar.
+    Without a terminal it prints lines: each stage, and every ``LINE_EVERY`` seconds how far it is. Stages
+    that count on share a bar.
     """
 
     def __init__(self, bar: Bar) -> None:
@@ -201,7 +207,7 @@ class Progress:
             self._line(before)
 
     def _line(self, before: tuple[str, tuple[int, int]]) -> None:
-        """A line for logs: when a stage begins, and then at most one in ``LINE_EVERY`` seconds as it counts."""
+        """A line for logs when a stage begins, then at most one in ``LINE_EVERY`` seconds as it counts."""
         now, text = time.monotonic(), self.stage
         if self.stage == before[0]:
             if self.at == before[1] or now - self.printed < LINE_EVERY:

@@ -14,6 +14,9 @@ INSTALL = {
     "fish": "spikeguard completion fish > ~/.config/fish/completions/spikeguard.fish",
 }
 
+PATHS = ("out", "target", "record", "first", "second", "recipe", "transfer")
+"""Arguments that are files or folders."""
+
 
 def parser() -> common.Parser:
     made = common.Parser(
@@ -39,31 +42,22 @@ def run(arguments: list[str]) -> int:
 
 def whole_parser() -> argparse.ArgumentParser:
     """One parser of all verbs, made of the parsers of the verbs themselves."""
-    import shtab
-
     whole = argparse.ArgumentParser(prog="spikeguard", description="Robust spiking neural networks.")
     whole.add_argument("-V", "--version", action="store_true", help="print the version")
     verbs = whole.add_subparsers(dest="verb", metavar="VERB")
     for verb, what in VERBS.items():
         made: common.Parser = import_module(f"spikeguard.cli.{verb}").parser()
         for action in made._actions:
-            _complete_paths(action, shtab)
+            _complete_paths(action)
         verbs.add_parser(verb, help=what, description=what, parents=[made], add_help=False)
     return whole
 
 
-def _complete_paths(action: argparse.Action, shtab: object) -> None:
+def _complete_paths(action: argparse.Action) -> None:
     """Let the shell offer files or folders where a path is expected."""
-    name = action.dest
-    if action.choices is None and name in {
-        "out",
-        "target",
-        "record",
-        "first",
-        "second",
-        "recipe",
-        "transfer",
-    }:
+    import shtab
+
+    if action.choices is None and action.dest in PATHS:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
-    elif name == "data_dir":
+    elif action.dest == "data_dir":
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]

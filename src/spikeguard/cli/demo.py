@@ -1,42 +1,64 @@
-"""spikeguard demo"""
+"""``spikeguard demo``: two networks, trained and attacked, and a page."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from spikeguard.cli import common
 
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser(
+def parser() -> common.Parser:
+    made = common.Parser(
         "demo",
         "Train a vanilla and a TGO network on the embedded images, attack both, write a page and the "
         "records.",
     )
-    parser.add_argument(
+    made.add_argument(
         "--out", type=Path, default=Path("spikeguard-demo"), help="folder for page, records and runs"
     )
-    parser.add_argument(
+    made.add_argument(
         "--images", type=common.positive, default=300, help="test images to attack, a multiple of 10"
     )
-    parser.add_argument("--epochs", type=common.positive, default=4, help="epochs of each training")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches, noise and attacks")
-    parser.add_argument("--resume", action="store_true", help="keep what an interrupted demo has finished")
-    given = parser.parse_args(arguments)
+    made.add_argument("--epochs", type=common.positive, default=4, help="epochs of each training")
+    made.add_argument("--seed", type=int, default=0, help="seed of weights, batches, noise and attacks")
+    made.add_argument("--resume", action="store_true", help="keep what an interrupted demo has finished")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    given = parser().read(arguments)
     common.start(given.threads)
     from spikeguard.demo import run as demo
-    from spikeguard.report.demo_page import percent, with_interval
     from spikeguard.report.reading import reading
 
     begun = time.perf_counter()
     with common.progress() as shown:
         record = demo.run(
-            demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.tell
+            demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.show
         )
     if given.json:
         common.print_json(record)
         return 0
+    _show(record)
+    for paragraph in reading(record):
+        print(f"\n{paragraph}")
+    print(
+        f"\nwrote {given.out / 'index.html'} (open it in a browser), records and runs beside it; "
+        f"{time.perf_counter() - begun:.0f} s"
+    )
+    print(
+        f"next: spikeguard attack {given.out / 'runs' / 'tgo'} --attack pgd --steps 100, or spikeguard "
+        "train tgo --name mine"
+    )
+    return 0
+
+
+def _show(record: dict[str, Any]) -> None:
+    """The tables of accuracies and of potentials near the threshold."""
+    from spikeguard.report.demo_page import percent, with_interval
+
     for eps in record["eps"]:
         members = list(record["networks"][0]["attacks"][eps]["alone"])
         rows = []
@@ -60,14 +82,3 @@ def run(arguments: list[str]) -> int:
         header,
         rows,
     )
-    for paragraph in reading(record):
-        print(f"\n{paragraph}")
-    print(
-        f"\nwrote {given.out / 'index.html'} (open it in a browser), records and runs beside it; "
-        f"{time.perf_counter() - begun:.0f} s"
-    )
-    print(
-        f"next: spikeguard attack {given.out / 'runs' / 'tgo'} --attack pgd --steps 100, or spikeguard "
-        "train tgo --name mine"
-    )
-    return 0

@@ -1,4 +1,4 @@
-"""What a verb is pointed at: a run folder, a weights file, or ``package.module:factory`` (the user's code)."""
+"""Targets of verbs: a run folder, a weights file, or ``package.module:factory`` (the user's code)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def _factory(name: str) -> Any:
         found = importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this folder"
+            f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this "
+            "folder"
         ) from error
     finally:
         sys.path.pop(0)
