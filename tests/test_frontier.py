@@ -2,11 +2,10 @@
 
 import pytest
 from rows import many, record_of, told
+from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Settings
 from spikeguard.study.pages import page
 from spikeguard.study.picture import picture
-
-from spikeguard.study import frontier, matrix, ranking, sweep
 
 
 @pytest.mark.parametrize(

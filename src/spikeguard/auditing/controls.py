@@ -76,7 +76,7 @@ def subset(task: Task, rows: Tensor) -> Task:
 def run_controls(task: Task, effort: str) -> Controls:
     """Run all controls that do not need the result of the audit."""
     small = subset(task, evenly_spaced(task, PANELS[effort]))
-    outcomes = _Outcomes(small)
+    outcomes = Outcomes(small)
     names = ("zero budget", "full budget", "against noise", "pairs", "restarts", "dead surrogates", "curve")
 
     def step(name: str, control: Callable[[], T]) -> T:
@@ -87,12 +87,12 @@ def run_controls(task: Task, effort: str) -> Controls:
 
     return Controls(
         images=len(small.x),
-        zero_budget=step("zero budget", lambda: _zero_budget(small)),
-        full_budget=step("full budget", lambda: _full_budget(small)),
+        zero_budget=step("zero budget", lambda: zero_budget(small)),
+        full_budget=step("full budget", lambda: full_budget(small)),
         against_noise=step("against noise", lambda: against_noise(small)),
-        pairs=step("pairs", lambda: _pairs(outcomes)),
-        restarts=step("restarts", lambda: _restarts(outcomes)),
-        dead_surrogate_share=step("dead surrogates", lambda: _dead_surrogate_share(small)),
+        pairs=step("pairs", lambda: pairs(outcomes)),
+        restarts=step("restarts", lambda: restarts(outcomes)),
+        dead_surrogate_share=step("dead surrogates", lambda: dead_surrogate_share(small)),
         curve=step("curve", lambda: curve(task, *CURVES[effort])),
     )
 
@@ -123,7 +123,7 @@ def _right(task: Task, x: Tensor) -> Tensor:
             return torch.cat([task.model(a).argmax(1) for a in x.split(task.batch_size)]) == task.y
 
 
-def _zero_budget(task: Task) -> ZeroBudget:
+def zero_budget(task: Task) -> ZeroBudget:
     """At eps 0 every attack must leave the clean accuracy."""
     clean, left = _right(task, task.x), torch.ones_like(task.y, dtype=torch.bool)
     runs: list[tuple[Callable[..., Attacked], Settings]] = [
@@ -135,7 +135,7 @@ def _zero_budget(task: Task) -> ZeroBudget:
     return ZeroBudget(float(clean.float().mean()), float((left & clean).float().mean()))
 
 
-def _full_budget(task: Task) -> FullBudget:
+def full_budget(task: Task) -> FullBudget:
     """At eps 1 (every image is allowed), from the image itself, gradients must bring accuracy to chance."""
     eps = {"linf": 1.0, "l2": task.x[0].numel() ** 0.5, "l1": float(task.x[0].numel())}[task.threat.norm]
     threat, left = type(task.threat)(eps), _right(task, task.x)
@@ -189,7 +189,7 @@ PAIRS = (("PGD-20", "FGSM"), ("PGD-40", "PGD-20"), ("APGD-40", "PGD-40"))  # the
 RANDOM_PAIRS = (("EOT-10", "EOT-1"), ("EOT-20", "EOT-10"))
 
 
-class _Outcomes(dict[str, Tensor]):
+class Outcomes(dict[str, Tensor]):
     """What the attacks of ``RUNS`` break; each runs once, when it is needed."""
 
     def __init__(self, task: Task) -> None:
@@ -205,7 +205,7 @@ class _Outcomes(dict[str, Tensor]):
         return 1 - float(self[name].float().mean())
 
 
-def _pairs(broken: _Outcomes) -> tuple[PairRow, ...]:
+def pairs(broken: Outcomes) -> tuple[PairRow, ...]:
     """Pairs of attacks of which the first must not be significantly weaker than the second."""
     rows = []
     for strong, weak in (*PAIRS, *(RANDOM_PAIRS if broken.task.random else ())):
@@ -215,12 +215,12 @@ def _pairs(broken: _Outcomes) -> tuple[PairRow, ...]:
     return tuple(rows)
 
 
-def _restarts(broken: _Outcomes) -> Restarts:
+def restarts(broken: Outcomes) -> Restarts:
     """What PGD-20 with the own gradient leaves after one and after five starts."""
     return Restarts(broken.left("PGD-20"), broken.left("PGD-20 x 5"))
 
 
-def _dead_surrogate_share(task: Task) -> dict[str, float]:
+def dead_surrogate_share(task: Task) -> dict[str, float]:
     """By spiking layer, the share of potentials at which its own surrogate is below a hundredth of its value
     at the threshold."""
     if not (isinstance(task.model, nn.Module) and known(task.model)):

@@ -229,8 +229,8 @@ def _attack(
     target: Target, member: Member, settings: Settings, out: Path, given: argparse.Namespace
 ) -> AttackRecord:
     """Run the attack; returns its record as written."""
-    from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle
     from spikeguard.auditing.record import attack_record, save, weights
+    from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle
     from spikeguard.auditing.state import digest
     from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c

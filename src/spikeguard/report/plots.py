@@ -91,7 +91,7 @@ def bars(networks: Sequence[DemoNetwork], eps: str) -> str:
 
 
 def histograms(networks: Sequence[DemoNetwork], edges: Sequence[float], delta: float) -> str:
-    """Potentials before reset around the threshold, by layer and network; the band ``|u| < delta`` is shaded."""
+    """Potentials before reset by layer and network; the band ``|u| < delta`` is shaded."""
     layers = list(networks[0].neighbors.histogram)
     picture, axes = figure(9.0, 2.9, 1, len(layers))
     middle = (np.array(edges[1:]) + np.array(edges[:-1])) / 2
