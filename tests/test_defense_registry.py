@@ -19,9 +19,9 @@ from spikeguard.defenses import DEFENSES, Defense, Hooks, StudyRow
 from spikeguard.errors import UserError
 from spikeguard.gradients import PerStep
 from spikeguard.networks import build
-from spikeguard.study import matrix
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.settings import describe, override
+from studies.embedded import matrix
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ class Drop(Defense):
     formula: ClassVar[str] = "G <- G |b|"
     source: ClassVar[str] = "this test"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "PGD-3 every step", pgd, {"steps": 3}, PerStep(), "Nothing else was trained for."
+        "pgd3-per-step", "PGD-3, per-step loss", pgd, {"steps": 3}, PerStep(), "Nothing else was trained for."
     )
     random_at_test: ClassVar[bool] = True
     row: ClassVar[StudyRow] = StudyRow("dropped gradients", {"share": 0.25})
@@ -68,7 +68,7 @@ def test_a_defense_is_a_class_and_a_line(drop):
     names = [(c.group, c.row) for c in matrix.cells(matrix.Settings(seeds=1))]
     assert {("BPTT", "dropped gradients"), ("AT", "dropped gradients")} <= set(names)
     assert Drop().is_random()
-    assert member_of(Drop.adaptive).name == "PGD-3 every step"
+    assert member_of(Drop.adaptive).id == "pgd3-per-step"
 
 
 def test_the_page_of_defenses_has_a_row_for_a_new_one(drop, monkeypatch):

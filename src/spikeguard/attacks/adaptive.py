@@ -7,7 +7,7 @@ undefended networks may fail for reasons that have nothing to do with robustness
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spikeguard.attacks._loop import Attacked
@@ -20,15 +20,16 @@ from spikeguard.surrogates import Atan
 class AdaptiveAttack:
     """An attack function with its settings and gradient, and one sentence why it is adaptive.
 
-    ``name`` identifies it in records and keys its random starts. ``gradient`` None is the attack's own
-    default. An audit of a network with the defense runs it as a member of its suite.
+    ``id`` identifies it in records and keys its random starts, ``title`` is for readers. ``gradient`` None is
+    the attack's own default. An audit of a network with the defense runs it as a member of its suite.
 
     >>> from spikeguard.attacks.adaptive import SHARPEST
-    >>> SHARPEST.name, SHARPEST.settings["steps"]
-    ('SA-PGD-100 ASSG atan 0.435 ce', 100)
+    >>> SHARPEST.id, SHARPEST.settings["steps"]
+    ('sapgd100-assg-atan0.435', 100)
     """
 
-    name: str
+    id: str
+    title: str
     attack: Callable[..., Attacked]
     settings: Mapping[str, Any]
     gradient: Estimator | None
@@ -37,11 +38,12 @@ class AdaptiveAttack:
 
 def because(attack: AdaptiveAttack, why: str) -> AdaptiveAttack:
     """The same attack, for another reason."""
-    return AdaptiveAttack(attack.name, attack.attack, attack.settings, attack.gradient, why)
+    return replace(attack, why=why)
 
 
 SHARPEST = AdaptiveAttack(
-    "SA-PGD-100 ASSG atan 0.435 ce",
+    "sapgd100-assg-atan0.435",
+    "SA-PGD-100, ASSG atan 0.435",
     sapgd,
     {"steps": 100, "loss": "ce"},
     ASSG(0.435, Atan()),
@@ -51,7 +53,8 @@ SHARPEST = AdaptiveAttack(
 """The sharpest general attack, for defenses whose networks have nothing special to go around."""
 
 THRESHOLD_FIRST = AdaptiveAttack(
-    "SA-PGD-30 pulled",
+    "sapgd30-threshold-first",
+    "SA-PGD-30, threshold first",
     sapgd,
     {"steps": 30},
     ThresholdFirst(),

@@ -84,7 +84,8 @@ class TRADES(Adversary):
     formula: ClassVar[str] = "L(x) + beta tau^2 KL(p(x) || p(x'))"
     source: ClassVar[str] = "Zhang et al., ICML 2019"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 ASSG towards 9",
+        "sapgd50-assg-targeted9",
+        "SA-PGD-50, ASSG, 9 target classes",
         targeted,
         {"rule": "sapgd", "steps": 50, "targets": 9, "loss": "margin"},
         ASSG(),
@@ -144,7 +145,8 @@ class MART(Adversary):
     formula: ClassVar[str] = "BCE(x') + beta KL(p || p') (1 - p_y)"
     source: ClassVar[str] = "Wang et al., ICLR 2020"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "APGD-50 ASSG towards 3 dlr",
+        "apgd50-assg-targeted3-dlr",
+        "APGD-50, ASSG, 3 target classes, DLR loss",
         targeted,
         {"rule": "apgd", "steps": 50, "targets": 3, "loss": "dlr"},
         ASSG(start_from_first=True),
@@ -195,7 +197,8 @@ class TemporalEnsemble(Adversary):
     formula: ClassVar[str] = "CE of all steps at the adversary of one + c KL(mean || z_t)"
     source: ClassVar[str] = "after arXiv 2508.11279"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 ASSG every step",
+        "sapgd50-assg-per-step",
+        "SA-PGD-50, ASSG, per-step loss",
         sapgd,
         {"steps": 50},
         PerStep(ASSG(start_from_first=True)),

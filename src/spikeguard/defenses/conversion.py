@@ -40,7 +40,8 @@ class Conversion(Defense):
     formula: ClassVar[str] = "clip(floor(I T / theta + 1/2) / T, 0, 1), then soft reset from theta / 2"
     source: ClassVar[str] = "Bu et al., ICLR 2022"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 RGA margin",
+        "sapgd50-rga-margin",
+        "SA-PGD-50, RGA, margin loss",
         sapgd,
         {"steps": 50, "loss": "margin"},
         RGA(),
@@ -86,6 +87,7 @@ class ANNTwin(Defense):
     formula: ClassVar[str] = "ReLU(I), one step"
     source: ClassVar[str] = "a yardstick"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "apgd50-targeted",
         "APGD-T-50",
         apgd_targeted,
         {"steps": 50, "targets": 3},

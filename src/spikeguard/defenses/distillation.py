@@ -40,7 +40,8 @@ class Distillation(Adversary):
     formula: ClassVar[str] = "(1 - c) KL(T(x) || S(x')) + c KL(T(x) || S(x))"
     source: ClassVar[str] = "after Zi et al., ICCV 2021"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 ReLU twin margin",
+        "sapgd50-relu-twin-margin",
+        "SA-PGD-50, ReLU twin, margin loss",
         sapgd,
         {"steps": 50, "loss": "margin"},
         ReLUTwin(),

@@ -77,7 +77,8 @@ class MPPD(Adversary):
     formula: ClassVar[str] = "L + rho mean e^2 (l2) or |e| (l1), e[t] = decay e[t-1] + I - I'"
     source: ClassVar[str] = "ICML 2024; ICLR 2026"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-60 pulled 20 margin",
+        "sapgd60-threshold-first20-margin",
+        "SA-PGD-60, 20 steps threshold first, margin loss",
         sapgd,
         {"steps": 60, "loss": "margin"},
         ThresholdFirst(pull=20),
@@ -145,7 +146,8 @@ class ShiftGuard(Adversary):
     formula: ClassVar[str] = "L + lambda sum_l mean max(0, m_c - sign(u) u')"
     source: ClassVar[str] = "ours"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-60 pulled 30 ce",
+        "sapgd60-threshold-first30",
+        "SA-PGD-60, 30 steps threshold first",
         sapgd,
         {"steps": 60},
         ThresholdFirst(pull=30),

@@ -42,7 +42,8 @@ class FittedSurrogate(Defense):
     formula: ClassVar[str] = "sharpness = 1 / (reach mean |u|)"
     source: ClassVar[str] = "ours"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 own towards 3",
+        "sapgd50-own-targeted3",
+        "SA-PGD-50, own gradient, 3 target classes",
         targeted,
         {"rule": "sapgd", "steps": 50, "targets": 3, "loss": "margin"},
         Own(),

@@ -34,7 +34,8 @@ class SR(Defense):
     formula: ClassVar[str] = "L + w mean ((f(x + h v) - f(x)) / h)^2"
     source: ClassVar[str] = "Liu et al., ICML 2024"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-100 Atan(4) margin",
+        "sapgd100-atan4-margin",
+        "SA-PGD-100, Atan(4), margin loss",
         sapgd,
         {"steps": 100, "loss": "margin"},
         SwapSurrogate(Atan(4.0)),

@@ -38,7 +38,8 @@ class InputNoise(Defense):
     formula: ClassVar[str] = "x_t = x + sigma N(0, 1)"
     source: ClassVar[str] = "after RSC-SNN, ACM MM 2024"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-40 EOT 20 ASSG ce",
+        "sapgd40-eot20-assg",
+        "SA-PGD-40, EOT 20, ASSG",
         sapgd,
         {"steps": 40},
         EOT(20, ASSG(start_from_first=True)),
@@ -82,7 +83,8 @@ class InputQuantization(Defense):
     formula: ClassVar[str] = "floor(x (k - 1) + U) / (k - 1)"
     source: ClassVar[str] = "common"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-40 EOT 20 unlocked margin",
+        "sapgd40-eot20-bpda-margin",
+        "SA-PGD-40, EOT 20, BPDA, margin loss",
         sapgd,
         {"steps": 40, "loss": "margin"},
         EOT(20, BPDA(Atan(4.0))),
@@ -129,7 +131,8 @@ class FEEL(Defense):
     formula: ClassVar[str] = "x_t = IFFT(M_t FFT(x)); H = leak[t] V + I"
     source: ClassVar[str] = "Xu et al., NeurIPS 2024"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 ASSG every step margin",
+        "sapgd50-assg-per-step-margin",
+        "SA-PGD-50, ASSG, per-step margin loss",
         sapgd,
         {"steps": 50, "loss": "margin"},
         PerStep(ASSG(start_from_first=True)),

@@ -89,7 +89,8 @@ class MPDSGR(Defense):
     formula: ClassVar[str] = "L + eta mean [Phi((mu + g)/s) - Phi((mu - g)/s)]"
     source: ClassVar[str] = "arXiv 2511.12199"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-40 pulled to 1 Atan(1)",
+        "sapgd40-threshold-first-wide",
+        "SA-PGD-40, threshold first, width 1, Atan(1)",
         sapgd,
         {"steps": 40},
         ThresholdFirst(width=1.0, surrogate=Atan(1.0)),

@@ -38,7 +38,8 @@ class StoG(Defense):
     formula: ClassVar[str] = "s <- s b, b ~ Bernoulli(p); L + gamma sum p^2 / 2"
     source: ClassVar[str] = "Ding et al., AAAI 2024"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-40 EOT 20 ASSG margin",
+        "sapgd40-eot20-assg-margin",
+        "SA-PGD-40, EOT 20, ASSG, margin loss",
         sapgd,
         {"steps": 40, "loss": "margin"},
         EOT(20, ASSG(start_from_first=True)),
@@ -123,7 +124,8 @@ class DLIF(Defense):
     formula: ClassVar[str] = "H = decay V + p[t] I[t]"
     source: ClassVar[str] = "Ding et al., ICML 2024"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-100 ASSG atan 0.435 seen margin",
+        "sapgd100-assg-atan0.435-first-margin",
+        "SA-PGD-100, ASSG atan 0.435, margin loss",
         sapgd,
         {"steps": 100, "loss": "margin"},
         ASSG(0.435, Atan(), True),
@@ -179,7 +181,8 @@ class RandHet(Defense):
     formula: ClassVar[str] = "H = sigmoid(r) V + (1 - sigmoid(r)) I, r ~ N(0, sigma^2)"
     source: ClassVar[str] = "iScience 2025"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-30 EOT 40 ASSG margin",
+        "sapgd30-eot40-assg-margin",
+        "SA-PGD-30, EOT 40, ASSG, margin loss",
         sapgd,
         {"steps": 30, "loss": "margin"},
         EOT(40, ASSG(start_from_first=True)),
@@ -230,7 +233,8 @@ class HoSNN(Defense):
     formula: ClassVar[str] = "theta <- theta + rate (H - H*)"
     source: ClassVar[str] = "arXiv 2308.10373"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-50 BPTR margin",
+        "sapgd50-bptr-margin",
+        "SA-PGD-50, BPTR, margin loss",
         sapgd,
         {"steps": 50, "loss": "margin"},
         BPTR(),

@@ -51,7 +51,8 @@ class RAT(Defense):
     formula: ClassVar[str] = "W <- (1 + beta) W - beta W W^T W after every step"
     source: ClassVar[str] = "Ding et al., NeurIPS 2022"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-100 x 3 ASSG triangle 1.6 ce",
+        "sapgd100x3-assg-triangle1.6",
+        "SA-PGD-100 x 3, ASSG triangle 1.6",
         sapgd,
         {"steps": 100, "loss": "ce", "restarts": 3},
         ASSG(1.6, Triangle()),
@@ -113,7 +114,8 @@ class DSD(Defense):
     formula: ClassVar[str] = "G <- G - s1 u1 v1^T"
     source: ClassVar[str] = "ICLR 2026"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "SA-PGD-20 ASSG towards 9",
+        "sapgd20-assg-targeted9",
+        "SA-PGD-20, ASSG, 9 target classes",
         targeted,
         {"rule": "sapgd", "steps": 20, "targets": 9, "loss": "margin"},
         ASSG(),
@@ -248,7 +250,8 @@ class EarlyStopping(Defense):
     formula: ClassVar[str] = "max over epochs of validation accuracy under ASSG + SA-PGD-20"
     source: ClassVar[str] = "ours in this form"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "APGD-50 unlocked towards 3",
+        "apgd50-bpda-targeted3",
+        "APGD-50, BPDA, 3 target classes",
         targeted,
         {"steps": 50, "targets": 3},
         BPDA(Atan(4.0)),

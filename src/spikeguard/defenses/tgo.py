@@ -32,7 +32,8 @@ from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Atan
 
 NOISE_FREE = AdaptiveAttack(
-    "PGD-20 noise-free copy",
+    "pgd20-noise-free",
+    "PGD-20, noise-free copy",
     pgd,
     {"steps": 20, "restarts": 1, "loss": "ce"},
     NoiseFree(Atan(4.0)),

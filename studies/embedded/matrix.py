@@ -14,6 +14,7 @@ from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.defenses.crafting import ADVERSARY as ADVERSARY
 from spikeguard.gradients import BPDA
 from spikeguard.surrogates import Atan
+from spikeguard.sweep.cells import Cell
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.recipes import DEMO_GUARD, recipe
 
@@ -22,7 +23,8 @@ FRONTIER, BEST, CONFIRMING, FRESH = (4, 8, 12, 20, 25), 5, 5, 100
 MORE: tuple[Member, ...] = (member_of(SHARPEST), member_of(THRESHOLD_FIRST))
 """Every network meets these beside the suite, so that all rows stand under the same attacks."""
 BPDA_40 = AdaptiveAttack(
-    "SA-PGD-40 unlocked margin",
+    "sapgd40-bpda-margin",
+    "SA-PGD-40, BPDA, margin loss",
     sapgd,
     {"steps": 40, "loss": "margin"},
     BPDA(Atan(4.0)),
@@ -112,7 +114,7 @@ AMONG_FRONTIER: tuple[Key, ...] = (("AT", "none"), ("regimes", "TRADES"))
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """How large the study is.
 
     ``seeds`` a network, ``epochs`` of training, attacked images in validation and on test images.
@@ -124,26 +126,7 @@ class Settings:
     scored_on: int = 200
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One network of the study."""
-
-    group: str
-    row: str
-    seed: int
-    recipe: Recipe
-
-    @property
-    def key(self) -> Key:
-        return self.group, self.row
-
-    @property
-    def name(self) -> str:
-        text = f"{self.group} {self.row} {self.seed}"
-        return "".join(c if c.isalnum() else "-" for c in text.lower())
-
-
-def cells(settings: Settings, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
+def cells(settings: StudySettings, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
     """All networks, the first seed of all before the second of any."""
     base = replace(recipe("vanilla"), epochs=settings.epochs)
     at = d.AT(**ADVERSARY)
@@ -169,11 +152,15 @@ def cells(settings: Settings, seeds: Sequence[int] | None = None) -> Iterator[Ce
                 yield cell("AT", row, (at, *chosen))
 
 
-def adaptive(defense: Defense) -> AdaptiveAttack:
-    """The attack that audits of the study run because of a defense, since its first row; equal for all rows.
+def adaptive_attacks(recipe: Recipe) -> tuple[AdaptiveAttack, ...]:
+    """The attacks that audits of the study run because of a recipe's defenses, since its first row.
 
     Audits of single networks run ``defense.adaptive_attacks()`` instead.
     """
+    return tuple(map(_adaptive, recipe.defenses))
+
+
+def _adaptive(defense: Defense) -> AdaptiveAttack:
     if isinstance(defense, (d.TGO, d.MPDSGR, d.ShiftGuard, d.FirstLayerGuard)):
         return THRESHOLD_FIRST
     return BPDA_40 if isinstance(defense, d.InputQuantization) else SHARPEST
