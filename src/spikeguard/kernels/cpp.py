@@ -115,7 +115,7 @@ class _Layer:
             self.own |= {"rate": dense(rate, self.shape), "goal": dense(goal, self.shape)}
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0
-        self.args.reach = mode.reach
+        self.args.reach = mode.noise_band
         self.flags = {
             "STEPS": mode.timesteps,
             "CONSTANT": int(self.constant),
