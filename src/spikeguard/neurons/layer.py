@@ -161,7 +161,14 @@ def _steps(current: Tensor, timesteps: int | None) -> int:
 
 
 class LIF(Spiking):
-    """Leaky integrate-and-fire layer; the arguments of ``Neuron``, and ``noise``."""
+    """Leaky integrate-and-fire layer, ``current [T, N, ...] -> spikes [T, N, ...]``.
+
+    The arguments are those of ``Neuron``, and ``noise``. Raises UserError on a value that is not allowed.
+
+    >>> current = torch.tensor([0.6, 0.6, 0.6, 0.6]).view(4, 1, 1)
+    >>> sg.LIF(decay=1.0)(current).flatten()
+    tensor([0., 1., 0., 1.])
+    """
 
     kind: Literal["lif", "if", "plif"] = "lif"
 
@@ -183,15 +190,24 @@ class LIF(Spiking):
 
 
 class IF(LIF):
-    """Integrate-and-fire layer: no leak."""
+    """Integrate-and-fire layer, ``current [T, N, ...] -> spikes [T, N, ...]``: no leak.
+
+    >>> sg.IF(threshold=1.5)(torch.ones(4, 1, 1)).flatten()
+    tensor([0., 1., 0., 1.])
+    """
 
     kind = "if"
 
 
 class PLIF(LIF):
-    """Leaky layer whose decay is learned (``sigmoid`` of a parameter); ``decay`` is its start.
+    """Leaky layer that learns its decay, the ``sigmoid`` of a parameter; ``decay`` in (0, 1) is its start.
 
-    Fang et al., ICCV 2021.
+    Fang et al., "Incorporating learnable membrane time constant", ICCV 2021.
+
+    >>> layer = sg.PLIF(decay=0.5)
+    >>> layer(torch.ones(4, 1, 1)).sum().backward()
+    >>> layer.decay_logit.grad is not None
+    True
     """
 
     kind = "plif"
