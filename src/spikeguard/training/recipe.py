@@ -22,8 +22,9 @@ class Recipe:
     own logits, 'tet' 0.999 of the latter and 0.001 of the logits' mean squared distance from 1 (Deng et al.,
     ICLR 2022). The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls
     to 0 by cosine; SGD with Nesterov momentum, weight decay on matrices only. ``precision`` 'bfloat16' is
-    autocast; potentials stay float32. ``checkpoint`` keeps only what lies between blocks and computes the
-    rest again in the backward pass: less memory, same bits. UserError names a field that is out of range.
+    autocast; potentials stay float32. 'auto' picks by machine and network size, and the record holds the
+    pick. ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass:
+    less memory, same bits. UserError names a field that is out of range.
 
     >>> recipe = sg.Recipe(network="vgg11", defenses=(sg.AT(eps=8 / 255), sg.TGO()))
     >>> sg.Recipe.of(recipe.values()) == recipe
@@ -64,8 +65,8 @@ class Recipe:
     """Nesterov momentum of SGD."""
     weight_decay: float = 5e-4
     """Weight decay of weight matrices."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the layers between neurons; potentials stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of the layers between neurons; auto picks by machine and network size."""
     channels_last: bool = True
     """Keep images and activations in memory with channels last."""
     checkpoint: bool = False
@@ -77,7 +78,10 @@ class Recipe:
         for name, low in (("timesteps", 1), ("epochs", 1), ("batch_size", 2)):
             if getattr(self, name) < low:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must be at least {low}")
-        for name, allowed in (("loss", ("mean", "per_step", "tet")), ("precision", ("float32", "bfloat16"))):
+        for name, allowed in (
+            ("loss", ("mean", "per_step", "tet")),
+            ("precision", ("float32", "bfloat16", "auto")),
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}"
