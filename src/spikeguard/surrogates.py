@@ -91,6 +91,7 @@ class Triangle(Stretched):
     """
 
     width: float = 1.0
+    """Width, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -116,6 +117,7 @@ class Atan(Stretched):
     """
 
     slope: float = 2.0
+    """Slope: the larger, the narrower."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -141,6 +143,7 @@ class Sigmoid(Stretched):
     """
 
     slope: float = 4.0
+    """Slope: the larger, the narrower."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -168,6 +171,7 @@ class Gaussian(Stretched):
     """
 
     sigma: float = 0.5
+    """Standard deviation, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "sigma", self.sigma)
@@ -192,6 +196,7 @@ class Rectangle(Stretched):
     """
 
     width: float = 1.0
+    """Width, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -216,7 +221,9 @@ class Exponential(Surrogate):
     """
 
     slope: float = 2.0
+    """Slope: the larger, the narrower."""
     height: float = 1.0
+    """Value at the threshold."""
 
     @property
     def sharpness(self) -> float:  # type: ignore[override]

@@ -34,6 +34,10 @@ class Conversion(Defense):
     neurons directly. With ``AT`` both halves are trained on adversaries. The scale of each layer is learned
     by the batch norm before it, channel by channel: a learned threshold is the same parameter. After Bu et
     al., ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
+
+    >>> sg.defenses.Conversion(share=0.0).prepare(net)
+    >>> {layer.spec.reset for layer in net.modules() if hasattr(layer, "spec")}
+    {'soft'}
     """
 
     idea: ClassVar[str] = "a quantized ANN first, then spikes"
@@ -81,6 +85,10 @@ class ANNTwin(Defense):
     """No defense but a yardstick: ReLU in place of the neurons, in one step.
 
     Layers, training and passes are those of the spiking network.
+
+    >>> sg.defenses.ANNTwin().prepare(net)
+    >>> net.timesteps, net(x).shape
+    (1, torch.Size([6, 10]))
     """
 
     idea: ClassVar[str] = "no defense, a yardstick: the same layers without spikes"

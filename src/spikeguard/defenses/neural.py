@@ -32,6 +32,10 @@ class StoG(Defense):
     The backward pass sees the concrete relaxation at ``temperature``; a prior ``gamma sum p^2 / 2`` acts over
     the first ``prior_share`` of the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random
     at test: scored as a mean over draws. Ding et al., AAAI 2024.
+
+    >>> sg.defenses.StoG().prepare(net)
+    >>> net(x).shape, sg.defenses.StoG().is_random()
+    (torch.Size([6, 10]), True)
     """
 
     idea: ClassVar[str] = "learned random gates behind neurons"
@@ -175,6 +179,10 @@ class RandHet(Defense):
 
     Drawn at every time step or once a pass. Random at test, too: scored as a mean over draws. iScience 2025
     (published with threshold 0.5: set the recipe's).
+
+    >>> sg.defenses.RandHet().prepare(net)
+    >>> bool((net(x) == net(x)).all())  # every pass draws other decays
+    False
     """
 
     idea: ClassVar[str] = "random decays"
@@ -227,6 +235,10 @@ class HoSNN(Defense):
     is read on clean images; from then on thresholds move. The published method records H* in a network
     trained before, on clean images alone, and reads out a synaptic trace; the gradient goes through the
     thresholds here, in training and in attacks. arXiv 2308.10373.
+
+    >>> sg.defenses.HoSNN(rate=0.1).prepare(net)
+    >>> sum("rate" in name for name, _ in net.named_parameters()) > 0  # learned per neuron
+    True
     """
 
     idea: ClassVar[str] = "thresholds that hold potentials where they were"
