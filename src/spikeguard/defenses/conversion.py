@@ -35,8 +35,9 @@ class Conversion(Defense):
     by the batch norm before it, channel by channel: a learned threshold is the same parameter. After Bu et
     al., ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
 
-    >>> sg.defenses.Conversion(share=0.0).prepare(net)
-    >>> {layer.spec.reset for layer in net.modules() if hasattr(layer, "spec")}
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.Conversion(share=0.0).prepare(own)
+    >>> {layer.spec.reset for layer in own.modules() if hasattr(layer, "spec")}
     {'soft'}
     """
 
@@ -86,8 +87,9 @@ class ANNTwin(Defense):
 
     Layers, training and passes are those of the spiking network.
 
-    >>> sg.defenses.ANNTwin().prepare(net)
-    >>> net.timesteps, net(x).shape
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.ANNTwin().prepare(own)
+    >>> own.timesteps, own(x).shape
     (1, torch.Size([6, 10]))
     """
 

@@ -33,8 +33,9 @@ class StoG(Defense):
     the first ``prior_share`` of the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random
     at test: scored as a mean over draws. Ding et al., AAAI 2024.
 
-    >>> sg.defenses.StoG().prepare(net)
-    >>> net(x).shape, sg.defenses.StoG().is_random()
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.StoG().prepare(own)
+    >>> own(x).shape, sg.defenses.StoG().is_random()
     (torch.Size([6, 10]), True)
     """
 
@@ -180,8 +181,9 @@ class RandHet(Defense):
     Drawn at every time step or once a pass. Random at test, too: scored as a mean over draws. iScience 2025
     (published with threshold 0.5: set the recipe's).
 
-    >>> sg.defenses.RandHet().prepare(net)
-    >>> bool((net(x) == net(x)).all())  # every pass draws other decays
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.RandHet().prepare(own)
+    >>> bool((own(x) == own(x)).all())  # every pass draws other decays
     False
     """
 
@@ -236,8 +238,9 @@ class HoSNN(Defense):
     trained before, on clean images alone, and reads out a synaptic trace; the gradient goes through the
     thresholds here, in training and in attacks. arXiv 2308.10373.
 
-    >>> sg.defenses.HoSNN(rate=0.1).prepare(net)
-    >>> sum("rate" in name for name, _ in net.named_parameters()) > 0  # learned per neuron
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.HoSNN(rate=0.1).prepare(own)
+    >>> sum("rate" in name for name, _ in own.named_parameters()) > 0  # learned per neuron
     True
     """
 

@@ -58,7 +58,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: the network in eval mode, its folder (None if not kept), the record."""
+    """A finished training: the network in eval mode, its folder (None if not kept), the record.
+
+    >>> sg.training.Run(net, None, {"kind": "training"}).net(x).shape
+    torch.Size([6, 10])
+    """
 
     net: Classifier
     path: Path | None
