@@ -137,8 +137,8 @@ def _audit(given: argparse.Namespace, name: str) -> int:
             index=target.test.index,
             stop=stop,
         )
-    asked = {"data_dir": given.data_dir, "images": given.images or EFFORTS[given.effort]}
-    record = save({**target.about, **done.record, "asked": asked}, done.witnesses, out / RECORD)
+    origin = {"data_dir": given.data_dir, "images": given.images or EFFORTS[given.effort]}
+    record = save({**target.about, **done.record, "asked": origin}, done.witnesses, out / RECORD)
     checked = _in_fresh_process(out / RECORD, given)
     record = confirmed(record, checked)
     write_json(out / RECORD, record)
