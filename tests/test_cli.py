@@ -125,7 +125,7 @@ BAD = [
     (["attack", "RUN", "--eps", "8"], "'8' must lie in [0, 1], such as 8/255"),
     (["attack", "RUN", "--attack", "cw"], "cw works under --norm l2, not under linf"),
     (["attack", "RUN", "--attack", "apdg"], "unknown attack 'apdg' (did you mean 'apgd'?"),
-    (["attack", "RUN", "--norm", "l3"], "did you mean 'l1'?"),
+    (["attack", "RUN", "--norm", "linv"], "did you mean 'linf'?"),
     (["attack", "RUN", "--attack", "fgsm", "--steps", "3"], "targeted, fab and cw, not for fgsm"),
     (["attack", "RUN", "--attack", "square", "--surrogate", "atan"], "--surrogate is for fgsm, rfgsm, bim"),
     (["attack", "RUN", "--surrogate", "atn"], "unknown surrogate 'atn' (did you mean 'atan'?"),

@@ -205,11 +205,11 @@ def _find(name: str, file: str, digest: str, source: Source, places: list[Path])
                 content = read()
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 raise UserError(
-                    f"{path} cannot be read ({error}): it is truncated or altered; delete it and download it again"
+                    f"{path} cannot be read ({error}): it is truncated or altered; download it again"
                 ) from error
             if hashlib.sha256(content).hexdigest() != digest:
                 raise UserError(
-                    f"{path} is truncated or altered (wrong checksum of {file}): delete it and download it again"
+                    f"{path} is truncated or altered (wrong checksum of {file}): download it again"
                 )
             return content
     where = " or ".join(str(p) for p in places)

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from spikeguard.errors import UserError, unknown
+from spikeguard.errors import UserError
+from spikeguard.errors import unknown as unknown_name
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.small import init_kaiming, small
 from spikeguard.networks.vgg import vgg11
@@ -40,7 +41,7 @@ def build(
     with H and W at least 8.
     """
     if network not in NETWORKS:
-        raise unknown("network", network, NETWORKS, "build: ")
+        raise unknown_name("network", network, NETWORKS, "build: ")
     if encoding != "direct":
         raise UserError(f"build: unknown encoding {encoding!r} (known: direct)")
     if timesteps < 1:
