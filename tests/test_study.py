@@ -12,6 +12,9 @@ import pytest
 import torch
 from conftest import little_recipe
 from rows import told
+from spikeguard.study import matrix, ranking, sweep
+from spikeguard.study.matrix import Cell, Settings
+from spikeguard.study.pages import page
 
 import spikeguard as sg
 from spikeguard.auditing import suite
@@ -19,9 +22,6 @@ from spikeguard.cli.main import main
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.files import read_json
-from spikeguard.study import matrix, ranking, sweep
-from spikeguard.study.matrix import Cell, Settings
-from spikeguard.study.pages import page
 from spikeguard.training.loop import train
 from spikeguard.training.recipes import recipe
 

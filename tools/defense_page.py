@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from spikeguard.study.frontier import grouped, whole
+from spikeguard.study.pages import page as study_page
+from spikeguard.study.picture import picture
 
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records.files import SCHEMA, read_json, write_json
 from spikeguard.runtime.machine import machine
-from spikeguard.study.frontier import grouped, whole
-from spikeguard.study.pages import page as study_page
-from spikeguard.study.picture import picture
 from spikeguard.training.loop import _Trainer
 from spikeguard.training.recipes import recipe
 

@@ -14,6 +14,7 @@ from spikeguard.errors import UserError, unknown
 if TYPE_CHECKING:
     from spikeguard.auditing.suite import Member
     from spikeguard.cli.target import Target
+    from spikeguard.records.schema import AttackRecord
     from spikeguard.surrogates import Surrogate
 
 Settings = dict[str, Any]
@@ -106,10 +107,10 @@ def run(arguments: list[str]) -> int:
     out = given.out or _default_file(given, settings)
     entry = _attack(target, member, settings, out, given)
     if given.json:
-        common.print_json(entry)
+        common.print_json(entry.to_json())
     else:
-        _show(entry, member.name, out, given)
-    return 1 if any(f["level"] == "error" for f in entry["flags"]) else 0
+        _show(entry, member.title, out, given)
+    return 1 if entry.errors else 0
 
 
 def _list() -> int:
@@ -226,10 +227,10 @@ def _default_file(given: argparse.Namespace, settings: Settings) -> Path:
 
 def _attack(
     target: Target, member: Member, settings: Settings, out: Path, given: argparse.Namespace
-) -> dict[str, Any]:
+) -> AttackRecord:
     """Run the attack; returns its record as written."""
-    from spikeguard.auditing import run as runner
     from spikeguard.auditing.record import attack_record, save, weights
+    from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle
     from spikeguard.auditing.state import digest
     from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c
@@ -243,7 +244,7 @@ def _attack(
     x, y = target.test.pixels(), target.test.y
     threat = THREATS[given.norm](given.eps)
     conditions = {
-        "attack": member.name,
+        "attack": member.id,
         "threat": [given.norm, given.eps],
         "seed": given.seed,
         "eot": given.eot,
@@ -252,48 +253,44 @@ def _attack(
         "model": weights(target.model),
     }
     with common.progress() as shown, exact(), ctrl_c() as stop:
-        task = runner.Task(
+        task = Task(
             target.model,
             x,
             y,
             threat,
             [member],
-            given.seed,
             target.test.index,
-            given.batch_size,
-            draws=given.eot,
-            tell=shown.show,
-            store=(state_file, conditions),
-            stop=stop,
+            Plan(given.seed, given.batch_size, given.eot),
+            Session(shown.show, (state_file, conditions), stop),
         )
-        state = runner.run(task)
-        witnesses = runner.settle(task, state)
-    if member.name in state.failed:
+        state = run_suite(task)
+        witnesses = settle(task, state)
+    if member.id in state.failed:
         state_file.unlink(missing_ok=True)
-        raise UserError(f"attack: {state.failed[member.name]}")
-    about = {**target.about, "attack": given.attack, "settings": settings}
-    entry = save(attack_record(task, state, about), witnesses, out)
+        raise UserError(f"attack: {state.failed[member.id]}")
+    record = attack_record(task, state, given.attack, dict(settings), target.origin)
+    entry = save(record, witnesses, out)
     state_file.unlink(missing_ok=True)
     return entry
 
 
-def _show(entry: dict[str, Any], title: str, out: Path, given: argparse.Namespace) -> None:
+def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace) -> None:
     rows = []
-    for name, accuracy in (("clean", entry["clean"]), (title, entry["worst_case"])):
-        low, high = accuracy["interval"]
-        rows.append([name, f"{100 * accuracy['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"])
+    for name, accuracy in (("clean", entry.clean), (title, entry.worst_case)):
+        between = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+        rows.append([name, f"{100 * accuracy.value:.1f}", between])
     size = common.budget(given.norm, given.eps)
     common.table(
-        f"{given.target}, {entry['images']} test images, {given.norm} eps {size}",
+        f"{given.target}, {entry.images} test images, {given.norm} eps {size}",
         ["", "accuracy, %", "95 % interval"],
         rows,
     )
-    if entry["random_model"]:
+    if entry.random_model:
         print(
-            f"the network is random at inference: scored by the {entry['scored_by']}; --eot averages its "
+            f"the network is random at inference: scored by the {entry.scored_by}; --eot averages its "
             "gradients"
         )
     print("robust accuracy is at most this: a stronger attack can only lower it")
-    common.print_flags(entry["flags"])
+    common.print_flags(entry.flags)
     print(f"wrote {out} and its witnesses")
     print(f"next: spikeguard audit {given.target} (the network may hide from this attack)")

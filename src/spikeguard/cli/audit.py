@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.errors import UserError
 
+if TYPE_CHECKING:
+    from spikeguard.records.schema import AuditRecord, MemberRow
+
 DEFAULT_EFFORT = "standard"  # as that of spikeguard.audit
-USUAL: list[Any] = [None, 0, [], 250, None]  # images, seed, networks to transfer from, batch size, data
-LONGEST = 3600  # seconds for the check in a fresh process
+USUAL: list[object] = [None, 0, [], 250, None]  # images, seed, networks to transfer from, batch size, data
 OLD_MODES = {"--verify": "verify", "--merge": "merge", "--compare": "compare"}
 """Modes of ``audit`` in 0.1 that are verbs now."""
 
@@ -105,10 +105,8 @@ def _old_mode(arguments: list[str]) -> int | None:
 def _audit(given: argparse.Namespace, name: str) -> int:
     common.start(given.threads)
     from spikeguard.auditing.audit import RECORD, STATE, audit
-    from spikeguard.auditing.record import confirmed, save
     from spikeguard.auditing.suite import EFFORTS
     from spikeguard.cli.target import find
-    from spikeguard.records.files import write_json
     from spikeguard.report.audit_page import write_page
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
@@ -136,18 +134,14 @@ def _audit(given: argparse.Namespace, name: str) -> int:
             progress=shown.show,
             index=target.test.index,
             stop=stop,
+            origin=target.origin,
         )
-    origin = {"data_dir": given.data_dir, "images": given.images or EFFORTS[given.effort]}
-    record = save({**target.about, **done.record, "asked": origin}, done.witnesses, out / RECORD)
-    checked = _in_fresh_process(out / RECORD, given)
-    record = confirmed(record, checked)
-    write_json(out / RECORD, record)
-    pictures = write_page(record, x, y, done.witnesses, threat, out / "index.html")
+    page = write_page(done.record, x, y, done.witnesses, threat, out / "index.html")
     if given.json:
-        common.print_json(record)
+        common.print_json(done.record.to_json())
     else:
-        _show(record, out, pictures)
-    return 0 if done.reliable and checked["held"] else 1
+        _show(done.record, out / RECORD, page)
+    return 0 if done.reliable else 1
 
 
 def _default_folder(given: argparse.Namespace, name: str) -> Path:
@@ -161,67 +155,36 @@ def _default_folder(given: argparse.Namespace, name: str) -> Path:
     return folder_of(name) / "audits" / f"{given.effort}-{given.norm}-{size}{which}"
 
 
-def _in_fresh_process(path: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """What another process, which loads the model and the images again, says of the record.
-
-    That it fails is an answer, too.
-    """
-    from spikeguard.records.files import read_json
-
-    def failed(reason: str) -> dict[str, Any]:
-        return {"held": False, "witnesses": 0, "wrong": [reason]}
-
-    with TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-P", "-m", "spikeguard", "verify", f"--out={answer}", str(path)]
-        command += [
-            f"--{k.replace('_', '-')}={v}"
-            for k in ("data_dir", "device", "threads")
-            if (v := getattr(given, k))
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
-            (row,) = read_json(answer)["verified"]
-        except subprocess.TimeoutExpired:
-            return failed(f"no answer within {LONGEST} s: run spikeguard verify {path}")
-        except UserError:  # no answer: it ended before it had one
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            return failed(f"it ended with exit code {done.returncode}: {last}")
-    return {"held": row["ok"], "witnesses": row["held"], "wrong": row["wrong"]}
-
-
-def _show(record: dict[str, Any], out: Path, page: Path) -> None:
-    ((norm, eps),) = record["threat"].items()
+def _show(record: AuditRecord, file: Path, page: Path) -> None:
+    eps = record.threat.eps
+    size = "one budget for each image" if isinstance(eps, tuple) else common.budget(record.threat.norm, eps)
     common.table(
-        f"{record['target']}, {record['images']} images, {norm} {common.budget(norm, eps)}",
-        ["attack", "family", "met", "broke first", "no other family", "alone, %", "after it, %", "s"],
-        [_row(member) for member in record["members"]],
+        f"{record.origin.target}, {record.images} images, {record.threat.norm} {size}",
+        ["attack", "family", "attempted", "first", "only this family", "alone, %", "after it, %", "s"],
+        [_row(member) for member in record.members],
     )
-    common.print_flags(record["flags"])
-    clean = record["clean"]
-    print(f"\nclean {100 * clean['accuracy']:.1f} %; robust accuracy {record['verdict']}")
-    checked = record["verified_in_fresh_process"]
-    what = "inputs rescored" if record["random_model"] else "witnesses checked"
-    print(
-        f"{checked['witnesses']} {what} in a fresh process: "
-        f"{'they all hold' if checked['held'] else '; '.join(checked['wrong'])}"
-    )
-    print(f"wrote {page} (open it in a browser), {out / 'audit.json'} and its witnesses")
+    common.print_flags(record.flags)
+    print(f"\nclean {100 * record.clean.value:.1f} %; robust accuracy {record.verdict}")
+    if (check := record.fresh_process) is not None:
+        what = "inputs scored again" if record.random_model else "witnesses checked"
+        found = "they all hold" if check.held else "; ".join(check.wrong)
+        print(f"{check.witnesses} {what} in a fresh process: {found}")
+    print(f"wrote {page} (open it in a browser), {file} and its witnesses")
     longer = {
         "quick": ", or --effort standard for a number to publish",
         "standard": ", or --effort full for the last word",
     }
-    print(f"next: spikeguard verify {out / 'audit.json'}{longer.get(record['suite']['effort'], '')}")
+    print(f"next: spikeguard verify {file}{longer.get(record.suite.effort, '')}")
 
 
-def _row(member: dict[str, Any]) -> list[str]:
+def _row(member: MemberRow) -> list[str]:
     return [
-        member["name"],
-        member["family"],
-        str(member["met"]),
-        str(member["first"]),
-        str(member["only this family"]),
-        f"{100 * member['alone']['accuracy']:.1f}" if "alone" in member else "",
-        "" if member["after"] is None else f"{100 * member['after']:.1f}",
-        f"{member.get('seconds', 0):.1f}",
+        member.title,
+        member.family,
+        str(member.attempted),
+        str(member.first_by),
+        str(member.only_this_family),
+        "" if member.alone is None else f"{100 * member.alone.value:.1f}",
+        "" if member.after is None else f"{100 * member.after:.1f}",
+        f"{member.seconds:.1f}",
     ]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from spikeguard.records.schema import Flag
+
 LINE_EVERY = 30.0  # seconds between lines about the same stage in a log
 SPEED_OVER = 1800.0  # seconds over which an ETA averages the speed: steps may take minutes
 THREADS_PER_CORE = 4  # beyond this torch only gets slower, and at some thousand threads it aborts
@@ -288,10 +290,10 @@ def print_json(record: Mapping[str, object]) -> None:
     print(json.dumps(plain(record), indent=1, allow_nan=False))
 
 
-def print_flags(flags: Iterable[Mapping[str, object]]) -> None:
+def print_flags(flags: Iterable[Flag]) -> None:
     """Print the flags of a record, and where each is explained."""
     for flag in flags:
-        print(printable(f"{flag['level']}: {flag['message']} (spikeguard explain {flag['id']})"))
+        print(printable(f"{flag.level}: {flag.message} (spikeguard explain {flag.id})"))
 
 
 Main = Callable[[list[str]], int]

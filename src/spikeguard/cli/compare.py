@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from spikeguard.cli import common
@@ -28,11 +29,11 @@ def run(arguments: list[str]) -> int:
     first, second = load_records([given.first, given.second])
     result = compare(first, second)
     if given.out:
-        write_json(given.out, result)
+        write_json(given.out, asdict(result))
     if given.json:
-        common.print_json(result)
+        common.print_json(asdict(result))
         return 0
-    print(common.printable(f"{given.first} against {given.second}: {result['says']}"))
+    print(common.printable(f"{given.first} against {given.second}: {result.says}"))
     if given.out:
         print(f"wrote {given.out}")
     print(f"next: spikeguard export {given.first} {given.second} --format latex")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+
+if TYPE_CHECKING:
+    from spikeguard.records.studies import DemoRecord
 
 
 def parser() -> common.Parser:
@@ -39,7 +42,7 @@ def run(arguments: list[str]) -> int:
             demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.show
         )
     if given.json:
-        common.print_json(record)
+        common.print_json(record.to_json())
         return 0
     _show(record)
     for paragraph in reading(record):
@@ -55,28 +58,27 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _show(record: dict[str, Any]) -> None:
+def _show(record: DemoRecord) -> None:
     """The tables of accuracies and of potentials near the threshold."""
-    from spikeguard.report.demo_page import percent, with_interval
+    from spikeguard.report.text import percent, with_interval
 
-    for eps in record["eps"]:
-        members = list(record["networks"][0]["attacks"][eps]["alone"])
+    networks = record.networks
+    for eps in record.eps:
+        titles = [m.title for m in networks[0].attacks[eps].members if m.alone is not None]
         rows = []
-        for n in record["networks"]:
-            a = n["attacks"][eps]
-            rows.append(
-                [n["label"], *(with_interval(t) for t in (a["clean"], *a["alone"].values(), a["worst_case"]))]
-            )
-        title = f"attacked with {eps}: accuracy in % (95 % interval), {record['images']} test images"
-        common.table(title, ["network", "clean", *members, "worst case"], rows)
-    layers = list(record["networks"][0]["neighbors"]["absolute"])
+        for n in networks:
+            a = n.attacks[eps]
+            rows.append([n.label, *(with_interval(v) for v in (a.clean, *a.alone.values(), a.worst_case))])
+        title = f"attacked with {eps}: accuracy in % (95 % interval), {record.images} test images"
+        common.table(title, ["network", "clean", *titles, "worst case"], rows)
+    layers = list(networks[0].neighbors.absolute)
     header = ["network", *(f"layer {k + 1} (std)" for k in range(len(layers))), "mean", "training, s"]
     rows = []
-    for n in record["networks"]:
-        shares = n["neighbors"]
-        both = (f"{percent(shares['absolute'][k])} ({percent(shares['relative'][k])})" for k in layers)
-        rows.append([n["label"], *both, percent(shares["mean"]), f"{n['seconds']:.0f}"])
-    delta = record["delta"]
+    for n in networks:
+        shares = n.neighbors
+        both = (f"{percent(shares.absolute[k])} ({percent(shares.relative[k])})" for k in layers)
+        rows.append([n.label, *both, percent(shares.mean), f"{n.seconds:.0f}"])
+    delta = record.delta
     common.table(
         f"potentials with |u| < {delta}, in % (in brackets: |u| < {delta} times the layer's std)",
         header,

@@ -28,17 +28,17 @@ def run(arguments: list[str]) -> int:
     from spikeguard.runtime.machine import machine
 
     about = machine()
-    instructions = about["instructions"]
+    instructions = list(about.instructions)
     rows = [
         (
             "python",
-            about["versions"]["python"],
+            about.versions["python"],
             "" if sys.version_info >= (3, 11) else "3.11 or later is needed",
         ),
         ("torch", torch.__version__, ""),
         (
             "processor",
-            f"{about['cores']} cores, {torch.get_num_threads()} threads; "
+            f"{about.cores} cores, {torch.get_num_threads()} threads; "
             f"{', '.join(instructions) or 'no wide vectors known'}",
             _bf16(instructions),
         ),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.cli.records import load_records
 
+if TYPE_CHECKING:
+    from spikeguard.records.schema import Record
+
 SUFFIXES = {".csv": "csv", ".tex": "latex", ".md": "markdown", ".txt": "methods"}
 FORMATS = ("csv", "latex", "markdown", "methods")
-Records = Sequence[dict[str, Any]]
 
 
 def parser() -> common.Parser:
@@ -39,7 +41,7 @@ def run(arguments: list[str]) -> int:
         made.error(f"--out {given.out} is a folder: name a file")
     records = load_records(given.record)
     if given.json:
-        from spikeguard.auditing.compare import rows
+        from spikeguard.auditing.export import rows
 
         header, table = rows(records)
         common.print_json({"rows": [dict(zip(header, row, strict=True)) for row in table]})
@@ -56,19 +58,19 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _writers() -> dict[str, Callable[[Records], str]]:
-    from spikeguard.auditing import compare
+def _writers() -> dict[str, Callable[[Sequence[Record]], str]]:
+    from spikeguard.auditing import export
 
     return {
-        "csv": compare.as_csv,
-        "latex": compare.as_latex,
+        "csv": export.as_csv,
+        "latex": export.as_latex,
         "markdown": _as_markdown,
-        "methods": lambda records: "\n\n".join(compare.methods(record) for record in records) + "\n",
+        "methods": lambda records: "\n\n".join(export.methods(record) for record in records) + "\n",
     }
 
 
-def _as_markdown(records: Records) -> str:
-    from spikeguard.auditing.compare import rows
+def _as_markdown(records: Sequence[Record]) -> str:
+    from spikeguard.auditing.export import rows
 
     header, table = rows(records)
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *table]

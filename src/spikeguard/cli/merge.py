@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spikeguard.cli import common
-from spikeguard.cli.records import load_records
+from spikeguard.cli.records import record_file
 
 
 def parser() -> common.Parser:
@@ -24,13 +24,11 @@ def run(arguments: list[str]) -> int:
     given = made.read(arguments)
     if given.out is None or given.out.is_dir():
         made.error("merge writes a record: name the file with --out FILE.json")
-    from spikeguard.auditing.compare import merge
-    from spikeguard.records.files import write_json
+    from spikeguard.auditing.merge import merge_files
 
-    merged = merge(load_records(given.record))
-    write_json(given.out, merged)
+    merged = merge_files([record_file(name) for name in given.record], given.out)
     if given.json:
-        common.print_json(merged)
+        common.print_json(merged.to_json())
         return 0
-    print(f"{merged['verdict']}\nwrote {given.out}\nnext: spikeguard export {given.out}")
+    print(f"{merged.verdict}\nwrote {given.out} and its witnesses\nnext: spikeguard verify {given.out}")
     return 0

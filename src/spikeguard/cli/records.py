@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikeguard.errors import UserError
+
+if TYPE_CHECKING:
+    from spikeguard.records.schema import Record
 
 RECORD = "audit.json"
 
@@ -19,8 +22,8 @@ def record_file(name: str) -> Path:
     return path
 
 
-def load_records(names: Sequence[str]) -> list[dict[str, Any]]:
+def load_records(names: Sequence[str]) -> list[Record]:
     """The records; UserError names the first that is missing or damaged."""
-    from spikeguard.records.files import read_json
+    from spikeguard.records.read import read_record
 
-    return [read_json(record_file(name)) for name in names]
+    return [read_record(record_file(name)) for name in names]

@@ -14,17 +14,18 @@ from spikeguard.errors import UserError, nearest
 if TYPE_CHECKING:
     from spikeguard.data.images import Images
     from spikeguard.models import Model
+    from spikeguard.records.schema import Origin
 
 HELP = "a run folder, a weights file or package.module:factory (a function that returns the network)"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A network with the images to judge it on; ``about`` is what a record says of them."""
+    """A network with the images to judge it on, and where both come from."""
 
     model: Model
     test: Images
-    about: dict[str, Any]
+    origin: Origin
 
 
 def find(name: str, images: int | None, data: str | None, data_dir: str | None, device: str | None) -> Target:
@@ -35,6 +36,7 @@ def find(name: str, images: int | None, data: str | None, data_dir: str | None, 
     from torch import nn
 
     from spikeguard.data.sources import NAMES, load_data
+    from spikeguard.records.schema import Origin
     from spikeguard.training.builder import pick_device
     from spikeguard.training.load import load_with_recipe
 
@@ -45,15 +47,15 @@ def find(name: str, images: int | None, data: str | None, data_dir: str | None, 
             raise UserError(
                 f"{name} does not say what it was trained on: name its data with --data ({', '.join(NAMES)})"
             )
-        model, about = _made(name), dict[str, Any](target=name, data=data)
+        model, recipe = _made(name), None
         if isinstance(model, nn.Module):
             model = model.to(place)
     else:
-        model, recipe = load_with_recipe(name, str(place))
-        about = {"target": str(name), "recipe": recipe.values(), "data": data or recipe.data}
-    test = load_data(about["data"], data_dir).test
+        model, loaded = load_with_recipe(name, str(place))
+        data, recipe = data or loaded.data, loaded.values()
+    test = load_data(data, data_dir).test
     test = test if images is None or images >= len(test) else test.balanced(images)
-    return Target(model, test.to(place), {**about, "split": "test"})
+    return Target(model, test.to(place), Origin(name, data, data_dir, "test", images, recipe))
 
 
 def folder_of(name: str) -> Path:

@@ -148,8 +148,8 @@ class _Trainer:
             "path": cpp_build.path(device.type),
             "device": device.type,
             "torch": torch.__version__,
-            "spikeguard": machine()["versions"]["spikeguard"],
-            "instructions": machine()["instructions"],
+            "spikeguard": machine().versions["spikeguard"],
+            "instructions": list(machine().instructions),
         }
 
     def open(self, folder: Path, resume: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from spikeguard import defenses as d
 from spikeguard.auditing.suite import FULL, QUICK, STANDARD, Member
 from spikeguard.defenses import Defense
-from spikeguard.training.recipe import Recipe
+from spikeguard.sweep.cells import Cell
 from spikeguard.training.recipes import DEMO_GUARD, recipe
 
 EPS, LOW = 25 / 255, 8 / 255
@@ -89,7 +89,7 @@ AMONG_FRONTIER: tuple[Key, ...] = (("AT", "none"), ("regimes", "TRADES"))
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """How large the study is.
 
     ``seeds`` a network, ``epochs`` of training, attacked images in validation and on test images.
@@ -101,26 +101,7 @@ class Settings:
     scored_on: int = 200
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One network of the study."""
-
-    group: str
-    row: str
-    seed: int
-    recipe: Recipe
-
-    @property
-    def key(self) -> Key:
-        return self.group, self.row
-
-    @property
-    def name(self) -> str:
-        text = f"{self.group} {self.row} {self.seed}"
-        return "".join(c if c.isalnum() else "-" for c in text.lower())
-
-
-def cells(settings: Settings, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
+def cells(settings: StudySettings, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
     """All networks, the first seed of all before the second of any."""
     base = replace(recipe("vanilla"), epochs=settings.epochs)
     at = d.AT(**ADVERSARY)
