@@ -66,7 +66,7 @@ class Member:
     every sample that its own family has not broken. ``warm``: it starts at the best point so far. ``title``:
     its name for readers; ``key``: what its random numbers depend on beside the seed. Both default to the id.
 
-    >>> mine = sg.Member("pgd-long", "own gradient", sg.pgd, {"steps": 500, "restarts": 2})
+    >>> mine = sg.auditing.Member("pgd-long", "own gradient", sg.pgd, {"steps": 500, "restarts": 2})
     >>> mine.title
     'pgd-long'
     """
