@@ -47,13 +47,13 @@ def parser() -> common.Parser:
 
 def main(arguments: list[str]) -> int:
     """Run the study from the command line; returns the exit code."""
-    given = parser().parse_args(arguments)
+    given = parser().read(arguments)
     common.start(given.threads)
     size = StudySize(given.seeds, given.epochs, given.ranked_on, given.scored_on)
     path, written = given.out / RECORD_NAME, given.out / "embedded.md"
     try:
         with common.progress() as shown, ctrl_c() as stop:
-            context = Context(given.out, load_data("embedded"), given.device, shown.tell, stop)
+            context = Context(given.out, load_data("embedded"), given.device, shown.show, stop)
             record = run(size, context, finish=not given.only_rank, jobs=given.jobs)
     finally:
         if path.exists():

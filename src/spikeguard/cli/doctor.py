@@ -1,4 +1,4 @@
-"""spikeguard doctor"""
+"""``spikeguard doctor``: what this machine has."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from spikeguard.cli import common
 FRAMEWORKS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser(
+def parser() -> common.Parser:
+    return common.Parser(
         "doctor", "What this machine has, which path is used, and what each missing part costs."
     )
-    given = parser.parse_args(arguments)
+
+
+def run(arguments: list[str]) -> int:
+    given = parser().read(arguments)
     common.start(given.threads)
     import torch
 

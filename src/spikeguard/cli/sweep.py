@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
 
     if arguments and not arguments[0].startswith("-") and not arguments[0].endswith(".toml"):
         return study_main(arguments[0])(arguments[1:])
-    given = parser().parse_args(arguments)
+    given = parser().read(arguments)
 
     from spikeguard.errors import UserError
     from spikeguard.runtime.stop import ctrl_c
@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
     out = given.out or Path("runs") / matrix.name
     common.start(given.threads)
     with common.progress() as shown, ctrl_c() as stop:
-        record = sweep(matrix, out, device=given.device, progress=shown.tell, stop=stop, jobs=given.jobs)
+        record = sweep(matrix, out, device=given.device, progress=shown.show, stop=stop, jobs=given.jobs)
     if given.json:
         common.print_json(record.to_json())
         return 0

@@ -10,11 +10,13 @@ over memory of their own.
 ``u = H - threshold`` is what every defense, attack and diagnosis of this project speaks about.
 """
 
+from spikeguard.kernels.mode import Band
 from spikeguard.neurons.layer import IF, LIF, PLIF, Spiking, TapRequest
 from spikeguard.neurons.lookup import frozen_norms, recomputation, seed_noise, spiking
 from spikeguard.neurons.settings import Neuron, Noise
 
 __all__ = [
+    "Band",
     "IF",
     "LIF",
     "PLIF",

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from spikeguard.errors import UserError
+from spikeguard.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 Choices = Mapping[type, Mapping[str, type]]
@@ -34,7 +34,8 @@ def build(kind: type[T], values: Mapping[str, object], where: str, choices: Choi
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := [k for k in values if k not in fields]:
         raise UserError(
-            f"{where}: unknown field {unknown[0]!r} (known: {', '.join(sorted(fields)) or 'none'})"
+            f"{where}: unknown field {unknown[0]!r} ({did_you_mean(unknown[0], fields)}known: "
+            f"{', '.join(sorted(fields)) or 'none'})"
         )
     missing = (dataclasses.MISSING, dataclasses.MISSING)
     if lacking := [
@@ -132,7 +133,8 @@ def _choose(base: type, value: object, where: str, choices: Choices) -> object:
 def _choice(base: type, name: str, fields: object, where: str, choices: Choices) -> object:
     if name not in choices[base]:
         raise UserError(
-            f"{where}: unknown {base.__name__.lower()} {name!r} (known: {', '.join(choices[base])})"
+            f"{where}: unknown {base.__name__.lower()} {name!r} ({did_you_mean(name, choices[base])}known: "
+            f"{', '.join(choices[base])})"
         )
     return build(choices[base][name], _table(fields, f"{where}.{name}"), f"{where}.{name}", choices)
 

@@ -79,3 +79,8 @@ IDS = {old: new for new, old in OLD_NAMES.items()}
 def id_of(name: str) -> str:
     """The id of a member that has an old name; a name of the user's own stays what it is."""
     return IDS.get(name, name)
+
+
+def transfer_key(number: int, network: str) -> str:
+    """What the random numbers of the attack with the gradients of another network depend on."""
+    return f"PGD-40 through network {number} ({network})"

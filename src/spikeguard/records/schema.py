@@ -335,7 +335,7 @@ class AuditRecord(Record):
     first_by: tuple[int, ...]
     right: Outcomes
     machine: Machine
-    origin: Origin = Origin()
+    origin: Origin = field(default_factory=Origin)
     batch_size: int | None = None
     digests: Digests | None = None
     flags: tuple[Flag, ...] = ()
@@ -348,7 +348,7 @@ class AuditRecord(Record):
     second_by: tuple[int, ...] = ()
     right_clean: Outcomes = ()
     index: tuple[int, ...] = ()
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     witnesses: WitnessFile | None = None
     fresh_process: FreshCheck | None = None
     merged_from: tuple[MergedPart, ...] = ()
@@ -390,12 +390,12 @@ class AttackRecord(Record):
     first_by: tuple[int, ...]
     machine: Machine
     right: Outcomes = ()
-    origin: Origin = Origin()
+    origin: Origin = field(default_factory=Origin)
     batch_size: int | None = None
     digests: Digests | None = None
     flags: tuple[Flag, ...] = ()
     index: tuple[int, ...] = ()
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     witnesses: WitnessFile | None = None
 
     @property

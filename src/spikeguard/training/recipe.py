@@ -11,7 +11,7 @@ from typing import Any, Literal
 from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
-from spikeguard.training.settings import build, unbuild
+from spikeguard.training.settings import build, read, unbuild
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Recipe:
     @staticmethod
     def of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         """From plain values; UserError names a wrong field."""
-        return build(Recipe, values, where)
+        return build(Recipe, read(Recipe, values), where)
 
     def values(self) -> dict[str, Any]:
         """Plain values; ``Recipe.of`` gives the same recipe back."""

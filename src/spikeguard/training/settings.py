@@ -1,7 +1,9 @@
-"""Recipes to and from plain values: what ``records.build`` does, with surrogates and defenses by name."""
+"""Recipes to and from plain values: what ``records.build`` does, with surrogates and defenses by name,
+and what people write on the command line."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,6 +13,8 @@ from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.errors import UserError
 from spikeguard.records import build as plain_values
 from spikeguard.surrogates import Surrogate
+from spikeguard.training import describe as description
+from spikeguard.training.describe import FieldHelp
 
 T = TypeVar("T")
 SURROGATES: dict[str, type[Surrogate]] = {
@@ -18,6 +22,11 @@ SURROGATES: dict[str, type[Surrogate]] = {
     for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
 }
 CHOICES: dict[type, Mapping[str, type]] = {Surrogate: SURROGATES, Defense: DEFENSES}
+
+
+ALIASES: dict[str, str] = {"defenses.input_quantisation": "defenses.input_quantization"}
+"""Paths in recipes of version 0.1 and what they are called now; recipes, records and weights files may hold
+either."""
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -30,23 +39,84 @@ def unbuild(value: object) -> Any:
     return plain_values.unbuild(value, CHOICES)
 
 
+def read(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as a person or an older version wrote them, ready for ``build``.
+
+    Old names become new ones (``ALIASES``), '8/255' a number where a number belongs, 'on' and 'off' true and
+    false where a choice of the two belongs, 'on' the default settings of a defense.
+    """
+    hints = {node.path: node.hint for node in description.walk(kind, CHOICES)}
+
+    def inner(path: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            named = {ALIASES.get(f"{path}{k}", f"{path}{k}"): v for k, v in value.items()}
+            return {name.removeprefix(path): inner(f"{name}.", v) for name, v in named.items()}
+        hint = hints.get(path[:-1])
+        if isinstance(value, (list, tuple)):
+            return type(value)(_of_text(hint, v) for v in value)
+        return _of_text(hint, value)
+
+    read_values: dict[str, Any] = inner("", values)
+    return read_values
+
+
+_FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+
+
+def _of_text(hint: Any, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind = None if hint is None else description.element(hint)
+    if kind is float and (parts := _FRACTION.fullmatch(value)) and float(parts[2]):
+        return float(parts[1]) / float(parts[2])
+    if kind is bool and value in ("on", "off"):
+        return value == "on"
+    if value == "on" and isinstance(kind, type) and issubclass(kind, Defense):
+        return {}
+    return value
+
+
 def override(values: dict[str, Any], dotted: str, text: str) -> None:
-    """Set one value from a flag: ``override(v, "neuron.decay", "0.5")``; 'off' takes a table away."""
+    """Set one value from a flag, ``override(v, "neuron.decay", "0.5")``.
+
+    'on' and 'off' add a defense with its default settings and remove it.
+    """
     *path, last = dotted.replace("-", "_").split(".")
     here: Any = values
     for depth, name in enumerate(path):
         if here.get(name) is None or not isinstance(here[name], dict):
-            if isinstance(here.get(name), (int, float, str)):
+            if isinstance(here.get(name), (int, float, str)) and here[name] != "on":
                 raise UserError(f"--{dotted}: {'.'.join(path[: depth + 1])} is not a table")
             here[name] = {}
         if name in SURROGATES:  # another choice takes the place of the one before
             for other in [k for k in here if k != name]:
                 del here[other]
         here = here[name]
-    if text == "off" and isinstance(here.get(last), dict):
-        del here[last]
-        return
-    try:
-        here[last] = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        here[last] = None if text == "none" else text
+    if text == "off" and (isinstance(here.get(last), dict) or path == ["defenses"]):
+        here.pop(last, None)
+    elif text == "on" and path == ["defenses"]:
+        here.setdefault(last, {})
+    else:
+        here[last] = _parsed(text)
+
+
+def _parsed(text: str) -> Any:
+    """A flag's text as TOML (fractions in a list, too), else as it stands."""
+    for attempt in (text, _FRACTION.sub(r'"\1/\2"', text)):
+        try:
+            return tomllib.loads(f"v = {attempt}")["v"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return None if text == "none" else text
+
+
+def describe() -> list[FieldHelp]:
+    """Every flag of a recipe as (dotted flag, what it takes, default as a user writes it, one line of help).
+
+    >>> from spikeguard.training.settings import describe
+    >>> next(row for row in describe() if row.flag == "defenses.at.eps").default
+    '8/255'
+    """
+    from spikeguard.training.recipe import Recipe  # it is built by this module
+
+    return description.describe(Recipe, CHOICES)
