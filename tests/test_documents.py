@@ -10,7 +10,7 @@ import pytest
 
 from spikeguard.auditing.suite import STANDARD
 from spikeguard.records.files import read_json
-from spikeguard.records.studies import StudyRecord
+from spikeguard.records.studies import DemoRecord, StudyRecord
 from spikeguard.report.reading import reading
 from studies.embedded.page import page
 from studies.embedded.picture import picture
@@ -35,7 +35,7 @@ def test_the_page_of_the_bench_is_that_of_its_record():
 
 def test_the_page_on_the_audit_is_that_of_its_record():
     tool = tool_named("audit_bars")
-    assert tool.PAGE.read_text() == tool.page(read_json(tool.OUT))
+    assert tool.PAGE.read_text() == tool.page(tool.BarsRecord.read(tool.OUT))
 
 
 def test_the_pages_on_defenses_are_those_of_their_records():
@@ -46,11 +46,11 @@ def test_the_pages_on_defenses_are_those_of_their_records():
         ROOT / "docs" / "results" / "embedded.md",
     )
     assert path.read_text() == page(record)
-    drawn, told = path.with_suffix(".svg").read_text(), picture(record)
-    assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn) == re.findall(r"<text[^>]*>([^<]*)</text>", told)
+    stored, drawn = path.with_suffix(".svg").read_text(), picture(record)
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", stored) == re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
     markers = [
         [float(v) for pair in re.findall(r'<use [^>]*x="([-.\d]+)" y="([-.\d]+)"', text) for v in pair]
-        for text in (drawn, told)
+        for text in (stored, drawn)
     ]
     assert len(markers[0]) > 2 * len({(c.group, c.row) for c in record.cells.values()})
     assert markers[0] == pytest.approx(markers[1], abs=0.1)
@@ -62,30 +62,29 @@ def test_the_page_on_the_demos_seeds_is_that_of_its_record():
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():
-    tool, names = tool_named("audit_panel"), frozenset(m.name for m in STANDARD)
-    record = read_json(tool.OUT)
-    alone = tool.earned(record, names)
-    kept_for_masking = {"PGD-40 x 2", "APGD-50"}
-    assert {name for name, places in alone.items() if places} | tool.CONTROLS | kept_for_masking == names
-    for row in record["networks"].values():  # and together they break all that the whole suite broke
-        broke = {tool.SAME.get(m, m): b for m, b in row["breaks"].items()}
-        assert set().union(*broke.values()) == set().union(*(b for m, b in broke.items() if m in names))
+    tool, ids = tool_named("audit_panel"), frozenset(m.id for m in STANDARD)
+    record = tool.PanelRecord.read(tool.OUT)
+    alone = tool.earned(record.networks, ids)
+    kept_for_masking = {"pgd40x2", "apgd50"}
+    assert {member for member, places in alone.items() if places} | tool.CONTROLS | kept_for_masking == ids
+    for row in record.networks.values():  # and together they break all that the whole suite broke
+        broken = {tool.SAME.get(m, m): b for m, b in row.broken.items()}
+        assert set().union(*broken.values()) == set().union(*(b for m, b in broken.items() if m in ids))
 
 
 def test_the_bars_of_the_audit_hold_in_their_record():
-    rows = read_json(ROOT / "results" / "audit-bars.json")["networks"]
+    tool = tool_named("audit_bars")
+    rows = tool.BarsRecord.read(tool.OUT).networks
     assert set(rows) == {"vanilla", "at", "tgo", "at-tgo"}
     for row in rows.values():
-        assert row["audit"]["worst_case"]["accuracy"] <= min(
-            row["torchattacks AutoAttack"], row["SA-PGD-100 ASSG"]
-        )
-    assert rows["at"]["PGD-100, training surrogate"] - rows["at"]["SA-PGD-100 ASSG"] >= 0.08
-    assert rows["tgo"]["audit of 1000 images, seconds"] <= 15 * 60
+        assert row.audit.worst_case.value <= min(row.autoattack, row.sapgd100)
+    assert rows["at"].pgd100 - rows["at"].sapgd100 >= 0.08
+    assert rows["tgo"].seconds["audit_1000"] <= 15 * 60
 
 
 def test_the_numbers_of_the_readme_are_those_of_its_record():
     tool = tool_named("readme_picture")
-    record = read_json(ROOT / "results" / "demo.json")
+    record = DemoRecord.read(ROOT / "results" / "demo.json")
     text = (ROOT / "README.md").read_text()
     assert (
         tool.MARKS.search(text)[0]

@@ -14,20 +14,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from spikeguard.study.frontier import grouped, whole
-from spikeguard.study.pages import page as study_page
-from spikeguard.study.picture import picture
 
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.studies import StudyRecord, StudyRow
 from spikeguard.runtime.machine import machine
 from spikeguard.training.loop import _Trainer
 from spikeguard.training.recipes import recipe
+from studies.embedded.frontier import finished_seeds, grouped, is_sound, mean_worst_case
+from studies.embedded.page import page as study_page
+from studies.embedded.picture import picture
 
 ROOT = Path(__file__).parents[1]
 COSTS, STUDY, PAGE = (
@@ -186,7 +187,7 @@ def costs() -> None:
         )
         trainer.at.epoch = 3  # of four: thresholds move, converted neurons spike
         trainer.net.train()
-        work[name] = lambda trainer=trainer: trainer.step(x, y)
+        work[name] = partial(trainer.step, x, y)
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(ROUNDS + 1):
         for name, go in work.items():
@@ -215,8 +216,8 @@ def costs() -> None:
 def page() -> str:
     """The table."""
     costs_ = read_json(COSTS)["factor"] if COSTS.exists() else {}
-    study = read_json(STUDY) if STUDY.exists() else None
-    told = _means(whole(study["cells"])) if study else {}
+    study = StudyRecord.read(STUDY) if STUDY.exists() else None
+    told = _means(finished_seeds(study.cells)) if study else {}
     lines = [
         "# Defenses",
         "",
@@ -250,20 +251,15 @@ def page() -> str:
     return "\n".join([*lines, ""])
 
 
-def _means(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+def _means(cells: dict[str, StudyRow]) -> dict[tuple[str, str], dict[str, float]]:
     """Worst case and clean accuracy of every row, means over its seeds; rows without an error flag only."""
-    rows = grouped(
-        c for c in cells.values() if "failed" not in c and all(level != "error" for _, level in c["flags"])
-    )
-    told = {}
-    for key, row in rows.items():
-        told[key] = {
-            "robust": sum(c["worst_case"]["accuracy"] for c in row) / len(row),
-            "clean": sum(c["validation_accuracy"] for c in row) / len(row),
-        }
-        if "low" in row[0]:
-            told[key]["low"] = sum(c["low"]["worst_case"]["accuracy"] for c in row) / len(row)
-    return told
+    means = {}
+    for key, row in grouped(c for c in cells.values() if is_sound(c)).items():
+        clean = [c.validation_accuracy or 0.0 for c in row]
+        means[key] = {"robust": mean_worst_case(row), "clean": sum(clean) / len(row)}
+        if row[0].low:
+            means[key]["low"] = sum(c.low.worst_case.value for c in row if c.low) / len(row)
+    return means
 
 
 def _share(values: dict[str, float] | None) -> str:
@@ -278,8 +274,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["costs"]:
         costs()
     if sys.argv[1:2] == ["study"]:
-        record = read_json(Path(sys.argv[2]) / "embedded.json")
-        write_json(STUDY, record)
+        record = StudyRecord.read(Path(sys.argv[2]) / "embedded.json")
+        record.write(STUDY)
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(study_page(record))
         RESULT.with_suffix(".svg").write_text(picture(record))
