@@ -32,9 +32,11 @@ def paragraph(text: str) -> list[str]:
 
 def bullets(texts: Iterable[str]) -> list[str]:
     """A list, each item in lines of at most 100 characters."""
-    settings = {"break_long_words": False, "break_on_hyphens": False}
-    return [
-        line
-        for text in texts
-        for line in textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", **settings)
-    ]
+    wrapper = textwrap.TextWrapper(
+        WIDTH,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line for text in texts for line in wrapper.wrap(text)]
