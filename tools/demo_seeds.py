@@ -38,8 +38,8 @@ def main(folder: Path, seeds: int) -> None:
     rows = []
     for seed in range(seeds):
         out = folder / f"seed-{seed}"
-        record = _finished(out / demo.MARK) or demo.run(
-            DemoSettings(seed=seed), out, resume=(out / demo.MARK).exists()
+        record = _finished(out / demo.RECORD_NAME) or demo.run(
+            DemoSettings(seed=seed), out, resume=(out / demo.RECORD_NAME).exists()
         )
         rows.append(row(record))
         print(rows[-1], flush=True)
