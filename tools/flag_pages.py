@@ -1,4 +1,4 @@
-"""Write a page for every flag of the audit into docs/flags, from ``spikeguard.auditing.flags``.
+"""Pages of the audit's flags in docs/flags, from ``spikeguard.auditing.flags``.
 
 python tools/flag_pages.py
 """
