@@ -220,7 +220,7 @@ def members_section(panel: PanelRecord) -> list[str]:
         "`tools/audit_panel.py`).",
         "Then, from the most expensive member down, each one that broke nothing which the others do not "
         "break "
-        "left `standard` for the reserve. `full` still runs it. The members that stay break all that the "
+        "left `standard` for the reserve, which `full` runs. The members that stay break all that the "
         "whole suite broke there.",
         f"If the members are chosen without one network, they miss {lost(panel.networks)} of its samples, "
         "summed over networks (without argmax, which only hard-label attacks can break).",

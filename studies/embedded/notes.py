@@ -94,7 +94,7 @@ def notes(record: StudyRecord) -> list[str]:
         "initial leak of 0.5 instead of 1, RAT weight decay 5e-4 instead of 0, MPPD the plain loss instead "
         "of one half clean and one half disturbed.",
         "The weights of MPD-SGR and SR, both input randomizations and the share of conversion are ours.",
-        "Without AT, MPPD, TV-l1 and the shift guard still make adversarial inputs of their own: MPPD at "
+        "Without AT, MPPD, TV-l1 and the shift guard make adversarial inputs of their own: MPPD at "
         "its published 4/255, our guards at 16/255.",
         "EMA estimates batch norm again on clean images, with AT too.",
     ]
