@@ -55,8 +55,8 @@ NOT_YET = (
 )
 
 REFUSED = re.compile(
-    r"\b(?:told|tells?|asked|asks|by lot|likewise|still|(?<!straight[- ])through|look(?:s|ed|ing)? (?:at|away)"
-    r"|alike|at rest|posed|heard|silent(?! neurons?\b))\b",
+    r"\b(?:told|tells?|asked|asks|by lot|likewise|still|(?<!straight[- ])through|look(?:s|ed|ing)? "
+    r"(?:at|away)|alike|at rest|posed|heard|silent(?! neurons?\b))\b",
     re.I,
 )
 BRITISH = re.compile(
