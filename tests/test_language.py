@@ -105,7 +105,7 @@ INVISIBLE = re.compile(
     r"|\bfirst design\b|\bfield guide\b|\bthe design's\b|\bissue #?\d+|\bthe brief\b"
 )
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-FILE = re.compile(r"`([\w./]+\.(?:py|cpp|json|toml|yml))`")
+FILE = re.compile(r"`([\w./]+\.(?:py|cpp))`")
 NUMBER = re.compile(r"(?<![\w./-])\d[\d.,]*(?:/\d+)?")
 
 
@@ -224,6 +224,23 @@ def test_documents_name_files_that_exist():
         and not any((root / file).exists() for root in (ROOT, ROOT / "src" / "spikeguard"))
     ]
     assert not found, "\n" + "\n".join(found)
+
+
+def fields_in_table(document: str, heading: str) -> set[str]:
+    """Names in the first column of the table under a heading."""
+    section = (ROOT / document).read_text().partition(heading)[2].partition("\n#")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+def test_both_tables_of_a_members_row_name_every_field():
+    long = fields_in_table("docs/reference/records.md", "## A member's row")
+    assert long == fields_in_table("docs/architecture.md", "## A member's row")
+    assert {"attempted", "broken", "first_by", "only_this_family", "alone"} < long
+    schema = ROOT / "src" / "spikeguard" / "records" / "schema.py"
+    if schema.exists():
+        row = schema.read_text().partition("class MemberRow:")[2].partition("\nclass ")[0]
+        assert long == set(re.findall(r"^    (\w+): ", row, re.M))
 
 
 def test_the_readme_is_one_screen_with_its_two_commands_on_top():
