@@ -125,7 +125,7 @@ BAD = [
     (["attack", "RUN", "--eps", "8"], "'8' must lie in [0, 1], such as 8/255"),
     (["attack", "RUN", "--attack", "cw"], "cw works under --norm l2, not under linf"),
     (["attack", "RUN", "--attack", "apdg"], "unknown attack 'apdg' (did you mean 'apgd'?"),
-    (["attack", "RUN", "--norm", "l3"], "did you mean 'l1'?"),
+    (["attack", "RUN", "--norm", "linv"], "did you mean 'linf'?"),
     (["attack", "RUN", "--attack", "fgsm", "--steps", "3"], "targeted, fab and cw, not for fgsm"),
     (["attack", "RUN", "--attack", "square", "--surrogate", "atan"], "--surrogate is for fgsm, rfgsm, bim"),
     (["attack", "RUN", "--surrogate", "atn"], "unknown surrogate 'atn' (did you mean 'atan'?"),
@@ -287,11 +287,11 @@ def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, cap
     command = ["attack", str(run_folder), "--attack", attack, "--images", "20", "--out", str(out)]
     assert main([*command, *budget, *more]) == 0
     record = read_json(out)
-    assert record["worst_case"]["accuracy"] <= record["clean"]["accuracy"]
-    assert record["threat"] == {norm: 16 / 255 if norm == "linf" else 3.0}
-    assert len(record["first"]) == len(record["index"]) == 20
+    assert record["worst_case"]["value"] <= record["clean"]["value"]
+    assert record["threat"] == {"norm": norm, "eps": 16 / 255 if norm == "linf" else 3.0}
+    assert len(record["first_by"]) == len(record["index"]) == 20
     with np.load(tmp_path / record["witnesses"]["file"]) as held:
-        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first"])
+        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first_by"])
     printed = capsys.readouterr().out
     assert "at most this" in printed
     assert f"wrote {out}" in printed
@@ -312,9 +312,9 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert main(["audit", str(run_folder), *settings, "--out", str(out)]) in (0, 1)
     told = capsys.readouterr().out
     record = read_json(out / "audit.json")
-    assert record["verified_in_fresh_process"] == {
+    assert record["fresh_process"] == {
         "held": True,
-        "witnesses": sum(f >= 0 for f in record["first"]),
+        "witnesses": sum(f >= 0 for f in record["first_by"]),
         "wrong": [],
     }
     assert record["verdict"] in told
@@ -325,7 +325,7 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert "all hold" in printed
     assert f"wrote {tmp_path / 'v.json'}" in printed
     assert read_json(tmp_path / "v.json")["verified"][0]["ok"] is True
-    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "accuracy": 0.99}}))
+    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "value": 0.99}}))
     assert main(["verify", str(out / "audit.json")]) == 1
     assert "the record says 99.00 %" in capsys.readouterr().out
     (out / "audit.json").write_text(json.dumps(record))
@@ -516,9 +516,9 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, ca
     for n in record["networks"]:
         for eps in record["eps"]:
             a = n["attacks"][eps]
-            assert a["worst_case"]["accuracy"] <= min(t["accuracy"] for t in a["alone"].values())
-            assert f"{100 * a['worst_case']['accuracy']:.1f}" in page
-            assert f"{100 * a['worst_case']['accuracy']:.1f}" in told
+            assert a["worst_case"]["value"] <= min(m["alone"]["value"] for m in a["members"] if m["alone"])
+            assert f"{100 * a['worst_case']['value']:.1f}" in page
+            assert f"{100 * a['worst_case']['value']:.1f}" in told
             assert (out / "records" / a["witnesses"]["file"]).exists()
     assert page.count("<svg") == 4
     assert "<script" not in page

@@ -10,6 +10,7 @@ import torch
 from conftest import awake
 
 import spikeguard as sg
+from spikeguard.auditing import controls, suite
 from spikeguard.networks import build
 
 NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
@@ -31,6 +32,14 @@ def public() -> dict[str, object]:
 PUBLIC = public()
 MISSING: set[str] = set()
 """Names whose docstring has no example yet."""
+
+
+@pytest.fixture(autouse=True)
+def short_audits(monkeypatch):
+    """Audits of three attacks and short controls: an example shows a call, not a number."""
+    monkeypatch.setitem(suite.SUITES, "quick", [m for m in suite.SUITES["quick"] if m.all])
+    monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
+    monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
 
 
 def has_example(value: object) -> bool:

@@ -89,7 +89,7 @@ def checkable(record: Record) -> Checkable:
 
 
 @exact()
-def verify(record: Checkable, folder: Path, model: Model, x: Tensor, y: Tensor) -> Verified:
+def verify(record: Checkable, folder: str | Path, model: Model, x: Tensor, y: Tensor) -> Verified:
     """Check the witnesses of a record, in a file in ``folder``, on ``model`` and the attacked images.
 
     Args:
@@ -99,8 +99,8 @@ def verify(record: Checkable, folder: Path, model: Model, x: Tensor, y: Tensor) 
     Raises:
         UserError: a record without witnesses, another number of images, a damaged file.
 
-    >>> got = sg.audit(net, x, y, sg.Linf(2 / 255), effort="quick", out=folder)  # doctest: +SKIP
-    >>> sg.verify(got.record, folder, net, x, y).wrong  # doctest: +SKIP
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick", out="audit")
+    >>> sg.verify(result.record, "audit", net, x, y).wrong
     ()
     """
     check = _Check(record, model, x, y)
@@ -108,7 +108,7 @@ def verify(record: Checkable, folder: Path, model: Model, x: Tensor, y: Tensor) 
     if len(x) != len(record.first_by):
         raise UserError(f"the record is about {len(record.first_by)} images, {len(x)} were given")
     _check_digests(check)
-    rows, found = _read_witnesses(check, folder)
+    rows, found = _read_witnesses(check, Path(folder))
     scores = (_random if record.random_model else _deterministic)(check, rows, found)
     _check_numbers(check, scores)
     if isinstance(record, AuditRecord):

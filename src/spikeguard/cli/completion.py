@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from spikeguard.cli import common
 from spikeguard.cli.main import VERBS
+from spikeguard.cli.train import FIELD
 
 INSTALL = {
     "bash": "spikeguard completion bash > ~/.local/share/bash-completion/completions/spikeguard",
@@ -14,7 +16,7 @@ INSTALL = {
     "fish": "spikeguard completion fish > ~/.config/fish/completions/spikeguard.fish",
 }
 
-PATHS = ("out", "target", "record", "first", "second", "recipe", "transfer")
+PATHS = ("out", "target", "record", "first", "second", "transfer", "matrix")
 """Arguments that are files or folders."""
 
 
@@ -45,19 +47,34 @@ def whole_parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="spikeguard", description="Robust spiking neural networks.")
     whole.add_argument("-V", "--version", action="store_true", help="print the version")
     verbs = whole.add_subparsers(dest="verb", metavar="VERB")
+    known = names()
     for verb, what in VERBS.items():
         made: common.Parser = import_module(f"spikeguard.cli.{verb}").parser()
         for action in made._actions:
-            _complete_paths(action)
+            _offer(action, known)
         verbs.add_parser(verb, help=what, description=what, parents=[made], add_help=False)
     return whole
 
 
-def _complete_paths(action: argparse.Action) -> None:
-    """Let the shell offer files or folders where a path is expected."""
+def names() -> dict[str, Iterable[str]]:
+    """What the shell offers for arguments that are names, by the argument."""
+    from spikeguard.attacks import ATTACKS
+    from spikeguard.auditing.flags import KINDS
+    from spikeguard.data.sources import NAMES
+    from spikeguard.training.recipes import RECIPES
+    from spikeguard.training.settings import SURROGATES
+
+    return {"attack": ATTACKS, "flag": KINDS, "data": NAMES, "recipe": RECIPES, "surrogate": SURROGATES}
+
+
+def _offer(action: argparse.Action, known: Mapping[str, Iterable[str]]) -> None:
+    """Let the shell offer the known names, or files and folders where a path is expected."""
     import shtab
 
-    if action.choices is None and action.dest in PATHS:
+    name = action.dest.removeprefix(FIELD)
+    if action.choices is None and name in known:
+        action.choices = list(known[name])
+    elif action.choices is None and name in PATHS:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
-    elif action.dest == "data_dir":
+    elif name == "data_dir":
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ FORMATS = ("csv", "latex", "markdown", "methods")
 def parser() -> common.Parser:
     made = common.Parser(
         "export",
-        "Sequence[Record] of audits as one table, or a paragraph on the method for each.",
+        "Records of audits as one table, or a paragraph on the method for each.",
         epilog="--out FILE takes the format from the file's name: "
         + ", ".join(f"{suffix} {form}" for suffix, form in SUFFIXES.items()),
     )
