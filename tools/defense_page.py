@@ -23,14 +23,17 @@ import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records.files import SCHEMA, read_json, write_json
 from spikeguard.records.studies import StudyRecord, StudyRow
+from spikeguard.report.markdown import bullets, table
 from spikeguard.runtime.machine import machine
 from spikeguard.training.loop import Trainer
 from spikeguard.training.recipes import recipe
-from studies.embedded.frontier import finished_seeds, grouped, is_sound, mean_worst_case
-from studies.embedded.page import page as study_page
-from studies.embedded.picture import picture
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+from studies.embedded.frontier import finished_seeds, grouped, is_sound, mean_worst_case  # noqa: E402
+from studies.embedded.page import page as study_page  # noqa: E402
+from studies.embedded.picture import picture  # noqa: E402
+
 COSTS, STUDY, PAGE = (
     ROOT / "results" / "defense-costs.json",
     ROOT / "results" / "embedded.json",
@@ -68,7 +71,7 @@ def costs() -> None:
         name: statistics.median(s / b for s, b in zip(seconds[name], seconds["BPTT"], strict=True))
         for name in work
     }
-    told = {
+    record = {
         "schema": SCHEMA,
         "kind": "defense costs",
         "machine": machine(),
@@ -77,43 +80,39 @@ def costs() -> None:
         "batch": 128,
         "factor": factor,
     }
-    write_json(COSTS, {**told, "BPTT milliseconds": 1000 * statistics.median(seconds["BPTT"])})
+    write_json(COSTS, {**record, "BPTT milliseconds": 1000 * statistics.median(seconds["BPTT"])})
+
+
+HEADER = ("name", "class", "idea", "formula", "source", "cost", "survives 8/255", "with AT, 25/255")
+NOTES = (
+    "Every defense is a frozen dataclass of `sg.defenses`, a name in recipes and a flag of `spikeguard "
+    "train` (`--defenses.tgo.delta 0.3`). `sg.compose(...)` combines several.",
+    "cost: time of a training step over that of BPTT, with default settings, the demo's network, batch 128, "
+    "in the last quarter of the training (`results/defense-costs.json`). What early stopping and EMA do "
+    "between epochs is not included.",
+    "survives: worst case of the quick audit in %, clean accuracy in brackets, means over seeds; without "
+    "adversarial training at 8/255, with it (PGD-2 at 16/255) at 25/255. The study has all numbers: "
+    "[results/embedded.md](results/embedded.md).",
+    "Defenses that are random at test time are scored as means over draws.",
+    "Made by `tools/defense_page.py` from `results/embedded.json`.",
+)
 
 
 def page() -> str:
-    """The table."""
+    """The table of defenses."""
     costs_ = read_json(COSTS)["factor"] if COSTS.exists() else {}
     study = StudyRecord.read(STUDY) if STUDY.exists() else None
-    told = _means(finished_seeds(study.cells)) if study else {}
-    lines = [
-        "# Defenses",
-        "",
-        "Written by `tools/defense_page.py`. Every defense is a frozen dataclass `sg.NAME(...)`, a name in "
-        "recipes and a flag of `spikeguard train`",
-        "(`--defenses.tgo.delta 0.3`); `sg.compose(...)` puts several together. Cost: time of a training "
-        "step over BPTT's, default settings, the",
-        "demo's network, batch 128, in the last quarter of the training (`results/defense-costs.json`); "
-        "what early stopping and EMA do between",
-        "epochs is not in it. Survives: worst case of the quick audit in %, clean accuracy in brackets, "
-        "means over the seeds run: without",
-        "adversarial training at 8/255, with it (PGD-2 at 16/255) at 25/255 (`results/embedded.json`, all "
-        "of it in",
-        "[results/embedded.md](results/embedded.md)). Defenses that are random at test are scored as means "
-        "over draws.",
-        "",
-        "| name | class | idea | formula | source | cost | survives 8/255 | with AT, 25/255 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    none = [told.get((group, "none")) for group in ("BPTT", "AT")]
-    lines.append(f"| | | no defense | | | 1.0 | {_share(none[0])} | {_share(none[1])} |")
+    means = _means(finished_seeds(study.cells)) if study else {}
+    plain = [_share(means.get((group, "none"))) for group in ("BPTT", "AT")]
+    rows = [["", "", "no defense", "", "", "1.0", *plain]]
     for name, kind in DEFENSES.items():
         row = kind.row
-        alone = "" if row.group else _share(told.get(("BPTT", row.name)))
-        survives = [alone, _share(told.get((row.group or "AT", row.name)))]
-        about = " | ".join(text.replace("|", "\\|") for text in (kind.idea, kind.formula, kind.source))
+        alone = "" if row.group else _share(means.get(("BPTT", row.name)))
+        about = [text.replace("|", "\\|") for text in (kind.idea, kind.formula, kind.source)]
         cost = f"{costs_[name]:.1f}" if name in costs_ else "not run"
-        lines.append(f"| `{name}` | {kind.__name__} | {about} | {cost} | {' | '.join(survives)} |")
-    return "\n".join([*lines, ""])
+        with_at = _share(means.get((row.group or "AT", row.name)))
+        rows.append([f"`{name}`", kind.__name__, *about, cost, alone, with_at])
+    return "\n".join(["# Defenses", "", *table(HEADER, rows), "", *bullets(NOTES), ""])
 
 
 def _means(cells: dict[str, StudyRow]) -> dict[tuple[str, str], dict[str, float]]:
