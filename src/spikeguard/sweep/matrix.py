@@ -42,7 +42,7 @@ from spikeguard.training.settings import SURROGATES, build
 class SweepSettings:
     """How every network of a sweep is audited: threat, effort, ``images`` of a part of the data.
 
-    Choose by 'validation' images, report on 'test' images: what was chosen on an image looks better there.
+    Choose by 'validation' images, report on 'test' images: what was chosen on an image scores better there.
     """
 
     eps: float
@@ -143,7 +143,7 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _short(axis: str, axes: Mapping[str, Any]) -> str:
-    """The last part of a dotted name, where no other axis ends alike."""
+    """The last part of a dotted name, where no other axis has the same."""
     last = axis.rpartition(".")[2]
     return axis if sum(other.rpartition(".")[2] == last for other in axes) > 1 else last
 
