@@ -311,7 +311,7 @@ def test_two_defenses_inside_the_same_neurons_both_act(current):
 
 
 def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny):
-    from spikeguard.auditing.scoring import drawn
+    from spikeguard.auditing.scoring import seeded
 
     sg.defenses.RandHet().prepare(tiny)
     sg.defenses.InputNoise().prepare(tiny)
@@ -322,7 +322,7 @@ def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny):
         (m.source, m.source.calls)
         for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])
     ]
-    with drawn(tiny, 9):
+    with seeded(tiny, 9):
         tiny(x)
     sg.AT(noise="frozen").adversaries(Step(tiny, x, torch.tensor([0, 1])))
     after = [
