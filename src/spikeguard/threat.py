@@ -72,20 +72,20 @@ class Threat(ABC):
         Where a linear function rises most.
         """
 
-    def along(self, direction: Tensor, size: Tensor) -> Tensor:
+    def clipped_step(self, direction: Tensor, size: Tensor) -> Tensor:
         """A step along a direction whose pixels are scaled already (of the order of 1).
 
         No longer than ``size``.
         """
         return self.steepest(direction, size)
 
-    def stretch(self, noise: Tensor, x: Tensor) -> Tensor:
+    def to_border(self, noise: Tensor, x: Tensor) -> Tensor:
         """Noise scaled to the border of the ball."""
         return self.per_sample(x) * noise / _column(self.length(noise).clamp(min=1e-12), x)
 
-    def spread(self, noise: Tensor, x: Tensor) -> Tensor:
+    def random_offset(self, noise: Tensor, x: Tensor) -> Tensor:
         """Uniform noise in (-1, 1) as a random displacement inside the ball."""
-        return self.stretch(noise, x)
+        return self.to_border(noise, x)
 
     def check(self, found: Tensor, x: Tensor) -> None:
         """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget.
@@ -126,10 +126,10 @@ class Linf(Threat):
     def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
         return size * gradient.sign()
 
-    def along(self, direction: Tensor, size: Tensor) -> Tensor:
+    def clipped_step(self, direction: Tensor, size: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(size * direction, -size), size)
 
-    def spread(self, noise: Tensor, x: Tensor) -> Tensor:
+    def random_offset(self, noise: Tensor, x: Tensor) -> Tensor:
         return self.per_sample(x) * noise
 
 

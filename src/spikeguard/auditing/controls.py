@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard import attacks
-from spikeguard.attacks._loop import Attacked
+from spikeguard.attacks import Attacked
 from spikeguard.auditing import run as runner
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.run import Task
