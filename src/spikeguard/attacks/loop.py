@@ -1,4 +1,4 @@
-"""The loops that attacks share: which samples still resist, what was found, and what it cost."""
+"""The loops that attacks share: which samples are not broken yet, what was found, and what it cost."""
 
 from __future__ import annotations
 

@@ -138,10 +138,10 @@ def _pulse(query: Query) -> Tensor:
     drawn = query.uniform(5 + channels)
     taken, down, across = query.window(drawn[:, :2], s)
     given, _, _ = query.window(drawn[:, 2:4], s)
-    lies = (drawn[:, 4] < 0.5)[:, None, None]
+    vertical = (drawn[:, 4] < 0.5)[:, None, None]
     place = (
-        torch.where(lies, down[:, :, None], across[:, None, :]),
-        torch.where(lies, across[:, None, :], down[:, :, None]),
+        torch.where(vertical, down[:, :, None], across[:, None, :]),
+        torch.where(vertical, across[:, None, :], down[:, :, None]),
     )
     shape = pulse(s).to(moved)[place]
 

@@ -44,7 +44,7 @@ def derive(
             before_backward(total)
         (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
-        raise AttackError("no gradient reaches the input: the logits do not depend on it through autograd")
+        raise AttackError("no gradient reaches the input: the logits do not depend on it in autograd")
     if not bool(torch.isfinite(gradient).all()):
         raise AttackError("the input gradient is not finite")
     return gradient, value.detach(), logits.detach()

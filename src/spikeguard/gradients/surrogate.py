@@ -54,7 +54,7 @@ class SwapOpened(Opened):
 class SwapSurrogate:
     """Another surrogate in all neurons. Neftci et al., IEEE Signal Processing Magazine 2019.
 
-    ``detach_reset``: cut (True) or keep (False) the path through the reset; None leaves it as it is. In
+    ``detach_reset``: cut (True) or keep (False) the gradient of the reset; None leaves it as it is. In
     networks of other frameworks only the surrogate is replaced.
 
     >>> sharper = sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))
