@@ -22,7 +22,6 @@ from spikeguard.models import Model
 from spikeguard.threat import Threat
 
 RISING = 0.75
-FIRST_GAP, SHRINK, SMALLEST_GAP = 0.22, 0.03, 0.06  # of the steps
 
 
 def checkpoints(steps: int) -> set[int]:
@@ -30,7 +29,7 @@ def checkpoints(steps: int) -> set[int]:
 
     After 0.22 n, then at gaps that shrink by 0.03 n down to 0.06 n, rounded as in the authors' code.
     """
-    gap, shrink, smallest = (max(int(share * steps), 1) for share in (FIRST_GAP, SHRINK, SMALLEST_GAP))
+    gap, shrink, smallest = max(int(0.22 * steps), 1), max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
     at, found = gap, set()
     while at < steps:
         found.add(at)

@@ -107,8 +107,8 @@ def random_start(batch: Batch, restart: int) -> Tensor:
 
     Then clipped to [0, 1]. A function of the seed, the restart and the samples' numbers.
     """
-    x, threat = batch.x, batch.threat
-    noise = batch.uniform(draws.key(batch.seed, "start", restart), x[0].numel()).view_as(x).to(x.dtype)
+    x, threat, seed = batch.x, batch.threat, batch.seed
+    noise = batch.uniform(draws.key(seed, "start", restart), x[0].numel()).view_as(x).to(x.dtype)
     return batch.project(x + threat.random_offset(2 * noise - 1, x))
 
 

@@ -126,17 +126,18 @@ def search(model: Model, batch: Batch, ascent: Ascent, begin: Begin, known: Tens
 
 
 def search_from_border(
-    attack: str, model: Model, batch: Batch, ascent: Ascent, make: MakeRule, first: Tensor | None = None
+    who: str, model: Model, batch: Batch, ascent: Ascent, make: MakeRule, first: Tensor | None = None
 ) -> Attacked:
     """``search`` from ``border_start``, in the first restart from the points ``first`` if they are given.
 
-    ``attack``: its name, part of the key of the starts.
+    ``who``: the attack's name, part of the key of the starts.
     """
+    seed = batch.seed
 
     def begin(restart: int) -> tuple[Tensor, Rule]:
         if first is not None and not restart:
             return batch.project(first), make(batch, ascent.steps)
-        return border_start(batch, draws.key(batch.seed, attack, restart)), make(batch, ascent.steps)
+        return border_start(batch, draws.key(seed, who, restart)), make(batch, ascent.steps)
 
     return search(model, batch, ascent, begin)
 
