@@ -7,6 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from spikeguard.study.frontier import grouped, lower_bound, margins_over_frontier, mean_of
+from spikeguard.study.matrix import CONFIRMING, FRESH, TWIN, on_frontier
+from spikeguard.study.pages import page
+from spikeguard.study.picture import picture
 
 from spikeguard.auditing.flags import KINDS
 from spikeguard.auditing.suite import FULL, STANDARD
@@ -14,10 +18,6 @@ from spikeguard.defenses import DEFENSES
 from spikeguard.gradients import ENSEMBLE
 from spikeguard.records.files import read_json
 from spikeguard.report.reading import reading
-from spikeguard.study.frontier import grouped, lower_bound, margins_over_frontier, mean_of
-from spikeguard.study.matrix import CONFIRMING, FRESH, TWIN, on_frontier
-from spikeguard.study.pages import page
-from spikeguard.study.picture import picture
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {10: "ten", 11: "eleven", 12: "twelve"}

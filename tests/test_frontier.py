@@ -2,7 +2,6 @@
 
 import pytest
 from rows import many, record_of, told
-
 from spikeguard.study import frontier, matrix, ranking, sweep
 from spikeguard.study.matrix import Settings
 from spikeguard.study.pages import page

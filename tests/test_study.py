@@ -12,6 +12,9 @@ import pytest
 import torch
 from conftest import little_recipe
 from rows import told
+from spikeguard.study import matrix, ranking, sweep
+from spikeguard.study.matrix import Cell, Settings
+from spikeguard.study.pages import page
 
 import spikeguard as sg
 from spikeguard.auditing import suite
@@ -19,9 +22,6 @@ from spikeguard.cli.main import main
 from spikeguard.defenses import DEFENSES
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.files import read_json
-from spikeguard.study import matrix, ranking, sweep
-from spikeguard.study.matrix import Cell, Settings
-from spikeguard.study.pages import page
 from spikeguard.training.loop import train
 from spikeguard.training.recipes import recipe
 
@@ -32,10 +32,10 @@ def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_
     all_ = list(matrix.cells(Settings(seeds=2)))
     assert len({c.name for c in all_}) == len(all_)
     by = {(c.group, c.row) for c in all_}
-    for row in matrix.ROWS:
+    for row in matrix.rows():
         assert {("BPTT", row), ("AT", row)} <= by
     assert set(matrix.AMONG_FRONTIER) <= by
-    for row in matrix.REGIMES:
+    for row in matrix.regimes():
         assert {("regimes", row), ("regimes", f"{row}, TGO")} <= by
     used = {type(d) for c in all_ for d in c.recipe.defenses}
     assert used == set(DEFENSES.values())

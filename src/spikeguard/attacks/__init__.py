@@ -7,11 +7,14 @@ from spikeguard.attacks.fab import fab
 from spikeguard.attacks.pgd import bim, fgsm, pgd, rfgsm
 from spikeguard.attacks.random_search import random_noise, random_search
 from spikeguard.attacks.rays import rays
+from spikeguard.attacks.registry import ATTACKS, Attack
 from spikeguard.attacks.sapgd import sapgd
 from spikeguard.attacks.square import square
 from spikeguard.attacks.targeted import apgd_targeted, targeted
 
 __all__ = [
+    "ATTACKS",
+    "Attack",
     "Attacked",
     "apgd",
     "apgd_targeted",

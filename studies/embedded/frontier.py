@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from spikeguard.study.matrix import TWIN, Key, on_frontier
+from studies.embedded.matrix import TWIN, Key, on_frontier
 
 RESAMPLES = 2000
 NEARLY = 0.8

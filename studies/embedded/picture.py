@@ -11,8 +11,8 @@ from itertools import cycle
 from typing import Any
 
 from spikeguard.report.plots import INK, figure, svg
-from spikeguard.study.frontier import accuracies, frontier_at, grouped, whole
-from spikeguard.study.matrix import on_frontier
+from studies.embedded.frontier import accuracies, frontier_at, grouped, whole
+from studies.embedded.matrix import on_frontier
 
 COLORS = {"BPTT": "#9aa1a9", "AT": "#1f6f8b", "regimes": "#7a5ea8", "frontier": "#b4532a"}
 NAMES = {

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.auditing.suite import Effort
-from spikeguard.study import matrix
-from spikeguard.study.frontier import (
+from studies.embedded import matrix
+from studies.embedded.frontier import (
     best,
     grouped,
     lower_bound,
@@ -18,8 +18,8 @@ from spikeguard.study.frontier import (
     most_robust,
     whole,
 )
-from spikeguard.study.matrix import ADVERSARY, Key, Settings, on_frontier
-from spikeguard.study.ranking import fingerprint_of as made_by
+from studies.embedded.matrix import ADVERSARY, Key, StudySettings, on_frontier
+from studies.embedded.ranking import fingerprint_of as made_by
 
 NOTHING = "not run"
 LONG = 60  # seconds that a training should take at most
@@ -107,7 +107,7 @@ def _ran(record: Mapping[str, Any], cells: Mapping[str, Row], rows: int) -> list
     seeds = sorted({c["seed"] for c in cells.values()})
     begun = len(record["cells"]) - len(cells)
     asked = max(
-        Settings().seeds,
+        StudySettings().seeds,
         *(1 + seed for _, _, seed in record["wanted"]),
         *(1 + c["seed"] for c in record["cells"].values()),
     )
@@ -117,7 +117,7 @@ def _ran(record: Mapping[str, Any], cells: Mapping[str, Row], rows: int) -> list
     )
     text += f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds)) or NOTHING}"
     text += f" ({begun} networks of a seed that is not whole yet are left out)." if begun else "."
-    now = {c.name: made_by(c) for c in matrix.cells(Settings(asked))}
+    now = {c.name: made_by(c) for c in matrix.cells(StudySettings(asked))}
     old = sorted(
         {
             f"{c['group']}: {c['row']}"
@@ -265,7 +265,7 @@ def _remarks(record: Mapping[str, Any], part: str, effort: Effort) -> dict[str, 
 
     That it is not the one that was ranked, that its number is not made as today's would be.
     """
-    now, again = {c.name: made_by(c, effort) for c in matrix.cells(Settings(1))}, _again(record, part)
+    now, again = {c.name: made_by(c, effort) for c in matrix.cells(StudySettings(1))}, _again(record, part)
     old = {
         name for name, told in record.get(part, {}).items() if name in now and told.get("made") != now[name]
     }

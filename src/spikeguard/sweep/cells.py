@@ -1,0 +1,193 @@
+"""One network of a sweep: train it, audit it, keep what a record says about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.auditing.audit import Audit, audit
+from spikeguard.auditing.suite import Effort, Member
+from spikeguard.data.images import Dataset, Images
+from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.files import read_json
+from spikeguard.runtime.machine import machine
+from spikeguard.runtime.progress import Progress, no_progress
+from spikeguard.runtime.stop import Stop
+from spikeguard.threat import Threat
+from spikeguard.training.builder import pick_device
+from spikeguard.training.checkpoint import RECORD
+from spikeguard.training.load import load
+from spikeguard.training.loop import Report, train
+from spikeguard.training.recipe import Recipe
+
+CONTINUE = "finished work is kept: run the same command again"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of a sweep: its row (inside a group, which may be empty), its seed, its recipe."""
+
+    group: str
+    row: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Group and row."""
+        return self.group, self.row
+
+    @property
+    def name(self) -> str:
+        """The name of its folder and of its place in the record."""
+        text = f"{self.group} {self.row} {self.seed}".strip()
+        return "".join(c if c.isalnum() else "-" for c in text.lower())
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where the networks of a sweep are kept, what they train on, who shows progress, what ends the work."""
+
+    out: Path
+    data: Dataset
+    device: str | None = None
+    progress: Progress = no_progress
+    stop: Stop | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the work is to end."""
+        return self.stop is not None and self.stop.is_set()
+
+    def run_folder(self, cell: Cell) -> Path:
+        """The folder of a network's training."""
+        return self.out / "runs" / cell.name
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """How a network is audited: the threat, the effort, the members beside those of the suite.
+
+    ``adaptive``: what is adaptive to a recipe's defenses; None: what the defenses say.
+    """
+
+    threat: Threat
+    effort: Effort
+    extra: tuple[Member, ...] = ()
+    adaptive: Callable[[Recipe], tuple[AdaptiveAttack, ...]] | None = None
+
+
+def train_cell(context: Context, cell: Cell, title: str) -> dict[str, Any]:
+    """The training record of a network, which is trained now if ``context.out`` lacks it.
+
+    A run of another recipe is replaced. A run that cannot resume here (other threads, another machine) starts
+    again. Interrupted after ``context.stop``, with everything kept.
+    """
+    folder = context.run_folder(cell)
+    if (folder / RECORD).exists() and _recorded_recipe(folder) != cell.recipe:
+        shutil.rmtree(folder)
+    _check_stop(context)
+    if folder.exists() and not (folder / RECORD).exists():
+        try:
+            _train(context, cell, title, resume=True)
+        except UserError:  # it began with other threads or on another machine: the bits would differ
+            shutil.rmtree(folder)
+    if not folder.exists():
+        try:
+            _train(context, cell, title, resume=False)
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    _check_stop(context)
+    return read_json(folder / RECORD)
+
+
+def _recorded_recipe(folder: Path) -> Recipe | None:
+    try:
+        return Recipe.of(read_json(folder / RECORD)["recipe"])
+    except UserError:
+        return None
+
+
+def _train(context: Context, cell: Cell, title: str, resume: bool) -> None:
+    def progress(report: Report) -> None:
+        context.progress(f"{title}: training", report.step, report.steps)
+
+    settings: dict[str, Any] = {"data": context.data, "progress": progress, "stop": context.stop}
+    try:
+        train(cell.recipe, context.run_folder(cell), resume, context.device, **settings)
+    except Interrupted as error:
+        raise Interrupted(f"sweep stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
+
+
+def _check_stop(context: Context) -> None:
+    if context.stopped:
+        raise Interrupted(f"sweep stopped; {CONTINUE}")
+
+
+def audit_cell(
+    context: Context, cell: Cell, images: Images, judgment: Judgment, title: str, out: Path | None = None
+) -> Audit:
+    """An audit of a trained network; with the folder ``out`` an interrupted one continues."""
+    device = pick_device(context.device)
+    net, images = load(context.run_folder(cell), str(device)), images.to(device)
+    if judgment.adaptive is not None:
+        net.adaptive = judgment.adaptive(cell.recipe)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        context.progress(f"{title}: {stage}", done, total)
+
+    try:
+        return audit(
+            net,
+            images.pixels(),
+            images.y,
+            judgment.threat,
+            effort=judgment.effort,
+            out=out,
+            progress=progress,
+            stop=context.stop,
+            index=images.index,
+            extra=judgment.extra,
+        )
+    except Interrupted as error:
+        lost = "" if out else ", which starts again"
+        raise Interrupted(f"sweep stopped inside an audit{lost}; {CONTINUE}") from error
+
+
+def machine_of(context: Context) -> dict[str, Any]:
+    """The device, or the instruction sets and the number of threads.
+
+    They decide the last bits of a sum, and so which network a training ends with.
+    """
+    if pick_device(context.device).type == "cuda":
+        return {"device": torch.cuda.get_device_name(0)}
+    return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep keeps of an audit's record, with the outcome of every image; or why it failed."""
+    flags = [[f["id"], f["level"]] for f in record["flags"]]
+    if record["masking"] is None:
+        return {"failed": "PGD-20 could not run", "flags": flags}
+    kept = ("clean", "worst_case", "masking", "right", "right_clean", "suite")
+    seconds = record["cost"]["seconds"]
+    return {**{name: record[name] for name in kept}, "flags": flags, "audit_seconds": seconds}
+
+
+def validation_accuracy(training: Mapping[str, Any]) -> float:
+    """Clean accuracy of the network that a training keeps, on its validation images."""
+    return float(training.get("kept", training["epochs"][-1])["validation_accuracy"])
+
+
+def hash_of(parts: Sequence[Any]) -> str:
+    """The first 16 digits of a hash of plain values."""
+    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
