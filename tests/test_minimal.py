@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard.attacks.cw import cw, cw_minimal
 from spikeguard.attacks.fab import fab, minimal, to_border
-from spikeguard.attacks.random_search import noise, random_search
+from spikeguard.attacks.random_search import random_noise, random_search
 from spikeguard.attacks.rays import rays
 from spikeguard.attacks.square import pulse, square
 from spikeguard.errors import AttackError, UserError
@@ -29,9 +29,9 @@ CASES = {
     "rays l1": (sg.L1, lambda *a, **k: rays(*a, queries=60, **k)),
     "square l2": (sg.L2, lambda *a, **k: square(*a, queries=60, **k)),
     "square l1": (sg.L1, lambda *a, **k: square(*a, queries=60, **k)),
-    "noise linf": (sg.Linf, lambda *a, **k: noise(*a, **k)),
-    "noise l2": (sg.L2, lambda *a, **k: noise(*a, **k)),
-    "noise l1": (sg.L1, lambda *a, **k: noise(*a, **k)),
+    "noise linf": (sg.Linf, lambda *a, **k: random_noise(*a, **k)),
+    "noise l2": (sg.L2, lambda *a, **k: random_noise(*a, **k)),
+    "noise l1": (sg.L1, lambda *a, **k: random_noise(*a, **k)),
     "random search linf": (sg.Linf, lambda *a, **k: random_search(*a, queries=30, **k)),
     "random search l2": (sg.L2, lambda *a, **k: random_search(*a, queries=30, **k)),
     "random search l1": (sg.L1, lambda *a, **k: random_search(*a, queries=30, **k)),
@@ -217,7 +217,7 @@ def test_searches_beat_the_control_and_never_the_gradient_by_much(trained):
     net, x, y = trained
     threat = sg.Linf(4 / 255)
     control, scores, labels = (
-        f(net, x, y, threat).broken.float().mean() for f in (noise, random_search, rays)
+        f(net, x, y, threat).broken.float().mean() for f in (random_noise, random_search, rays)
     )
     most = sg.apgd(net, x, y, threat, steps=30).broken.float().mean()
     assert control < min(scores, labels)
@@ -302,10 +302,10 @@ def test_the_uniform_half_of_the_control_fills_the_ball():
         (lambda *a: rays(*a, sg.Linf(0.1), queries=0), "queries = 0"),
         (lambda *a: square(*a, sg.L2(0.1), queries=0), "queries = 0"),
         (lambda x, *a: square(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),
-        (lambda *a: noise(*a, sg.L1(0.1), tries=0), "tries = 0"),
+        (lambda *a: random_noise(*a, sg.L1(0.1), tries=0), "tries = 0"),
         (lambda *a: random_search(*a, sg.L1(0.1), queries=0), "queries = 0"),
         (lambda x, *a: random_search(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),
-        (lambda *a: noise(*a, sg.L1(0.1), index=torch.arange(3)), "index has shape (3,)"),
+        (lambda *a: random_noise(*a, sg.L1(0.1), index=torch.arange(3)), "index has shape (3,)"),
         (lambda *a: cw(*a, sg.L2(0.1), index=torch.arange(3)), "index has shape (3,)"),
         (lambda m, x, y: rays(m, x, y + 9, sg.Linf(0.1)), "labels lie in"),
         (lambda m, x, y: fab(m, x * 255, y, sg.Linf(0.1)), "divide by 255"),

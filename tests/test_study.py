@@ -32,10 +32,10 @@ def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_
     all_ = list(matrix.cells(Settings(seeds=2)))
     assert len({c.name for c in all_}) == len(all_)
     by = {(c.group, c.row) for c in all_}
-    for row in matrix.ROWS:
+    for row in matrix.rows():
         assert {("BPTT", row), ("AT", row)} <= by
     assert set(matrix.AMONG_FRONTIER) <= by
-    for row in matrix.REGIMES:
+    for row in matrix.regimes():
         assert {("regimes", row), ("regimes", f"{row}, TGO")} <= by
     used = {type(d) for c in all_ for d in c.recipe.defenses}
     assert used == set(DEFENSES.values())

@@ -2,23 +2,43 @@
 
 import spikeguard as sg
 from spikeguard.auditing.run import traits
-from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, BLACK, SUITES, fingerprint, members
-from spikeguard.defenses import DEFENSES
+from spikeguard.auditing.suite import (
+    AUTOATTACK,
+    AUTOATTACK_RAND,
+    BLACK,
+    FULL,
+    SUITES,
+    fingerprint,
+    member_of,
+    members,
+)
+from spikeguard.defenses import DEFENSES, TGO, ANNTwin, InputNoise
 
 THREAT = sg.Linf(0.03)
 
 
-def test_every_defense_names_the_attack_that_is_adaptive_to_it():
-    names = {m.key for m in SUITES["full"]}
+def test_every_defense_brings_the_attack_that_is_adaptive_to_it():
     for name, kind in DEFENSES.items():
-        assert kind.adaptive in names, f"{name} names no member of the suite as the attack adaptive to it"
-        for effort in ("quick", "standard"):
-            met, _ = members(
-                effort, THREAT, frozenset({"neurons", "noise"}), adaptive=frozenset({kind.adaptive})
-            )
-            assert any(m.covers(a) for m in met for a in SUITES["full"] if a.key == kind.adaptive), (
-                f"{effort} leaves out what is adaptive to {name}"
-            )
+        made = member_of(kind.adaptive)
+        assert kind.adaptive.why.endswith("."), f"{name} does not say why its attack is adaptive"
+        for effort in ("quick", "standard", "full"):
+            met, _ = members(effort, THREAT, frozenset({"neurons", "noise"}), adaptive=(kind.adaptive,))
+            assert any(m.covers(made) for m in met), f"{effort} leaves out what is adaptive to {name}"
+    attacks = [kind.adaptive for kind in DEFENSES.values()]
+    shared = [a.id for a in attacks if sum(a == b for b in attacks) > 1]
+    assert len(shared) <= 4, f"defenses share an attack: {shared}"
+
+
+def test_an_adaptive_attack_that_the_suite_has_is_its_member():
+    assert member_of(TGO.adaptive) in FULL
+    assert member_of(TGO.adaptive).needs == "neurons"
+    new = member_of(InputNoise.adaptive)
+    assert new not in FULL
+    assert new.family == "adaptive sharpness"
+    assert member_of(ANNTwin.adaptive).family == "own gradient"
+    both = (TGO.adaptive, TGO.adaptive)
+    met, _ = members("quick", THREAT, frozenset({"neurons"}), adaptive=both)
+    assert len([m for m in met if m.covers(member_of(TGO.adaptive))]) == 1
 
 
 def test_suites_grow_and_their_hash_changes_with_any_constant():
@@ -51,5 +71,5 @@ def test_members_that_make_no_sense_are_left_out_with_a_reason(small_net):
     assert not {m.id for m in AUTOATTACK} & {m.id for m in random}
     assert any("eot" in m.id for m in random)
     for found, protocol in ((frozenset(), AUTOATTACK), (frozenset({"noise"}), AUTOATTACK_RAND)):
-        chosen, left = members("autoattack", THREAT, found, adaptive=frozenset({"SA-PGD-30 pulled"}))
+        chosen, left = members("autoattack", THREAT, found, adaptive=(TGO.adaptive,))
         assert (tuple(chosen), left) == (protocol, {})

@@ -26,7 +26,7 @@ import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records.files import SCHEMA, read_json, write_json
 from spikeguard.runtime.machine import machine
-from spikeguard.training.loop import _Trainer
+from spikeguard.training.loop import Trainer
 from spikeguard.training.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
@@ -38,139 +38,6 @@ COSTS, STUDY, PAGE = (
 RESULT = ROOT / "docs" / "results" / "embedded.md"
 ROUNDS, STEPS = 5, 3
 
-ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
-    "tgo": (
-        "potentials away from the threshold, noisy firing",
-        "L + lambda sum_l mean max(0, delta - \\|u\\|); s = step(u + sigma xi)",
-        "arXiv 2602.20548",
-    ),
-    "at": ("train on adversaries", "L(x'), x' by PGD on L", "Madry et al., ICLR 2018"),
-    "trades": (
-        "small divergence between clean and disturbed outputs",
-        "L(x) + beta tau^2 KL(p(x) \\|\\| p(x'))",
-        "Zhang et al., ICML 2019",
-    ),
-    "mart": (
-        "divergence weighed by doubt",
-        "BCE(x') + beta KL(p \\|\\| p') (1 - p_y)",
-        "Wang et al., ICLR 2020",
-    ),
-    "rat": (
-        "singular values towards 1",
-        "W <- (1 + beta) W - beta W W^T W after every step",
-        "Ding et al., NeurIPS 2022",
-    ),
-    "temporal_ensemble": (
-        "time steps as an ensemble, minimal version of our own",
-        "CE of all steps at the adversary of one + c KL(mean \\|\\| z_t)",
-        "after arXiv 2508.11279",
-    ),
-    "distillation": (
-        "ours in this form: a robust ANN, trained first, is the teacher",
-        "(1 - c) KL(T(x) \\|\\| S(x')) + c KL(T(x) \\|\\| S(x))",
-        "after Zi et al., ICCV 2021; STUDY",
-    ),
-    "ema": ("averaged weights, batch norm estimated anew", "w <- d w + (1 - d) now", "common"),
-    "early_stopping": (
-        "keep the most robust epoch",
-        "max over epochs of validation accuracy under ASSG + SA-PGD-20",
-        "ours in this form",
-    ),
-    "sr": (
-        "flat class probability along its gradient's sign",
-        "L + w mean ((f(x + h v) - f(x)) / h)^2",
-        "Liu et al., ICML 2024",
-    ),
-    "stog": (
-        "learned random gates behind neurons",
-        "s <- s b, b ~ Bernoulli(p); L + gamma sum p^2 / 2",
-        "Ding et al., AAAI 2024",
-    ),
-    "dlif": (
-        "a trained gain of the current per layer and step",
-        "H = decay V + p[t] I[t]",
-        "Ding et al., ICML 2024",
-    ),
-    "mppd": (
-        "small difference of the last layer's potentials",
-        "L + rho mean e^2 (l2) or \\|e\\| (l1), e[t] = decay e[t-1] + I - I'",
-        "ICML 2024; ICLR 2026",
-    ),
-    "mpd_sgr": (
-        "little probability mass inside the surrogate's support",
-        "L + eta mean [Phi((mu + g)/s) - Phi((mu - g)/s)]",
-        "arXiv 2511.12199",
-    ),
-    "feel": (
-        "low-pass narrowing over time, trained leak per neuron and step",
-        "x_t = IFFT(M_t FFT(x)); H = leak[t] V + I",
-        "Xu et al., NeurIPS 2024",
-    ),
-    "hosnn": (
-        "thresholds that hold potentials where they were",
-        "theta <- theta + rate (H - H*)",
-        "arXiv 2308.10373",
-    ),
-    "input_noise": (
-        "fresh noise on the image at every step",
-        "x_t = x + sigma N(0, 1)",
-        "after RSC-SNN, ACM MM 2024",
-    ),
-    "input_quantization": ("pixels rounded by lot", "floor(x (k - 1) + U) / (k - 1)", "common"),
-    "randhet": ("random decays", "H = sigmoid(r) V + (1 - sigmoid(r)) I, r ~ N(0, sigma^2)", "iScience 2025"),
-    "dsd": ("gradients without their dominant direction", "G <- G - s1 u1 v1^T", "ICLR 2026"),
-    "conversion": (
-        "a quantized ANN first, then spikes",
-        "clip(floor(I T / theta + 1/2) / T, 0, 1), then soft reset from theta / 2",
-        "Bu et al., ICLR 2022",
-    ),
-    "ann_twin": ("no defense, a yardstick: the same layers without spikes", "ReLU(I), one step", "MEASURING"),
-    "fitted_surrogate": (
-        "ours: the training surrogate as wide as a layer's potentials are large",
-        "sharpness = 1 / (reach mean \\|u\\|)",
-        "STUDY",
-    ),
-    "shift_guard": (
-        "ours: potentials beyond what the attack moves them",
-        "L + lambda sum_l mean max(0, m_c - sign(u) u')",
-        "STUDY",
-    ),
-    "first_layer_guard": (
-        "ours: first layer beyond the farthest attainable shift",
-        "L + lambda mean max(0, eps \\|\\|w_c\\|\\|_1 g_c D_t - \\|u\\|)",
-        "STUDY",
-    ),
-}
-ROWS = {  # the rows of the study that speak of a defense: without and with adversarial training
-    "tgo": "TGO",
-    "rat": "RAT",
-    "sr": "SR",
-    "stog": "StoG",
-    "dlif": "DLIF",
-    "mppd": "MPPD",
-    "mpd_sgr": "MPD-SGR",
-    "feel": "FEEL",
-    "hosnn": "HoSNN",
-    "input_noise": "input noise",
-    "input_quantization": "input quantization",
-    "randhet": "RandHet",
-    "dsd": "DSD",
-    "conversion": "conversion",
-    "ann_twin": "no spikes: the ANN twin",
-    "fitted_surrogate": "fitted surrogate",
-    "shift_guard": "shift guard",
-    "first_layer_guard": "first-layer guard",
-    "ema": "EMA",
-}
-ALONE = {
-    "at": ("AT", "none"),
-    "trades": ("regimes", "TRADES"),
-    "mart": ("regimes", "MART"),
-    "temporal_ensemble": ("regimes", "temporal self-ensemble"),
-    "early_stopping": ("regimes", "AT, early stopping"),
-    "distillation": ("regimes", "distillation"),
-}
-
 
 def costs() -> None:
     """Seconds of a training step of each defense over those of BPTT, interleaved: the median over rounds."""
@@ -181,7 +48,7 @@ def costs() -> None:
     for name, kind in [("BPTT", None), *DEFENSES.items()]:
         chosen: tuple[Defense, ...] = () if kind is None else (kind(),)
         loss = "per_step" if name == "temporal_ensemble" else "mean"
-        trainer = _Trainer(
+        trainer = Trainer(
             type(base)(**{**vars(base), "defenses": chosen, "loss": loss}), data, torch.device("cpu")
         )
         trainer.at.epoch = 3  # of four: thresholds move, converted neurons spike
@@ -239,14 +106,12 @@ def page() -> str:
     none = [told.get((group, "none")) for group in ("BPTT", "AT")]
     lines.append(f"| | | no defense | | | 1.0 | {_share(none[0])} | {_share(none[1])} |")
     for name, kind in DEFENSES.items():
-        idea, formula, source = ABOUT[name]
-        keys = [ALONE[name]] if name in ALONE else [("BPTT", ROWS[name]), ("AT", ROWS[name])]
-        survives = ["" if name in ALONE else _share(told.get(keys[0])), _share(told.get(keys[-1]))]
+        row = kind.row
+        alone = "" if row.group else _share(told.get(("BPTT", row.name)))
+        survives = [alone, _share(told.get((row.group or "AT", row.name)))]
+        about = " | ".join(text.replace("|", "\\|") for text in (kind.idea, kind.formula, kind.source))
         cost = f"{costs_[name]:.1f}" if name in costs_ else "not run"
-        lines.append(
-            f"| `{name}` | {kind.__name__} | {idea} | {formula} | {source} | {cost} | "
-            f"{' | '.join(survives)} |"
-        )
+        lines.append(f"| `{name}` | {kind.__name__} | {about} | {cost} | {' | '.join(survives)} |")
     return "\n".join([*lines, ""])
 
 

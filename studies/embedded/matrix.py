@@ -7,75 +7,81 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spikeguard import defenses as d
-from spikeguard.auditing.suite import FULL, QUICK, STANDARD, Member
-from spikeguard.defenses import Defense
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST, AdaptiveAttack
+from spikeguard.auditing.suite import FULL, QUICK, STANDARD, Member, member_of
+from spikeguard.defenses import DEFENSES, Defense
+from spikeguard.defenses.crafting import ADVERSARY as ADVERSARY
+from spikeguard.gradients import BPDA
+from spikeguard.surrogates import Atan
 from spikeguard.sweep.cells import Cell
+from spikeguard.training.recipe import Recipe
 from spikeguard.training.recipes import DEMO_GUARD, recipe
 
 EPS, LOW = 25 / 255, 8 / 255
 FRONTIER, BEST, CONFIRMING, FRESH = (4, 8, 12, 20, 25), 5, 5, 100
-ADVERSARY: dict[str, Any] = {"eps": 16 / 255, "steps": 2, "warmup": 0.25}
-_ADAPTIVE = {kind.adaptive for kind in d.DEFENSES.values()}
-MORE: tuple[Member, ...] = tuple(m for m in FULL if m.name in _ADAPTIVE and m not in QUICK)
-"""Every network meets what is adaptive to any of them, so that all rows stand under the same attacks."""
+MORE: tuple[Member, ...] = (member_of(SHARPEST), member_of(THRESHOLD_FIRST))
+"""Every network meets these beside the suite, so that all rows stand under the same attacks."""
+BPDA_40 = AdaptiveAttack(
+    "sapgd40-bpda-margin",
+    "SA-PGD-40, BPDA, margin loss",
+    sapgd,
+    {"steps": 40, "loss": "margin"},
+    BPDA(Atan(4.0)),
+    "The backward pass steps over the rounding.",
+)
 MORE_AT_LAST = tuple(m for m in FULL if m not in STANDARD and (m in QUICK or m in MORE))
 
 GUARD = DEMO_GUARD
-TWIN = "no spikes: the ANN twin"
-ROWS: dict[str, tuple[Defense, ...]] = {
+TWIN = d.ANNTwin.row.name
+VARIATIONS: dict[str, tuple[Defense, ...]] = {
     "none": (),
     "MC": (replace(GUARD, sigma=0.0),),
     "NLIF": (replace(GUARD, lambda_max=0.0),),
-    "TGO": (GUARD,),
     "TGO, noise in the band": (replace(GUARD, site="band"),),
     "TGO, by layer": (replace(GUARD, deltas=(0.3, 0.5, 0.7), sigmas=(0.09, 0.15, 0.2)),),
-    "shift guard": (d.ShiftGuard(**{**ADVERSARY, "steps": 1, "step_size": ADVERSARY["eps"]}),),
-    "first-layer guard": (d.FirstLayerGuard(eps=ADVERSARY["eps"]),),
-    "SR": (d.SR(),),
-    "StoG": (d.StoG(),),
-    "MPPD": (d.MPPD(),),
-    "DLIF": (d.DLIF(),),
+    "TGO, noise when scored": (replace(GUARD, noise_at_eval=True),),
     "DLIF + MPPD": (d.DLIF(), d.MPPD()),
     "DLIF + TV-l1": (d.DLIF(), d.MPPD(norm="l1", rho=2.5)),
-    "MPD-SGR": (d.MPDSGR(),),
     "MPD-SGR, batch norm": (d.MPDSGR(moments="batch norm"),),
-    "FEEL": (d.FEEL(leak_start=0.5),),
-    "HoSNN": (d.HoSNN(),),
-    "input noise": (d.InputNoise(),),
-    "input quantization": (d.InputQuantization(),),
-    "RandHet": (d.RandHet(),),
-    "DSD": (d.DSD(),),
-    "RAT": (d.RAT(),),
     "RAT + TGO": (d.RAT(), GUARD),
-    "conversion": (d.Conversion(),),
     "conversion's neurons from the start": (d.Conversion(share=0.0),),
     "conversion's neurons + RAT": (d.Conversion(share=0.0), d.RAT()),
     "conversion's neurons + TGO": (d.Conversion(share=0.0), GUARD),
     "conversion's neurons + RAT + TGO": (d.Conversion(share=0.0), d.RAT(), GUARD),
-    "TGO, noise when scored": (replace(GUARD, noise_at_eval=True),),
-    "fitted surrogate": (d.FittedSurrogate(),),
-    TWIN: (d.ANNTwin(),),
     f"{TWIN} + RAT": (d.ANNTwin(), d.RAT()),
-    "EMA": (d.EMA(),),
 }
-"""What is trained with BPTT and with AT.
+"""Rows beside those that the defenses name themselves: other settings, and several defenses together."""
+ORDER = (
+    *("none", "MC", "NLIF", "TGO", "TGO, noise in the band", "TGO, by layer", "shift guard"),
+    *("first-layer guard", "SR", "StoG", "MPPD", "DLIF", "DLIF + MPPD", "DLIF + TV-l1", "MPD-SGR"),
+    *("MPD-SGR, batch norm", "FEEL", "HoSNN", "input noise", "input quantization", "RandHet", "DSD"),
+    *("RAT", "RAT + TGO", "conversion", "conversion's neurons from the start"),
+    *("conversion's neurons + RAT", "conversion's neurons + TGO", "conversion's neurons + RAT + TGO"),
+    *("TGO, noise when scored", "fitted surrogate", TWIN, f"{TWIN} + RAT", "EMA"),
+)
+"""The order in which rows are run; those of newer defenses follow."""
 
-Constants are the published ones where they are known, else the demo's.
-"""
+
+def rows() -> dict[str, tuple[Defense, ...]]:
+    """What is trained with BPTT and with AT: the rows of all defenses and the variations.
+
+    Constants are the published ones where they are known, else the demo's.
+    """
+    own = {k.row.name: (k(**k.row.settings),) for k in DEFENSES.values() if not k.row.group and k.row.name}
+    all_ = {**own, **VARIATIONS}
+    return {name: all_[name] for name in (*ORDER, *(n for n in all_ if n not in ORDER))}
+
+
 CRAFTED = ("own", "assg", "assg triangle", "bptr")
-REGIMES: dict[str, tuple[tuple[Defense, ...], str]] = {
-    "TRADES": ((d.TRADES(**ADVERSARY),), "mean"),
+AT_VARIATIONS: dict[str, tuple[tuple[Defense, ...], str]] = {
     "TRADES, crafted by ASSG": ((d.TRADES(**ADVERSARY, estimators=("assg",)),), "mean"),
     "AT, crafted by ASSG": ((d.AT(**ADVERSARY, estimators=("assg",)),), "mean"),
     "AT, crafted by lot": ((d.AT(**ADVERSARY, estimators=CRAFTED),), "mean"),
     "RAT + EMA, crafted by lot": ((d.AT(**ADVERSARY, estimators=CRAFTED), d.RAT(), d.EMA()), "mean"),
-    "MART": ((d.MART(**ADVERSARY),), "mean"),
     "AT, growing": ((d.AT(**ADVERSARY, eps_end=18 / 255, late_steps=4),), "mean"),
-    "distillation": ((d.Distillation(**ADVERSARY),), "mean"),
     "distillation, conversion's neurons": ((d.Distillation(**ADVERSARY), d.Conversion(share=0.0)), "mean"),
-    "AT, early stopping": ((d.AT(**ADVERSARY), d.EarlyStopping(eps=EPS)), "mean"),
     "AT, loss of every step": ((d.AT(**ADVERSARY),), "per_step"),
-    "temporal self-ensemble": ((d.TemporalEnsemble(**ADVERSARY),), "per_step"),
     "AT, half clean": ((d.AT(**ADVERSARY, clean_share=0.5),), "mean"),
     "AT by FGSM, random start": (
         (d.AT(eps=ADVERSARY["eps"], steps=1, warmup=ADVERSARY["warmup"], step_size=ADVERSARY["eps"]),),
@@ -83,6 +89,25 @@ REGIMES: dict[str, tuple[tuple[Defense, ...], str]] = {
     ),
     "BPTT, loss of every step": ((), "per_step"),
 }
+REGIME_ORDER = (
+    *("TRADES", "TRADES, crafted by ASSG", "AT, crafted by ASSG", "AT, crafted by lot"),
+    *("RAT + EMA, crafted by lot", "MART", "AT, growing", "distillation"),
+    *("distillation, conversion's neurons", "AT, early stopping", "AT, loss of every step"),
+    *("temporal self-ensemble", "AT, half clean", "AT by FGSM, random start", "BPTT, loss of every step"),
+)
+
+
+def regimes() -> dict[str, tuple[tuple[Defense, ...], str]]:
+    """Other ways to train, and the loss of each; they are run with and without TGO."""
+    own = {
+        k.row.name: ((*k.row.beside, k(**k.row.settings)), k.row.loss)
+        for k in DEFENSES.values()
+        if k.row.group == "regimes"
+    }
+    all_ = {**own, **AT_VARIATIONS}
+    return {name: all_[name] for name in (*REGIME_ORDER, *(n for n in all_ if n not in REGIME_ORDER))}
+
+
 Key = tuple[str, str]
 AMONG_FRONTIER: tuple[Key, ...] = (("AT", "none"), ("regimes", "TRADES"))
 """The frontier's points at ADVERSARY's budget."""
@@ -113,18 +138,32 @@ def cells(settings: StudySettings, seeds: Sequence[int] | None = None) -> Iterat
             made = replace(base, name=f"{group} {row}", defenses=d.compose(*chosen), loss=loss, seed=seed)  # type: ignore[arg-type]
             return Cell(group, row, seed, made)
 
-        for row, chosen in ROWS.items():
+        for row, chosen in rows().items():
             yield cell("BPTT", row, chosen)
         for eps in FRONTIER:
             yield cell("frontier", f"AT {eps}/255", (replace(at, eps=eps / 255),))
             yield cell("frontier", f"TRADES {eps}/255", (d.TRADES(**{**ADVERSARY, "eps": eps / 255}),))
         yield cell("AT", "none", (at,))
-        for row, (chosen, loss) in REGIMES.items():
+        for row, (chosen, loss) in regimes().items():
             yield cell("regimes", row, chosen, loss)
             yield cell("regimes", f"{row}, TGO", (*chosen, GUARD), loss)
-        for row, chosen in ROWS.items():
+        for row, chosen in rows().items():
             if chosen:
                 yield cell("AT", row, (at, *chosen))
+
+
+def adaptive_attacks(recipe: Recipe) -> tuple[AdaptiveAttack, ...]:
+    """The attacks that audits of the study run because of a recipe's defenses, since its first row.
+
+    Audits of single networks run ``defense.adaptive_attacks()`` instead.
+    """
+    return tuple(map(_adaptive, recipe.defenses))
+
+
+def _adaptive(defense: Defense) -> AdaptiveAttack:
+    if isinstance(defense, (d.TGO, d.MPDSGR, d.ShiftGuard, d.FirstLayerGuard)):
+        return THRESHOLD_FIRST
+    return BPDA_40 if isinstance(defense, d.InputQuantization) else SHARPEST
 
 
 def on_frontier(cell: Mapping[str, Any]) -> bool:

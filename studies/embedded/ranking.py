@@ -11,7 +11,6 @@ import torch
 
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset, Images
-from spikeguard.defenses import TGO, Defense, InputNoise, InputQuantization, RandHet, StoG
 from spikeguard.errors import UserError
 from spikeguard.sweep.cells import (
     Cell,
@@ -27,9 +26,8 @@ from spikeguard.sweep.cells import (
 from spikeguard.sweep.workers import Row
 from spikeguard.threat import Linf
 from spikeguard.training.builder import training_parts
-from studies.embedded.matrix import EPS, LOW, MORE, MORE_AT_LAST
+from studies.embedded.matrix import EPS, LOW, MORE, MORE_AT_LAST, adaptive_attacks
 
-RANDOM = (InputNoise, InputQuantization, RandHet, StoG)  # when scored, too, as is TGO whose noise stays on
 # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 JUDGE_VERSION = "random models, second version"
 DEFAULTS_OF_OLD_RECIPES: dict[str, Any] = {
@@ -108,7 +106,7 @@ class Score:
 
 def judgment(effort: Effort, eps: float = EPS) -> Judgment:
     """How the study audits with an effort: with every attack that is adaptive to any of its defenses."""
-    return Judgment(Linf(eps), effort, _extra_members(effort))
+    return Judgment(Linf(eps), effort, _extra_members(effort), adaptive_attacks)
 
 
 def validation_images(cell: Cell, data: Dataset, count: int) -> Images:
@@ -136,11 +134,11 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
     parts: list[Any] = [
         without_new_fields(cell.recipe.values()),
         fingerprint(effort),
-        [m.told() for m in _extra_members(effort)],
+        [m.as_dict() for m in _extra_members(effort)],
         EPS,
         LOW,
     ]
-    if any(_is_random(d) for d in cell.recipe.defenses):
+    if any(d.is_random() for d in cell.recipe.defenses):
         parts.append(JUDGE_VERSION)
     return hash_of(parts)
 
@@ -148,10 +146,6 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
 def _extra_members(effort: Effort) -> tuple[Member, ...]:
     """The members that an audit of the study has beside the suite's."""
     return {"quick": MORE, "standard": MORE_AT_LAST}.get(effort, ())
-
-
-def _is_random(defense: Defense) -> bool:
-    return isinstance(defense, RANDOM) or (isinstance(defense, TGO) and defense.noise_at_eval)
 
 
 def without_new_fields(values: Any) -> Any:

@@ -15,7 +15,7 @@ from spikeguard.attacks._loop import Attacked, Best, sample_ids
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.threat import L2, Threat, check_images
 
 FIRST_C, GROWTH, LAST_C = 0.01, 10.0, 1e10
@@ -106,7 +106,7 @@ def _run(
         )
     x = x.detach()
     with eval_mode(model):
-        is_stochastic(model, x, y)
+        check_logits(model, x, y)
         search = _Search(model, x, y, threat.per_sample(x).flatten(), gradient or Own(), until_broken)
         c = torch.full_like(search.norm, FIRST_C)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

@@ -16,7 +16,7 @@ from spikeguard.attacks._loop import Attacked, Best, random_start, sample_ids
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import Targeted, margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.threat import L1, Linf, Threat, check_images
 
 ALPHA, ETA, BETA = 0.1, 1.05, 0.9
@@ -164,7 +164,7 @@ def _run(
         )
     index, x = sample_ids(index, x), x.detach()
     with eval_mode(model):
-        is_stochastic(model, x, y)
+        check_logits(model, x, y)
         walk = _Walk(model, x, y, threat, steps, gradient or Own(), until_broken)
         for restart in range(restarts):
             start = random_start(x, threat.scaled(0.5), index, seed, restart) if restart else x

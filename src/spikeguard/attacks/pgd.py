@@ -25,7 +25,7 @@ from spikeguard.attacks._loop import (
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import Loss, by_name
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.random import draws
 from spikeguard.threat import Linf, Threat, check_images
 
@@ -159,7 +159,7 @@ def search(
     ``known``: logits at ``x`` of a model that is known to answer alike every time.
     """
     with eval_mode(model):
-        random = known is None and is_stochastic(model, x, y)
+        random = known is None and is_stochastic(model, *check_logits(model, x, y))
         if early_stop and not random:
             with torch.no_grad():
                 best = Best(x, y, model(x) if known is None else known, objective)

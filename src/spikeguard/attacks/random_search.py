@@ -11,7 +11,7 @@ from torch import Tensor
 from spikeguard.attacks._loop import Attacked, Best, sample_ids
 from spikeguard.errors import UserError
 from spikeguard.losses import margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.random import draws
 from spikeguard.threat import L1, L2, Linf, Threat, check_images
 
@@ -59,7 +59,7 @@ def random_noise(
         raise UserError(f"noise: tries = {tries} must be at least 1")
     index, x = sample_ids(index, x).to(x.device), x.detach()
     with eval_mode(model), torch.no_grad():
-        is_stochastic(model, x, y)
+        check_logits(model, x, y)
         best = Best(x, y, model(x), margin)
         for k in range(tries):
             rows = best.standing()
@@ -112,7 +112,7 @@ def random_search(
     index, x = sample_ids(index, x).to(x.device), x.detach()
     size = x[0].numel()
     with eval_mode(model), torch.no_grad():
-        is_stochastic(model, x, y)
+        check_logits(model, x, y)
         best = Best(x, y, model(x), margin)
         for query in range(queries):
             rows = best.standing()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spikeguard.attacks._loop import Attacked, Best, sample_ids
 from spikeguard.errors import UserError
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.threat import Threat, check_images
 
 RESOLUTION, SHARE = (
@@ -125,7 +125,7 @@ def rays(
     sample_ids(index, x)
     x = x.detach()
     with eval_mode(model), torch.no_grad():
-        is_stochastic(model, x, y)
+        check_logits(model, x, y)
         best = Best(x, y, model(x), wrong)
         rows, eps = best.standing(), threat.per_sample(x).flatten()
         search = _Rays(x[rows], threat)

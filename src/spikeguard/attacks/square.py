@@ -19,7 +19,7 @@ from torch import Tensor
 from spikeguard.attacks._loop import Attacked, Best, sample_ids
 from spikeguard.attacks.random_search import check_search
 from spikeguard.losses import margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.random import draws
 from spikeguard.threat import Linf, Threat, check_images
 
@@ -55,7 +55,7 @@ def square(
     x = x.detach()
     propose = _corner if isinstance(threat, Linf) else _pulse
     with eval_mode(model), torch.no_grad():
-        is_stochastic(model, x, y)
+        check_logits(model, x, y)
         best = Best(x, y, model(x), margin)
         for query in range(queries):
             rows = best.standing()

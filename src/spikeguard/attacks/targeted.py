@@ -17,7 +17,7 @@ from spikeguard.attacks.sapgd import sapgd_rule
 from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG, Estimator, Own
 from spikeguard.losses import Targeted, margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.random import draws
 from spikeguard.threat import Threat, check_images
 
@@ -57,7 +57,7 @@ def targeted(
     estimator: Estimator = gradient or (ASSG() if rule == "sapgd" else Own())
     index, x = sample_ids(index, x), x.detach()
     with eval_mode(model):
-        random = is_stochastic(model, x, y)
+        random = is_stochastic(model, *check_logits(model, x, y))
         with torch.no_grad():
             logits = model(x)
             best = Best(x, y, logits, margin)

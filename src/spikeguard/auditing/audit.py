@@ -131,7 +131,7 @@ def audit(
         threat,
         traits(model, bool(plan.random), *checked.traits),
         _extra_members(extra),
-        getattr(model, "adaptive", frozenset()),
+        getattr(model, "adaptive", ()),
     )
     suite_hash, found = fingerprint(effort, threat.norm, bool(plan.random)), digests(model, x, y)
     conditions = {

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spikeguard import attacks
 from spikeguard.attacks import Attacked
+from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.gradients import (
     ASSG,
     BPDA,
@@ -391,6 +392,28 @@ SUITES: dict[str, Sequence[Member]] = {
 }
 
 
+def member_of(adaptive: AdaptiveAttack) -> Member:
+    """The member that runs an adaptive attack: the equal one of ``FULL``, else a new one.
+
+    Its family is that of the members whose gradient has the same source.
+    """
+    settings = dict(adaptive.settings)
+    for member in FULL:
+        same = (member.attack, member.settings, member.gradient)
+        if same == (adaptive.attack, settings, adaptive.gradient):
+            return member
+    source = _source(adaptive.gradient)
+    family = next((m.family for m in FULL if _source(m.gradient) is source), "adaptive")
+    exact, title = source is Own, adaptive.title
+    return Member(adaptive.id, family, adaptive.attack, settings, adaptive.gradient, exact=exact, title=title)
+
+
+def _source(gradient: Estimator | None) -> type:
+    """The kind of estimator that an average or a loss of every step is taken of."""
+    inner = getattr(gradient, "inner", None)
+    return type(gradient or Own()) if inner is None else _source(inner)
+
+
 REASONS = {
     "neurons": "the model has no neurons of this library",
     "noise": "the model is not random",
@@ -404,21 +427,20 @@ def members(
     threat: Threat,
     traits: frozenset[str],
     extra: Sequence[Member] = (),
-    adaptive: frozenset[str] = frozenset(),
+    adaptive: Sequence[AdaptiveAttack] = (),
 ) -> tuple[list[Member], dict[str, str]]:
     """The members that attack a model with these traits under this threat, and the reason for each left out.
 
-    ``adaptive``: members that the model's own defenses call adaptive to them; those that the effort does not
-    have come last.
+    ``adaptive``: the attacks made for the model's own defenses; they come last, if the effort does not have
+    them.
     """
     chosen, left = [], {}
     rows = list(SUITES[effort])
     if effort != "autoattack":
-        rows += [
-            m
-            for m in FULL
-            if not adaptive.isdisjoint((m.id, m.key)) and not any(row.covers(m) for row in rows)
-        ]
+        own = sorted(map(member_of, adaptive), key=lambda m: FULL.index(m) if m in FULL else len(FULL))
+        for member in own:
+            if not any(row.covers(member) for row in rows):
+                rows.append(member)
     if "noise" in traits and effort in ("full", "autoattack"):
         rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
     if threat.norm == "l2" and effort in ("standard", "full"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Opened, as_module
-from spikeguard.kernels.custom_backward import Seen
+from spikeguard.kernels.custom_backward import LayerPass
 from spikeguard.models import Model
 from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Triangle
@@ -31,7 +31,7 @@ class SequenceGradient:
         with tap(as_module(model, type(self).__name__), backward=self):
             yield Opened(model)
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         """As of ``kernels.rewired.Sequence``."""
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
@@ -43,7 +43,7 @@ class BPTR(SequenceGradient):
     Ding et al., NeurIPS 2022.
     """
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         return g * (seen.spikes.mean(0) > 0)
 
 
@@ -61,7 +61,7 @@ class RGA(SequenceGradient):
         if not 0 <= self.gamma <= 1:
             raise UserError(f"rga: gamma = {self.gamma} must lie in [0, 1]")
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         tau, mean = seen.decay, seen.current.mean(0) / seen.threshold
         steep = (1 - self.gamma + self.gamma * tau) / (1 + tau)
         slope = steep * ((mean > 1 - tau) & (mean <= 2)) + self.gamma * ((mean >= 0) & (mean <= 1 - tau))
@@ -82,5 +82,5 @@ class HART(SequenceGradient):
         if not (self.gamma > 0 and math.isfinite(self.gamma)):
             raise UserError(f"hart: gamma = {self.gamma} must be a finite number above 0")
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         return (g * Triangle(self.gamma).derivative(seen.u)).mean(0, keepdim=True).expand_as(g)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.auditing.audit import Audit, audit
 from spikeguard.auditing.suite import Effort, Member
 from spikeguard.data.images import Dataset, Images
@@ -73,11 +74,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Judgment:
-    """How a network is audited: the threat, the effort, the members beside those of the suite."""
+    """How a network is audited: the threat, the effort, the members beside those of the suite.
+
+    ``adaptive``: what is adaptive to a recipe's defenses; None: what the defenses say.
+    """
 
     threat: Threat
     effort: Effort
     extra: tuple[Member, ...] = ()
+    adaptive: Callable[[Recipe], tuple[AdaptiveAttack, ...]] | None = None
 
 
 def train_cell(context: Context, cell: Cell, title: str) -> dict[str, Any]:
@@ -134,6 +139,8 @@ def audit_cell(
     """An audit of a trained network; with the folder ``out`` an interrupted one continues."""
     device = pick_device(context.device)
     net, images = load(context.run_folder(cell), str(device)), images.to(device)
+    if judgment.adaptive is not None:
+        net.adaptive = judgment.adaptive(cell.recipe)
 
     def progress(stage: str, done: int, total: int) -> None:
         context.progress(f"{title}: {stage}", done, total)
