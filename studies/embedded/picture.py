@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spikeguard.records.studies import StudyRecord, StudyRow
 from spikeguard.report.plots import INK, figure, svg
 from studies.embedded.frontier import accuracies, finished_seeds, frontier_at, grouped, key_of
 from studies.embedded.matrix import on_frontier, title_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLORS = {"BPTT": "#9aa1a9", "AT": "#1f6f8b", "regimes": "#7a5ea8", "frontier": "#b4532a"}
 NAMES = {
@@ -56,14 +59,14 @@ def _named(cell: StudyRow) -> str:
     return f"AT + {title_of(cell.row)}" if cell.group == "AT" else title_of(cell.row)
 
 
-def _dots(axis: Any, points: Sequence[Point], kind: str, label: str, marker: str = "o") -> None:
+def _dots(axis: Axes, points: Sequence[Point], kind: str, label: str, marker: str = "o") -> None:
     if points:
         axis.scatter(
             *zip(*points, strict=True), s=22, color=COLORS[kind], label=label, marker=marker, lw=0, zorder=3
         )
 
 
-def _line(axis: Any, points: Sequence[Point], **style: Any) -> None:
+def _line(axis: Axes, points: Sequence[Point], **style: Any) -> None:
     """The frontier of these points, from the most robust to that of best clean accuracy."""
     if points:
         left, right = max(points, key=lambda p: (p[1], p[0]))[0], max(c for c, _ in points)
@@ -71,7 +74,7 @@ def _line(axis: Any, points: Sequence[Point], **style: Any) -> None:
         axis.plot(across, [frontier_at(points, c) for c in across], color=COLORS["frontier"], **style)
 
 
-def _ranking(axis: Any, cells: Iterable[StudyRow]) -> None:
+def _ranking(axis: Axes, cells: Iterable[StudyRow]) -> None:
     rows = [(row[0], _mean(_points(row))) for row in grouped(c for c in cells if not c.failed).values()]
     for kind in ("BPTT", "regimes", "AT", "frontier"):
         _dots(axis, [p for cell, p in rows if _kind(cell) == kind], kind, NAMES[kind])
@@ -97,7 +100,7 @@ def _ranking(axis: Any, cells: Iterable[StudyRow]) -> None:
     axis.legend(frameon=False, fontsize=7.5, loc="lower left")
 
 
-def _fresh(axis: Any, cells: Sequence[StudyRow]) -> None:
+def _fresh(axis: Axes, cells: Sequence[StudyRow]) -> None:
     rivals, chosen = (
         [c for c in cells if on_frontier(key_of(c))],
         grouped(c for c in cells if not on_frontier(key_of(c))),

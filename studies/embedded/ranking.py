@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -30,7 +29,7 @@ from studies.embedded.matrix import EPS, LOW, MORE, MORE_AT_LAST, adaptive_attac
 
 # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 JUDGE_VERSION = "random models, second version"
-DEFAULTS_OF_OLD_RECIPES: dict[str, Any] = {
+DEFAULTS_OF_OLD_RECIPES: dict[str, float | None] = {
     "eps_end": None,
     "late_steps": None,
     "late_share": 0.3,
@@ -132,7 +131,7 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
 
     Its recipe, the suite, the extra members, the budgets, the way stochastic models are judged.
     """
-    parts: list[Any] = [
+    parts: list[object] = [
         without_new_fields(cell.recipe.values()),
         fingerprint(effort),
         [m.as_dict() for m in _extra_members(effort)],
@@ -149,7 +148,7 @@ def _extra_members(effort: Effort) -> tuple[Member, ...]:
     return {"quick": MORE, "standard": MORE_AT_LAST}.get(effort, ())
 
 
-def without_new_fields(values: Any) -> Any:
+def without_new_fields(values: object) -> object:
     """A recipe's values without the fields that older recipes lack, where they mean what held before."""
     if not isinstance(values, dict):
         return values

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -122,9 +121,9 @@ def _train(context: Context, cell: Cell, title: str, resume: bool) -> None:
     def progress(report: Report) -> None:
         context.progress(f"{title}: training", report.step, report.steps)
 
-    settings: dict[str, Any] = {"data": context.data, "progress": progress, "stop": context.stop}
+    folder, device = context.run_folder(cell), context.device
     try:
-        train(cell.recipe, context.run_folder(cell), resume, context.device, **settings)
+        train(cell.recipe, folder, resume, device, data=context.data, progress=progress, stop=context.stop)
     except Interrupted as error:
         raise Interrupted(f"sweep stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
 
@@ -202,6 +201,6 @@ def _flags(record: AuditRecord) -> tuple[tuple[str, Level], ...]:
     return tuple((flag.id, flag.level) for flag in record.flags)
 
 
-def hash_of(parts: Sequence[Any]) -> str:
+def hash_of(parts: Sequence[object]) -> str:
     """The first 16 digits of a hash of plain values."""
     return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
