@@ -49,7 +49,7 @@ class Node:
 
 def walk(kind: type, choices: Choices, prefix: str = "") -> Iterator[Node]:
     """All fields of a dataclass, the inner ones behind the one that holds them."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for field in dataclasses.fields(kind):
         hint, path = hints[field.name], prefix + field.name
         default = field.default
@@ -63,6 +63,11 @@ def walk(kind: type, choices: Choices, prefix: str = "") -> Iterator[Node]:
                 yield from walk(chosen, choices, f"{path}.{name}.")
         elif dataclasses.is_dataclass(held):
             yield from walk(held, choices, f"{path}.")
+
+
+@cache
+def _hints(kind: type) -> dict[str, object]:
+    return get_type_hints(kind)
 
 
 def describe(kind: type, choices: Choices) -> list[FieldHelp]:
