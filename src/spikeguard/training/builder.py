@@ -38,7 +38,7 @@ def pick_precision(net: nn.Module, device: torch.device) -> Literal["float32", "
         return "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    return "bfloat16" if NATIVE_BFLOAT16 & set(machine()["instructions"]) else "float32"
+    return "bfloat16" if NATIVE_BFLOAT16 & set(machine().instructions) else "float32"
 
 
 def settled(recipe: Recipe, data: Dataset, device: torch.device) -> Recipe:
