@@ -161,7 +161,8 @@ def test_on_and_off_add_and_remove_a_defense():
 )
 def test_an_unknown_name_is_answered_with_the_nearest(flag, near):
     values = sg.Recipe().values()
-    values["neuron"]["surrogate"] = {}
+    if "surrogate" in flag:
+        values["neuron"]["surrogate"] = {}
     override(values, flag, "1")
     with pytest.raises(UserError, match=f"did you mean '{near}'") as error:
         sg.Recipe.of(values)

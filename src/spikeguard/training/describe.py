@@ -138,7 +138,8 @@ def as_written(value: object) -> str:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(as_written, value))}]"
+        inner = [f'"{v}"' if isinstance(v, str) else as_written(v) for v in value]
+        return f"[{', '.join(inner)}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k} = {as_written(v)}' for k, v in value.items())}}}"
     return str(value)
