@@ -102,6 +102,7 @@ class Triangle(Stretched):
     """
 
     width: float = 1.0
+    """Half-width of the support, in units of the membrane potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -127,6 +128,7 @@ class Atan(Stretched):
     """
 
     slope: float = 2.0
+    """Sharpness: twice the derivative at the threshold."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -152,6 +154,7 @@ class Sigmoid(Stretched):
     """
 
     slope: float = 4.0
+    """Sharpness: four times the derivative at the threshold."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -179,6 +182,7 @@ class Gaussian(Stretched):
     """
 
     sigma: float = 0.5
+    """Standard deviation of the normal density."""
 
     def __post_init__(self) -> None:
         _positive(self, "sigma", self.sigma)
@@ -203,6 +207,7 @@ class Rectangle(Stretched):
     """
 
     width: float = 1.0
+    """Width of the support, in units of the membrane potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -227,7 +232,9 @@ class Exponential(Surrogate):
     """
 
     slope: float = 2.0
+    """Decay of the derivative on both sides of the threshold."""
     height: float = 1.0
+    """Derivative at the threshold."""
 
     @property
     def sharpness(self) -> float:  # type: ignore[override]

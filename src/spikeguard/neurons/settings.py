@@ -57,13 +57,21 @@ class Neuron:
     """
 
     kind: Literal["lif", "if", "plif"] = "lif"
+    """Kind of neuron: leaky, without a leak, or with a decay that is learned."""
     decay: float = 1.0
+    """Share of the membrane potential that is left after a time step, in [0, 1]; 1 does not leak."""
     threshold: float = 1.0
+    """Membrane potential at which a neuron spikes."""
     learn_threshold: bool = False
+    """Make the threshold of each layer a parameter."""
     reset: Literal["hard", "soft"] = "hard"
+    """After a spike: set the potential to 0 (hard) or subtract the threshold (soft)."""
     detach_reset: bool = False
+    """Take the reset out of the backward pass."""
     v_init: float = 0.0
+    """Membrane potential before the first step."""
     surrogate: Surrogate = field(default_factory=Triangle)
+    """Derivative that replaces that of the spike in the backward pass."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
