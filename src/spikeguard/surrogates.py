@@ -102,7 +102,7 @@ class Triangle(Stretched):
     """
 
     width: float = 1.0
-    """Half-width of the support, in units of the membrane potential."""
+    """Width, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -128,7 +128,7 @@ class Atan(Stretched):
     """
 
     slope: float = 2.0
-    """Sharpness: twice the derivative at the threshold."""
+    """Slope: the larger, the narrower."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -154,7 +154,7 @@ class Sigmoid(Stretched):
     """
 
     slope: float = 4.0
-    """Sharpness: four times the derivative at the threshold."""
+    """Slope: the larger, the narrower."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -182,7 +182,7 @@ class Gaussian(Stretched):
     """
 
     sigma: float = 0.5
-    """Standard deviation of the normal density."""
+    """Standard deviation, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "sigma", self.sigma)
@@ -207,7 +207,7 @@ class Rectangle(Stretched):
     """
 
     width: float = 1.0
-    """Width of the support, in units of the membrane potential."""
+    """Width, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -232,9 +232,9 @@ class Exponential(Surrogate):
     """
 
     slope: float = 2.0
-    """Decay of the derivative on both sides of the threshold."""
+    """Slope: the larger, the narrower."""
     height: float = 1.0
-    """Derivative at the threshold."""
+    """Value at the threshold."""
 
     @property
     def sharpness(self) -> float:  # type: ignore[override]

@@ -57,21 +57,21 @@ class Neuron:
     """
 
     kind: Literal["lif", "if", "plif"] = "lif"
-    """Kind of neuron: leaky, without a leak, or with a decay that is learned."""
+    """Leaky (lif), not leaky (if), or leaky with a decay that is learned (plif)."""
     decay: float = 1.0
-    """Share of the membrane potential that is left after a time step, in [0, 1]; 1 does not leak."""
+    """Share of the potential that a time step keeps; 1 does not leak."""
     threshold: float = 1.0
-    """Membrane potential at which a neuron spikes."""
+    """A neuron fires where its potential reaches it."""
     learn_threshold: bool = False
-    """Make the threshold of each layer a parameter."""
+    """Make the threshold a parameter."""
     reset: Literal["hard", "soft"] = "hard"
-    """After a spike: set the potential to 0 (hard) or subtract the threshold (soft)."""
+    """After a spike the potential becomes 0 (hard) or falls by the threshold (soft)."""
     detach_reset: bool = False
-    """Take the reset out of the backward pass."""
+    """Leave the reset out of the backward pass."""
     v_init: float = 0.0
-    """Membrane potential before the first step."""
+    """Potential before the first time step."""
     surrogate: Surrogate = field(default_factory=Triangle)
-    """Derivative that replaces that of the spike in the backward pass."""
+    """Stand-in for the derivative of a spike in the backward pass."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
