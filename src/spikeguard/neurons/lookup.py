@@ -62,6 +62,7 @@ def recomputation(layer: Spiking) -> AbstractContextManager[None]:
     Inside, the layer draws the same noise, notifies no tap and moves no running average.
 
     >>> layer, current = sg.LIF(noise=sg.Noise(0.5)), torch.rand(4, 2, 50)
+    >>> sg.neurons.seed_noise(layer, 1)
     >>> again = sg.neurons.recomputation(layer)
     >>> spikes = layer(current)
     >>> with again:
