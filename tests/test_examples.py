@@ -48,7 +48,7 @@ def has_example(value: object) -> bool:
 
 @pytest.fixture(scope="module")
 def namespace() -> dict[str, object]:
-    """What an example may use: the package, torch, a tiny network, six images and the classes it gives them."""
+    """What an example may use: sg, torch, a tiny network, six images and the classes it gives them."""
     net = awake(build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=8))
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(6, 1, 8, 8, generator=generator)
