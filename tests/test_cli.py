@@ -179,6 +179,7 @@ def test_the_help_of_train_explains_every_field(capsys):
     for field in describe():
         flag = f"--{field.flag.replace('_', '-')} "
         assert flag in text, flag
+        assert field.help, flag
         assert field.help.split(".")[0][:20] in " ".join(text.split()), field
     assert "(default: 8/255)" in " ".join(text.split())
 

@@ -33,7 +33,7 @@ class AttackError(UserError):
     """An attack whose result means nothing: no gradient reaches the input, or a result outside its budget.
 
     >>> try:
-    ...     sg.fgsm(lambda x: torch.zeros(len(x), 10), x, y, sg.Linf(8 / 255))
+    ...     sg.fgsm(lambda x: torch.zeros(len(x), 10), x, 0 * y, sg.Linf(8 / 255))
     ... except sg.AttackError as error:
     ...     print("gradient" in str(error))
     True

@@ -36,6 +36,10 @@ class Surrogate(ABC):
 
     ``sharpness`` is ``a``. ``native`` is the derivative in C++ of a class that ``kernels/expressions.py``
     does not list; a class without one is compiled by torch.
+
+    >>> surrogate = sg.surrogates.Triangle(width=1.0)
+    >>> surrogate.derivative(torch.tensor([-1.0, 0.0, 0.5])).tolist()
+    [0.0, 1.0, 0.5]
     """
 
     native: str = ""

@@ -26,6 +26,10 @@ class Attacked:
     ``broken``: ``[N]`` bool. ``loss``: ``[N]`` at ``x``. ``forwards`` and ``backwards`` count samples.
     ``when``: ``[N]``, the step at which a sample was first broken (0: at the start), -1 where it was not, or
     where the attack judges only its last point.
+
+    >>> result = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2)
+    >>> result.x.shape, result.broken.shape, bool(((result.x - x).abs() <= 8 / 255 + 1e-6).all())
+    (torch.Size([6, 1, 8, 8]), torch.Size([6]), True)
     """
 
     x: Tensor

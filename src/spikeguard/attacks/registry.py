@@ -27,6 +27,10 @@ class Attack:
     """A public attack: ``function(model, x, y, threat, **settings) -> Attacked`` and the norms it supports.
 
     ``norms`` are keys of ``spikeguard.threat.THREATS``.
+
+    >>> attack = sg.attacks.ATTACKS["cw"]
+    >>> attack.norms, "steps" in attack.parameters
+    (('l2',), True)
     """
 
     function: Callable[..., Attacked]

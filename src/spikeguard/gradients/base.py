@@ -90,7 +90,14 @@ class Opened:
 
 
 class Estimator(Protocol):
-    """A way to get input gradients; immutable settings."""
+    """A way to get input gradients; immutable settings.
+
+    >>> from spikeguard.losses import ce
+    >>> with sg.gradients.Own().open(net) as opened:
+    ...     gradient, loss, logits = opened(x, y, ce)
+    >>> gradient.shape, loss.shape, logits.shape
+    (torch.Size([6, 1, 8, 8]), torch.Size([6]), torch.Size([6, 10]))
+    """
 
     def open(self, model: Model) -> AbstractContextManager[Opened]:
         """A context that gives an ``Opened``."""

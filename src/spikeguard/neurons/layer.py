@@ -29,6 +29,10 @@ class Spiking(StochasticModule):
     current; potentials are computed in float32 (float64 for float64). Noise, if set, is drawn in training,
     and in evaluation if ``noise.at_eval``. ``norm`` is applied to the current first, ``pool`` averages 2x2
     pixels of the spikes; both need a current ``[T, N, C, H, W]`` and cost no pass over memory of their own.
+
+    >>> layer = sg.LIF(decay=0.5)
+    >>> isinstance(layer, sg.neurons.Spiking), layer(torch.full((3, 1, 1), 0.8)).flatten().tolist()
+    (True, [0.0, 1.0, 0.0])
     """
 
     def __init__(

@@ -15,13 +15,22 @@ from spikeguard.random.streams import NoiseStream, StochasticModule
 
 
 def spiking(module: nn.Module) -> dict[str, Spiking]:
-    """The spiking layers of a module, by name, in the order of ``modules()``."""
+    """The spiking layers of a module, by name, in the order of ``modules()``.
+
+    >>> len(sg.neurons.spiking(net))
+    3
+    """
     return {name: m for name, m in module.named_modules() if isinstance(m, Spiking)}
 
 
 @contextmanager
 def frozen_norms(module: nn.Module) -> Iterator[None]:
-    """Inside, the batch norms of spiking layers do not move their running averages."""
+    """Inside, the batch norms of spiking layers do not move their running averages.
+
+    >>> with sg.neurons.frozen_norms(net):
+    ...     net(x).shape
+    torch.Size([6, 10])
+    """
     layers = [(layer, layer.recomputing) for layer in spiking(module).values()]
     for layer, _ in layers:
         layer.recomputing = True
@@ -33,7 +42,15 @@ def frozen_norms(module: nn.Module) -> Iterator[None]:
 
 
 def seed_noise(module: nn.Module, seed: int) -> None:
-    """Make everything that layers draw a function of ``seed``, the layer and the number of calls since."""
+    """Make everything that layers draw a function of ``seed``, the layer and the number of calls since.
+
+    >>> layer, current, drawn = sg.LIF(noise=sg.Noise(0.5)), torch.rand(4, 2, 50), []
+    >>> for _ in range(2):
+    ...     sg.neurons.seed_noise(layer, 1)
+    ...     drawn.append(layer(current))
+    >>> torch.equal(*drawn)
+    True
+    """
     for name, layer in module.named_modules():
         if isinstance(layer, StochasticModule):
             layer.source = NoiseStream(draws.key(seed, name))
@@ -43,6 +60,14 @@ def recomputation(layer: Spiking) -> AbstractContextManager[None]:
     """A context to create before a forward pass and to enter for its repetition.
 
     Inside, the layer draws the same noise, notifies no tap and moves no running average.
+
+    >>> layer, current = sg.LIF(noise=sg.Noise(0.5)), torch.rand(4, 2, 50)
+    >>> sg.neurons.seed_noise(layer, 1)
+    >>> again = sg.neurons.recomputation(layer)
+    >>> spikes = layer(current)
+    >>> with again:
+    ...     torch.equal(layer(current), spikes)
+    True
     """
     requests = [
         replace(s, on_current=s.on_current and _ignore, on_potentials=None, on_penalty=None)

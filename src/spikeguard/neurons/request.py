@@ -21,6 +21,10 @@ class TapRequest:
     """What an open tap requests of one layer; None leaves the layer as it is.
 
     ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes.
+
+    >>> request = sg.neurons.TapRequest(detach_reset=True)
+    >>> request.detach_reset, request.surrogate
+    (True, None)
     """
 
     surrogate: Surrogate | None = None
