@@ -185,8 +185,8 @@ def _notes(record: BarsRecord) -> list[str]:
     if weaker:
         names = " and ".join(f"`{name}`" for name in weaker)
         notes.append(
-            f"On {names} a hundred steps of PGD break fewer images than twenty: the gradient of the surrogate "
-            "is misleading."
+            f"On {names} a hundred steps of PGD break fewer images than twenty: the gradient of the "
+            "surrogate is misleading."
         )
     if (large := record.networks["tgo"].audit_1000) is not None:
         worst, minutes = large.worst_case, record.networks["tgo"].seconds["audit_1000"] / 60
