@@ -28,7 +28,7 @@ recipe = "tgo"
 epochs = 2
 
 [axes]
-"defenses.tgo.delta" = [0.1, 0.2]
+"defenses.tgo.delta" = [0.4, 0.5]
 "neuron.surrogate" = [{ triangle = { width = 1.0 } }, { atan = {} }]
 
 [[rows]]
@@ -55,15 +55,15 @@ def written(tmp_path):
 def test_rows_and_axes_of_a_file_become_recipes(written):
     matrix = read_matrix(written(TEXT))
     assert list(matrix.rows)[:2] == [
-        "TGO, delta 0.1, surrogate triangle width 1.0",
-        "TGO, delta 0.1, surrogate atan",
+        "TGO, delta 0.4, surrogate triangle width 1.0",
+        "TGO, delta 0.4, surrogate atan",
     ]
     assert len(matrix.rows) == 8
-    chosen = matrix.rows["TGO + AT, delta 0.2, surrogate triangle width 1.0"]
+    chosen = matrix.rows["TGO + AT, delta 0.5, surrogate triangle width 1.0"]
     assert chosen.neuron.surrogate == Triangle(1.0)
     (at,) = (d for d in chosen.defenses if isinstance(d, AT))
     (tgo,) = (d for d in chosen.defenses if isinstance(d, TGO))
-    assert (at.eps, tgo.delta, chosen.epochs) == (16 / 255, 0.2, 2)
+    assert (at.eps, tgo.delta, chosen.epochs) == (16 / 255, 0.5, 2)
     assert tgo.lambda_max == recipe("tgo").defenses[0].lambda_max, "the base stays where nothing changes it"
     cells = list(matrix.cells())
     assert [c.seed for c in cells] == [0] * 8 + [1] * 8
@@ -82,7 +82,7 @@ def test_tables_merge_off_removes_one_and_a_surrogate_replaces_the_other():
     ("text", "message"),
     [
         ("seeds = 1", "eps is missing"),
-        ('eps = "8/255"\ncolour = 3', "unknown field 'colour'"),
+        ('eps = "8/255"\ncolor = 3', "unknown field 'color'"),
         ('eps = "8/255"\neffort = "endless"', "effort = 'endless' must be one of"),
         ("eps = 0.1\nseeds = 0", "at least 1"),
         ("eps = 0.1\n[base]\nepoch = 1", "unknown field 'epoch'"),

@@ -136,8 +136,10 @@ def measure(folder: Path, name: str, record: BarsRecord) -> BarsRecord:
 
 def page(record: BarsRecord) -> str:
     """docs/audit.md."""
-    header = ("network", "clean", "PGD-20, own surrogate", "PGD-100, own surrogate", "SA-PGD-100, ASSG")
-    header += ("torchattacks AutoAttack", "standard audit (95 % interval)", "audit, s")
+    header = [
+        *("network", "clean", "PGD-20, own surrogate", "PGD-100, own surrogate", "SA-PGD-100, ASSG"),
+        *("torchattacks AutoAttack", "standard audit (95 % interval)", "audit, s"),
+    ]
     lines = ["# What the audit finds", ""]
     lines += paragraph(
         "The same networks under common attacks and under the audit. The audit should be the lowest in "
@@ -181,9 +183,10 @@ def _notes(record: BarsRecord) -> list[str]:
         + ".",
     ]
     if weaker:
+        names = " and ".join(f"`{name}`" for name in weaker)
         notes.append(
-            f"On {' and '.join(weaker)} a hundred steps of PGD break fewer images than twenty: the gradient "
-            "of the surrogate is misleading."
+            f"On {names} a hundred steps of PGD break fewer images than twenty: the gradient of the "
+            "surrogate is misleading."
         )
     if (large := record.networks["tgo"].audit_1000) is not None:
         worst, minutes = large.worst_case, record.networks["tgo"].seconds["audit_1000"] / 60

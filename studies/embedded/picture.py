@@ -61,9 +61,8 @@ def _named(cell: StudyRow) -> str:
 
 def _dots(axis: Axes, points: Sequence[Point], kind: str, label: str, marker: str = "o") -> None:
     if points:
-        axis.scatter(
-            *zip(*points, strict=True), s=22, color=COLORS[kind], label=label, marker=marker, lw=0, zorder=3
-        )
+        clean, worst = zip(*points, strict=True)
+        axis.scatter(clean, worst, s=22, color=COLORS[kind], label=label, marker=marker, lw=0, zorder=3)
 
 
 def _line(axis: Axes, points: Sequence[Point], **style: Any) -> None:

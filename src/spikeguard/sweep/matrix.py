@@ -10,7 +10,7 @@
     epochs = 2
 
     [axes]                                  # every combination of these values is a row
-    "defenses.tgo.delta" = [0.1, 0.2, 0.4]
+    "defenses.tgo.delta" = [0.4, 0.5, 0.7]
 
     [[rows]]                                # or: rows with a name and fields of their own
     name = "none"
