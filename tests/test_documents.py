@@ -23,6 +23,7 @@ def tool_named(name: str) -> ModuleType:
         sys.path.append(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     tool = importlib.util.module_from_spec(spec)
+    sys.modules[name] = tool  # dataclasses of a tool look their module up there
     spec.loader.exec_module(tool)
     return tool
 
