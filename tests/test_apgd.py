@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.attacks._loop import Rule
-from spikeguard.attacks.apgd import MomentumStep
+from spikeguard.attacks.apgd import MomentumStep, checkpoints
+from spikeguard.attacks.batch import Batch
+from spikeguard.attacks.loop import Rule
 from spikeguard.attacks.sparse import SparseStep
 from spikeguard.errors import UserError
 from spikeguard.gradients import Own
@@ -43,6 +44,11 @@ def walked(rule: Rule, start: Tensor, x: Tensor, threat: sg.Linf | sg.L1, steps:
     return path
 
 
+def batch_of(x: Tensor, threat: sg.Linf | sg.L1) -> Batch:
+    """Step rules need no labels."""
+    return Batch.of(x, torch.zeros(len(x), dtype=torch.int64), threat)
+
+
 def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[list[float]]:
     """One sample, pixel by pixel, from the description in the paper."""
 
@@ -62,7 +68,7 @@ def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[
             if halve:
                 eta, here, gradient = eta / 2, best, best_gradient
             halved_last, best_at_check, checked_at = halve, best_loss, k
-            gap = max(gap - max(int(0.015 * steps), 1), max(int(0.06 * steps), 1))
+            gap = max(gap - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
             following += gap
         z = project([a + eta * ((g > 0) - (g < 0)) for a, g in zip(here, gradient, strict=True)])
         a = 0.75 if k else 1.0
@@ -78,21 +84,31 @@ def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[
     return path
 
 
-@pytest.mark.parametrize("steps", [1, 7, 40])
+@pytest.mark.parametrize("steps", [1, 7, 40, 100])
 def test_every_step_is_that_of_the_paper(steps):
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(6, 5, generator=generator, dtype=torch.float64)
     threat = sg.Linf(0.3)
     start = threat.project(x + 0.3 * (2 * torch.rand(6, 5, generator=generator, dtype=torch.float64) - 1), x)
-    rule = MomentumStep(x, threat, steps)
+    rule = MomentumStep(batch_of(x, threat), steps)
     path = walked(rule, start, x, threat, steps)
-    if steps == 40:
+    if steps >= 40:
         assert (rule.eta < 0.6).any(), "no step was ever halved: the test shows nothing"
     for sample in range(6):
         expected = torch.tensor(
             by_hand(x[sample].tolist(), start[sample].tolist(), 0.3, steps), dtype=torch.float64
         )
         torch.testing.assert_close(torch.stack([p[sample] for p in path]), expected, rtol=0, atol=1e-12)
+
+
+def test_checkpoints_are_those_of_the_paper():
+    """``p_1 = 0.22``, ``p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)``, after ``ceil(p_j n)`` steps."""
+    before, at, shares = 0, 22, []
+    while at < 100:
+        shares.append(at)
+        before, at = at, at + max(at - before - 3, 6)
+    for steps in (100, 200, 1000):  # where nothing is rounded
+        assert sorted(checkpoints(steps)) == [share * steps // 100 for share in shares]
 
 
 def test_a_sample_does_not_notice_that_others_leave(tiny):
@@ -114,8 +130,8 @@ def test_losses_are_their_formulas_and_free_of_scale():
     torch.testing.assert_close(dlr(1000 * logits, y), dlr(logits, y))
     towards = Targeted("dlr", torch.tensor([2, 4]))
     torch.testing.assert_close(towards(logits, y), torch.tensor([-3 / 3.5, -4 / 6.5], dtype=torch.float64))
-    towards.select(torch.tensor([1]))
-    torch.testing.assert_close(towards(logits[1:], y[1:]), torch.tensor([-4 / 6.5], dtype=torch.float64))
+    second = towards.select(torch.tensor([1]))
+    torch.testing.assert_close(second(logits[1:], y[1:]), torch.tensor([-4 / 6.5], dtype=torch.float64))
     for name, loss, classes in (("dlr", dlr, 2), ("targeted dlr", Targeted("dlr", torch.tensor([1])), 3)):
         with pytest.raises(UserError, match=f"'?{name}'? needs at least"):
             loss(torch.zeros(1, classes), torch.tensor([0]))
@@ -195,11 +211,11 @@ def test_every_sparse_step_is_that_of_its_paper(steps):
     )  # some at the border of the box
     threat = sg.L1(1.0)
     start = threat.project(x + 0.3 * torch.randn(6, 12, generator=generator, dtype=torch.float64), x)
-    rule = SparseStep(x, threat, steps)
+    rule = SparseStep(batch_of(x, threat), steps)
     path = walked(rule, start, x, threat, steps)
     if steps > 1:
         assert (rule.eta < 1).any()
-        assert len(rule.held["count"].unique()) > 1, "as many pixels everywhere: the test shows nothing"
+        assert len(rule.count.unique()) > 1, "as many pixels everywhere: the test shows nothing"
     for sample in range(6):
         expected = torch.tensor(
             by_hand_sparse(x[sample].tolist(), start[sample].tolist(), 1.0, steps), dtype=torch.float64

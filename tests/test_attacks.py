@@ -5,16 +5,18 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard import attacks
 from spikeguard.auditing import witnesses
 from spikeguard.auditing.run import Task, run_suite
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import QUICK
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import Own
-from spikeguard.losses import margin
+from spikeguard.losses import Targeted, margin
 from spikeguard.neurons import spiking
+from spikeguard.threat import THREATS
 
-ATTACKS = {
+CALLS = {
     "fgsm": lambda m, x, y, t: sg.fgsm(m, x, y, t),
     "rfgsm": lambda m, x, y, t: sg.rfgsm(m, x, y, t),
     "bim": lambda m, x, y, t: sg.bim(m, x, y, t, steps=4),
@@ -54,7 +56,7 @@ class Linear(nn.Module):
         return self.flat(x.flatten(1))
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
     "eps", [0.03, torch.tensor([0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0])], ids=["one", "per sample"]
 )
@@ -62,7 +64,7 @@ def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps
     x, y = pair
     tiny.train()
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
-    got = ATTACKS[name](tiny, x, y, sg.Linf(eps))
+    got = CALLS[name](tiny, x, y, sg.Linf(eps))
     assert tiny.training
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
     assert all(p.grad is None for p in tiny.parameters())
@@ -90,7 +92,7 @@ def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps
 )
 def test_inside_the_budget_of_other_norms_and_it_is_used(tiny, pair, name, threat):
     x, y = pair
-    got = ATTACKS[name](tiny, x, y, threat)
+    got = CALLS[name](tiny, x, y, threat)
     threat.check(got.x, x)
     assert torch.equal(tiny(got.x).argmax(1) != y, got.broken)
     walked = sg.pgd(tiny, x, y, threat, steps=5, restarts=1, early_stop=False)
@@ -113,11 +115,56 @@ def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
     weight = (model.flat.weight[1] - model.flat.weight[0]).abs().sum()
     breakable = margin(model(x), y) + eps * weight > 0
     assert 0.2 < float(breakable.float().mean()) < 0.8
-    got = (sg.square if name == "square" else ATTACKS[name])(
+    got = (sg.square if name == "square" else CALLS[name])(
         model, x, y, sg.Linf(eps), **({"queries": 400} if name == "square" else {})
     )
     close = (margin(model(x), y) + eps * weight).abs() < (0.05 if name in ("square", "sapgd own") else 1e-5)
     assert torch.equal(got.broken[~close], breakable[~close])
+
+
+SHORT = {"steps": 3, "queries": 8, "tries": 3, "restarts": 1, "targets": 2, "searches": 2}
+
+
+@pytest.mark.parametrize("norm", THREATS)
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_every_attack_of_the_registry_runs_under_its_norms_and_refuses_others(tiny, pair, name, norm):
+    x, y = pair
+    entry = attacks.ATTACKS[name]
+    assert getattr(attacks, name) is entry.function
+    assert entry.summary.endswith(".")
+    assert "\n" not in entry.summary
+    settings, threat = {k: v for k, v in SHORT.items() if k in entry.parameters}, THREATS[norm](0.2)
+    if norm not in entry.norms:
+        with pytest.raises(UserError, match=f"{name} is an attack under"):
+            entry.function(tiny, x, y, threat, **settings)
+        return
+    got = entry.function(tiny, x, y, threat, **settings)
+    threat.check(got.x, x)
+    assert torch.equal(tiny(got.x).argmax(1) != y, got.broken)
+
+
+def test_the_registry_holds_every_public_attack():
+    others = {"ATTACKS", "Attack", "Attacked"}
+    assert set(attacks.ATTACKS) == set(attacks.__all__) - others
+
+
+def test_a_loss_with_a_target_per_sample_keeps_its_targets_over_restarts(tiny, pair):
+    x, y = pair
+    loss = Targeted("margin", (y + 1) % 10)
+    whole = sg.pgd(tiny, x, y, sg.Linf(0.01), steps=3, restarts=3, loss=loss)
+    for row in range(7):
+        one = sg.pgd(
+            tiny,
+            x[[row]],
+            y[[row]],
+            sg.Linf(0.01),
+            steps=3,
+            restarts=3,
+            loss=loss.select(torch.tensor([row])),
+            index=torch.tensor([row]),
+        )
+        torch.testing.assert_close(one.x[0], whole.x[row], atol=1e-6, rtol=0)
+    assert torch.equal(loss.targets, (y + 1) % 10)
 
 
 def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
@@ -249,7 +296,7 @@ def test_momentum_follows_its_formula(tiny, pair):
         torch.testing.assert_close(rule.step(k, x, g, torch.zeros(7)), x + 0.01 * total.sign())
 
 
-def test_the_step_at_which_a_sample_breaks_is_told(tiny, pair):
+def test_the_step_at_which_a_sample_breaks_is_reported(tiny, pair):
     x, y = pair
     long = sg.pgd(tiny, x, y, sg.Linf(0.05), steps=8, step_size=0.01, restarts=1)
     assert torch.equal(long.when >= 0, long.broken)

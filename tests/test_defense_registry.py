@@ -65,7 +65,7 @@ def test_a_defense_is_a_class_and_a_line(drop):
     row = next(row for row in describe() if row.flag == "defenses.drop.share")
     assert row[1:] == ("number", "0.5", "Share of the gradients that become 0.")
     assert matrix.rows()["dropped gradients"] == (Drop(share=0.25),)
-    names = [(c.group, c.row) for c in matrix.cells(matrix.Settings(seeds=1))]
+    names = [(c.group, c.row) for c in matrix.cells(matrix.StudySize(seeds=1))]
     assert {("BPTT", "dropped gradients"), ("AT", "dropped gradients")} <= set(names)
     assert Drop().is_random()
     assert member_of(Drop.adaptive).id == "pgd3-per-step"
@@ -79,10 +79,10 @@ def test_the_page_of_defenses_has_a_row_for_a_new_one(drop, monkeypatch):
 
 
 def test_the_study_without_it_is_as_before(drop):
-    with_it = [c.name for c in matrix.cells(matrix.Settings(seeds=1))]
+    with_it = [c.name for c in matrix.cells(matrix.StudySize(seeds=1))]
     del DEFENSES["drop"]
     try:
-        before = [c.name for c in matrix.cells(matrix.Settings(seeds=1))]
+        before = [c.name for c in matrix.cells(matrix.StudySize(seeds=1))]
     finally:
         DEFENSES["drop"] = Drop
     assert [n for n in with_it if "dropped" not in n] == before

@@ -13,7 +13,7 @@ import spikeguard as sg
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import ENSEMBLE, Own
 from spikeguard.gradients.base import derive
-from spikeguard.gradients.pool import Shifted
+from spikeguard.gradients.pdsg import Shifted
 from spikeguard.gradients.surrogate import custom_nodes
 from spikeguard.losses import ce, margin
 from spikeguard.neurons import Noise, spiking

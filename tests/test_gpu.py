@@ -10,8 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import little_recipe
-from spikeguard.study import matrix, sweep
-from spikeguard.study.matrix import Settings
 from test_kernels import assert_same
 
 import spikeguard as sg
@@ -24,9 +22,12 @@ from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
 from spikeguard.records.files import read_json
 from spikeguard.surrogates import Atan
+from spikeguard.sweep.cells import Context
+from studies.embedded import matrix, stages
+from studies.embedded.matrix import StudySize
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-CELLS = {f"{c.group} {c.row}": c.recipe for c in matrix.cells(Settings(seeds=1))}
+CELLS = {f"{c.group} {c.row}": c.recipe for c in matrix.cells(StudySize(seeds=1))}
 THREAT = sg.Linf(0.03)
 
 
@@ -144,10 +145,11 @@ def test_other_norms_run(little_data, trained, norm):
 
 
 def test_the_study_trains_and_judges_on_the_same_device(tmp_path, monkeypatch):
-    wanted = [c for c in matrix.cells(Settings(1, 1, 20, 20)) if c.name in ("bptt-none-0", "at-tgo-0")]
-    monkeypatch.setattr(sweep.matrix, "cells", lambda *a: iter(wanted))
-    record = sweep.run(Settings(1, 1, 20, 20), tmp_path, finish=False, device="cuda")
-    assert {row["machine"]["device"] for row in record["cells"].values()} == {torch.cuda.get_device_name(0)}
+    chosen = [c for c in matrix.cells(StudySize(1, 1, 20, 20)) if c.name in ("bptt-none-0", "at-tgo-0")]
+    monkeypatch.setattr(stages.matrix, "cells", lambda *a: iter(chosen))
+    context = Context(tmp_path, sg.load_data("embedded"), "cuda")
+    record = stages.run(StudySize(1, 1, 20, 20), context, finish=False)
+    assert {row.machine.device for row in record.cells.values()} == {torch.cuda.get_device_name(0)}
 
 
 @pytest.mark.compiled

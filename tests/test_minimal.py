@@ -1,7 +1,4 @@
-"""Attacks that look for the nearest border, ask for classes only, or go by chance.
-
-Against closed forms and against APGD.
-"""
+"""Attacks that minimize the change, need only classes, or draw at random: against closed forms and APGD."""
 
 import pytest
 import torch
@@ -9,11 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.attacks.batch import Batch
 from spikeguard.attacks.cw import cw, cw_minimal
-from spikeguard.attacks.fab import fab, minimal, to_border
-from spikeguard.attacks.random_search import random_noise, random_search
+from spikeguard.attacks.fab import boundary_step, fab, minimal
+from spikeguard.attacks.random_search import random_noise, random_search, uniform_in_ball
 from spikeguard.attacks.rays import rays
-from spikeguard.attacks.square import pulse, square
+from spikeguard.attacks.square import Query, proposal, pulse, square
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import margin
 
@@ -154,7 +152,7 @@ def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name):
     most = (gradient.abs() * room).sum(1)
     threat = THREATS[name](1.0)
     share = torch.linspace(0.05, 0.95, 50, dtype=torch.float64)
-    d = to_border(x, -share * most, gradient, threat)
+    d = boundary_step(x, -share * most, gradient, threat)
     torch.testing.assert_close((d * gradient).sum(1), share * most)
     assert ((x + d) >= -1e-12).all()
     assert ((x + d) <= 1 + 1e-12).all()
@@ -163,9 +161,9 @@ def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name):
         other = (x + other).clamp(0, 1) - x
         enough = (other * gradient).sum(1) >= share * most
         assert (threat.length(other) >= threat.length(d) - 1e-12)[enough].all()
-    corner = to_border(x, -2 * most, gradient, threat)
+    corner = boundary_step(x, -2 * most, gradient, threat)
     torch.testing.assert_close(corner, gradient.sign() * room)
-    assert not to_border(x, most, torch.zeros_like(x), threat).any()
+    assert not boundary_step(x, most, torch.zeros_like(x), threat).any()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -231,7 +229,7 @@ def test_rays_breaks_a_model_that_gives_only_its_class(trained, threat):
     with pytest.raises(AttackError, match="no gradient"):
         sg.pgd(hidden, x, y, threat, steps=2)
     open_, shut = rays(net, x, y, threat, queries=300), rays(hidden, x, y, threat, queries=300)
-    assert torch.equal(open_.x, shut.x), "RayS looked at more than the class"
+    assert torch.equal(open_.x, shut.x), "RayS used more than the class"
     clean_wrong = net(x).argmax(1) != y
     assert int(shut.broken.sum()) > int(clean_wrong.sum()) + 40
 
@@ -253,16 +251,12 @@ def test_squares_pass_the_budget_on_and_lose_none_of_it(threat, monkeypatch):
 
     And differs from the last one inside two squares only, but for a common factor.
     """
-    from spikeguard.attacks.square import _pulse, _Search
-
-    sides, window = [], _Search.window
-    monkeypatch.setattr(
-        _Search, "window", lambda self, drawn, s: (sides.append(s), window(self, drawn, s))[1]
-    )
+    sides, window = [], Query.window
+    monkeypatch.setattr(Query, "window", lambda self, drawn, s: (sides.append(s), window(self, drawn, s))[1])
     x = torch.full((40, 3, 12, 12), 0.5)
-    at, index = x, torch.arange(40)
+    at, batch = x, Batch.of(x, torch.zeros(40, dtype=torch.int64), threat)
     for query in (0, 1, 60, 300):
-        new = _pulse(_Search(x, at, threat, 5, index, query))
+        new = proposal(Query(batch, at, 5, query))
         torch.testing.assert_close(threat.length(new - x), torch.full((40,), float(threat.eps)))
         if query:
             assert not torch.equal(new, at)
@@ -279,13 +273,11 @@ def test_the_uniform_half_of_the_control_fills_the_ball():
 
     Mean 1/2, in every norm, within five standard errors.
     """
-    from spikeguard.attacks.random_search import inside
-
     generator = torch.Generator().manual_seed(0)
     x = torch.full((4000, 1, 2, 2), 0.5)
     for kind in THREATS.values():
         u, share = 2 * torch.rand(x.shape, generator=generator) - 1, torch.rand(4000, generator=generator)
-        radius = kind(0.1).length(inside(u, share, x, kind(0.1))) / 0.1
+        radius = kind(0.1).length(uniform_in_ball(u, share, x, kind(0.1))) / 0.1
         assert radius.max() <= 1 + 1e-5
         assert abs(float((radius**4).mean()) - 0.5) < 5 / (12 * 4000) ** 0.5
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import spikeguard as sg
-from spikeguard.attacks._loop import checkpoints
+from spikeguard.attacks.apgd import checkpoints
 from spikeguard.attacks.square import side
 
 
@@ -23,7 +23,7 @@ def test_adaptive_sharpness_follows_its_formula(tiny, pair):
                 mean = 0.9 * mean + 0.1 * u.abs()
                 spread = 0.9 * spread + 0.1 * (u.abs() - mean).abs()
             torch.testing.assert_close(opened.layers[name].mean, mean)
-            torch.testing.assert_close(opened.layers[name].spread, spread)
+            torch.testing.assert_close(opened.layers[name].deviation, spread)
         opened.select(torch.tensor([2, 4]))
         assert opened.layers[name].mean.shape[1] == 2
 

@@ -14,22 +14,26 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from spikeguard.study.frontier import grouped, whole
-from spikeguard.study.pages import page as study_page
-from spikeguard.study.picture import picture
 
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.studies import StudyRecord, StudyRow
+from spikeguard.report.markdown import bullets, table
 from spikeguard.runtime.machine import machine
 from spikeguard.training.loop import Trainer
 from spikeguard.training.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+from studies.embedded.frontier import finished_seeds, grouped, is_sound, mean_worst_case  # noqa: E402
+from studies.embedded.page import page as study_page  # noqa: E402
+from studies.embedded.picture import picture  # noqa: E402
+
 COSTS, STUDY, PAGE = (
     ROOT / "results" / "defense-costs.json",
     ROOT / "results" / "embedded.json",
@@ -53,7 +57,7 @@ def costs() -> None:
         )
         trainer.at.epoch = 3  # of four: thresholds move, converted neurons spike
         trainer.net.train()
-        work[name] = lambda trainer=trainer: trainer.step(x, y)
+        work[name] = partial(trainer.step, x, y)
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(ROUNDS + 1):
         for name, go in work.items():
@@ -67,7 +71,7 @@ def costs() -> None:
         name: statistics.median(s / b for s, b in zip(seconds[name], seconds["BPTT"], strict=True))
         for name in work
     }
-    told = {
+    record = {
         "schema": SCHEMA,
         "kind": "defense costs",
         "machine": machine(),
@@ -76,59 +80,50 @@ def costs() -> None:
         "batch": 128,
         "factor": factor,
     }
-    write_json(COSTS, {**told, "BPTT milliseconds": 1000 * statistics.median(seconds["BPTT"])})
+    write_json(COSTS, {**record, "BPTT milliseconds": 1000 * statistics.median(seconds["BPTT"])})
+
+
+HEADER = ("name", "class", "idea", "formula", "source", "cost", "survives 8/255", "with AT, 25/255")
+NOTES = (
+    "Every defense is a frozen dataclass of `sg.defenses`, a name in recipes and a flag of `spikeguard "
+    "train` (`--defenses.tgo.delta 0.3`). `sg.compose(...)` combines several.",
+    "cost: time of a training step over that of BPTT, with default settings, the demo's network, batch 128, "
+    "in the last quarter of the training (`results/defense-costs.json`). What early stopping and EMA do "
+    "between epochs is not included.",
+    "survives: worst case of the quick audit in %, clean accuracy in brackets, means over seeds; without "
+    "adversarial training at 8/255, with it (PGD-2 at 16/255) at 25/255. The study has all numbers: "
+    "[results/embedded.md](results/embedded.md).",
+    "Defenses that are random at test time are scored as means over draws.",
+    "Made by `tools/defense_page.py` from `results/embedded.json`.",
+)
 
 
 def page() -> str:
-    """The table."""
+    """The table of defenses."""
     costs_ = read_json(COSTS)["factor"] if COSTS.exists() else {}
-    study = read_json(STUDY) if STUDY.exists() else None
-    told = _means(whole(study["cells"])) if study else {}
-    lines = [
-        "# Defenses",
-        "",
-        "Written by `tools/defense_page.py`. Every defense is a frozen dataclass `sg.NAME(...)`, a name in "
-        "recipes and a flag of `spikeguard train`",
-        "(`--defenses.tgo.delta 0.3`); `sg.compose(...)` puts several together. Cost: time of a training "
-        "step over BPTT's, default settings, the",
-        "demo's network, batch 128, in the last quarter of the training (`results/defense-costs.json`); "
-        "what early stopping and EMA do between",
-        "epochs is not in it. Survives: worst case of the quick audit in %, clean accuracy in brackets, "
-        "means over the seeds run: without",
-        "adversarial training at 8/255, with it (PGD-2 at 16/255) at 25/255 (`results/embedded.json`, all "
-        "of it in",
-        "[results/embedded.md](results/embedded.md)). Defenses that are random at test are scored as means "
-        "over draws.",
-        "",
-        "| name | class | idea | formula | source | cost | survives 8/255 | with AT, 25/255 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    none = [told.get((group, "none")) for group in ("BPTT", "AT")]
-    lines.append(f"| | | no defense | | | 1.0 | {_share(none[0])} | {_share(none[1])} |")
+    study = StudyRecord.read(STUDY) if STUDY.exists() else None
+    means = _means(finished_seeds(study.cells)) if study else {}
+    plain = [_share(means.get((group, "none"))) for group in ("BPTT", "AT")]
+    rows = [["", "", "no defense", "", "", "1.0", *plain]]
     for name, kind in DEFENSES.items():
         row = kind.row
-        alone = "" if row.group else _share(told.get(("BPTT", row.name)))
-        survives = [alone, _share(told.get((row.group or "AT", row.name)))]
-        about = " | ".join(text.replace("|", "\\|") for text in (kind.idea, kind.formula, kind.source))
+        alone = "" if row.group else _share(means.get(("BPTT", row.name)))
+        about = [text.replace("|", "\\|") for text in (kind.idea, kind.formula, kind.source)]
         cost = f"{costs_[name]:.1f}" if name in costs_ else "not run"
-        lines.append(f"| `{name}` | {kind.__name__} | {about} | {cost} | {' | '.join(survives)} |")
-    return "\n".join([*lines, ""])
+        with_at = _share(means.get((row.group or "AT", row.name)))
+        rows.append([f"`{name}`", kind.__name__, *about, cost, alone, with_at])
+    return "\n".join(["# Defenses", "", *table(HEADER, rows), "", *bullets(NOTES), ""])
 
 
-def _means(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+def _means(cells: dict[str, StudyRow]) -> dict[tuple[str, str], dict[str, float]]:
     """Worst case and clean accuracy of every row, means over its seeds; rows without an error flag only."""
-    rows = grouped(
-        c for c in cells.values() if "failed" not in c and all(level != "error" for _, level in c["flags"])
-    )
-    told = {}
-    for key, row in rows.items():
-        told[key] = {
-            "robust": sum(c["worst_case"]["accuracy"] for c in row) / len(row),
-            "clean": sum(c["validation_accuracy"] for c in row) / len(row),
-        }
-        if "low" in row[0]:
-            told[key]["low"] = sum(c["low"]["worst_case"]["accuracy"] for c in row) / len(row)
-    return told
+    means = {}
+    for key, row in grouped(c for c in cells.values() if is_sound(c)).items():
+        clean = [c.validation_accuracy or 0.0 for c in row]
+        means[key] = {"robust": mean_worst_case(row), "clean": sum(clean) / len(row)}
+        if row[0].low:
+            means[key]["low"] = sum(c.low.worst_case.value for c in row if c.low) / len(row)
+    return means
 
 
 def _share(values: dict[str, float] | None) -> str:
@@ -143,8 +138,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["costs"]:
         costs()
     if sys.argv[1:2] == ["study"]:
-        record = read_json(Path(sys.argv[2]) / "embedded.json")
-        write_json(STUDY, record)
+        record = StudyRecord.read(Path(sys.argv[2]) / "embedded.json")
+        record.write(STUDY)
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(study_page(record))
         RESULT.with_suffix(".svg").write_text(picture(record))

@@ -1,4 +1,4 @@
-"""What an adversary may change."""
+"""What an adversary may change: balls in the norms Linf, L2 and L1, inside [0, 1]."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ BISECTIONS = 40
 class Threat(ABC):
     """The ball of images that an adversary may choose from: ``|x' - x| <= eps`` in some norm, inside [0, 1].
 
-    ``eps``: one number, or one a sample (``[N]``), in units of images in [0, 1].
+    ``eps``: one number, or one a sample (``[N]``), in units of images in [0, 1]. UserError if it is negative.
     """
 
     eps: float | Tensor
     norm: ClassVar[str] = ""
+    slack: ClassVar[float] = 1e-6
+    """Relative excess over eps that ``check`` accepts as rounding."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        lowest = (
-            (float(self.eps.min()) if len(self.eps.flatten()) else 0.0)
-            if isinstance(self.eps, Tensor)
-            else float(self.eps)
-        )
+        if isinstance(self.eps, Tensor):
+            lowest = float(self.eps.min()) if len(self.eps.flatten()) else 0.0
+        else:
+            lowest = float(self.eps)
         if not lowest >= 0:
             raise UserError(f"{name}: eps = {lowest} must be 0 or more")
         if isinstance(self.eps, Tensor) and self.eps.dim() != 1:
@@ -47,10 +48,10 @@ class Threat(ABC):
         )
         if len(eps) != len(x):
             raise UserError(f"{type(self).__name__}: {len(eps)} values of eps for {len(x)} images")
-        return eps.to(x).view(-1, *[1] * (x.dim() - 1))
+        return _over_pixels(eps.to(x), x)
 
     def select(self, rows: Tensor) -> Self:
-        """The threat to some of the samples."""
+        """The threat to these samples only."""
         return replace(self, eps=self.eps[rows.to(self.eps.device)]) if isinstance(self.eps, Tensor) else self
 
     def scaled(self, factor: float) -> Self:
@@ -67,25 +68,29 @@ class Threat(ABC):
 
     @abstractmethod
     def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
-        """The step of length ``size`` ``[N, 1, ...]`` along a gradient.
+        """The step of length ``size`` ``[N, 1, ...]`` along which a function of this gradient rises most.
 
-        Where a linear function rises most.
+        Under L1 that is one pixel; here it is shared by the 5 % of the pixels of largest gradient.
         """
 
-    def along(self, direction: Tensor, size: Tensor) -> Tensor:
-        """A step along a direction whose pixels are scaled already (of the order of 1).
+    def clipped_step(self, direction: Tensor, size: Tensor) -> Tensor:
+        """A step no longer than ``size`` along a direction whose pixels are already of the order of 1.
 
-        No longer than ``size``.
+        Under Linf each pixel is clipped; under L2 and L1 it is ``steepest``.
         """
         return self.steepest(direction, size)
 
-    def stretch(self, noise: Tensor, x: Tensor) -> Tensor:
-        """Noise scaled to the border of the ball."""
-        return self.per_sample(x) * noise / _column(self.length(noise).clamp(min=1e-12), x)
+    def to_border(self, offset: Tensor, x: Tensor) -> Tensor:
+        """An offset scaled until it is eps long: to the border of the ball."""
+        return self.per_sample(x) * offset / _over_pixels(self.length(offset).clamp(min=1e-12), x)
 
-    def spread(self, noise: Tensor, x: Tensor) -> Tensor:
-        """Uniform noise in (-1, 1) as a random displacement inside the ball."""
-        return self.stretch(noise, x)
+    def random_offset(self, noise: Tensor, x: Tensor) -> Tensor:
+        """Uniform noise in (-1, 1) as a random offset no longer than eps.
+
+        Under Linf it is uniform in the ball. Under L2 and L1 it lies on the border; ``uniform_in_ball`` of
+        ``attacks.random_search`` fills these balls.
+        """
+        return self.to_border(noise, x)
 
     def check(self, found: Tensor, x: Tensor) -> None:
         """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget.
@@ -99,18 +104,20 @@ class Threat(ABC):
         if over > 1e-6 or bool((found < 0).any()) or bool((found > 1).any()):
             raise AttackError(f"attack left its budget by {over:.2e} or left [0, 1]")
 
-    slack: ClassVar[float] = 1e-6
 
-
-def _column(values: Tensor, x: Tensor) -> Tensor:
+def _over_pixels(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.dim() - 1))
 
 
 @dataclass(frozen=True)
 class Linf(Threat):
-    """Every pixel may move by at most ``eps`` (in units of images in [0, 1]).
+    """Every pixel may change by at most ``eps``, in units of images in [0, 1].
 
-    One number, or one a sample (``[N]``).
+    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative.
+
+    >>> threat = sg.Linf(8 / 255)
+    >>> bool((threat.length(threat.project(x + 0.5, x) - x) <= 8 / 255 + 1e-6).all())
+    True
     """
 
     norm: ClassVar[str] = "linf"
@@ -126,16 +133,22 @@ class Linf(Threat):
     def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
         return size * gradient.sign()
 
-    def along(self, direction: Tensor, size: Tensor) -> Tensor:
+    def clipped_step(self, direction: Tensor, size: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(size * direction, -size), size)
 
-    def spread(self, noise: Tensor, x: Tensor) -> Tensor:
+    def random_offset(self, noise: Tensor, x: Tensor) -> Tensor:
         return self.per_sample(x) * noise
 
 
 @dataclass(frozen=True)
 class L2(Threat):
-    """The Euclidean length of the change is at most ``eps``; one number, or one a sample (``[N]``)."""
+    """The Euclidean length of the change is at most ``eps``, in units of images in [0, 1].
+
+    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative.
+
+    >>> sg.L2(0.5).length(torch.tensor([[3.0, 4.0]])).tolist()
+    [5.0]
+    """
 
     norm: ClassVar[str] = "l2"
 
@@ -146,18 +159,24 @@ class L2(Threat):
         moved, eps = candidate - x, self.per_sample(x).flatten()
 
         def shrunk(share: Tensor) -> Tensor:
-            return (x + _column(share, x) * moved).clamp(0.0, 1.0)
+            return (x + _over_pixels(share, x) * moved).clamp(0.0, 1.0)
 
         low, high = torch.zeros_like(eps), torch.ones_like(eps)
         return _bisect(shrunk, low, high, lambda point: self.length(point - x) <= eps, rising=True)
 
     def steepest(self, gradient: Tensor, size: Tensor) -> Tensor:
-        return size * gradient / _column(self.length(gradient).clamp(min=1e-30), gradient)
+        return size * gradient / _over_pixels(self.length(gradient).clamp(min=1e-30), gradient)
 
 
 @dataclass(frozen=True)
 class L1(Threat):
-    """The sum of absolute changes is at most ``eps``; one number, or one a sample (``[N]``)."""
+    """The sum of absolute changes is at most ``eps``, in units of images in [0, 1].
+
+    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative.
+
+    >>> sg.L1(2.0).length(torch.tensor([[3.0, -4.0]])).tolist()
+    [7.0]
+    """
 
     norm: ClassVar[str] = "l1"
 
@@ -168,7 +187,7 @@ class L1(Threat):
         moved, eps = candidate - x, self.per_sample(x).flatten()
 
         def shrunk(cut: Tensor) -> Tensor:
-            return (x + moved.sign() * (moved.abs() - _column(cut, x)).clamp(min=0.0)).clamp(0.0, 1.0)
+            return (x + moved.sign() * (moved.abs() - _over_pixels(cut, x)).clamp(min=0.0)).clamp(0.0, 1.0)
 
         low, high = torch.zeros_like(eps), moved.abs().flatten(1).amax(1)
         return _bisect(shrunk, low, high, lambda point: self.length(point - x) <= eps, rising=False)
@@ -189,9 +208,9 @@ def _bisect(
     inside: Callable[[Tensor], Tensor],
     rising: bool,
 ) -> Tensor:
-    """The farthest of ``point(s)`` that is still inside, ``s`` in [low, high] per sample; ``rising``.
+    """The farthest of ``point(s)`` that is inside, ``s`` in [low, high] per sample.
 
-    Larger s lie farther out.
+    ``rising``: larger s lie farther out.
     """
     outermost = high if rising else low
     if bool(inside(point(outermost)).all()):
@@ -206,10 +225,11 @@ def _bisect(
 
 
 THREATS: dict[str, type[Threat]] = {t.norm: t for t in (Linf, L2, L1)}
+"""Threats by the name of their norm: 'linf', 'l2', 'l1'."""
 
 
 def check_images(x: Tensor, y: Tensor | None = None) -> None:
-    """Refuse what is no batch of images in [0, 1] with its labels, in one line."""
+    """UserError unless ``x`` are float images ``[N, ...]`` in [0, 1] and ``y`` integer labels ``[N]``."""
     if not x.is_floating_point():
         raise UserError(f"images are {x.dtype}; pass floats in [0, 1] (bytes: x.float() / 255)")
     if x.dim() < 2 or not len(x):

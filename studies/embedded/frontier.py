@@ -1,7 +1,4 @@
-"""The baseline as a curve.
-
-What AT and TRADES reach at each clean accuracy, and how far a method lies above it.
-"""
+"""The baseline as a curve: what AT and TRADES reach at each clean accuracy, and how far rows lie above."""
 
 from __future__ import annotations
 
@@ -9,20 +6,32 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
+from spikeguard.records.studies import StudyAudit, StudyRow
 from studies.embedded.matrix import TWIN, Key, on_frontier
 
 RESAMPLES = 2000
 NEARLY = 0.8
-Row = Mapping[str, Any]
+"""Share of the rows that a seed needs to count as run."""
+Cells = Mapping[str, StudyRow]
+
+
+def key_of(cell: StudyRow) -> Key:
+    """Group and row of a network."""
+    return cell.group, cell.row
+
+
+def audit_of(cell: StudyRow) -> StudyAudit:
+    """The audit of a network that did not fail."""
+    assert cell.audit is not None, cell.failed
+    return cell.audit
 
 
 def frontier_at(points: Sequence[tuple[float, float]], clean: float) -> float:
     """Robust accuracy of the frontier at a clean accuracy: the upper hull of points ``(clean, robust)``.
 
-    Left of the hull its highest point counts (a better net in both respects is still better), right of it the
-    point of best clean accuracy.
+    Left of the hull its highest point counts (a network that is better in both respects exists), right of it
+    the point of best clean accuracy.
     """
     hull: list[tuple[float, float]] = []
     for x, y in sorted(points):
@@ -43,112 +52,126 @@ def frontier_at(points: Sequence[tuple[float, float]], clean: float) -> float:
     return falling[-1][1]
 
 
-def accuracies(cell: Row, images: Sequence[int] | None = None) -> tuple[float, float]:
-    """Clean and robust accuracy on the same images: all, or these (with repetition)."""
+def accuracies(cell: StudyRow, images: Sequence[int] | None = None) -> tuple[float, float]:
+    """Clean and robust accuracy on the same images: on all of them, or on these (with repetition)."""
+    audit = audit_of(cell)
     if images is None:
-        return float(cell["clean"]["accuracy"]), float(cell["worst_case"]["accuracy"])
-    clean, robust = (sum(cell[k][i] for i in images) / len(images) for k in ("right_clean", "right"))
+        return audit.clean.value, audit.worst_case.value
+    clean, robust = (
+        sum(outcomes[i] for i in images) / len(images) for outcomes in (audit.right_clean, audit.right)
+    )
     return float(clean), float(robust)
 
 
-def frontier_of(cell: Row, cells: Mapping[str, Row]) -> list[Row]:
+def frontier_of(cell: StudyRow, cells: Cells) -> list[StudyRow]:
     """The points of the frontier of a network's own seed.
 
-    None where not all of them have been run, for a part would flatter.
+    None of them if some have not run: a part of the frontier would favor the network.
     """
-    frontier = [c for c in cells.values() if on_frontier(c)]
-    here = [c for c in frontier if c["seed"] == cell["seed"]]
-    return [c for c in here if "failed" not in c] if grouped(here).keys() == grouped(frontier).keys() else []
+    frontier = [c for c in cells.values() if on_frontier(key_of(c))]
+    own_seed = [c for c in frontier if c.seed == cell.seed]
+    return (
+        [c for c in own_seed if not c.failed] if grouped(own_seed).keys() == grouped(frontier).keys() else []
+    )
 
 
-def above(cell: Row, frontier: Iterable[Row], images: Sequence[int] | None = None) -> float:
+def margin(cell: StudyRow, frontier: Iterable[StudyRow], images: Sequence[int] | None = None) -> float:
     """How far a network lies above these points, at its own clean accuracy."""
     clean, robust = accuracies(cell, images)
     return robust - frontier_at([accuracies(c, images) for c in frontier], clean)
 
 
-def margin_over_frontier(cell: Row, cells: Mapping[str, Row]) -> float | None:
-    """How far a network lies above the frontier of its own seed; None if not all of that has been run."""
+def margin_over_frontier(cell: StudyRow, cells: Cells) -> float | None:
+    """How far a network lies above the frontier of its own seed; None if not all of that has run."""
     frontier = frontier_of(cell, cells)
-    return above(cell, frontier) if frontier else None
+    return margin(cell, frontier) if frontier else None
 
 
-def margins_over_frontier(row: Iterable[Row], cells: Mapping[str, Row]) -> list[float]:
-    """The gaps of those networks of a row whose seed has a frontier."""
-    return [g for c in row if (g := margin_over_frontier(c, cells)) is not None]
+def margins_over_frontier(row: Iterable[StudyRow], cells: Cells) -> list[float]:
+    """The margins of those networks of a row whose seed has a frontier."""
+    return [m for c in row if (m := margin_over_frontier(c, cells)) is not None]
 
 
-def grouped(cells: Iterable[Row]) -> dict[Key, list[Row]]:
+def grouped(cells: Iterable[StudyRow]) -> dict[Key, list[StudyRow]]:
     """Networks by group and row."""
-    rows: dict[Key, list[Row]] = {}
+    rows: dict[Key, list[StudyRow]] = {}
     for cell in cells:
-        rows.setdefault((cell["group"], cell["row"]), []).append(cell)
+        rows.setdefault(key_of(cell), []).append(cell)
     return rows
 
 
-def whole(cells: Mapping[str, Row]) -> dict[str, Row]:
+def finished_seeds(cells: Cells) -> dict[str, StudyRow]:
     """The networks of the seeds that nearly every row has run (a new row may lack some).
 
-    One that has only begun favors the rows it began with.
+    A seed that has only begun would favor the rows it began with.
     """
-    count = Counter(c["seed"] for c in cells.values())
-    return {name: c for name, c in cells.items() if count[c["seed"]] >= NEARLY * max(count.values())}
+    count = Counter(c.seed for c in cells.values())
+    return {name: c for name, c in cells.items() if count[c.seed] >= NEARLY * max(count.values())}
 
 
-def complete(cells: Mapping[str, Row]) -> dict[Key, list[Row]]:
-    """The rows that have every whole seed, none of their networks failed or flagged with an error.
+def complete_rows(cells: Cells) -> dict[Key, list[StudyRow]]:
+    """The rows that have every finished seed, without a network that failed or has an error flag.
 
-    No yardsticks, for those have no spikes.
+    The twins without spikes are yardsticks and do not count.
     """
-    rows = {key: row for key, row in grouped(whole(cells).values()).items() if not key[1].startswith(TWIN)}
-    most = max((len(v) for v in rows.values()), default=0)
-    sound = {
-        key: all("failed" not in c and all(level != "error" for _, level in c["flags"]) for c in v)
-        for key, v in rows.items()
+    rows = {
+        key: row
+        for key, row in grouped(finished_seeds(cells).values()).items()
+        if not key[1].startswith(TWIN)
     }
-    return {key: v for key, v in rows.items() if len(v) == most and sound[key]}
+    most = max((len(row) for row in rows.values()), default=0)
+    return {key: row for key, row in rows.items() if len(row) == most and all(map(is_sound, row))}
 
 
-def mean_of(cells: Sequence[Row], what: str) -> float:
-    """The mean accuracy of a row."""
-    return sum(float(c[what]["accuracy"]) for c in cells) / len(cells)
+def is_sound(cell: StudyRow) -> bool:
+    """Whether a network has an audit without a flag of level error."""
+    return cell.audit is not None and all(level != "error" for _, level in cell.audit.flags)
 
 
-def best(cells: Mapping[str, Row]) -> list[str] | None:
-    """Group and row with the highest mean gap, of the complete rows; None without a frontier."""
-    found: dict[Key, float] = {}
-    for key, row in complete(cells).items():
+def mean_worst_case(cells: Iterable[StudyRow]) -> float:
+    """The mean worst-case accuracy of a row."""
+    return _mean([audit_of(c).worst_case.value for c in cells])
+
+
+def best(cells: Cells) -> Key | None:
+    """The complete row with the highest mean margin; None without a frontier."""
+    means: dict[Key, float] = {}
+    for key, row in complete_rows(cells).items():
         values = margins_over_frontier(row, cells)
-        if not on_frontier(row[0]) and len(values) == len(row):
-            found[key] = sum(values) / len(values)
-    return [*max(found.items(), key=lambda item: item[1])[0]] if found else None
+        if not on_frontier(key) and len(values) == len(row):
+            means[key] = _mean(values)
+    return max(means, key=lambda key: means[key]) if means else None
 
 
-def by_worst_case(cells: Mapping[str, Row]) -> list[Key]:
-    """The complete rows that are no part of the frontier, the highest mean worst case first."""
-    rows = {key: row for key, row in complete(cells).items() if not on_frontier(row[0])}
-    return sorted(rows, key=lambda key: -mean_of(rows[key], "worst_case"))
+def by_worst_case(cells: Cells) -> list[Key]:
+    """The complete rows that are not part of the frontier, the highest mean worst case first."""
+    rows = {key: row for key, row in complete_rows(cells).items() if not on_frontier(key)}
+    return sorted(rows, key=lambda key: -mean_worst_case(rows[key]))
 
 
-def most_robust(cells: Mapping[str, Row]) -> list[str] | None:
-    """Group and row of the first of them."""
-    return next(([*key] for key in by_worst_case(cells)), None)
+def most_robust(cells: Cells) -> Key | None:
+    """The first of them."""
+    return next(iter(by_worst_case(cells)), None)
 
 
-def lower_bound(row: Sequence[Row], cells: Mapping[str, Row], level: float = 0.05) -> float | None:
-    """Lower end of a one-sided bootstrap interval of the mean gap, over seeds and over images.
+def lower_bound(row: Sequence[StudyRow], cells: Cells, level: float = 0.05) -> float | None:
+    """Lower end of a one-sided bootstrap interval of the mean margin, over seeds and over images.
 
     None for fewer than three seeds.
     """
     if len(row) < 3:
         return None
-    drawn, means = random.Random(0), []
-    count = len(row[0]["right"])
+    generator, means = random.Random(0), []
+    count = len(audit_of(row[0]).right)
     known = [(c, frontier) for c in row if (frontier := frontier_of(c, cells))]
     for _ in range(RESAMPLES):
-        images = drawn.choices(range(count), k=count)
-        by_seed = {c["seed"]: above(c, frontier, images) for c, frontier in known}
-        values = [by_seed[c["seed"]] for c in drawn.choices(row, k=len(row)) if c["seed"] in by_seed]
+        images = generator.choices(range(count), k=count)
+        by_seed = {c.seed: margin(c, frontier, images) for c, frontier in known}
+        values = [by_seed[c.seed] for c in generator.choices(row, k=len(row)) if c.seed in by_seed]
         if values:
-            means.append(sum(values) / len(values))
+            means.append(_mean(values))
     return sorted(means)[int(level * len(means))] if means else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from spikeguard import defenses as d
 from spikeguard.attacks import sapgd
@@ -114,7 +113,7 @@ AMONG_FRONTIER: tuple[Key, ...] = (("AT", "none"), ("regimes", "TRADES"))
 
 
 @dataclass(frozen=True)
-class StudySettings:
+class StudySize:
     """How large the study is.
 
     ``seeds`` a network, ``epochs`` of training, attacked images in validation and on test images.
@@ -126,7 +125,7 @@ class StudySettings:
     scored_on: int = 200
 
 
-def cells(settings: StudySettings, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
+def cells(settings: StudySize, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
     """All networks, the first seed of all before the second of any."""
     base = replace(recipe("vanilla"), epochs=settings.epochs)
     at = d.AT(**ADVERSARY)
@@ -166,6 +165,11 @@ def _adaptive(defense: Defense) -> AdaptiveAttack:
     return BPDA_40 if isinstance(defense, d.InputQuantization) else SHARPEST
 
 
-def on_frontier(cell: Mapping[str, Any]) -> bool:
-    """Is it a point of the frontier?"""
-    return cell["group"] == "frontier" or (cell["group"], cell["row"]) in AMONG_FRONTIER
+def on_frontier(key: Key) -> bool:
+    """Whether a row (group, name) is a point of the frontier."""
+    return key[0] == "frontier" or key in AMONG_FRONTIER
+
+
+def title_of(row: str) -> str:
+    """A row's name as pages print it. Names themselves are keys of records."""
+    return row.replace("crafted by lot", "crafted by a random estimator")

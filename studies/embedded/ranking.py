@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from spikeguard.auditing.suite import Effort, Member, fingerprint
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
+from spikeguard.records.schema import AuditRecord, TrainingRecord
+from spikeguard.records.studies import StudyRow
 from spikeguard.sweep.cells import (
     Cell,
     Context,
@@ -21,16 +21,15 @@ from spikeguard.sweep.cells import (
     machine_of,
     summary,
     train_cell,
-    validation_accuracy,
+    with_audit,
 )
-from spikeguard.sweep.workers import Row
 from spikeguard.threat import Linf
 from spikeguard.training.builder import training_parts
 from studies.embedded.matrix import EPS, LOW, MORE, MORE_AT_LAST, adaptive_attacks
 
 # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 JUDGE_VERSION = "random models, second version"
-DEFAULTS_OF_OLD_RECIPES: dict[str, Any] = {
+DEFAULTS_OF_OLD_RECIPES: dict[str, float | None] = {
     "eps_end": None,
     "late_steps": None,
     "late_share": 0.3,
@@ -47,25 +46,23 @@ class Rank:
     images: int
     verb: str = "rank"
 
-    def __call__(self, context: Context, cell: Cell, title: str) -> Row:
+    def __call__(self, context: Context, cell: Cell, title: str) -> StudyRow:
         """The network's row; ``failed`` with the reason where the training or the audit fails."""
-        row = {
-            "group": cell.group,
-            "row": cell.row,
-            "seed": cell.seed,
-            "made": fingerprint_of(cell),
-        }
+        row = StudyRow(cell.group, cell.row, cell.seed, fingerprint=fingerprint_of(cell))
         try:
             training = train_cell(context, cell, title)
         except UserError as error:
-            return {**row, "failed": str(error)}
+            return replace(row, failed=str(error))
         images = validation_images(cell, context.data, self.images)
-        audit = audit_cell(context, cell, images, judgment("quick"), title)
-        row |= {"seconds": training["cost"]["seconds"], "validation_accuracy": validation_accuracy(training)}
-        row |= summary(audit.record)
+        row = with_audit(row, audit_cell(context, cell, images, judgment("quick"), title))
         if cell.group == "BPTT":
-            row["low"] = summary(audit_cell(context, cell, images, judgment("quick", LOW), title).record)
-        return row | {"machine": machine_of(context)}
+            row = replace(row, low=summary(audit_cell(context, cell, images, judgment("quick", LOW), title)))
+        return replace(
+            row,
+            seconds=training.cost.seconds,
+            validation_accuracy=training.validation_accuracy,
+            machine=machine_of(context),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class AuditInFull:
     images: int
     verb: str = "audit in full"
 
-    def __call__(self, context: Context, cell: Cell, title: str) -> Row:
+    def __call__(self, context: Context, cell: Cell, title: str) -> StudyRow:
         """The network's row of the full audits."""
         training = train_cell(context, cell, title)
         images = validation_images(cell, context.data, self.images)
@@ -85,8 +82,8 @@ class AuditInFull:
         except UserError:  # it began on a network that was lost since, so it cannot continue
             shutil.rmtree(folder, ignore_errors=True)
             audit = audit_cell(context, cell, images, judgment("full"), title, folder)
-        members = len(audit.record["members"])
-        return {**_later_row(context, cell, "full", training, audit.record), "members": members}
+        row = _later_row(context, cell, "full", training, audit)
+        return replace(row, audit=row.audit and replace(row.audit, members=len(audit.members)))
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,12 @@ class Score:
     images: int
     verb: str = "score"
 
-    def __call__(self, context: Context, cell: Cell, title: str) -> Row:
+    def __call__(self, context: Context, cell: Cell, title: str) -> StudyRow:
         """The network's row of the scores."""
         training = train_cell(context, cell, title)  # again, where only the record is left
         images = context.data.test.balanced(self.images)
         audit = audit_cell(context, cell, images, judgment("standard"), title)
-        return _later_row(context, cell, "standard", training, audit.record)
+        return _later_row(context, cell, "standard", training, audit)
 
 
 def judgment(effort: Effort, eps: float = EPS) -> Judgment:
@@ -116,14 +113,17 @@ def validation_images(cell: Cell, data: Dataset, count: int) -> Images:
 
 
 def _later_row(
-    context: Context, cell: Cell, effort: Effort, training: Mapping[str, Any], audit: Mapping[str, Any]
-) -> Row:
-    return {
-        **summary(audit),
-        "made": fingerprint_of(cell, effort),
-        "machine": machine_of(context),
-        "seconds": training["cost"]["seconds"],
-    }
+    context: Context, cell: Cell, effort: Effort, training: TrainingRecord, audit: AuditRecord
+) -> StudyRow:
+    row = StudyRow(
+        cell.group,
+        cell.row,
+        cell.seed,
+        fingerprint=fingerprint_of(cell, effort),
+        seconds=training.cost.seconds,
+        machine=machine_of(context),
+    )
+    return with_audit(row, audit)
 
 
 def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
@@ -131,7 +131,7 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
 
     Its recipe, the suite, the extra members, the budgets, the way stochastic models are judged.
     """
-    parts: list[Any] = [
+    parts: list[object] = [
         without_new_fields(cell.recipe.values()),
         fingerprint(effort),
         [m.as_dict() for m in _extra_members(effort)],
@@ -148,7 +148,7 @@ def _extra_members(effort: Effort) -> tuple[Member, ...]:
     return {"quick": MORE, "standard": MORE_AT_LAST}.get(effort, ())
 
 
-def without_new_fields(values: Any) -> Any:
+def without_new_fields(values: object) -> object:
     """A recipe's values without the fields that older recipes lack, where they mean what held before."""
     if not isinstance(values, dict):
         return values

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from spikeguard.cli import common
 from spikeguard.data.sources import load_data
-from spikeguard.records.files import read_json, write_bytes
+from spikeguard.records.files import write_bytes
+from spikeguard.records.studies import StudyRecord
 from spikeguard.runtime.stop import ctrl_c
 from spikeguard.sweep.cells import Context
-from studies.embedded.matrix import StudySettings
+from studies.embedded.matrix import StudySize
 from studies.embedded.page import page
 from studies.embedded.picture import picture
 from studies.embedded.stages import RECORD_NAME, run
@@ -46,20 +47,21 @@ def parser() -> common.Parser:
 
 def main(arguments: list[str]) -> int:
     """Run the study from the command line; returns the exit code."""
-    given = parser().parse_args(arguments)
+    given = parser().read(arguments)
     common.start(given.threads)
-    settings = StudySettings(given.seeds, given.epochs, given.ranked_on, given.scored_on)
+    size = StudySize(given.seeds, given.epochs, given.ranked_on, given.scored_on)
     path, written = given.out / RECORD_NAME, given.out / "embedded.md"
     try:
         with common.progress() as shown, ctrl_c() as stop:
-            context = Context(given.out, load_data("embedded"), given.device, shown.tell, stop)
-            record = run(settings, context, finish=not given.only_rank, jobs=given.jobs)
+            context = Context(given.out, load_data("embedded"), given.device, shown.show, stop)
+            record = run(size, context, finish=not given.only_rank, jobs=given.jobs)
     finally:
-        if path.exists() and "wanted" in (kept := read_json(path)):
+        if path.exists():
+            kept = StudyRecord.read(path)
             write_bytes(written, page(kept).encode())
             write_bytes(written.with_suffix(".svg"), picture(kept).encode())
     if given.json:
-        common.print_json(record)
+        common.print_json(record.to_json())
         return 0
     runs = given.out / "runs"
     print(page(record))

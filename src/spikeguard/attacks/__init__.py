@@ -1,9 +1,9 @@
 """Attacks: one file a step rule."""
 
-from spikeguard.attacks._loop import Attacked
 from spikeguard.attacks.apgd import apgd
 from spikeguard.attacks.cw import cw
 from spikeguard.attacks.fab import fab
+from spikeguard.attacks.loop import Attacked
 from spikeguard.attacks.pgd import bim, fgsm, pgd, rfgsm
 from spikeguard.attacks.random_search import random_noise, random_search
 from spikeguard.attacks.rays import rays

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spikeguard.attacks._loop import Attacked
+from spikeguard.attacks.loop import Attacked
 from spikeguard.attacks.sapgd import sapgd
 from spikeguard.gradients import ASSG, Estimator, ThresholdFirst
 from spikeguard.surrogates import Atan

@@ -8,113 +8,92 @@ bracket.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from spikeguard.attacks._loop import Attacked, Best, sample_ids
+from spikeguard.attacks.batch import Batch, PerSample, check_counts, over_pixels
+from spikeguard.attacks.loop import Attacked
+from spikeguard.attacks.nearest import Nearest
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import margin
 from spikeguard.models import Model, check_logits, eval_mode
-from spikeguard.threat import L2, Threat, check_images
+from spikeguard.threat import L2, Threat
 
 FIRST_C, GROWTH, LAST_C = 0.01, 10.0, 1e10
 INSIDE = 1 - 1e-6  # tanh reaches no pixel of 0 or 1
 DECAYS = (0.9, 0.999)
 
 
-def short_of(logits: Tensor, y: Tensor) -> Tensor:
-    """The margin up to 0, ``[N]``: minus C&W's f with kappa 0."""
+def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The margin where it is negative, else 0, ``[N]``: minus the paper's f with kappa 0."""
     return margin(logits, y).clamp(max=0.0)
 
 
-class _Search:
-    """Best points and smallest norms over all searches of one call."""
-
-    def __init__(
-        self, model: Model, x: Tensor, y: Tensor, eps: Tensor, estimator: Estimator, until_broken: bool
-    ) -> None:
-        self.model, self.x, self.y, self.eps, self.estimator, self.until_broken = (
-            model,
-            x,
-            y,
-            eps,
-            estimator,
-            until_broken,
-        )
-        with torch.no_grad():
-            self.best = Best(x, y, model(x), margin)
-        self.norm = torch.where(self.best.broken, 0.0, torch.inf).to(x.dtype)
-
-    def standing(self) -> Tensor:
-        return self.best.standing() if self.until_broken else torch.nonzero(self.norm).flatten()
-
-    def descend(self, c: Tensor, steps: int, learning_rate: float) -> Tensor:
-        """One run of Adam with ``c`` ``[N]``; which samples it misled, at whatever distance, ``[N]``."""
-        misled = torch.zeros_like(self.best.broken)
-        rows = self.standing()
-        column = (-1, *[1] * (self.x.dim() - 1))
-        w = torch.atanh((2 * self.x[rows] - 1) * INSIDE)
-        first, second = torch.zeros_like(w), torch.zeros_like(w)
-        with self.estimator.open(self.model) as opened:
-            for k in range(steps if len(rows) else 0):
-                clean, labels, here = self.x[rows], self.y[rows], (torch.tanh(w) + 1) / 2
-                gradient, _, logits = opened(here, labels, short_of)
-                wrong, length = logits.argmax(1) != labels, L2(0.0).length(here - clean)
-                misled[rows] |= wrong
-                self.norm[rows] = torch.where(wrong, torch.minimum(self.norm[rows], length), self.norm[rows])
-                inside = length <= self.eps[rows]
-                self.best.note(
-                    rows[inside], here[inside], margin(logits, labels)[inside], wrong[inside], k + 1
-                )
-                slope = (2 * (here - clean) - c[rows].view(column) * gradient) * 2 * here * (1 - here)
-                first = DECAYS[0] * first + (1 - DECAYS[0]) * slope
-                second = DECAYS[1] * second + (1 - DECAYS[1]) * slope**2
-                step = (
-                    first / (1 - DECAYS[0] ** (k + 1)) / ((second / (1 - DECAYS[1] ** (k + 1))).sqrt() + 1e-8)
-                )
-                w = w - learning_rate * step
-                if self.until_broken and bool((wrong & inside).any()):
-                    stand = torch.nonzero(~(wrong & inside)).flatten()
-                    rows, w, first, second = rows[stand], w[stand], first[stand], second[stand]
-                    opened.select(stand)
-                    if not len(rows):
-                        break
-            self.best.forwards += opened.forwards
-            self.best.backwards += opened.backwards
-        return misled
+@dataclass(frozen=True)
+class _Settings:
+    steps: int
+    searches: int
+    learning_rate: float
+    estimator: Estimator
 
 
-def _run(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    steps: int,
-    searches: int,
-    learning_rate: float,
-    gradient: Estimator | None,
-    until_broken: bool,
-) -> _Search:
-    check_images(x, y)
-    if not isinstance(threat, L2):
-        raise UserError(f"cw is an attack under L2, not under {type(threat).__name__}")
-    if steps < 1 or searches < 1 or not learning_rate > 0:
-        raise UserError(
-            f"cw: steps = {steps} and searches = {searches} must be at least 1, learning_rate = "
-            f"{learning_rate} above 0"
-        )
-    x = x.detach()
+class _Adam(PerSample):
+    """Adam on ``w`` of some samples."""
+
+    def __init__(self, w: Tensor) -> None:
+        self.w, self.first, self.second = w, torch.zeros_like(w), torch.zeros_like(w)
+
+    def step(self, k: int, slope: Tensor, learning_rate: float) -> None:
+        self.first = DECAYS[0] * self.first + (1 - DECAYS[0]) * slope
+        self.second = DECAYS[1] * self.second + (1 - DECAYS[1]) * slope**2
+        spread = (self.second / (1 - DECAYS[1] ** (k + 1))).sqrt() + 1e-8
+        self.w = self.w - learning_rate * (self.first / (1 - DECAYS[0] ** (k + 1)) / spread)
+
+
+def _descend(nearest: Nearest, c: Tensor, settings: _Settings) -> Tensor:
+    """One run of Adam with ``c`` ``[N]``; which samples it misled, at whatever distance, ``[N]``."""
+    misled = torch.zeros_like(nearest.best.broken)
+    rows = nearest.active()
+    batch = nearest.batch.select(rows)
+    adam = _Adam(torch.atanh((2 * batch.x - 1) * INSIDE))
+    with settings.estimator.open(nearest.model) as opened:
+        for k in range(settings.steps):
+            if not len(rows):
+                break
+            here = (torch.tanh(adam.w) + 1) / 2
+            gradient, _, logits = opened(here, batch.y, negative_margin)
+            wrong, done = nearest.note(rows, batch, here, logits, k + 1)
+            misled[rows] |= wrong
+            weight = over_pixels(c[rows], here)
+            adam.step(
+                k, (2 * (here - batch.x) - weight * gradient) * 2 * here * (1 - here), settings.learning_rate
+            )
+            if bool(done.any()):
+                stand = torch.nonzero(~done).flatten()
+                rows, batch = rows[stand], batch.select(stand)
+                adam.select(stand)
+                opened.select(stand)
+        nearest.best.count(opened)
+    return misled
+
+
+def _search(model: Model, batch: Batch, settings: _Settings, until_broken: bool) -> Nearest:
+    check_counts("cw", steps=settings.steps, searches=settings.searches)
+    if not settings.learning_rate > 0:
+        raise UserError(f"cw: learning_rate = {settings.learning_rate} must be above 0")
     with eval_mode(model):
-        check_logits(model, x, y)
-        search = _Search(model, x, y, threat.per_sample(x).flatten(), gradient or Own(), until_broken)
-        c = torch.full_like(search.norm, FIRST_C)
+        check_logits(model, batch.x, batch.y)
+        nearest = Nearest(model, batch, until_broken)
+        c = torch.full_like(nearest.norm, FIRST_C)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
-        for _ in range(searches):
-            misled = search.descend(c, steps, learning_rate)
+        for _ in range(settings.searches):
+            misled = _descend(nearest, c, settings)
             low, high = torch.where(misled, low, c), torch.where(misled, c, high)
             c = torch.where(high.isinf(), (GROWTH * c).clamp(max=LAST_C), (low + high) / 2)
-    return search
+    return nearest
 
 
 def cw(
@@ -130,17 +109,23 @@ def cw(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """C&W on ``x`` ``[N, C, H, W]`` in [0, 1] under L2: ``searches`` values of c a sample, ``steps`` of Adam
-    each.
+    """C&W: the smallest L2 change that misleads, by Adam. Carlini and Wagner, IEEE S&P 2017.
 
-    A sample is broken, and goes no further, once a misclassified point lies within eps; ``loss`` is the
-    margin. It draws nothing: ``seed`` and ``index`` are there for a call like the others'. A random model is
-    judged by one draw a query. UserError on bad images and another norm.
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. ``searches``: values of c tried per
+    sample, ``steps`` of Adam each. A sample is broken, and stops, once a misclassified point lies within eps;
+    ``loss`` of the result is the margin. The attack draws nothing: ``seed`` and ``index`` exist so that all
+    attacks are called the same way. A stochastic model is judged by one draw a query. UserError under another
+    norm than L2; other errors as in ``pgd``.
+
+    >>> found = sg.cw(net, x, y, sg.L2(1.0), steps=5, searches=2, learning_rate=0.1)
+    >>> bool((sg.L2(1.0).length(found.x - x) <= 1.0 + 1e-5).all())
+    True
     """
-    sample_ids(index, x)
-    return _run(model, x, y, threat, steps, searches, learning_rate, gradient, until_broken=True).best.result(
-        x.detach(), threat
-    )
+    batch = Batch.of(x, y, threat, index, seed)
+    if not isinstance(threat, L2):
+        raise UserError(f"cw is an attack under L2, not under {type(threat).__name__}")
+    settings = _Settings(steps, searches, learning_rate, gradient or Own())
+    return _search(model, batch, settings, until_broken=True).best.result(batch)
 
 
 def cw_minimal(
@@ -153,8 +138,13 @@ def cw_minimal(
     learning_rate: float = 0.01,
     gradient: Estimator | None = None,
 ) -> Tensor:
-    """The smallest L2 norm of a misleading change that C&W finds, ``[N]``.
+    """The smallest L2 norm of a misleading change that C&W finds, ``[N]``, in units of images in [0, 1].
 
-    0 where the class is wrong at x, inf where none was found.
+    0 where the class is wrong at ``x``, inf where nothing was found. Arguments as in ``cw``.
+
+    >>> from spikeguard.attacks.cw import cw_minimal
+    >>> bool((cw_minimal(net, x, y, steps=5, searches=2) >= 0).all())
+    True
     """
-    return _run(model, x, y, L2(0.0), steps, searches, learning_rate, gradient, until_broken=False).norm
+    settings = _Settings(steps, searches, learning_rate, gradient or Own())
+    return _search(model, Batch.of(x, y, L2(0.0)), settings, until_broken=False).norm

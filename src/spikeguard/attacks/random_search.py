@@ -8,34 +8,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeguard.attacks._loop import Attacked, Best, sample_ids
+from spikeguard.attacks.batch import Batch, check_counts, over_pixels
+from spikeguard.attacks.loop import Attacked, search_by_queries
 from spikeguard.errors import UserError
-from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode
+from spikeguard.models import Model
 from spikeguard.random import draws
-from spikeguard.threat import L1, L2, Linf, Threat, check_images
+from spikeguard.threat import L1, L2, Linf, Threat
 
 
-def inside(u: Tensor, share: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Uniform in the ball around ``x``, the box aside, from uniform ``u`` in (-1.
+def uniform_in_ball(u: Tensor, share: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """An offset uniform in the ball around ``x``, the box [0, 1] aside.
 
-    1) like ``x`` and ``share`` ``[N]`` in (0, 1).
+    Made of two uniform draws: ``u`` in (-1, 1) like ``x`` for the direction, ``share`` ``[N]`` in (0, 1) for
+    the radius.
     """
     if isinstance(threat, Linf):
-        return threat.spread(u, x)
-    shape = torch.erfinv(u) if isinstance(threat, L2) else -u.sign() * torch.log1p(-u.abs())
-    return threat.stretch(shape, x) * share.view(-1, *[1] * (x.dim() - 1)) ** (1 / x[0].numel())
+        return threat.random_offset(u, x)
+    direction = torch.erfinv(u) if isinstance(threat, L2) else -u.sign() * torch.log1p(-u.abs())
+    return threat.to_border(direction, x) * over_pixels(share, x) ** (1 / x[0].numel())
 
 
 def corner(u: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Every pixel up or down by as much as the border allows; under L1 a random tenth of the pixels."""
+    """An offset on the border: all pixels, under L1 a random tenth, move up or down by the same amount."""
     size = u.abs().flatten(1)
     least = (
         size.topk(max(size.shape[1] // 10, 1), 1).values[:, -1]
         if isinstance(threat, L1)
         else torch.zeros_like(size[:, 0])
     )
-    return threat.stretch(u.sign() * (u.abs() >= least.view(-1, *[1] * (x.dim() - 1))), x)
+    return threat.to_border(u.sign() * (u.abs() >= over_pixels(least, x)), x)
 
 
 def random_noise(
@@ -48,44 +49,35 @@ def random_noise(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """Random points around ``x`` ``[N, C, H, W]``: uniform in the ball and on its border by turns; the one of
-    highest margin is kept.
+    """Random points around each image, alternately uniform in the ball and on its border.
 
-    Draws depend on (seed, sample number, try). A random model is judged by one draw a try. UserError on bad
-    images.
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. The point of highest margin is kept. Draws
+    depend on the seed, the sample's number (``index``, ``[N]``) and the try. A stochastic model is judged by
+    one draw a try. UserError on bad arguments.
+
+    >>> from spikeguard.attacks import random_noise
+    >>> found = random_noise(net, x, y, sg.L1(2.0), tries=4)
+    >>> found.backwards
+    0
     """
-    check_images(x, y)
-    if tries < 1:
-        raise UserError(f"noise: tries = {tries} must be at least 1")
-    index, x = sample_ids(index, x).to(x.device), x.detach()
-    with eval_mode(model), torch.no_grad():
-        check_logits(model, x, y)
-        best = Best(x, y, model(x), margin)
-        for k in range(tries):
-            rows = best.standing()
-            if not len(rows):
-                break
-            clean, budget = x[rows], threat.select(rows)
-            drawn = draws.uniform(draws.key(seed, "noise", k), index[rows], x[0].numel() + 1).to(x.dtype)
-            u = (2 * drawn[:, 1:] - 1).view_as(clean)
-            _try(
-                model,
-                best,
-                rows,
-                clean,
-                y,
-                corner(u, clean, budget) if k % 2 else inside(u, drawn[:, 0], clean, budget),
-                budget,
-                k + 1,
-            )
-    return best.result(x, threat)
+    batch = Batch.of(x, y, threat, index, seed)
+    check_counts("random_noise", tries=tries)
+
+    def propose(part: Batch, best: Tensor, k: int) -> Tensor:
+        drawn = part.uniform(draws.key(seed, "noise", k), part.x[0].numel() + 1).to(part.x.dtype)
+        u = (2 * drawn[:, 1:] - 1).view_as(part.x)
+        return part.x + (
+            corner(u, part.x, part.threat) if k % 2 else uniform_in_ball(u, drawn[:, 0], part.x, part.threat)
+        )
+
+    return search_by_queries(model, batch, tries, propose)
 
 
-def check_search(who: str, x: Tensor, queries: int) -> None:
-    """Refuse, in the name of ``who``, what no search by patches of an image can work on."""
+def check_image_search(attack: str, x: Tensor, queries: int) -> None:
+    """UserError in the name of the attack if a search by patches of an image cannot run on ``x``."""
     if queries < 1 or x.dim() != 4:
         raise UserError(
-            f"{who}: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, "
+            f"{attack}: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, "
             "C, H, W]"
         )
 
@@ -100,36 +92,34 @@ def random_search(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """Local search by scores on ``x`` ``[N, C, H, W]`` in [0, 1]: changes a random patch or random pixels,
-    keeps what raises the margin.
+    """Local search by scores: changes a random patch or random pixels and keeps what raises the margin.
 
-    A change moves pixels of the best point so far by twice their even share of the budget, then back into it;
-    it shrinks from the whole image to one pixel. Draws depend on (seed, sample number, query). A random model
-    is judged by one draw a query. UserError on bad images.
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. A change moves pixels of the best point so
+    far by twice their even share of the budget, then back into it; it shrinks from the whole image to one
+    pixel over the ``queries``. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the
+    query. A stochastic model is judged by one draw a query. UserError on bad arguments.
+
+    >>> found = sg.random_search(net, x, y, sg.L2(0.5), queries=10)
+    >>> bool((sg.L2(0.5).length(found.x - x) <= 0.5 + 1e-5).all())
+    True
     """
-    check_images(x, y)
-    check_search("random_search", x, queries)
-    index, x = sample_ids(index, x).to(x.device), x.detach()
+    batch = Batch.of(x, y, threat, index, seed)
+    check_image_search("random_search", x, queries)
     size = x[0].numel()
-    with eval_mode(model), torch.no_grad():
-        check_logits(model, x, y)
-        best = Best(x, y, model(x), margin)
-        for query in range(queries):
-            rows = best.standing()
-            if not len(rows):
-                break
-            clean, budget, share = x[rows], threat.select(rows), size ** (-query / queries)
-            drawn = draws.uniform(draws.key(seed, "random search", query), index[rows], 2 * size).to(x.dtype)
-            where, signs = drawn[:, :size], (drawn[:, size:] - 0.5).sign().view_as(clean)
-            if query % 2:
-                mask = (where <= where.kthvalue(max(round(share * size), 1), 1, keepdim=True).values).view_as(
-                    clean
-                )
-            else:
-                mask, signs = _patch(where, share, clean), signs[:, :, :1, :1].expand_as(clean)
-            change = 2 * mask * budget.stretch(signs, clean)
-            _try(model, best, rows, clean, y, best.x[rows] - clean + change, budget, query + 1)
-    return best.result(x, threat)
+
+    def propose(part: Batch, best: Tensor, query: int) -> Tensor:
+        share = size ** (-query / queries)
+        drawn = part.uniform(draws.key(seed, "random search", query), 2 * size).to(part.x.dtype)
+        where, signs = drawn[:, :size], (drawn[:, size:] - 0.5).sign().view_as(part.x)
+        if query % 2:
+            last = where.kthvalue(max(round(share * size), 1), 1, keepdim=True).values
+            mask = (where <= last).view_as(part.x)
+        else:
+            mask, signs = _patch(where, share, part.x), signs[:, :, :1, :1].expand_as(part.x)
+        change = 2 * mask * part.threat.to_border(signs, part.x)
+        return part.x + (best - part.x + change)
+
+    return search_by_queries(model, batch, queries, propose)
 
 
 def _patch(drawn: Tensor, share: float, x: Tensor) -> Tensor:
@@ -143,12 +133,3 @@ def _patch(drawn: Tensor, share: float, x: Tensor) -> Tensor:
         return torch.lt(place, max(round(share**0.5 * length), 1))
 
     return strip(drawn[:, 0], x.shape[2])[:, None, :, None] & strip(drawn[:, 1], x.shape[3])[:, None, None, :]
-
-
-def _try(
-    model: Model, best: Best, rows: Tensor, clean: Tensor, y: Tensor, moved: Tensor, budget: Threat, step: int
-) -> None:
-    candidate = budget.project(clean + moved, clean)
-    logits = model(candidate)
-    best.forwards += len(rows)
-    best.note(rows, candidate, margin(logits, y[rows]), logits.argmax(1) != y[rows], step)

@@ -1,10 +1,11 @@
 """RayS: a hard-label attack that needs nothing of a model but its classes. Chen and Gu, KDD 2020.
 
-Looks for the sign vector d along which the border is nearest: flips one block of d after another, the whole
-image first, then halves, quarters and so on down to pixels. A flip that still misleads at the best radius so
-far is kept, and the radius is then halved down to the border. The published attack is one under Linf. Under
-L2 and L1 d may be 0, too: a block is tried with both its other values, at the radius of the same length, so
-that what is left as it is pays for what moves (reckoned without the box, which was measured to find more).
+Searches for the sign vector d along which the decision boundary is nearest: flips one block of d after
+another, the whole image first, then halves, quarters and so on down to pixels. A flip that misleads at the
+best radius so far is kept, and the radius is then halved down to the boundary. The published attack is one
+under Linf. Under L2 and L1 entries of d may also be 0: a block is tried with both its other values, at the
+radius of the same length, so that pixels that stay pay for pixels that move (computed without the box, which
+was measured to find more).
 """
 
 from __future__ import annotations
@@ -12,55 +13,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeguard.attacks._loop import Attacked, Best, sample_ids
-from spikeguard.errors import UserError
+from spikeguard.attacks.batch import Batch, PerSample, check_counts
+from spikeguard.attacks.loop import Attacked, Best
 from spikeguard.models import Model, check_logits, eval_mode
-from spikeguard.threat import Threat, check_images
+from spikeguard.threat import Threat
 
-RESOLUTION, SHARE = (
-    1e-3,
-    2e-2,
-)  # where bisection ends: a radius under Linf, a share of the radius under L2 and L1
+POWERS = {"linf": 0.0, "l2": 0.5, "l1": 1.0}
+"""A change of this norm is as long as its radius times the number of moved pixels to this power."""
+RESOLUTION, SHARE = 1e-3, 2e-2
+"""Where bisection ends: a radius under Linf, a share of the radius under L2 and L1."""
 
 
-def wrong(logits: Tensor, y: Tensor) -> Tensor:
+def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
     """1 where the class is wrong, else 0, ``[N]``: all that the attack may see."""
     return (logits.argmax(1) != y).to(logits.dtype)
 
 
-class _Rays:
+class _Rays(PerSample):
     """The search of every standing sample, each at a query of its own.
 
     It tries another value of a block, or bisects the radius of the one kept.
     """
 
-    def __init__(self, x: Tensor, threat: Threat) -> None:
-        flat = x.flatten(1)
-        self.power = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[
-            threat.norm
-        ]  # a length is the radius times so many pixels to this power
-        self.signs, self.position = torch.ones_like(flat), torch.arange(flat.shape[1], device=x.device)
-        self.before = self.signs  # of the block under trial, before its first trial
-        self.low, self.high = (
-            torch.zeros_like(flat[:, 0]),
-            torch.ones_like(flat[:, 0]),
-        )  # radius 1 reaches a corner of the box
-        self.bisecting, self.second = torch.zeros(2, len(x), dtype=torch.bool, device=x.device)
-        self.first = torch.full(
-            (len(x),), flat.shape[1], device=x.device
-        )  # the block under trial; the first one is empty
-        self.size = torch.full_like(self.first, 2 * flat.shape[1])
+    def __init__(self, batch: Batch) -> None:
+        flat = batch.x.flatten(1)
+        self.power, self.pixels = POWERS[batch.threat.norm], flat.shape[1]
+        self.signs = torch.ones_like(flat)
+        self.before = self.signs  # signs of the block on trial, before its first trial
+        self.low = torch.zeros_like(flat[:, 0])
+        self.high = torch.ones_like(flat[:, 0])  # radius 1 reaches a corner of the box
+        self.bisecting, self.second_value = torch.zeros(2, len(flat), dtype=torch.bool, device=flat.device)
+        # the first pixel of the block on trial and the block's size; the block at the start is empty
+        self.first_pixel = torch.full((len(flat),), self.pixels, device=flat.device)
+        self.size = torch.full_like(self.first_pixel, 2 * self.pixels)
 
     def query(self) -> tuple[Tensor, Tensor]:
-        """Signs and radius to ask for."""
+        """Signs ``[N, pixels]`` and radius ``[N]`` of the next query."""
+        position = torch.arange(self.pixels, device=self.signs.device)
         block = (
-            (self.position >= self.first[:, None])
-            & (self.position < (self.first + self.size)[:, None])
+            (position >= self.first_pixel[:, None])
+            & (position < (self.first_pixel + self.size)[:, None])
             & ~self.bisecting[:, None]
         )
-        still = self.before == 0
+        zero = self.before == 0
         other = torch.where(
-            self.second[:, None], torch.where(still, -1.0, 0.0), torch.where(still, 1.0, -self.before)
+            self.second_value[:, None], torch.where(zero, -1.0, 0.0), torch.where(zero, 1.0, -self.before)
         )
         signs = torch.where(block, other, self.signs)
         radius = self.high
@@ -70,9 +67,9 @@ class _Rays:
         return signs, torch.where(self.bisecting, (self.low + self.high) / 2, radius)
 
     def answer(self, signs: Tensor, radius: Tensor, misled: Tensor) -> None:
-        """What to do with the model's answer: keep or drop the change, or halve the bracket.
+        """Use the model's answer: keep or drop the change, or halve the bracket.
 
-        Then perhaps on to the next value or block.
+        Then perhaps go on to the next value or block.
         """
         self.signs = torch.where(misled[:, None], signs, self.signs)
         self.high = torch.where(misled, radius, self.high)
@@ -82,25 +79,15 @@ class _Rays:
         )
         done = ~self.bisecting
         if self.power:
-            single = self.second | (self.first >= len(self.position))  # the empty block has no other values
-            self.second, done = done & ~single | self.second & ~done, done & single
+            single = self.second_value | (
+                self.first_pixel >= self.pixels
+            )  # the empty block has no other value
+            self.second_value, done = done & ~single | self.second_value & ~done, done & single
         self.before = torch.where(done[:, None], self.signs, self.before)
-        self.first = torch.where(done, self.first + self.size, self.first)
-        over = done & (self.first >= len(self.position))
-        self.size, self.first = (
-            torch.where(over, (self.size + 1) // 2, self.size),
-            torch.where(over, 0, self.first),
-        )
-
-    def select(self, rows: Tensor) -> None:
-        self.signs, self.low, self.high, self.bisecting = (
-            self.signs[rows],
-            self.low[rows],
-            self.high[rows],
-            self.bisecting[rows],
-        )
-        self.first, self.size, self.second = self.first[rows], self.size[rows], self.second[rows]
-        self.before = self.before[rows]
+        self.first_pixel = torch.where(done, self.first_pixel + self.size, self.first_pixel)
+        over = done & (self.first_pixel >= self.pixels)
+        self.size = torch.where(over, (self.size + 1) // 2, self.size)
+        self.first_pixel = torch.where(over, 0, self.first_pixel)
 
 
 def rays(
@@ -113,35 +100,38 @@ def rays(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """RayS on ``x`` ``[N, C, H, W]`` in [0, 1]: ``queries`` classes a sample; a sample is done once the
-    change is no longer than eps.
+    """RayS: searches for the nearest boundary along sign vectors, from classes alone. Chen and Gu, KDD 2020.
 
-    ``loss`` is 1 where the class is wrong, else 0. It draws nothing: ``seed`` and ``index`` are there for a
-    call like the others'. A random model is judged by one draw a query. UserError on bad images.
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. ``queries``: classes read per sample; a
+    sample stops once its change is no longer than eps. ``loss`` of the result is 1 where the class is wrong,
+    else 0. The attack draws nothing: ``seed`` and ``index`` exist so that all attacks are called the same
+    way. A stochastic model is judged by one draw a query. UserError on bad arguments.
+
+    >>> found = sg.rays(net, x, y, sg.Linf(0.1), queries=20)
+    >>> bool(((found.x - x).abs() <= 0.1 + 1e-6).all())
+    True
     """
-    check_images(x, y)
-    if queries < 1:
-        raise UserError(f"rays: queries = {queries} must be at least 1")
-    sample_ids(index, x)
-    x = x.detach()
+    batch = Batch.of(x, y, threat, index, seed)
+    check_counts("rays", queries=queries)
     with eval_mode(model), torch.no_grad():
-        check_logits(model, x, y)
-        best = Best(x, y, model(x), wrong)
-        rows, eps = best.standing(), threat.per_sample(x).flatten()
-        search = _Rays(x[rows], threat)
+        check_logits(model, batch.x, y)
+        best = Best(batch, model(batch.x), is_wrong)
+        rows = best.standing()
+        part = batch.select(rows)
+        search = _Rays(part)
         for query in range(queries):
             if not len(rows):
                 break
             signs, radius = search.query()
-            candidate = (x[rows] + (radius[:, None] * signs).view_as(x[rows])).clamp(0.0, 1.0)
-            loss = wrong(model(candidate), y[rows])
-            misled, inside = loss > 0, threat.length(candidate - x[rows]) <= eps[rows]
+            candidate = (part.x + (radius[:, None] * signs).view_as(part.x)).clamp(0.0, 1.0)
+            loss = is_wrong(model(candidate), part.y)
+            misled, inside = loss > 0, threat.length(candidate - part.x) <= part.eps
             best.forwards += len(rows)
             search.answer(signs, radius, misled)
             broken = misled & inside
             best.note(rows[broken], candidate[broken], loss[broken], broken[broken], query + 1)
-            stand = torch.nonzero(~broken).flatten()
-            if len(stand) < len(rows):
-                rows = rows[stand]
+            if bool(broken.any()):
+                stand = torch.nonzero(~broken).flatten()
+                rows, part = rows[stand], part.select(stand)
                 search.select(stand)
-    return best.result(x, threat)
+    return best.result(batch)

@@ -1,10 +1,10 @@
 """Square attack: random search with squares of shrinking size; it needs scores, no gradient. Andriushchenko
 et al., ECCV 2020.
 
-Under Linf a square takes the budget's corner. Under L2 one square gives up what it holds, another one gets
-it, with the budget that was left, as a pulse: a peak and a trough side by side, fading outwards. Under L1 the
-same with sums of absolute values, after "Mind the Box" (Croce and Hein, ICML 2021); here its squares go down
-to single pixels.
+Under Linf a square moves to corners of the budget. Under L2 one square gives up its change and another one
+gets it, with the budget that was left, as a pulse: a peak and a trough side by side, fading outward. Under L1
+the same with sums of absolute values, after "Mind the Box" (Croce and Hein, ICML 2021); here its squares go
+down to single pixels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from spikeguard.attacks._loop import Attacked, Best, sample_ids
-from spikeguard.attacks.random_search import check_search
-from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode
+from spikeguard.attacks.batch import Batch
+from spikeguard.attacks.loop import Attacked, search_by_queries
+from spikeguard.attacks.random_search import check_image_search
+from spikeguard.models import Model
 from spikeguard.random import draws
-from spikeguard.threat import Linf, Threat, check_images
+from spikeguard.threat import Linf, Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 SHARE, SHARE_OF_PULSES = 0.8, 0.1  # of the image that the first squares cover
@@ -44,63 +44,56 @@ def square(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """Square attack on ``x`` ``[N, C, H, W]`` in [0, 1]: keeps what raises the margin loss.
+    """Square attack: random search by scores with squares of shrinking size. Andriushchenko et al., ECCV
+    2020.
 
-    Draws depend on (seed, sample number, query). A random model is judged by one draw a query. UserError on
-    bad images.
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. Keeps what raises the margin. Draws depend
+    on the seed, the sample's number (``index``, ``[N]``) and the query. A stochastic model is judged by one
+    draw a query. UserError on bad arguments.
+
+    >>> found = sg.square(net, x, y, sg.Linf(8 / 255), queries=10)
+    >>> bool(((found.x - x).abs() <= 8 / 255 + 1e-6).all())
+    True
     """
-    check_images(x, y)
-    check_search("square", x, queries)
-    index = sample_ids(index, x).to(x.device)
-    x = x.detach()
-    propose = _corner if isinstance(threat, Linf) else _pulse
-    with eval_mode(model), torch.no_grad():
-        check_logits(model, x, y)
-        best = Best(x, y, model(x), margin)
-        for query in range(queries):
-            rows = best.standing()
-            if not len(rows):
-                break
-            here = _Search(
-                x[rows],
-                best.x[rows],
-                threat.select(rows),
-                draws.key(seed, "square", query),
-                index[rows],
-                query,
-            )
-            candidate = here.threat.project(propose(here), here.clean)
-            logits = model(candidate)
-            best.forwards += len(rows)
-            if (
-                query == 0 and propose is _pulse
-            ):  # the start counts, whatever it does to the loss: squares pass on what it holds
-                best.loss[rows] = -math.inf
-            best.note(rows, candidate, margin(logits, y[rows]), logits.argmax(1) != y[rows], query + 1)
-    return best.result(x, threat)
+    batch = Batch.of(x, y, threat, index, seed)
+    check_image_search("square", x, queries)
+
+    def propose(part: Batch, best: Tensor, query: int) -> Tensor:
+        return proposal(Query(part, best, draws.key(seed, "square", query), query))
+
+    # under L2 and L1 squares pass on the budget of the first proposal, so that it must be kept
+    return search_by_queries(model, batch, queries, propose, always_keep_first=not isinstance(threat, Linf))
 
 
-@dataclass
-class _Search:
-    """Where the standing samples are, and what they may draw from at this query."""
+@dataclass(frozen=True)
+class Query:
+    """One query: the samples, their best points so far, and the key of its draws."""
 
-    clean: Tensor
-    at: Tensor
-    threat: Threat
+    batch: Batch
+    best: Tensor
     key: int
-    index: Tensor
-    query: int
+    number: int
 
-    def drawn(self, count: int) -> Tensor:
+    @property
+    def clean(self) -> Tensor:
+        """The clean images ``[N, C, H, W]``."""
+        return self.batch.x
+
+    @property
+    def threat(self) -> Threat:
+        """The threat."""
+        return self.batch.threat
+
+    def uniform(self, count: int) -> Tensor:
         """Uniform draws in (0, 1), ``[N, count]``."""
-        return draws.uniform(self.key, self.index, count)
+        return self.batch.uniform(self.key, count)
 
     def signs(self, drawn: Tensor) -> Tensor:
         """-1 or 1 of the same shape."""
         return (drawn - 0.5).sign().to(self.clean.dtype)
 
     def window(self, drawn: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A square of side ``s`` for each of two draws a sample.
+        """A square of side ``s`` at the place that two draws a sample give.
 
         Its mask ``[N, 1, H, W]``, and every row's and column's place in it.
         """
@@ -108,43 +101,47 @@ class _Search:
         top, left = (drawn * (torch.tensor([height, width], device=drawn.device) - s + 1)).long().unbind(1)
         down = torch.arange(height, device=drawn.device) - top[:, None]
         across = torch.arange(width, device=drawn.device) - left[:, None]
-        inside = ((down >= 0) & (down < s))[:, None, :, None] & ((across >= 0) & (across < s))[
-            :, None, None, :
-        ]
+        rows, columns = (down >= 0) & (down < s), (across >= 0) & (across < s)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
         return inside, down.clamp(0, s - 1), across.clamp(0, s - 1)
 
 
-def _corner(here: _Search) -> Tensor:
-    """Vertical stripes first; then a square whose channels move to a border of the budget each."""
-    channels, height, width = here.clean.shape[1:]
-    drawn, eps = here.drawn(channels * width + 2), here.threat.per_sample(here.clean)
-    signs = here.signs(drawn[:, 2:])
-    if here.query == 0:
-        return here.clean + eps * signs.view(-1, channels, 1, width)
-    inside, _, _ = here.window(drawn[:, :2], side(here.query, height, width))
-    return torch.where(inside, here.clean + eps * signs[:, :channels, None, None], here.at)
+def proposal(query: Query) -> Tensor:
+    """The points to query, ``[N, C, H, W]``, before projection."""
+    return _corner(query) if isinstance(query.threat, Linf) else _pulse(query)
 
 
-def _pulse(here: _Search) -> Tensor:
+def _corner(query: Query) -> Tensor:
+    """Vertical stripes first; then a square whose channels each move to a border of the budget."""
+    channels, height, width = query.clean.shape[1:]
+    drawn, eps = query.uniform(channels * width + 2), query.threat.per_sample(query.clean)
+    signs = query.signs(drawn[:, 2:])
+    if query.number == 0:
+        return query.clean + eps * signs.view(-1, channels, 1, width)
+    inside, _, _ = query.window(drawn[:, :2], side(query.number, height, width))
+    return torch.where(inside, query.clean + eps * signs[:, :channels, None, None], query.best)
+
+
+def _pulse(query: Query) -> Tensor:
     """Tiles of pulses first.
 
     Then a square's share of the budget, and what was left of it, goes to a pulse in another square.
     """
-    channels, height, width = here.clean.shape[1:]
-    if here.query == 0:
-        return here.clean + here.threat.stretch(_tiles(here), here.clean)
-    power, least = (2, 3) if here.threat.norm == "l2" else (1, 1)  # under L1 a pixel alone may be worth most
-    moved = here.at - here.clean
-    s = min(
-        max(side(here.query, height, width, SHARE_OF_PULSES), least) | 1, height, width
-    )  # odd: there is a pixel in the middle
-    drawn = here.drawn(5 + channels)
-    taken, down, across = here.window(drawn[:, :2], s)
-    given, _, _ = here.window(drawn[:, 2:4], s)
-    lies = (drawn[:, 4] < 0.5)[:, None, None]
+    channels, height, width = query.clean.shape[1:]
+    if query.number == 0:
+        return query.clean + query.threat.to_border(_tiles(query), query.clean)
+    # under L1 a single pixel may be worth most
+    power, least = (2, 3) if query.threat.norm == "l2" else (1, 1)
+    moved = query.best - query.clean
+    # odd, so that there is a pixel in the middle
+    s = min(max(side(query.number, height, width, SHARE_OF_PULSES), least) | 1, height, width)
+    drawn = query.uniform(5 + channels)
+    taken, down, across = query.window(drawn[:, :2], s)
+    given, _, _ = query.window(drawn[:, 2:4], s)
+    vertical = (drawn[:, 4] < 0.5)[:, None, None]
     place = (
-        torch.where(lies, down[:, :, None], across[:, None, :]),
-        torch.where(lies, across[:, None, :], down[:, :, None]),
+        torch.where(vertical, down[:, :, None], across[:, None, :]),
+        torch.where(vertical, across[:, None, :], down[:, :, None]),
     )
     shape = pulse(s).to(moved)[place]
 
@@ -154,23 +151,23 @@ def _pulse(here: _Search) -> Tensor:
     def unit(part: Tensor) -> Tensor:
         return part / weight(part).pow(1 / power).clamp(min=1e-12)
 
-    fresh = unit(shape[:, None] * taken) * here.signs(drawn[:, 5:])[:, :, None, None]
+    fresh = unit(shape[:, None] * taken) * query.signs(drawn[:, 5:])[:, :, None, None]
     if s > 1:  # a single pixel would only keep its sign or lose all it has
         fresh = fresh + unit(moved * taken)
-    left = (here.threat.per_sample(moved).pow(power) - weight(moved, (1, 2, 3))).clamp(min=0.0) / channels
+    left = (query.threat.per_sample(moved).pow(power) - weight(moved, (1, 2, 3))).clamp(min=0.0) / channels
     free = (left + weight(moved * (taken | given))).pow(1 / power)
     whole = torch.where(taken, free * unit(fresh), torch.where(given, 0.0, moved))
-    return here.clean + here.threat.stretch(whole, here.clean)
+    return query.clean + query.threat.to_border(whole, query.clean)
 
 
-def _tiles(here: _Search) -> Tensor:
-    """Pulses side by side all over the image, up or down by lot in every channel."""
-    n, channels, height, width = here.clean.shape
+def _tiles(query: Query) -> Tensor:
+    """Pulses side by side all over the image, up or down at random in every channel."""
+    n, channels, height, width = query.clean.shape
     s = max(min(height, width) // TILES, 1)
     down, across = height // s, width // s
-    signs = here.signs(here.drawn(channels * down * across)).view(n, channels, down, 1, across, 1)
+    signs = query.signs(query.uniform(channels * down * across)).view(n, channels, down, 1, across, 1)
     tiles = (signs * pulse(s).to(signs)[:, None, :]).reshape(n, channels, down * s, across * s)
-    whole = torch.zeros_like(here.clean)
+    whole = torch.zeros_like(query.clean)
     top, left = (height - down * s) // 2, (width - across * s) // 2
     whole[:, :, top : top + down * s, left : left + across * s] = tiles
     return whole

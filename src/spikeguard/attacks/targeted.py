@@ -1,6 +1,6 @@
-"""Attacks towards one wrong class after another, by any step rule.
+"""Attacks toward one wrong class after another, by any step rule.
 
-MTPGD (Gowal et al., 2019), APGD-T (Croce and Hein, 2020), SA-PGD.
+MTPGD (Gowal et al., 2019), APGD-T (Croce and Hein, ICML 2020), SA-PGD.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spikeguard.attacks._loop import Attacked, Best, Make, Rule, border_start, sample_ids
 from spikeguard.attacks.apgd import apgd_rule
-from spikeguard.attacks.pgd import SignStep, default_step, search
+from spikeguard.attacks.batch import Batch, border_start, check_counts
+from spikeguard.attacks.loop import Ascent, Attacked, Best, MakeRule, Rule, begin_at, search
+from spikeguard.attacks.pgd import SignStep, default_step
 from spikeguard.attacks.sapgd import sapgd_rule
 from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG, Estimator, Own
-from spikeguard.losses import Targeted, margin
+from spikeguard.losses import Targeted, margin, wrong_classes
 from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.random import draws
-from spikeguard.threat import Threat, check_images
+from spikeguard.threat import Threat
 
-RULES: dict[str, Make] = {
-    "pgd": lambda x, threat, steps: SignStep(threat, default_step(threat.per_sample(x), steps, None)),
-    "apgd": apgd_rule,
-    "sapgd": sapgd_rule,
-}
+
+def _pgd_rule(batch: Batch, steps: int) -> Rule:
+    return SignStep(batch.threat, default_step(batch.threat.per_sample(batch.x), steps, None))
+
+
+RULES: dict[str, MakeRule] = {"pgd": _pgd_rule, "apgd": apgd_rule, "sapgd": sapgd_rule}
+"""Step rules by name."""
 
 
 def targeted(
@@ -42,58 +45,49 @@ def targeted(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """The step rule 'pgd', 'apgd' or 'sapgd' towards the ``targets`` highest wrong classes at ``x``, one by
-    one; a broken sample goes no further.
+    """Gradient ascent toward the highest wrong classes, one after another. Gowal et al., 2019.
 
-    ``gradient`` None is the model's own, for 'sapgd' ``assg()``. ``loss`` of the result is the margin.
-    UserError if there are no classes for it ('dlr' needs four).
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. ``rule``: the step rule, 'pgd', 'apgd' or
+    'sapgd'. ``targets``: how many classes, ranked by their logit at ``x``; a broken sample stops.
+    ``gradient`` None is the model's own, for 'sapgd' ``gradients.ASSG()``. ``loss`` of the result is the
+    margin. UserError if the model has too few classes for the loss ('dlr' needs four); other errors as in
+    ``pgd``.
+
+    >>> found = sg.targeted(net, x, y, sg.Linf(8 / 255), rule="pgd", steps=3, targets=2)
+    >>> found.broken.dtype
+    torch.bool
     """
-    check_images(x, y)
-    if steps < 1 or targets < 1 or loss not in ("dlr", "margin") or rule not in RULES:
-        allowed = f"'dlr' or 'margin', rule = {rule!r} one of {', '.join(RULES)}"
+    batch = Batch.of(x, y, threat, index, seed)
+    check_counts("targeted", steps=steps, targets=targets)
+    if loss not in ("dlr", "margin") or rule not in RULES:
         raise UserError(
-            f"targeted: steps = {steps} and targets = {targets} must be at least 1, loss = {loss!r} {allowed}"
+            f"targeted: loss = {loss!r} must be 'dlr' or 'margin', rule = {rule!r} one of {', '.join(RULES)}"
         )
     estimator: Estimator = gradient or (ASSG() if rule == "sapgd" else Own())
-    index, x = sample_ids(index, x), x.detach()
     with eval_mode(model):
-        random = is_stochastic(model, *check_logits(model, x, y))
+        stochastic = is_stochastic(model, *check_logits(model, batch.x, y))
         with torch.no_grad():
-            logits = model(x)
-            best = Best(x, y, logits, margin)
-    others = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, : logits.shape[1] - 1]
-    for rank in range(min(targets, others.shape[1])):
-        rows = torch.arange(len(x), device=x.device) if random else best.standing()
+            logits = model(batch.x)
+            best = Best(batch, logits, margin)
+    classes = wrong_classes(logits, y)
+    for rank in range(min(targets, classes.shape[1])):
+        rows = torch.arange(len(batch), device=batch.x.device) if stochastic else best.standing()
         if not len(rows):
             break
-        near, budget = x[rows], threat.select(rows)
-        start = border_start(near, budget, index[rows.cpu()], draws.key(seed, f"{rule} targeted", rank))
-        aimed, steps_by = Targeted(loss, others[rows, rank]), RULES[rule](near, budget, steps)
-
-        def begin(_: int, start: Tensor = start, rule: Rule = steps_by) -> tuple[Tensor, Rule]:
-            return start, rule
-
-        got = search(
-            model,
-            near,
-            y[rows],
-            budget,
-            steps,
-            1,
-            begin,
-            estimator,
-            aimed,
-            known=None if random else logits[rows],
-        )
+        part = batch.select(rows)
+        ascent = Ascent(estimator, Targeted(loss, classes[rows, rank]), steps)
+        start = border_start(part, draws.key(seed, f"{rule} targeted", rank))
+        begin = begin_at(start, RULES[rule](part, steps))
+        found = search(model, part, ascent, begin, None if stochastic else logits[rows])
         with eval_mode(model), torch.no_grad():
-            value = margin(model(got.x), y[rows])
-        best.note(rows, got.x, value, got.broken & (value > best.loss[rows]) if random else got.broken)
-        best.when[rows[got.broken]] = got.when[got.broken]
-        best.forwards, best.backwards = (
-            best.forwards + got.forwards + len(rows),
-            best.backwards + got.backwards,
+            value = margin(model(found.x), part.y)
+        best.note(
+            rows, found.x, value, found.broken & (value > best.loss[rows]) if stochastic else found.broken
         )
-    return best.result(x, threat)
+        best.when[rows[found.broken]] = found.when[found.broken]
+        best.forwards += found.forwards + len(rows)
+        best.backwards += found.backwards
+    return best.result(batch)
 
 
 def apgd_targeted(
@@ -109,7 +103,14 @@ def apgd_targeted(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> Attacked:
-    """APGD-T: ``targeted`` with APGD's steps and the targeted DLR loss."""
+    """APGD-T: APGD with the targeted DLR loss toward the highest wrong classes. Croce and Hein, ICML 2020.
+
+    ``targeted`` with the rule 'apgd'; arguments and errors as there.
+
+    >>> found = sg.apgd_targeted(net, x, y, sg.Linf(8 / 255), steps=3, targets=2)
+    >>> found.loss.shape
+    torch.Size([6])
+    """
     return targeted(
         model,
         x,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard import attacks
-from spikeguard.attacks._loop import Attacked
+from spikeguard.attacks import Attacked
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.run import BROKEN, Task, kept
 from spikeguard.auditing.scoring import fresh_draws

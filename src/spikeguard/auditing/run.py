@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spikeguard.attacks._loop import Attacked
+from spikeguard.attacks import Attacked
 from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws, over_draws
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, Conditions, State
 from spikeguard.auditing.suite import Member

@@ -34,12 +34,13 @@ def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
     common.start(given.threads)
     from spikeguard.demo import run as demo
+    from spikeguard.records.studies import DemoSettings
     from spikeguard.report.reading import reading
 
     begun = time.perf_counter()
     with common.progress() as shown:
         record = demo.run(
-            demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.show
+            DemoSettings(given.images, given.epochs, given.seed), given.out, given.resume, shown.show
         )
     if given.json:
         common.print_json(record.to_json())

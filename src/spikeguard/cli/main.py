@@ -18,7 +18,7 @@ VERBS = {
     "merge": "the union of audits of the same network and images",
     "export": "records as a table (CSV, LaTeX, Markdown) or as a paragraph on the method",
     "explain": "what a flag of an audit means, why it matters, what to do",
-    "sweep": "train every defense under the same conditions, rank them, score the best",
+    "sweep": "train and audit every network of a matrix (a TOML file), or run a study",
     "bench": "speed and memory against this machine's floor and against installed frameworks",
     "doctor": "what this machine has, which path is used, what each missing part costs",
     "completion": "a script that completes verbs and flags in bash, zsh or fish",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+
+if TYPE_CHECKING:
+    from spikeguard.sweep.run import SweepRecord
 
 
 def parser() -> common.Parser:
@@ -50,7 +52,7 @@ def run(arguments: list[str]) -> int:
     with common.progress() as shown, ctrl_c() as stop:
         record = sweep(matrix, out, device=given.device, progress=shown.show, stop=stop, jobs=given.jobs)
     if given.json:
-        common.print_json(record)
+        common.print_json(record.to_json())
         return 0
     _print_table(record)
     print(f"wrote {out / RECORD_NAME}; the networks are in {out / 'runs'}")
@@ -58,13 +60,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _print_table(record: Mapping[str, Any]) -> None:
+def _print_table(record: SweepRecord) -> None:
     """Means over the seeds of every row."""
     from spikeguard.sweep.table import HEADER, table
 
-    settings = record["settings"]
+    settings = record.settings
     title = (
-        f"{record['name']}: accuracy in %, means over seeds; {settings['effort']} audit, {settings['norm']} "
-        f"{settings['eps']:.4g}, {settings['images']} {settings['part']} images"
+        f"{record.name}: accuracy in %, means over seeds; {settings.effort} audit, {settings.norm} "
+        f"{settings.eps:.4g}, {settings.images} {settings.part} images"
     )
     common.table(title, HEADER, table(record))

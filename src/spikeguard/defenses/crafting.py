@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard.attacks._loop import random_start, walk
+from spikeguard.attacks.batch import Batch, random_start
+from spikeguard.attacks.loop import Ascent, take_all_steps
 from spikeguard.attacks.pgd import SignStep, default_step
 from spikeguard.defenses.base import Defense, Step
 from spikeguard.gradients import ASSG, BPTR, HART, RGA, Estimator, MeanField, Own, SwapSurrogate
 from spikeguard.gradients.base import Opened
-from spikeguard.losses import Loss, ce
+from spikeguard.losses import Loss, ce, objective
 from spikeguard.models import Model, eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, seed_noise
@@ -56,6 +57,9 @@ class Adversary(Defense):
     'frozen' for the same one; defenses that are random at test are so here, too. ``estimators``: names of
     ``CRAFTING_GRADIENTS``; one is drawn for every batch, so that weights cannot hide from a single backward
     pass.
+
+    >>> sg.AT(steps=2, late_steps=4).schedule(progress=0.9)
+    (1.0, 4)
     """
 
     eps: float = 8 / 255
@@ -132,12 +136,12 @@ class Adversary(Defense):
         estimator: Estimator = CRAFTING_GRADIENTS[name]
         if self.noise == "frozen":
             estimator = _Frozen(estimator, step.net, step.draw("noise of crafting"))
+        batch = Batch(x, step.y, threat, torch.arange(len(x), device=x.device), step.key)
         if start is None:
-            start = random_start(x, threat, torch.arange(len(x)), step.key, 0)
+            start = random_start(batch, 0)
+        ascent = Ascent(estimator, objective(loss), steps)
         with crafting_mode(step.net, self.batch_norm, self.noise != "off"):
-            found, _ = walk(
-                model or step.net, x, step.y, start, threat, steps, SignStep(threat, size), estimator, loss
-            )
+            found, _ = take_all_steps(model or step.net, batch, ascent, start, SignStep(threat, size))
         return found
 
 

@@ -1,10 +1,13 @@
-"""Input-gradient estimators."""
+"""Where attacks get input gradients from: one estimator a class, to pass as ``gradient=`` of an attack."""
 
 from spikeguard.gradients.assg import ASSG
 from spikeguard.gradients.base import EOT, Estimator, Own
 from spikeguard.gradients.bpda import BPDA
-from spikeguard.gradients.pool import ENSEMBLE, PDSG, RandomSurrogate
-from spikeguard.gradients.relaxed import MeanField, NoiseFree, PerStep, ReLUTwin, SoftSpikes
+from spikeguard.gradients.ensemble import ENSEMBLE
+from spikeguard.gradients.pdsg import PDSG
+from spikeguard.gradients.per_step import PerStep
+from spikeguard.gradients.random_surrogate import RandomSurrogate
+from spikeguard.gradients.relaxed import MeanField, NoiseFree, ReLUTwin, SoftSpikes
 from spikeguard.gradients.sequence import BPTR, HART, RGA
 from spikeguard.gradients.surrogate import SwapSurrogate
 from spikeguard.gradients.threshold_first import ThresholdFirst
@@ -13,25 +16,25 @@ from spikeguard.gradients.zeroth_order import ZerothOrder
 from spikeguard.models import Model
 
 __all__ = [
-    "ENSEMBLE",
     "Estimator",
     "Model",
     "Own",
-    "ASSG",
-    "BPTR",
-    "RandomSurrogate",
-    "PerStep",
-    "EOT",
-    "HART",
-    "MeanField",
-    "PDSG",
-    "ThresholdFirst",
-    "ReLUTwin",
-    "RGA",
-    "SoftSpikes",
-    "NoiseFree",
     "SwapSurrogate",
-    "Transfer",
+    "ASSG",
+    "PDSG",
+    "RandomSurrogate",
+    "EOT",
+    "BPTR",
+    "RGA",
+    "HART",
+    "PerStep",
+    "SoftSpikes",
+    "MeanField",
+    "ReLUTwin",
+    "NoiseFree",
+    "ThresholdFirst",
     "BPDA",
+    "Transfer",
     "ZerothOrder",
+    "ENSEMBLE",
 ]

@@ -1,5 +1,5 @@
-"""Where an attack gets the gradient of its loss by the input from: the model's own backward pass, another
-surrogate, an average.
+"""Where an attack gets the gradient of its loss with respect to the input: the model's own backward pass,
+another surrogate, an average.
 
 An estimator is opened on a model once a restart. What it opens gives gradients, may keep state per sample,
 and counts its cost.
@@ -19,13 +19,17 @@ from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 
+Gradient = tuple[Tensor, Tensor, Tensor]
+"""Gradient like the images, loss ``[N]``, logits ``[N, K]``."""
+
 
 def derive(
-    model: Model, x: Tensor, y: Tensor, loss: Loss, rewire: Callable[[Tensor], None] | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the summed loss by ``x``, loss ``[N]``, logits.
+    model: Model, x: Tensor, y: Tensor, loss: Loss, before_backward: Callable[[Tensor], None] | None = None
+) -> Gradient:
+    """Gradient of the summed loss with respect to ``x``, loss ``[N]`` and logits ``[N, K]``.
 
-    ``rewire`` is shown the loss before the backward pass. AttackError without one.
+    ``before_backward`` gets the summed loss before the backward pass. AttackError if no gradient reaches
+    ``x`` or if it is not finite.
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -36,11 +40,11 @@ def derive(
                 "no gradient reaches the input: the model detaches it or computes without autograd"
             )
         total = value.sum()
-        if rewire:
-            rewire(total)
+        if before_backward:
+            before_backward(total)
         (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
-        raise AttackError("no gradient reaches the input: the logits do not depend on it through autograd")
+        raise AttackError("no gradient reaches the input: the logits do not depend on it in autograd")
     if not bool(torch.isfinite(gradient).all()):
         raise AttackError("the input gradient is not finite")
     return gradient, value.detach(), logits.detach()
@@ -50,19 +54,19 @@ def derive(
 class Opened:
     """An estimator at work on one model: ``opened(x, y, loss) -> (gradient, loss [N], logits [N, K])``.
 
-    Counts are per sample.
+    ``forwards`` and ``backwards`` count samples.
     """
 
     model: Model
     forwards: int = 0
     backwards: int = 0
 
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         self.forwards += len(x)
         self.backwards += len(x)
         return derive(self.model, x, y, loss)
 
-    def judged(self, gradient: Tensor, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def with_model_loss(self, gradient: Tensor, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         """A gradient that another pass gave, with loss and logits of the model itself.
 
         Both passes are counted.
@@ -73,20 +77,20 @@ class Opened:
         return gradient, loss(logits, y), logits
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits without a gradient."""
+        """Logits ``[N, K]`` without a gradient."""
         with torch.no_grad():
             self.forwards += len(x)
             return self.model(x)
 
     def select(self, rows: Tensor) -> None:
-        """Only these samples go on."""
+        """Keep the state of these samples only."""
 
     def freeze(self, frozen: bool) -> None:
-        """State, if there is any, stays as it is while frozen."""
+        """Keep the state, if there is any, as it is while frozen."""
 
 
 class Estimator(Protocol):
-    """A way to get input gradients."""
+    """A way to get input gradients; immutable settings."""
 
     def open(self, model: Model) -> AbstractContextManager[Opened]:
         """A context that gives an ``Opened``."""
@@ -94,19 +98,29 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class Own:
-    """The model's own backward pass."""
+    """The model's own backward pass.
+
+    >>> from spikeguard.losses import ce
+    >>> with sg.gradients.Own().open(net) as opened:
+    ...     gradient, loss, logits = opened(x, y, ce)
+    >>> gradient.shape == x.shape, loss.shape, logits.shape
+    (True, torch.Size([6]), torch.Size([6, 10]))
+    """
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
+        """As of ``Estimator``."""
         yield Opened(model)
 
 
 @dataclass
-class _Averaged(Opened):
+class EOTOpened(Opened):
+    """Averages over ``draws`` calls of ``inner``, whose state advances by one call only."""
+
     inner: Opened = field(default_factory=lambda: Opened(lambda x: x))
     draws: int = 1
 
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         total = [t.clone() for t in self.inner(x, y, loss)]
         self.inner.freeze(True)
         for _ in range(self.draws - 1):
@@ -124,9 +138,14 @@ class _Averaged(Opened):
 
 @dataclass(frozen=True)
 class EOT:
-    """Expectation over transformation: the mean over ``draws`` of the model's noise, of any estimator.
+    """Expectation over transformation: the mean gradient over ``draws`` of a stochastic model's noise.
 
-    Athalye et al., ICML 2018.
+    ``inner``: the estimator that gives each gradient. Costs ``draws`` forward and backward passes. UserError
+    if ``draws`` is below 1. Athalye et al., ICML 2018.
+
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sg.gradients.EOT(3))
+    >>> found.x.shape == x.shape
+    True
     """
 
     draws: int
@@ -134,16 +153,17 @@ class EOT:
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise UserError(f"eot: draws = {self.draws} must be at least 1")
+            raise UserError(f"EOT: draws = {self.draws} must be at least 1")
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
+        """As of ``Estimator``."""
         with self.inner.open(model) as inner:
-            yield _Averaged(model, inner=inner, draws=self.draws)
+            yield EOTOpened(model, inner=inner, draws=self.draws)
 
 
 def as_module(model: Model, who: str) -> nn.Module:
-    """The model as a module, for estimators that reach into its neurons."""
+    """The model as a module, for estimators that change its neurons; UserError in the name of ``who``."""
     if not isinstance(model, nn.Module):
         raise UserError(f"{who}: needs a torch module with neurons it knows, got {type(model).__name__}")
     return model

@@ -1,10 +1,9 @@
-"""A model's gradient with its locks off: what detaches, rounds, clips or saturates on the way is stepped over
-in the backward pass.
+"""Backward pass differentiable approximation: operations that stop or saturate the gradient are bypassed.
 
-While the gradient is taken, ``detach`` and ``no_grad`` do nothing, rounding and clipping pass gradients
-straight through, a saturating softmax, tanh or sigmoid is stretched until it no longer saturates, the input
-says that it needs no gradient, and modules that behave differently in eval mode for no statistical reason
-(all but batch norm and dropout) are put into training mode. Points are judged on the model as it is.
+While the gradient is taken, ``detach`` and ``no_grad`` do nothing, rounding and clipping are
+straight-through, a saturating softmax, tanh or sigmoid is scaled until it no longer saturates, the input
+reports that it needs no gradient, and modules that behave differently in eval mode for no statistical reason
+(all but batch norm and dropout) are put into training mode. Points are evaluated on the model as it is.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from spikeguard.gradients.base import Opened, derive
-from spikeguard.gradients.surrogate import known, rewire
+from spikeguard.gradients.base import Gradient, Opened, derive
+from spikeguard.gradients.surrogate import known, replace_derivatives
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Surrogate
 
-PASSED = {
+STRAIGHT_THROUGH = {
     torch.round,
     Tensor.round,
     torch.floor,
@@ -37,8 +36,12 @@ PASSED = {
     Tensor.trunc,
     torch.sign,
     Tensor.sign,
+    torch.clamp,
+    Tensor.clamp,
+    torch.clip,
+    Tensor.clip,
+    nn.functional.hardtanh,
 }
-CLIPS = {torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, nn.functional.hardtanh}
 SATURATING = {
     torch.softmax,
     Tensor.softmax,
@@ -49,63 +52,64 @@ SATURATING = {
     Tensor.sigmoid,
 }
 IDENTITY = {torch.detach, Tensor.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
-ASKED = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
-MILD = 3.0
+REQUIRES_GRAD = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+UNSATURATED = 3.0  # mean absolute argument of a saturating function that leaves a gradient
 
 
-class _SeeThrough(TorchFunctionMode):
+class StraightThroughMode(TorchFunctionMode):
+    """The replacements above, for every torch function called inside."""
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in IDENTITY:
             return args[0]
-        if (
-            func == ASKED and args[0].is_leaf
-        ):  # of later tensors frameworks ask it in good faith, to keep what their backward pass needs
+        # not of later tensors: frameworks use it there to keep what their backward pass needs
+        if func == REQUIRES_GRAD and args[0].is_leaf:
             return False
         if func is torch._C._set_grad_enabled:
             return func(True)
-        if func in PASSED or func in CLIPS:
+        if func in STRAIGHT_THROUGH:
             x = args[0]
             with torch.no_grad():
                 moved = func(*args, **kwargs) - x
             return x + moved
         if func in SATURATING:
             with torch.no_grad():
-                scale = (args[0].abs().mean() / MILD).clamp(min=1.0)
+                scale = (args[0].abs().mean() / UNSATURATED).clamp(min=1.0)
             return func(args[0] / scale, *args[1:], **kwargs)
         return func(*args, **kwargs)
 
 
 @dataclass
-class _Unlocked(Opened):
+class BPDAOpened(Opened):
+    """``surrogate``: of all neurons and custom functions; None keeps their own."""
+
     surrogate: Surrogate | None = None
 
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        def open_model(x: Tensor) -> Tensor:
-            with _SeeThrough(), _neurons_as_they_are(self.model):
-                return self.model(x)
-
-        spikes = self.surrogate
-        with _awake(self.model):
-            if spikes is not None and isinstance(self.model, nn.Module) and known(self.model):
-                with tap(self.model, surrogate=spikes):
-                    gradient = derive(open_model, x, y, loss)[0]
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
+        surrogate = self.surrogate
+        with training_mode(self.model):
+            if surrogate is None:
+                gradient = derive(self._unlocked, x, y, loss)[0]
+            elif isinstance(self.model, nn.Module) and known(self.model):
+                with tap(self.model, surrogate=surrogate):
+                    gradient = derive(self._unlocked, x, y, loss)[0]
             else:
                 gradient = derive(
-                    open_model,
-                    x,
-                    y,
-                    loss,
-                    None if spikes is None else lambda total: rewire(total, lambda name: spikes),
+                    self._unlocked, x, y, loss, lambda total: replace_derivatives(total, lambda _: surrogate)
                 )[0]
-        return self.judged(gradient, x, y, loss)
+        return self.with_model_loss(gradient, x, y, loss)
+
+    def _unlocked(self, x: Tensor) -> Tensor:
+        with StraightThroughMode(), own_neurons_excepted(self.model):
+            return self.model(x)
 
 
 @contextmanager
-def _neurons_as_they_are(model: Model) -> Iterator[None]:
-    """Our own neurons have no locks, and kernels that would not run under the mode: they do not see it."""
+def own_neurons_excepted(model: Model) -> Iterator[None]:
+    """Our own neurons run outside the mode: they need no bypass, and their kernels would not run under it."""
     layers = spiking(model).values() if isinstance(model, nn.Module) else ()
     open_guards: list[Any] = []
 
@@ -126,7 +130,7 @@ def _neurons_as_they_are(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def _awake(model: Model) -> Iterator[None]:
+def training_mode(model: Model) -> Iterator[None]:
     """Modules in training mode, but for those whose statistics or draws would change."""
     kept = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, Spiking)
     modules = [m for m in model.modules() if not isinstance(m, kept)] if isinstance(model, nn.Module) else []
@@ -142,13 +146,20 @@ def _awake(model: Model) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BPDA:
-    """Estimator as above.
+    """Backward pass differentiable approximation. Athalye et al., ICML 2018.
 
-    ``surrogate`` also replaces the derivative of every custom function, as ``swap`` does.
+    Gradients as if nothing detached, rounded, clipped or saturated on the way. ``surrogate`` also replaces
+    the derivative of all neurons and custom functions, as ``SwapSurrogate`` does.
+
+    >>> rounded = lambda images: net((images * 7).round() / 7)
+    >>> found = sg.pgd(rounded, x, y, sg.Linf(0.1), steps=2, restarts=1, gradient=sg.gradients.BPDA())
+    >>> found.x.shape == x.shape
+    True
     """
 
     surrogate: Surrogate | None = None
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        yield _Unlocked(model, surrogate=self.surrogate)
+        """As of ``Estimator``."""
+        yield BPDAOpened(model, surrogate=self.surrogate)

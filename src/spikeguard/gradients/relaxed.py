@@ -1,22 +1,20 @@
-"""Gradients borrowed from a kinder relative of the model, while every point is judged on the model itself.
+"""Gradients of a smoother relative of the model, while every point is evaluated on the model itself.
 
-Relatives: the network with soft spikes (their slope rising over the attack), with the firing probabilities of
+Relatives: the network with soft spikes (their slope rises over the attack), with the firing probabilities of
 noisy neurons (mean field), with ReLU instead of neurons (the twin that shares its weights), without its
-noise; or another network altogether (transfer).
+noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeguard.errors import UserError
-from spikeguard.gradients.base import Estimator, Opened, Own, as_module, derive
-from spikeguard.gradients.transfer import TransferOpened
+from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 from spikeguard.neurons import spiking
@@ -27,8 +25,8 @@ Context = AbstractContextManager[object]
 
 
 @dataclass
-class _Borrowed(Opened):
-    """``around(k)``: the context that makes the relative, at gradient number k."""
+class RelaxedOpened(Opened):
+    """``around(k)``: the context that turns the model into its relative, at gradient number k."""
 
     around: Callable[[int], Context] = lambda k: nullcontext()
     calls: int = 0
@@ -37,18 +35,24 @@ class _Borrowed(Opened):
     def freeze(self, frozen: bool) -> None:
         self.frozen = frozen
 
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         self.calls += not self.frozen
         with self.around(self.calls - 1):
             gradient = derive(self.model, x, y, loss)[0]
-        return self.judged(gradient, x, y, loss)
+        return self.with_model_loss(gradient, x, y, loss)
 
 
 @dataclass(frozen=True)
 class SoftSpikes:
-    """Soft spikes of a sigmoid whose slope rises from ``first`` to ``last`` over ``steps`` gradients.
+    """The network with soft spikes, whose slope rises from ``first`` to ``last`` over ``steps`` gradients.
 
-    A network ever more alike.
+    Spikes become sigmoids of that slope, so that the relative approaches the network. UserError unless
+    ``0 < first <= last`` and ``steps >= 1``.
+
+    >>> soft = sg.gradients.SoftSpikes(steps=2)
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=soft)
+    >>> found.x.shape == x.shape
+    True
     """
 
     first: float = 2.0
@@ -58,99 +62,82 @@ class SoftSpikes:
     def __post_init__(self) -> None:
         if not (0 < self.first <= self.last and self.steps >= 1):
             raise UserError(
-                f"soft: needs 0 < first <= last and steps >= 1, got {self.first}, {self.last}, {self.steps}"
+                f"SoftSpikes: needs 0 < first <= last and steps >= 1, got first = {self.first}, "
+                f"last = {self.last}, steps = {self.steps}"
             )
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        net = as_module(model, "soft")
+        """As of ``Estimator``."""
+        net = as_module(model, "SoftSpikes")
 
         def around(k: int) -> Context:
             share = min(k / max(self.steps - 1, 1), 1.0)
             return tap(net, smooth=True, surrogate=Sigmoid(self.first * (self.last / self.first) ** share))
 
-        yield _Borrowed(model, around=around)
+        yield RelaxedOpened(model, around=around)
 
 
 @dataclass(frozen=True)
 class MeanField:
     """Firing probabilities ``Phi(u / sigma)`` instead of spikes.
 
-    ``sigma`` is each layer's own noise, or this where it has none.
+    ``sigma``: each layer's own noise, this value where it has none, in units of the potential. UserError
+    unless it is above 0.
+
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sg.gradients.MeanField())
+    >>> found.x.shape == x.shape
+    True
     """
 
     sigma: float = 0.2
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
-            raise UserError(f"mean_field: sigma = {self.sigma} must be above 0")
+            raise UserError(f"MeanField: sigma = {self.sigma} must be above 0")
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        net = as_module(model, "mean_field")
+        """As of ``Estimator``."""
+        net = as_module(model, "MeanField")
         layers = spiking(net)
 
         def law(name: str) -> Surrogate:
             noise = layers[name].noise
             return Gaussian(noise.sigma if noise and noise.sigma else self.sigma)
 
-        yield _Borrowed(model, around=lambda k: tap(net, smooth=True, surrogate=law, noise=0.0))
+        yield RelaxedOpened(model, around=lambda k: tap(net, smooth=True, surrogate=law, noise=0.0))
 
 
 @dataclass(frozen=True)
 class ReLUTwin:
-    """ReLU in place of the neurons, weights shared; the 'CBA' of Ozdenizci and Legenstein, TMLR 2024."""
+    """ReLU in place of the neurons, weights shared: the 'CBA' of Ozdenizci and Legenstein, TMLR 2024.
+
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sg.gradients.ReLUTwin())
+    >>> found.x.shape == x.shape
+    True
+    """
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        net = as_module(model, "relu_twin")
-        yield _Borrowed(model, around=lambda k: tap(net, relu=True))
+        """As of ``Estimator``."""
+        net = as_module(model, "ReLUTwin")
+        yield RelaxedOpened(model, around=lambda k: tap(net, relu=True))
 
 
 @dataclass(frozen=True)
 class NoiseFree:
-    """The network without its noise, through any surrogate."""
+    """The network without its noise, with the neurons' own surrogate or another one.
+
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sg.gradients.NoiseFree())
+    >>> found.x.shape == x.shape
+    True
+    """
 
     surrogate: Surrogate | None = None
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        net = as_module(model, "still")
-        yield _Borrowed(model, around=lambda k: tap(net, noise=0.0, surrogate=self.surrogate))
-
-
-class _PerStep(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x, per_step=True)
-        return logits
-
-
-@dataclass(frozen=True)
-class PerStep:
-    """The loss at every time step's own logits, averaged (TET), of any estimator; for networks of ours.
-
-    Deng et al., ICLR 2022.
-    """
-
-    inner: Estimator = field(default_factory=Own)
-
-    @contextmanager
-    def open(self, model: Model) -> Iterator[Opened]:
-        with self.inner.open(_PerStep(as_module(model, "each_step")).eval()) as inner:
-            yield _EachStep(model, inner=inner)
-
-
-@dataclass
-class _EachStep(TransferOpened):
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        def averaged(logits: Tensor, y: Tensor) -> Tensor:
-            return torch.stack([loss(z, y) for z in logits]).mean(0)
-
-        gradient, value, logits = self.inner(x, y, averaged)
-        self.forwards += len(x)
-        self.backwards += len(x)
-        return gradient, value, logits.mean(0)
+        """As of ``Estimator``."""
+        net = as_module(model, "NoiseFree")
+        yield RelaxedOpened(model, around=lambda k: tap(net, noise=0.0, surrogate=self.surrogate))

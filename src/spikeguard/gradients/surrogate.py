@@ -1,9 +1,8 @@
-"""Another derivative in the neurons, the forward pass untouched to the bit: through ``tap`` in our networks,
-through the autograd graph in others.
+"""Another derivative in the neurons, the forward pass unchanged to the bit.
 
-In a network of another framework every spike is a custom autograd function that keeps its potential ``u`` for
-the backward pass. A hook on that node of the graph replaces what it gives back by ``g(u)`` times what it got,
-whatever the function itself would have said.
+In our networks ``tap`` replaces the surrogate. In a network of another framework every spike is a custom
+autograd function that keeps its potential ``u`` for the backward pass. A hook on that node of the graph
+replaces what it gives back by ``g(u)`` times what it got, whatever the function itself computes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from spikeguard.gradients.base import Opened, derive
+from spikeguard.gradients.base import Gradient, Opened, derive
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 from spikeguard.neurons import spiking
@@ -25,39 +24,43 @@ from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Surrogate
 
 Choice = Callable[[str], Surrogate]
+"""The surrogate of a layer, by the layer's name."""
 
 
 def known(model: Model) -> bool:
-    """Has the model neurons of ours that fire?"""
+    """Whether the model has spiking neurons of this library."""
     return isinstance(model, nn.Module) and any(
         not layer.dynamics.analog for layer in spiking(model).values()
     )
 
 
 @dataclass
-class Swapped(Opened):
-    """At work: ``choose(layer)`` names the surrogate, anew at every gradient.
-
-    ``detach_reset`` as in ``tap``.
-    """
+class SwapOpened(Opened):
+    """``choose(layer)`` names the surrogate, anew at every gradient; ``detach_reset`` as in ``tap``."""
 
     choose: Choice = field(default=lambda name: Surrogate())  # type: ignore[abstract]
     detach_reset: bool | None = None
 
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         self.forwards += len(x)
         self.backwards += len(x)
         if not known(self.model):
-            return derive(self.model, x, y, loss, lambda total: rewire(total, self.choose))
+            return derive(self.model, x, y, loss, lambda total: replace_derivatives(total, self.choose))
         with tap(self.model, surrogate=self.choose, detach_reset=self.detach_reset):  # type: ignore[arg-type]
             return derive(self.model, x, y, loss)
 
 
 @dataclass(frozen=True)
 class SwapSurrogate:
-    """Estimator with another surrogate in all neurons; ``detach_reset`` (our networks only).
+    """Another surrogate in all neurons. Neftci et al., IEEE Signal Processing Magazine 2019.
 
-    Cut or keep the path through the reset.
+    ``detach_reset``: cut (True) or keep (False) the gradient of the reset; None leaves it as it is. In
+    networks of other frameworks only the surrogate is replaced.
+
+    >>> sharper = sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sharper)
+    >>> found.x.shape == x.shape
+    True
     """
 
     surrogate: Surrogate
@@ -65,10 +68,11 @@ class SwapSurrogate:
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        yield Swapped(model, choose=lambda name: self.surrogate, detach_reset=self.detach_reset)
+        """As of ``Estimator``."""
+        yield SwapOpened(model, choose=lambda name: self.surrogate, detach_reset=self.detach_reset)
 
 
-def rewire(total: Tensor, choose: Choice) -> None:
+def replace_derivatives(total: Tensor, choose: Choice) -> None:
     """Give every custom function in the graph of ``total`` the derivative of ``choose(number)``."""
     for number, node in enumerate(custom_nodes(total.grad_fn)):
         node.register_hook(_replacing(_potential(node), choose(str(number))))
@@ -96,12 +100,10 @@ def _potential(node: Any) -> Tensor | None:
 def _replacing(u: Tensor | None, surrogate: Surrogate) -> Callable[[Any, Any], Any]:
     def hook(given: tuple[Tensor | None, ...], got: tuple[Tensor | None, ...]) -> Any:
         g = got[0]
-        if g is None or (
-            given[0] is not None and given[0].shape != g.shape
-        ):  # no elementwise function: no spike
-            return None
-        if u is None or u.shape != g.shape:  # nothing kept to derive at: straight through
-            return (g, *given[1:])
+        if g is None or (given[0] is not None and given[0].shape != g.shape):
+            return None  # not elementwise, so not a spike
+        if u is None or u.shape != g.shape:
+            return (g, *given[1:])  # no potential to derive at: straight-through
         with torch.no_grad():
             return (g * surrogate.derivative(u, surrogate.observe(u)), *given[1:])
 

@@ -1,5 +1,5 @@
-"""The attack that knows of guarded thresholds: first pull silent potentials back to the threshold, then raise
-the loss.
+"""An attack on networks that keep potentials away from the threshold: first move them back, then raise the
+loss.
 
     the first ``pull`` gradients:   - grad of  sum over layers of mean max(0, |u| - width)
     afterwards:                     grad of the loss
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.errors import UserError
-from spikeguard.gradients.base import Opened, as_module, derive
+from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 from spikeguard.neurons.tap import tap
@@ -23,7 +23,9 @@ from spikeguard.surrogates import Atan, Surrogate
 
 
 @dataclass
-class _Pulled(Opened):
+class ThresholdFirstOpened(Opened):
+    """Counts its gradients: the first ``pull`` of them move potentials."""
+
     width: float = 0.1
     pull: int = 10
     surrogate: Surrogate = field(default_factory=Atan)
@@ -33,11 +35,11 @@ class _Pulled(Opened):
     def freeze(self, frozen: bool) -> None:
         self.frozen = frozen
 
-    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         self.forwards += len(x)
         self.backwards += len(x)
         self.calls += not self.frozen
-        net = as_module(self.model, "pulled")
+        net = as_module(self.model, "ThresholdFirst")
         if self.calls > self.pull:
             with tap(net, surrogate=self.surrogate):
                 return derive(self.model, x, y, loss)
@@ -56,7 +58,18 @@ class _Pulled(Opened):
 
 @dataclass(frozen=True)
 class ThresholdFirst:
-    """Estimator as above, adaptive to TGO and to every regularizer of potentials."""
+    """Gradients that first move potentials to the threshold; adaptive to TGO and to regularizers of
+    potentials.
+
+    ``width``: potentials this near the threshold are near enough; ``pull``: how many gradients move
+    potentials; ``surrogate``: used in all neurons. UserError on negative values. Ours, after the advice of
+    Tramer et al., NeurIPS 2020.
+
+    >>> first = sg.gradients.ThresholdFirst(pull=2)
+    >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=4, restarts=1, gradient=first)
+    >>> found.x.shape == x.shape
+    True
+    """
 
     width: float = 0.1
     pull: int = 10
@@ -64,8 +77,9 @@ class ThresholdFirst:
 
     def __post_init__(self) -> None:
         if not self.width >= 0 or self.pull < 0:
-            raise UserError(f"pulled: width = {self.width} and pull = {self.pull} must be 0 or more")
+            raise UserError(f"ThresholdFirst: width = {self.width} and pull = {self.pull} must be 0 or more")
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
-        yield _Pulled(model, width=self.width, pull=self.pull, surrogate=self.surrogate)
+        """As of ``Estimator``."""
+        yield ThresholdFirstOpened(model, width=self.width, pull=self.pull, surrogate=self.surrogate)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from spikeguard.attacks.adaptive import AdaptiveAttack
-from spikeguard.auditing.audit import Audit, audit
+from spikeguard.auditing.audit import audit
 from spikeguard.auditing.suite import Effort, Member
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records.files import read_json
+from spikeguard.records.schema import AuditRecord, Level, TrainingRecord
+from spikeguard.records.studies import StudyAudit, StudyMachine, StudyRow
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
@@ -85,7 +85,7 @@ class Judgment:
     adaptive: Callable[[Recipe], tuple[AdaptiveAttack, ...]] | None = None
 
 
-def train_cell(context: Context, cell: Cell, title: str) -> dict[str, Any]:
+def train_cell(context: Context, cell: Cell, title: str) -> TrainingRecord:
     """The training record of a network, which is trained now if ``context.out`` lacks it.
 
     A run of another recipe is replaced. A run that cannot resume here (other threads, another machine) starts
@@ -107,12 +107,12 @@ def train_cell(context: Context, cell: Cell, title: str) -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     _check_stop(context)
-    return read_json(folder / RECORD)
+    return TrainingRecord.read(folder / RECORD)
 
 
 def _recorded_recipe(folder: Path) -> Recipe | None:
     try:
-        return Recipe.of(read_json(folder / RECORD)["recipe"])
+        return Recipe.of(TrainingRecord.read(folder / RECORD).recipe)
     except UserError:
         return None
 
@@ -121,9 +121,9 @@ def _train(context: Context, cell: Cell, title: str, resume: bool) -> None:
     def progress(report: Report) -> None:
         context.progress(f"{title}: training", report.step, report.steps)
 
-    settings: dict[str, Any] = {"data": context.data, "progress": progress, "stop": context.stop}
+    folder, device = context.run_folder(cell), context.device
     try:
-        train(cell.recipe, context.run_folder(cell), resume, context.device, **settings)
+        train(cell.recipe, folder, resume, device, data=context.data, progress=progress, stop=context.stop)
     except Interrupted as error:
         raise Interrupted(f"sweep stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
 
@@ -135,7 +135,7 @@ def _check_stop(context: Context) -> None:
 
 def audit_cell(
     context: Context, cell: Cell, images: Images, judgment: Judgment, title: str, out: Path | None = None
-) -> Audit:
+) -> AuditRecord:
     """An audit of a trained network; with the folder ``out`` an interrupted one continues."""
     device = pick_device(context.device)
     net, images = load(context.run_folder(cell), str(device)), images.to(device)
@@ -146,7 +146,7 @@ def audit_cell(
         context.progress(f"{title}: {stage}", done, total)
 
     try:
-        return audit(
+        result = audit(
             net,
             images.pixels(),
             images.y,
@@ -161,33 +161,46 @@ def audit_cell(
     except Interrupted as error:
         lost = "" if out else ", which starts again"
         raise Interrupted(f"sweep stopped inside an audit{lost}; {CONTINUE}") from error
+    return result.record
 
 
-def machine_of(context: Context) -> dict[str, Any]:
+def machine_of(context: Context) -> StudyMachine:
     """The device, or the instruction sets and the number of threads.
 
     They decide the last bits of a sum, and so which network a training ends with.
     """
     if pick_device(context.device).type == "cuda":
-        return {"device": torch.cuda.get_device_name(0)}
-    return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
+        return StudyMachine(device=torch.cuda.get_device_name(0))
+    return StudyMachine(instructions=machine().instructions, threads=torch.get_num_threads())
 
 
-def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep keeps of an audit's record, with the outcome of every image; or why it failed."""
-    flags = [[f["id"], f["level"]] for f in record["flags"]]
-    if record["masking"] is None:
-        return {"failed": "PGD-20 could not run", "flags": flags}
-    kept = ("clean", "worst_case", "masking", "right", "right_clean", "suite")
-    seconds = record["cost"]["seconds"]
-    return {**{name: record[name] for name in kept}, "flags": flags, "audit_seconds": seconds}
+def with_audit(row: StudyRow, record: AuditRecord) -> StudyRow:
+    """A row with what a sweep keeps of its audit; ``failed`` where that has no worst case to split."""
+    if record.masking is None:
+        return replace(row, failed="PGD-20 could not run", flags=_flags(record))
+    return replace(row, audit=summary(record))
 
 
-def validation_accuracy(training: Mapping[str, Any]) -> float:
-    """Clean accuracy of the network that a training keeps, on its validation images."""
-    return float(training.get("kept", training["epochs"][-1])["validation_accuracy"])
+def summary(record: AuditRecord) -> StudyAudit | None:
+    """What a sweep keeps of an audit, with the outcome of every image; None without PGD-20."""
+    if record.masking is None:
+        return None
+    return StudyAudit(
+        clean=record.clean,
+        worst_case=record.worst_case,
+        masking=record.masking,
+        right=record.right,
+        right_clean=record.right_clean,
+        flags=_flags(record),
+        suite=record.suite,
+        seconds=record.cost.seconds,
+    )
 
 
-def hash_of(parts: Sequence[Any]) -> str:
+def _flags(record: AuditRecord) -> tuple[tuple[str, Level], ...]:
+    return tuple((flag.id, flag.level) for flag in record.flags)
+
+
+def hash_of(parts: Sequence[object]) -> str:
     """The first 16 digits of a hash of plain values."""
     return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

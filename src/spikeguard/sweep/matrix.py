@@ -27,7 +27,7 @@ from fractions import Fraction
 from functools import reduce
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from spikeguard.auditing.suite import Effort
 from spikeguard.errors import UserError
@@ -42,7 +42,7 @@ from spikeguard.training.settings import SURROGATES, build
 class SweepSettings:
     """How every network of a sweep is audited: threat, effort, ``images`` of a part of the data.
 
-    Choose by 'validation' images, report on 'test' images: what was chosen on an image looks better there.
+    Choose by 'validation' images, report on 'test' images: what was chosen on an image scores better there.
     """
 
     eps: float
@@ -103,22 +103,24 @@ def read_matrix(path: Path) -> Matrix:
     return Matrix(path.stem, recipes, settings)
 
 
-def _combinations(axes: Mapping[str, Any], where: str) -> list[tuple[str, list[dict[str, Any]]]]:
+def _combinations(axes: Mapping[str, object], where: str) -> list[tuple[str, list[dict[str, object]]]]:
     """Every combination of the values of the axes: its label, and its changes of the recipe."""
-    for axis, choices in axes.items():
-        if not isinstance(choices, list) or not choices:
-            raise UserError(f"{where}: axes: {axis!r} = {choices!r} must be a list of values")
+    choices: list[list[object]] = []
+    for axis, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}: axes: {axis!r} = {values!r} must be a list of values")
+        choices.append(values)
     names = [_short(axis, axes) for axis in axes]
     return [
         (
-            ", ".join(f"{name} {_label(value)}" for name, value in zip(names, values, strict=True)),
-            [_nested(axis, value) for axis, value in zip(axes, values, strict=True)],
+            ", ".join(f"{name} {_label(value)}" for name, value in zip(names, chosen, strict=True)),
+            [_nested(axis, value) for axis, value in zip(axes, chosen, strict=True)],
         )
-        for values in product(*axes.values())
+        for chosen in product(*choices)
     ]
 
 
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     """Nested values with changes: tables merge, 'off' removes one, another surrogate replaces one."""
     result = dict(values)
     for name, change in changes.items():
@@ -135,27 +137,26 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
+def _nested(dotted: str, value: object) -> dict[str, object]:
     """``{"a": {"b": value}}`` of "a.b"."""
-    for name in reversed(dotted.split(".")):
-        value = {name: value}
-    return dict(value)
+    first, _, rest = dotted.partition(".")
+    return {first: _nested(rest, value) if rest else value}
 
 
-def _short(axis: str, axes: Mapping[str, Any]) -> str:
-    """The last part of a dotted name, where no other axis ends alike."""
+def _short(axis: str, axes: Mapping[str, object]) -> str:
+    """The last part of a dotted name, where no other axis has the same."""
     last = axis.rpartition(".")[2]
     return axis if sum(other.rpartition(".")[2] == last for other in axes) > 1 else last
 
 
-def _label(value: Any) -> str:
+def _label(value: object) -> str:
     """A value of an axis as a part of a row's name."""
     if not isinstance(value, Mapping):
         return str(value)
     return " + ".join(f"{k} {_label(v)}" if v != {} else k for k, v in value.items()) or "none"
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Fractions such as "8/255" as numbers; all else as it is."""
     if not isinstance(value, str) or "/" not in value:
         return value

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from spikeguard.auditing.suite import fingerprint
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
-from spikeguard.records.files import SCHEMA, plain, read_json, write_json
+from spikeguard.records.schema import Record
+from spikeguard.records.studies import StudyRow
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.sweep.cells import (
@@ -20,15 +21,25 @@ from spikeguard.sweep.cells import (
     audit_cell,
     hash_of,
     machine_of,
-    summary,
     train_cell,
-    validation_accuracy,
+    with_audit,
 )
 from spikeguard.sweep.matrix import Matrix, SweepSettings
-from spikeguard.sweep.workers import Row, put_in_order, rows_of
+from spikeguard.sweep.workers import put_in_order, rows_of
 from spikeguard.training.builder import training_parts
 
 RECORD_NAME = "sweep.json"
+
+
+@dataclass(frozen=True)
+class SweepRecord(Record):
+    """A sweep: its settings, the recipe of every row, the networks by name."""
+
+    kind: ClassVar[str] = "sweep"
+    name: str
+    settings: SweepSettings
+    recipes: dict[str, dict[str, object]]
+    cells: dict[str, StudyRow]
 
 
 @dataclass(frozen=True)
@@ -38,19 +49,21 @@ class TrainAndAudit:
     settings: SweepSettings
     verb: str = "train and audit"
 
-    def __call__(self, context: Context, cell: Cell, title: str) -> Row:
-        """The network's row; ``failed`` with the reason where its training fails."""
-        row = {"row": cell.row, "seed": cell.seed, "fingerprint": self.fingerprint(cell)}
+    def __call__(self, context: Context, cell: Cell, title: str) -> StudyRow:
+        """The network's row; ``failed`` with the reason where its training or its audit fails."""
+        row = StudyRow(cell.group, cell.row, cell.seed, fingerprint=self.fingerprint(cell))
         try:
             training = train_cell(context, cell, title)
         except UserError as error:
-            return {**row, "failed": str(error)}
+            return replace(row, failed=str(error))
         images = _audited_images(self.settings, cell, context.data)
         judgment = Judgment(self.settings.threat, self.settings.effort)
-        row |= summary(audit_cell(context, cell, images, judgment, title).record)
-        if cell.recipe.validation:
-            row["validation_accuracy"] = validation_accuracy(training)
-        return row | {"seconds": training["cost"]["seconds"], "machine": machine_of(context)}
+        return replace(
+            with_audit(row, audit_cell(context, cell, images, judgment, title)),
+            seconds=training.cost.seconds,
+            validation_accuracy=training.validation_accuracy,
+            machine=machine_of(context),
+        )
 
     def fingerprint(self, cell: Cell) -> str:
         """A hash of what the row depends on: the recipe, how it is audited, the suite."""
@@ -68,7 +81,7 @@ def sweep(
     stop: Stop | None = None,
     jobs: int = 1,
     data: Dataset | None = None,
-) -> dict[str, Any]:
+) -> SweepRecord:
     """Train and audit every network that ``out`` lacks; returns the record, written after each of them.
 
     A network whose recipe, audit or suite has changed is trained and audited again. ``jobs`` networks at a
@@ -84,21 +97,19 @@ def sweep(
     work, path = TrainAndAudit(matrix.settings), out / RECORD_NAME
     for cell in cells:
         _audited_images(matrix.settings, cell, context.data)  # before hours of training
-    before: dict[str, Row] = read_json(path)["cells"] if path.exists() else {}
-    valid = {c.name for c in cells if before.get(c.name, {}).get("fingerprint") == work.fingerprint(c)}
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "kind": "sweep",
-        "name": matrix.name,
-        "settings": plain(matrix.settings),
-        "recipes": {row: chosen.values() for row, chosen in matrix.rows.items()},
-        "cells": {name: row for name, row in before.items() if name in valid},
-    }
-    write_json(path, record)
+    before = SweepRecord.read(path).cells if path.exists() else {}
+    valid = {c.name: before[c.name] for c in cells if _is_valid(before.get(c.name), work.fingerprint(c))}
+    recipes = {row: chosen.values() for row, chosen in matrix.rows.items()}
+    record = SweepRecord(matrix.name, matrix.settings, recipes, valid)
+    record.write(path)
     for cell, row in rows_of(context, work, [c for c in cells if c.name not in valid], jobs):
-        record["cells"] = put_in_order(record["cells"], cell, row, cells)
-        write_json(path, record)
+        record = replace(record, cells=put_in_order(record.cells, cell, row, cells))
+        record.write(path)
     return record
+
+
+def _is_valid(row: StudyRow | None, fingerprint: str) -> bool:
+    return row is not None and row.fingerprint == fingerprint
 
 
 def _audited_images(settings: SweepSettings, cell: Cell, data: Dataset) -> Images:

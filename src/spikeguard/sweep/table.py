@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from statistics import fmean
+
+from spikeguard.records.studies import StudyRow
+from spikeguard.sweep.run import SweepRecord
 
 HEADER = ("row", "seeds", "clean", "own surrogate", "worst case", "masked", "training, s", "errors")
 
 
-def table(record: Mapping[str, Any]) -> list[list[str]]:
+def table(record: SweepRecord) -> list[list[str]]:
     """A line for each row of the matrix: accuracies in %, means over the seeds that did not fail."""
-    rows: dict[str, list[Mapping[str, Any]]] = {row: [] for row in record["recipes"]}
-    for cell in record["cells"].values():
-        rows.setdefault(cell["row"], []).append(cell)
+    rows: dict[str, list[StudyRow]] = {row: [] for row in record.recipes}
+    for cell in record.cells.values():
+        rows.setdefault(cell.row, []).append(cell)
     return [_line(row, cells) for row, cells in rows.items()]
 
 
-def _line(row: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    done = [c for c in cells if "failed" not in c]
-    failures = [c["failed"] for c in cells if "failed" in c]
-    if not done:
+def _line(row: str, cells: Sequence[StudyRow]) -> list[str]:
+    audits = [c.audit for c in cells if c.audit is not None]
+    failures = [c.failed for c in cells if c.failed]
+    if not audits:
         return [row, "0", *[""] * 5, failures[0] if failures else "not run"]
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
-    clean, worst = (mean([c[part]["accuracy"] for c in done]) for part in ("clean", "worst_case"))
-    own = mean([c["masking"]["PGD-20"] for c in done])
-    errors = sorted({flag for c in done for flag, level in c["flags"] if level == "error"})
+    clean, own, worst = (
+        fmean(values)
+        for values in zip(
+            *((a.clean.value, a.masking.pgd20, a.worst_case.value) for a in audits), strict=True
+        )
+    )
+    errors = sorted({flag for a in audits for flag, level in a.flags if level == "error"})
+    seconds = fmean(c.seconds or 0.0 for c in cells if c.audit is not None)
     accuracies = [f"{100 * v:.1f}" for v in (clean, own, worst, own - worst)]
-    return [
-        row,
-        str(len(done)),
-        *accuracies,
-        f"{mean([c['seconds'] for c in done]):.0f}",
-        ", ".join([*errors, *failures]),
-    ]
+    return [row, str(len(audits)), *accuracies, f"{seconds:.0f}", ", ".join([*errors, *failures])]

@@ -11,17 +11,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import parent_process
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.studies import StudyRow
 from spikeguard.runtime.memory import keep_freed_pages
 from spikeguard.runtime.progress import no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.sweep.cells import CONTINUE, Cell, Context
 
-Row = Mapping[str, Any]
 _context: Context | None = None  # a worker process's own
 
 
@@ -32,7 +32,7 @@ class Work(Protocol):
     def verb(self) -> str:
         """What progress shows, such as 'rank'."""
 
-    def __call__(self, context: Context, cell: Cell, title: str) -> Row:
+    def __call__(self, context: Context, cell: Cell, title: str) -> StudyRow:
         """The network's row of the record."""
 
 
@@ -42,7 +42,9 @@ class _Event(Stop, Protocol):
     def set(self) -> None: ...
 
 
-def rows_of(context: Context, work: Work, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Row]]:
+def rows_of(
+    context: Context, work: Work, cells: Sequence[Cell], jobs: int
+) -> Iterator[tuple[Cell, StudyRow]]:
     """Every network with its row, as soon as it is ready; ``jobs`` of them at a time.
 
     Interrupted after every finished row was yielded; UserError if a worker process ends.
@@ -55,7 +57,9 @@ def rows_of(context: Context, work: Work, cells: Sequence[Cell], jobs: int) -> I
         yield cell, work(context, cell, title)
 
 
-def put_in_order(rows: Mapping[str, Row], cell: Cell, row: Row, cells: Sequence[Cell]) -> dict[str, Row]:
+def put_in_order(
+    rows: Mapping[str, StudyRow], cell: Cell, row: StudyRow, cells: Sequence[Cell]
+) -> dict[str, StudyRow]:
     """Rows with one more, in the order of the matrix: ties and bounds must not depend on who is first."""
     order = {c.name: number for number, c in enumerate(cells)}
     both = {**rows, cell.name: row}
@@ -64,7 +68,7 @@ def put_in_order(rows: Mapping[str, Row], cell: Cell, row: Row, cells: Sequence[
 
 def _side_by_side(
     context: Context, work: Work, cells: Sequence[Cell], jobs: int
-) -> Iterator[tuple[Cell, Row]]:
+) -> Iterator[tuple[Cell, StudyRow]]:
     spawn = torch.multiprocessing.get_context("spawn")
     halt = spawn.Event()
     # the same share where fewer networks are left: the number of threads decides the last bits
@@ -82,8 +86,8 @@ def _side_by_side(
 
 
 def _collect(
-    waiting: dict[Future[Row], Cell], halt: _Event, context: Context, work: Work, jobs: int
-) -> Generator[tuple[Cell, Row], None, bool]:
+    waiting: dict[Future[StudyRow], Cell], halt: _Event, context: Context, work: Work, jobs: int
+) -> Generator[tuple[Cell, StudyRow], None, bool]:
     """Rows as they are ready; returns whether the work was stopped."""
     total, stopped = len(waiting), False
     networks = "1 network" if total == 1 else f"{total} networks"
@@ -139,6 +143,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _one(work: Work, cell: Cell) -> Row:
+def _one(work: Work, cell: Cell) -> StudyRow:
     assert _context is not None
     return work(_context, cell, cell.name)
