@@ -74,7 +74,7 @@ def test_installed_frameworks_give_the_same_network(name):
     found = run.agreement(
         net, TINY[name].images(CPU)[0], {n: make() for n, make in peers.installed().items()}
     )
-    assert all(t["same_classes"] >= run.ALIKE for t in found.values())
+    assert all(t["same_classes"] >= run.SAME_CLASSES for t in found.values())
 
 
 def test_another_network_is_refused_before_anything_is_timed():

@@ -26,7 +26,7 @@ ATTACK_STEPS = (1, 5, 10, 20, 40)
 LARGE = replace(tasks.WRN16, batch=8, timesteps=16, in_shape=(3, 224, 224))
 
 
-def growth(device: torch.device, rounds: int, tell: Callable[[int, int], None]) -> dict[str, Any]:
+def growth(device: torch.device, rounds: int, report: Callable[[int, int], None]) -> dict[str, Any]:
     """Seconds of a guarded training step along each axis, the others at their base; PGD against its steps.
 
     Peak memory of a large case.
@@ -41,11 +41,11 @@ def growth(device: torch.device, rounds: int, tell: Callable[[int, int], None]) 
                 subject = replace(BASE, **{axis: value})  # type: ignore[arg-type]
             x, y = subject.images(device)
             work[str(value)] = tasks.Step(subject.network_on(device, settle=False), x, y, "float32", True)
-        found[axis] = _curve(values, timing.interleaved(work, rounds, device, tell, warm=2))
+        found[axis] = _curve(values, timing.interleaved(work, rounds, device, report, warm=2))
     x, y = BASE.images(device)
     net = BASE.network_on(device)
     attacks = {str(n): tasks.our_attack(net, x, y, 8 / 255, n, False) for n in ATTACK_STEPS}
-    found["attack steps"] = _curve(ATTACK_STEPS, timing.interleaved(attacks, rounds, device, tell))
+    found["attack steps"] = _curve(ATTACK_STEPS, timing.interleaved(attacks, rounds, device, report))
     threads = torch.get_num_threads()
     large = {
         f"bfloat16{', checkpoint' if checkpoint else ''}": memory.peak(

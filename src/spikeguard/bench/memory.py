@@ -2,7 +2,7 @@
 prints the bytes.
 
 On a CPU the highest resident size during the second step, less what the process held before the network was
-built (Linux only: it asks the kernel to forget the peak so far). What torch loads lazily for a step counts
+built (Linux only: it resets the kernel's record of the peak). What torch loads lazily for a step counts
 too, up to 0.2 GiB on either side. On a GPU what torch allocated at most.
 """
 
@@ -31,7 +31,7 @@ def peak(
     """
     if not sys.platform.startswith("linux"):
         return None
-    asked = {
+    settings = {
         "contender": contender,
         "precision": precision,
         "subject": subject,
@@ -39,12 +39,12 @@ def peak(
         "threads": threads,
         "checkpoint": checkpoint,
     }
-    command = [sys.executable, "-W", "ignore", "-m", "spikeguard.bench.memory", json.dumps(asked)]
+    command = [sys.executable, "-W", "ignore", "-m", "spikeguard.bench.memory", json.dumps(settings)]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
-    return int(told.stdout.strip().splitlines()[-1])
+    return int(done.stdout.strip().splitlines()[-1])
 
 
 def _resident(name: str) -> int:

@@ -36,8 +36,8 @@ def parts(work: Work, device: torch.device) -> dict[str, float]:
         finish(device)
     spent: dict[str, float] = {}
     for event in profiled.key_averages():
-        told: Any = event
-        seconds = told.self_device_time_total if cuda else told.self_cpu_time_total
-        spent[kind(told.key)] = spent.get(kind(told.key), 0.0) + seconds
+        row: Any = event
+        seconds = row.self_device_time_total if cuda else row.self_cpu_time_total
+        spent[kind(row.key)] = spent.get(kind(row.key), 0.0) + seconds
     total = sum(spent.values()) or 1.0
     return {name: value / total for name, value in sorted(spent.items(), key=lambda item: -item[1])}

@@ -2,7 +2,7 @@
 
 spikingjelly: multi-step neurons over a whole sequence, other layers over time folded into the batch.
 snntorch: a loop over time around single-step neurons. Both see the image repeated T times, as their examples
-do. Nothing of theirs is imported before it is asked for.
+do. They are imported only on use.
 """
 
 from __future__ import annotations
@@ -109,10 +109,7 @@ def _snntorch() -> Framework:
 
 
 class Twin(nn.Module):
-    """The network in that framework, with the same weights. ``autocast``.
-
-    Half precision for it, as for ours.
-    """
+    """The network in that framework, with the same weights; ``autocast`` is its half precision."""
 
     def __init__(self, net: Classifier, framework: Framework) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ from spikeguard.training.recipes import recipe
 
 Rounds = Callable[[int, int], None]
 STEPS = 20  # of PGD
-ALIKE = 0.95  # of the classes have to be the same before anything is timed
+SAME_CLASSES = 0.95  # of the classes have to be the same before anything is timed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Settings:
         return 64 if self.quick else 256
 
 
-def run(settings: Settings, out: Path, resume: bool = False, tell: Progress = no_progress) -> dict[str, Any]:
+def run(
+    settings: Settings, out: Path, resume: bool = False, report: Progress = no_progress
+) -> dict[str, Any]:
     """Time everything, writing the record ``out`` after each task.
 
     UserError if ``out`` is a record of something else.
@@ -84,11 +86,11 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Progress = no
     write_json(out, record)
     frameworks = {name: make() for name, make in peers.installed().items()}
     running = ""
-    todo = _tasks(settings, frameworks, threads, lambda done, total: tell(running, done, total))
+    todo = _tasks(settings, frameworks, threads, lambda done, total: report(running, done, total))
     for name, work in todo.items():
         if name not in record["tasks"]:
             running = name
-            tell(name, 0, 1)
+            report(name, 0, 1)
             record["tasks"][name] = work()
             write_json(out, record)
     record["finished"] = True
@@ -101,7 +103,7 @@ def _device(settings: Settings) -> str:
 
 
 def _tasks(
-    settings: Settings, frameworks: Mapping[str, Any], threads: int, tell: Rounds
+    settings: Settings, frameworks: Mapping[str, Any], threads: int, report: Rounds
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     device = torch.device(settings.device)
 
@@ -110,7 +112,7 @@ def _tasks(
         x, _ = subject.images(device)
         checked = agreement(net, x, frameworks)
         work = tasks.training(subject, dict(frameworks), device, adversarial)
-        entry = summary(timing.interleaved(work, settings.rounds, device, tell, warm=2), subject.batch) | {
+        entry = summary(timing.interleaved(work, settings.rounds, device, report, warm=2), subject.batch) | {
             "subject": asdict(subject),
             "agreement": checked,
         }
@@ -122,7 +124,7 @@ def _tasks(
         net = subject.network_on(device)
         x, _ = subject.images(device)
         work = tasks.attacking(net, x, net(x).argmax(1), 8 / 255, 4, dict(frameworks), drop=False)
-        return summary(timing.interleaved(work, settings.rounds, device, tell), subject.batch) | {
+        return summary(timing.interleaved(work, settings.rounds, device, report), subject.batch) | {
             "subject": asdict(subject),
             "steps": 4,
         }
@@ -143,7 +145,7 @@ def _tasks(
         todo[f"training step, {subject.name}"] = lambda s=subject: timed(s, False)  # type: ignore[misc]
     if "torchattacks" in peers.versions():
         todo[f"adversarial step, {settings.small.name}"] = lambda: timed(settings.small, True)
-        todo["PGD-20, small network, trained"] = lambda: pgd_on_images(settings, frameworks, device, tell)
+        todo["PGD-20, small network, trained"] = lambda: pgd_on_images(settings, frameworks, device, report)
         if not settings.quick:
             for subject in settings.subjects:
                 todo[f"4 steps of PGD, {subject.name}"] = lambda s=subject: attacked(s)  # type: ignore[misc]
@@ -151,7 +153,7 @@ def _tasks(
     if not settings.quick:
         from spikeguard.bench.growth import growth
 
-        todo["growth"] = lambda: growth(device, settings.rounds, tell)
+        todo["growth"] = lambda: growth(device, settings.rounds, report)
     return todo
 
 
@@ -168,7 +170,7 @@ def agreement(net: Classifier, x: Tensor, frameworks: Mapping[str, Any]) -> dict
         with torch.no_grad():
             same = float((other(x).argmax(1) == ours).float().mean())
         counts = [sum(p.numel() for p in n.parameters()) for n in (net, other)]
-        if counts[0] != counts[1] or same < ALIKE:
+        if counts[0] != counts[1] or same < SAME_CLASSES:
             raise UserError(
                 f"bench: {name} is not the same network as ours ({counts[1]} parameters for {counts[0]}, "
                 f"{100 * same:.1f} % of classes equal)"
@@ -210,7 +212,7 @@ def summary(seconds: dict[str, list[float]], images: int) -> dict[str, Any]:
 
 
 def pgd_on_images(
-    settings: Settings, frameworks: Mapping[str, Any], device: torch.device, tell: Rounds
+    settings: Settings, frameworks: Mapping[str, Any], device: torch.device, report: Rounds
 ) -> dict[str, Any]:
     """PGD-20 on embedded test images at an eps where about half survive, on a network trained for it.
 
@@ -230,7 +232,7 @@ def pgd_on_images(
     x, y = test.pixels(), test.y
     eps, survive = half_eps(net, x, y)
     work = tasks.attacking(net, x, y, eps, STEPS, dict(frameworks), drop=True)
-    entry = summary(timing.interleaved(work, settings.rounds, device, tell), len(x))
+    entry = summary(timing.interleaved(work, settings.rounds, device, report), len(x))
     equal = {}
     ours = work["all steps float32"]().broken
     for name, framework in frameworks.items():

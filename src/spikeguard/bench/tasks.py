@@ -49,7 +49,7 @@ class Subject:
     def network_on(self, device: torch.device, settle: bool = True) -> Classifier:
         """The network; ``settle``: in eval mode, with settled batch norms and balanced classes.
 
-        Untrained neurons would be silent.
+        Untrained neurons do not spike.
         """
         net = build(
             self.network,
@@ -159,10 +159,10 @@ def their_step(
     sgd = optimizer(net.train())
 
     def step() -> None:
-        seen = x if adversary is None else adversary(x, y)
+        images = x if adversary is None else adversary(x, y)
         net.train()
         sgd.zero_grad()
-        F.cross_entropy(net(seen), y).backward()
+        F.cross_entropy(net(images), y).backward()
         sgd.step()
 
     return step

@@ -15,7 +15,7 @@ def interleaved(
     work: Mapping[str, Work],
     rounds: int,
     device: torch.device,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
     warm: int = 1,
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work in each of ``rounds``.
@@ -31,7 +31,7 @@ def interleaved(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             seconds[name].append(once(work[name], device))
-        tell(turn + 1, rounds)
+        report(turn + 1, rounds)
     return seconds
 
 

@@ -1,10 +1,8 @@
-"""The neuron in one pass over memory: the whole loop over time is one elementwise kernel each way, on ``[T,
-M]``.
+"""The neuron in one pass over memory: the loop over time is one elementwise kernel each way, on ``[T, M]``.
 
-The backward pass is written out by hand. It reads the currents again, recomputes the potentials (nothing of
-size ``[T, M]`` but the currents is kept), and adds the gradient of the band penalty on its way. Both passes
-are plain functions of tensors, so that ``torch.compile`` turns each into one loop; without a compiler they
-run as they stand.
+The backward pass is written by hand. It reads the currents again, recomputes the potentials (of size
+``[T, M]`` only the currents are kept), and adds the gradient of the band penalty. Both passes are plain
+functions of tensors, so ``torch.compile`` turns each into one loop; without a compiler they run as they are.
 """
 
 from __future__ import annotations
@@ -30,10 +28,7 @@ _ANY = Triangle()
 def _step(
     mode: Mode, t: int, v: Any, current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor
 ) -> Any:
-    """One time step.
-
-    Charged potential h, distance to the threshold u, what the step sees w, spike s, next potential.
-    """
+    """One time step: potential h, distance to the threshold u, step input w, spike s, next potential."""
     h = (decay[t] if decay.dim() else decay) * v + widen(current[t if current.shape[0] > 1 else 0])
     if noise is not None and mode.site == "membrane":
         h = h + noise[t]
@@ -141,10 +136,7 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 def _ready(
     make: Callable[..., Any], mode: Mode, flag: bool, compiled: bool, *variant: object
 ) -> Callable[..., Any]:
-    """A kernel of its own for every ``variant`` (what is there, which dtype, which device).
-
-    So that none is ever compiled again.
-    """
+    """A kernel for each ``variant`` (tensors given, dtype, device), so that none is compiled twice."""
     function = make(mode, flag)
     return compiler.compile(_own_code(function)) if compiled else function
 
@@ -186,7 +178,7 @@ class _Integrate(torch.autograd.Function):
         return spikes, u if want_u else None, penalty
 
     @staticmethod
-    @once_differentiable  # a second derivative raises instead of being silently wrong
+    @once_differentiable  # a second derivative raises instead of returning wrong values
     def backward(ctx: Any, *grads: Any) -> Any:
         g_spikes, g_u, g_penalty = grads
         current, noise, sharpness, decay, threshold = ctx.saved_tensors
@@ -216,7 +208,7 @@ def integrate(
     want_u: bool = True,
     compiled: bool | None = None,
 ) -> LayerOutput:
-    """As ``reference.integrate``; ``compiled`` None compiles where the size is worth it and the machine can.
+    """As ``equation.integrate``; ``compiled`` None compiles if the size is worth it and the machine can.
 
     ``sharpness`` may be a function of the potentials, called once they are known.
     """
@@ -226,8 +218,8 @@ def integrate(
         observe = sharpness
 
         def sharpness(u: Tensor) -> Tensor | None:
-            asked = observe(layout.full(u))
-            return None if asked is None else layout.flat(asked)
+            observed = observe(layout.full(u))
+            return None if observed is None else layout.flat(observed)
     elif sharpness is not None:
         sharpness = layout.flat(sharpness)
     if compiled is None:

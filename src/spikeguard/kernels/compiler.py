@@ -1,4 +1,4 @@
-"""Whether torch.compile works here, found out once, and what to do when it does not."""
+"""Does torch.compile work here? Checked once; if not, kernels run uncompiled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORTHWHILE = 2**18  # elements; below, starting a compiled kernel for one more s
 
 @cache
 def verdict(device: str = "cpu") -> tuple[bool, str]:
-    """Can kernels be compiled for a kind of device, and the reason if not; found out once.
+    """Can kernels be compiled for a kind of device? If not, the reason. Checked once.
 
     ``SPIKEGUARD_COMPILE=0`` turns it off.
     """
@@ -45,10 +45,7 @@ def _probe(x: Tensor) -> Tensor:
 
 
 def use(elements: int, device: torch.device) -> bool:
-    """Should a kernel over this many elements be compiled? A function of the size alone.
-
-    So that runs repeat.
-    """
+    """Should a kernel over this many elements be compiled? A function of the size alone: runs repeat."""
     return elements >= WORTHWHILE and verdict(device.type)[0]
 
 

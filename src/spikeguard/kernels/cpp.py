@@ -1,9 +1,9 @@
 """The layer of neurons in C++ (``neuron.cpp``): batch norm, time loop, noise, band penalty and 2x2 pooling in
 one pass each way.
 
-A library is built for each combination of what is asked (about a second, kept on disk) and called through
-ctypes. The backward pass keeps only the currents and computes the potentials, and the noise, again. CPU only,
-float32 and bfloat16; all else takes ``fused``.
+A library is built for each combination of settings (about a second, kept on disk) and called by ctypes. The
+backward pass keeps only the currents and computes potentials and noise again. CPU only, float32 and bfloat16;
+``compiled`` does the rest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Sharpness = Tensor | Callable[[Tensor], Tensor | None] | None
 
 @dataclass(frozen=True)
 class Call:
-    """What a layer is asked for, besides tensors that gradients flow to."""
+    """Settings of one call: everything but the tensors that gradients flow to."""
 
     mode: Mode
     norm: Norm | None = None
@@ -44,10 +44,7 @@ class Call:
 
 
 def can(current: Tensor, mode: Mode, elements: int) -> bool:
-    """Does this layer take the C++ path? A function of the kind of work and of its size.
-
-    So that runs repeat.
-    """
+    """Does C++ compute this layer? A function of the kind of work and its size, so that runs repeat."""
     if (
         current.device.type != "cpu"
         or current.dtype not in (torch.float32, torch.bfloat16)
@@ -59,14 +56,14 @@ def can(current: Tensor, mode: Mode, elements: int) -> bool:
 
 
 def can_pool(current: Tensor) -> bool:
-    """Is the pooling done in the same pass? It is for images that lie channels-last."""
+    """Does the same pass do the pooling? Yes if the images are channels-last in memory."""
     return current.dim() == 5 and channels_last(current)
 
 
 def integrate(current: Tensor, decay: Tensor, threshold: Tensor, call: Call) -> LayerOutput:
-    """Spikes ``[T, N, ...]`` of currents ``[T or 1, N, ...]``.
+    """Spikes ``[T, N, ...]`` of currents ``[T or 1, N, ...]``, as ``equation.integrate``.
 
-    Normalized before and pooled after if so called; as ``reference.integrate``.
+    ``call.norm`` is applied before, ``call.pool`` after the neurons.
     """
     norm, rate = call.norm, call.moving.rate if call.moving else None
     weight, bias = (norm.weight, norm.bias) if norm else (None, None)
@@ -74,10 +71,7 @@ def integrate(current: Tensor, decay: Tensor, threshold: Tensor, call: Call) -> 
 
 
 class _Affine(NamedTuple):
-    """What a norm does to each channel: ``scale x + shift``; its mean and its inverse standard deviation.
-
-    All ``[C]``, float32.
-    """
+    """A norm is ``scale x + shift`` for each channel; mean, inverse standard deviation: ``[C]``, float32."""
 
     mean: Tensor
     inverse: Tensor
@@ -86,7 +80,7 @@ class _Affine(NamedTuple):
 
 
 class _Layer:
-    """One call: its shape, its scalars, its tensors, ready for a pass."""
+    """Shape, scalars and tensors of one call, ready for a pass."""
 
     def __init__(self, current: Tensor, decay: Tensor, threshold: Tensor, call: Call) -> None:
         self.call, self.shape = call, Shape.of(current)
@@ -113,7 +107,7 @@ class _Layer:
             self.own |= {"rate": dense(rate, self.shape), "goal": dense(goal, self.shape)}
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0
-        self.args.reach = mode.noise_band
+        self.args.noise_band = mode.noise_band
         self.flags = {
             "STEPS": mode.timesteps,
             "CONSTANT": int(self.constant),
@@ -165,7 +159,7 @@ class _Layer:
         return held
 
     def statistics(self, norm: Norm) -> _Affine:
-        """From the batch (the running averages move along), or from the running averages."""
+        """From the batch, which moves the running averages, or from the running averages."""
         self.affine = None
         mean, variance = norm.running_mean.float(), norm.running_var.float()
         if norm.batch:
@@ -211,8 +205,8 @@ class _Integrate(torch.autograd.Function):
         band = _BAND[mode.band.side] if mode.band else 0
         sums = layer.run(FORWARD, "forward", 1, {"WANT_U": int(want_u), "BAND": band}, spikes=spikes, u=u)
         penalty = (sums[0] / (mode.timesteps * layer.shape.step)).float() if band else None
-        asked = call.sharpness
-        sharpness = asked if asked is None or isinstance(asked, Tensor) else asked(u)  # type: ignore[arg-type]
+        given = call.sharpness
+        sharpness = given if given is None or isinstance(given, Tensor) else given(u)  # type: ignore[arg-type]
         saved = None if sharpness is None else dense(sharpness.float(), layer.shape)
         ctx.save_for_backward(layer.current, saved, layer.own.pop("decays", None))
         ctx.layer = layer
@@ -221,7 +215,7 @@ class _Integrate(torch.autograd.Function):
         return spikes, u if call.want_u else None, penalty
 
     @staticmethod
-    @once_differentiable  # a second derivative raises instead of being silently wrong
+    @once_differentiable  # a second derivative raises instead of returning wrong values
     def backward(ctx: Any, *grads: Any) -> Any:
         g_spikes, g_u, g_penalty = grads
         layer: _Layer = ctx.layer

@@ -1,7 +1,4 @@
-"""Building ``neuron.cpp`` for a combination of macros.
-
-Once, kept on disk, safe beside other processes that build the same.
-"""
+"""Builds ``neuron.cpp`` for a combination of macros: once, kept on disk, safe beside other processes."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ class Args(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("samples", "rows", "length", "height", "width", "threads")),
         *(
             (name, ctypes.c_float)
-            for name in ("decay", "threshold", "start", "sigma", "delta", "sharpness", "reach")
+            for name in ("decay", "threshold", "start", "sigma", "delta", "sharpness", "noise_band")
         ),
         *(
             (name, ctypes.c_void_p)
@@ -90,10 +87,7 @@ class Args(ctypes.Structure):
 
 
 def use(elements: int) -> bool:
-    """Is a layer of this many numbers worth a library of its own.
-
-    And can one be built? A function of the size alone.
-    """
+    """Is a layer of this many numbers worth a library, and can one be built? A function of the size alone."""
     return elements >= compiler.WORTHWHILE and verdict()[0]
 
 
@@ -104,7 +98,7 @@ def path(device: str = "cpu") -> str:
 
 @cache
 def verdict() -> tuple[bool, str]:
-    """Can libraries be built and called, and the reason if not; found out once.
+    """Can libraries be built and called? If not, the reason. Checked once.
 
     ``SPIKEGUARD_COMPILE=0`` turns it off.
     """
@@ -172,23 +166,20 @@ def _compiler() -> str:
 
 @cache
 def _target(compiler_path: str) -> str:
-    """The compiler and the processor that it builds for: libraries of one machine are not another's."""
-    told = subprocess.run(
+    """The compiler and its target processor: a library of one machine may not run on another."""
+    done = subprocess.run(
         [compiler_path, "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    return told.stdout
+    return done.stdout
 
 
 @cache
 def _openmp() -> str:
-    """The OpenMP library that torch runs on.
-
-    A second one would bring threads of its own, which wait while burning a core.
-    """
+    """The OpenMP library that torch uses; threads of a second one would keep a core busy while they wait."""
     maps = Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else ""
     found = re.search(r"(/\S*libgomp\S*\.so\S*)", maps)
     return found[1] if found else "-lgomp"
@@ -196,18 +187,15 @@ def _openmp() -> str:
 
 @cache
 def folder() -> Path:
-    """Where libraries are kept.
-
-    SPIKEGUARD_CACHE, else the user's cache folder, else a temporary one of this process.
-    """
+    """The folder of libraries: SPIKEGUARD_CACHE, else the user's cache, else a temporary one."""
     base = os.environ.get("SPIKEGUARD_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "spikeguard"
     )
-    wanted = Path(base) / "kernels"
+    path = Path(base) / "kernels"
     try:
-        wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if wanted.stat().st_uid == os.getuid() and os.access(wanted, os.W_OK):
-            return wanted
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.stat().st_uid == os.getuid() and os.access(path, os.W_OK):
+            return path
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="spikeguard-kernels-"))

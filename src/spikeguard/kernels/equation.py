@@ -1,7 +1,4 @@
-"""The neuron as one reads it: a loop over time in plain autograd.
-
-The fast kernel is held against this one.
-"""
+"""The neuron, readable: a loop over time in plain autograd. Tests compare the fast kernels with this one."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from spikeguard.surrogates import Surrogate
 
 
 class Moving(Protocol):
-    """How thresholds move: ``rate`` ``[...]`` and ``goal`` ``[T, ...]`` of every neuron."""
+    """How thresholds move: ``rate`` ``[...]`` and ``goal`` ``[T, ...]`` of each neuron."""
 
     @property
     def rate(self) -> Tensor: ...

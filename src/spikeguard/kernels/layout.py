@@ -1,4 +1,4 @@
-"""Seeing ``[T, N, ...]`` as ``[T, M]`` in the order in which it lies in memory, whatever that order is."""
+"""Views of ``[T, N, ...]`` as ``[T, M]`` in memory order, whatever that order is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """How the dimensions after time lie in memory (channels-last stays channels-last), sample by sample."""
+    """The memory order of the dimensions after time, sample by sample; channels-last is preserved."""
 
     order: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -22,7 +22,7 @@ class Layout:
         return Layout(order, tuple(x.shape[d] for d in order[1:]))
 
     def flat(self, x: Tensor) -> Tensor:
-        """``[T, N, ...]`` to ``[T, M]``; a copy only if ``x`` lies otherwise."""
+        """``[T, N, ...]`` to ``[T, M]``; a copy only if ``x`` has another memory order."""
         return x.permute(self.order).reshape(x.shape[0], -1)
 
     def full(self, x: Tensor) -> Tensor:

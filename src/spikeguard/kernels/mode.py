@@ -1,4 +1,4 @@
-"""What a kernel is specialized on, and what it returns."""
+"""Settings that a kernel is compiled for, and what a kernel returns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Mode:
-    """Everything about a neuron that is fixed while a kernel runs."""
+    """Everything about a neuron that is constant while a kernel runs."""
 
     timesteps: int
     surrogate: Surrogate

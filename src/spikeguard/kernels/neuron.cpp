@@ -7,7 +7,7 @@
 //   HARD, DETACH   reset; detached or not
 //   OWN            decay: 0 one for all, 1 of every sample's neuron and step, 2 of every neuron and step, the same for all samples
 //   MOVING         thresholds of every neuron's own that follow the potential, theta += rate (h - goal)
-//   NOISE          0 none, 1 at the comparison, 2 on the membrane, 3 at the comparison within reach of the threshold
+//   NOISE          0 none, 1 at the comparison, 2 on the membrane, 3 at the comparison within noise_band of the threshold
 //   BAND           0 none, 1 penalty on both sides of the threshold, 2 below it only
 //   NORM           0 none, 1 fixed scale and shift a channel, 2 batch statistics (their gradient takes a second pass, `spread`)
 //   INNER          channels lie innermost in memory (channels-last), else a channel is a run of pixels
@@ -40,7 +40,7 @@ typedef uint16_t H __attribute__((vector_size(2 * LANES)));
 
 struct Args {
     int64_t samples, rows, length, height, width, threads;  // height and width only with POOL
-    float decay, threshold, start, sigma, delta, sharpness, reach;
+    float decay, threshold, start, sigma, delta, sharpness, noise_band;
     const void *current, *g_spikes;
     void *spikes, *g_current;
     const void *other;
@@ -179,7 +179,7 @@ __attribute__((always_inline)) static inline void walk(const Args &a, const Plac
         if (NOISE == 2) h += noise[t];
         if (MOVING) theta += rate * (h - per_neuron(a, a.goal, p, t));
         V u = h - theta;
-        k.theta[t] = theta, k.h[t] = h, k.w[t] = NOISE == 1 ? u + noise[t] : NOISE == 3 ? u + choose(abs(u) < a.reach, noise[t], V{}) : u;
+        k.theta[t] = theta, k.h[t] = h, k.w[t] = NOISE == 1 ? u + noise[t] : NOISE == 3 ? u + choose(abs(u) < a.noise_band, noise[t], V{}) : u;
         v = reset(theta, h, fires(k.w[t]));
     }
 }

@@ -13,11 +13,11 @@ from spikeguard.kernels.cpp_build import SMALL, Args
 
 def adapt(u: Tensor, mean: Tensor, spread: Tensor) -> None:
     """``M <- 0.9 M + 0.1 |u|,  D <- 0.9 D + 0.1 ||u| - M|``, in place; all of one shape."""
-    alike = (
+    fits = (
         u.stride() == mean.stride() == spread.stride()
         and u.dtype == mean.dtype == spread.dtype == torch.float32
     )
-    if not (alike and u.device.type == "cpu" and cpp_build.use(u.numel())):
+    if not (fits and u.device.type == "cpu" and cpp_build.use(u.numel())):
         size = u.abs()
         mean.mul_(0.9).add_(0.1 * size)
         spread.mul_(0.9).add_(0.1 * (size - mean).abs())

@@ -1,4 +1,4 @@
-"""How a current lies in memory, as the C++ pass sees it, and tensors that lie as it does."""
+"""The memory layout of a current for the C++ pass, and tensors of the same layout."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """``[T, N, ...]`` as samples x rows x length in the order in which it lies in memory; ``inner``.
-
-    Channels-last.
-    """
+    """``[T, N, ...]`` as samples x rows x length in memory order; ``inner`` means channels-last."""
 
     samples: int
     rows: int
@@ -42,13 +39,13 @@ class Shape:
 
 
 def channels_last(x: Tensor) -> bool:
-    """Does ``[T, N, C, H, W]`` have its channels side by side in memory?"""
+    """Is ``[T, N, C, H, W]`` channels-last in memory?"""
     folded = x.flatten(0, 1)
     return folded.is_contiguous(memory_format=torch.channels_last) and not folded.is_contiguous()
 
 
 def dense(x: Tensor, like: Shape) -> Tensor:
-    """``[T, N, ...]`` laid out as ``like`` says; a copy only if it is not."""
+    """``[T, N, ...]`` in the layout of ``like``; a copy only if it has another one."""
     folded = x.flatten(0, 1)
     laid: Tensor = folded.contiguous(
         memory_format=torch.channels_last if like.inner else torch.contiguous_format
@@ -57,7 +54,7 @@ def dense(x: Tensor, like: Shape) -> Tensor:
 
 
 def empty(like: Shape, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for ``[T, N, ...]``, laid out likewise."""
+    """Memory for ``[T, N, ...]`` in the same layout."""
     t, n, *rest = sizes
     layout = torch.channels_last if like.inner else torch.contiguous_format
     made: Tensor = torch.empty((t * n, *rest), dtype=dtype, memory_format=layout).unflatten(0, (t, n))

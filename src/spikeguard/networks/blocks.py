@@ -1,7 +1,4 @@
-"""Blocks one after the other.
-
-With ``checkpoint`` their insides are computed again in the backward pass instead of kept. Chen et al., 2016.
-"""
+"""Blocks; with ``checkpoint`` they are computed again in the backward pass (Chen et al. 2016)."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class Blocks(nn.ModuleList):
     checkpoint = False
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        """Through every block."""
+        """Apply every block."""
         for block in self:
             if self.checkpoint and self.training:
                 x = checkpoint(
@@ -39,9 +36,9 @@ class Blocks(nn.ModuleList):
 
 
 class _Contexts:
-    """The context of the first pass and that of the second.
+    """The contexts of the first pass and of its repetition, in which layers draw the same noise.
 
-    In which neurons draw the same noise and tell nobody.
+    The repetition notifies no tap.
     """
 
     def __init__(self, layers: list[Spiking]) -> None:

@@ -1,4 +1,4 @@
-"""Images in, logits out: normalize, encode, run T steps, read out."""
+"""From images to logits: normalize, run T steps, average."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""3x3 convolution whose weight gradient is one matrix product on small maps, where that is faster than the
-library's own.
+"""3x3 convolution whose weight gradient is one matrix product on small maps, if that is faster than torch's.
 
 ``dW = g^T cols``: g ``[pixels, outputs]``, cols ``[pixels, 9 inputs]`` the neighborhoods, copied out a few
 images at a time.
@@ -23,9 +22,9 @@ _COLUMNS = 2**21  # numbers copied out at a time: they stay in the cache
 
 
 def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
-    """Gradient ``[O, C, 3, 3]`` of a 3x3 convolution with padding 1, for g ``[N, O, H, W]`` and x ``[N, C.
+    """Weight gradient ``[O, C, 3, 3]`` of a 3x3 convolution with padding 1; sums are float32.
 
-    H, W]``; sums in float32.
+    ``g`` is ``[N, O, H, W]``, ``x`` ``[N, C, H, W]``.
     """
     n, c, height, width = x.shape
     outputs = g.shape[1]
@@ -47,9 +46,9 @@ def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
 
 
 def pays() -> bool:
-    """Is the product faster than the library's weight gradient on this machine? Measured, not probed.
+    """Is the product faster than torch's weight gradient here? A table of measurements, not a timing.
 
-    A probe would change bits from run to run.
+    A timing would change bits from run to run.
     """
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 

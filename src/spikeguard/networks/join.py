@@ -1,4 +1,4 @@
-"""``a x + b y`` with learned weights: one pass over memory there, one back."""
+"""``a x + b y`` with learned weights, in one pass over memory each way."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from spikeguard.kernels.needs_grad import needs_grad
 
 def join(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """``weight[0] x + weight[1] y`` for ``x`` and ``y`` of one shape."""
-    alike = (
+    fits = (
         x.shape == y.shape
         and x.dtype == y.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.device.type == "cpu"
     )
-    if alike and _dense(x) and cpp_build.use(x.numel()):
+    if fits and _dense(x) and cpp_build.use(x.numel()):
         return _join(x, y, weight)
     return weight[0].to(x.dtype) * x + weight[1].to(y.dtype) * y
 
 
 def _dense(x: Tensor) -> bool:
-    """Every place of its memory once, in whatever order."""
+    """Does the tensor fill its memory without gaps, in any order?"""
     return (
         x.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
         if x.dim() == 5
@@ -37,8 +37,8 @@ def _dense(x: Tensor) -> bool:
     )
 
 
-def _alike(x: Tensor, like: Tensor) -> Tensor:
-    """The same values, in the order in which ``like`` lies."""
+def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:
+    """The same values in the memory order of ``like``."""
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
@@ -58,7 +58,7 @@ def _call(name: str, x: Tensor, y: Tensor, weight: Tensor, affine: bool, **tenso
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        y = _alike(y, x)
+        y = _laid_out_as(y, x)
         out = torch.empty_like(x)
         _call("join", x, y, weight, False, spikes=out)
         ctx.save_for_backward(x, y, weight)
@@ -68,7 +68,7 @@ class _Join(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, y, weight = ctx.saved_tensors
-        g = _alike(grads[0], x)
+        g = _laid_out_as(grads[0], x)
         g_x, g_y = torch.empty_like(x), torch.empty_like(x)
         learned = needs_grad(ctx, 2)
         sums = _call("part", x, y, weight, learned, g_spikes=g, spikes=g_x, g_current=g_y)

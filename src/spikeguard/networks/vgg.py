@@ -1,7 +1,4 @@
-"""VGG-11 as the literature on robust spiking networks uses it.
-
-Average pooling after the spike, two hidden linear layers.
-"""
+"""VGG-11 of the literature on robust spiking networks: pooling after the spike, two hidden linear layers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Changes of a layer's neurons that rivals of TGO need, beside the one equation of ``neurons``.
-
-In the loop over time, before it, behind it.
-"""
+"""Changes of a layer's neurons that other defenses need: before, in, and after the loop over time."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from spikeguard.random.streams import StochasticModule
 
 @dataclass(frozen=True)
 class Homeostasis:
-    """A threshold of every neuron's own, ``theta[t] = theta[t-1] + rate (H[t] - goal[t])``.
+    """A threshold for each neuron, ``theta[t] = theta[t-1] + rate (H[t] - goal[t])``.
 
-    ``rate`` ``[...]``, ``goal`` ``[T, ...]``.
+    ``rate`` is ``[...]``, ``goal`` ``[T, ...]``.
     """
 
     rate: Tensor
@@ -28,15 +25,15 @@ D = TypeVar("D", bound="Dynamics")
 
 
 class Dynamics(StochasticModule):
-    """What differs in one layer; every part is optional.
+    """A change of one layer; every method is optional.
 
     Currents and spikes are ``[T, N, ...]``, after batch norm and before pooling.
     """
 
     def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
-        """The current (``[1, N, ...]``.
+        """The changed current, and the decay ``[T, N or 1, ...]`` or None for the layer's own.
 
-        The same at all steps), changed, and the decay ``[T, N or 1, ...]``, None for the layer's own.
+        A current ``[1, N, ...]`` is constant over time.
         """
         return current, None
 
@@ -45,19 +42,16 @@ class Dynamics(StochasticModule):
         return None
 
     def gate(self, spikes: Tensor) -> Tensor:
-        """What becomes of the spikes on their way out; the reset does not see it."""
+        """Change the spikes after the reset, which does not depend on this."""
         return spikes
 
     def activation(self, current: Tensor) -> Tensor | None:
-        """Activations in place of spiking neurons, for a current ``[1, N, ...]``."""
+        """Activations instead of spiking neurons, for a current ``[1, N, ...]``."""
         return None
 
 
 class Chain(nn.ModuleList):
-    """The changes of one layer, one after the other.
-
-    Decay, threshold and activation are those of the last one that has any.
-    """
+    """The changes of one layer; the last one that has a decay, threshold or activation decides."""
 
     def parts(self) -> list[Dynamics]:
         """The changes, in order."""
@@ -75,7 +69,7 @@ class Chain(nn.ModuleList):
 
     @property
     def gated(self) -> bool:
-        """Does any of them touch the spikes on their way out?"""
+        """Does any of them change the spikes?"""
         return any(type(part).gate is not Dynamics.gate for part in self.parts())
 
     def gate(self, spikes: Tensor) -> Tensor:
@@ -85,7 +79,7 @@ class Chain(nn.ModuleList):
 
     @property
     def analog(self) -> bool:
-        """Do activations take the place of the neurons?"""
+        """Do activations replace the neurons?"""
         return any(type(part).activation is not Dynamics.activation for part in self.parts())
 
     def activation(self, current: Tensor) -> Tensor | None:
@@ -105,5 +99,5 @@ class Input(StochasticModule):
     """
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        """The images the network gets to see."""
+        """The images that the network gets."""
         return x

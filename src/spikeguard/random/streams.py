@@ -1,4 +1,4 @@
-"""Where a module's random numbers come from, and how that is set and put back."""
+"""Where a module's random numbers come from, and how to restore that."""
 
 from __future__ import annotations
 
@@ -26,10 +26,7 @@ class NoiseStream:
 
 
 class StochasticModule(nn.Module):
-    """A module that draws random numbers.
-
-    From ``source`` where one is set, else from torch's generator, as a dropout layer would.
-    """
+    """A module that draws random numbers: from ``source`` if it is set, else from torch's generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +47,7 @@ class StochasticModule(nn.Module):
         return layout.full(drawn.transpose(0, 1).reshape(len(like), -1)).to(like.dtype)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal draws, likewise."""
+        """Standard normal draws of the shape and layout of ``like``."""
         keys = draws.step_keys(self.key(), torch.arange(like.shape[1], device=like.device), len(like))
         return (
             Layout.of(like)
@@ -61,10 +58,7 @@ class StochasticModule(nn.Module):
 
 @contextmanager
 def preserved_noise(model: nn.Module) -> Iterator[None]:
-    """Whatever sources of random numbers are set inside, afterwards all are as before.
-
-    And so many calls old.
-    """
+    """Restore the model's sources of random numbers, and their numbers of calls, afterwards."""
     drawing = [m for m in model.modules() if isinstance(m, StochasticModule)]
     before = [(m, m.source, m.source.calls if m.source else 0) for m in drawing]
     try:
