@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from audit_panel import earned, lost
 import spikeguard as sg
 from spikeguard.auditing.suite import RESERVE, STANDARD
 from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.member_names import OLD_NAMES
+from spikeguard.records.schema import Accuracy
 from spikeguard.runtime.machine import machine
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +56,11 @@ def autoattack(net: Any, x: torch.Tensor, y: torch.Tensor) -> float:
     )
 
 
+def accuracy(found: Accuracy) -> dict[str, Any]:
+    """An accuracy in this record's own layout."""
+    return {"accuracy": found.value, "interval": [found.low, found.high]}
+
+
 def measure(folder: Path, name: str, record: dict[str, Any], images: int) -> None:
     net, test = sg.load(folder / name), sg.load_data("embedded").test.balanced(images)
     x, y = test.pixels(), test.y
@@ -71,15 +79,20 @@ def measure(folder: Path, name: str, record: dict[str, Any], images: int) -> Non
 
     def standard(images: Any = test) -> dict[str, Any]:
         got = sg.audit(net, images.pixels(), images.y, THREAT, effort="standard")
-        broken = {m["name"]: m["only this family"] for m in got.attacks}
+        record = got.record
+        broken = {OLD_NAMES.get(m.id, m.id): m.only_this_family for m in record.members}
         return {
-            **{
-                k: got.record[k]
-                for k in ("verdict", "worst_case", "clean", "masking", "without_each_family", "after", "cost")
-            },
+            "verdict": record.verdict,
+            "worst_case": accuracy(record.worst_case),
+            "clean": accuracy(record.clean),
+            "masking": {"PGD-20": record.masking.pgd20, "worst case": record.masking.worst_case}
+            | {k: getattr(record.masking, k) for k in ("optimizer", "gradient", "rest")},
+            "without_each_family": record.without_family,
+            "after": {OLD_NAMES.get(k, k): v for k, v in record.after.items()},
+            "cost": {**asdict(record.cost), "all_seconds": record.cost.total_seconds},
             "only this family": broken,
             "flags": [f.id for f in got.flags],
-            "suite": got.record["suite"],
+            "suite": asdict(record.suite),
         }
 
     step("audit", standard)
@@ -173,10 +186,10 @@ def _below(networks: dict[str, Any]) -> list[str]:
 def members_page(panel: dict[str, Any]) -> list[str]:
     """Which member alone breaks a sample, and who left the suite for want of one."""
     alone, met = (
-        earned(panel, frozenset(m.name for m in STANDARD)),
+        earned(panel, frozenset(m.key for m in STANDARD)),
         sum(row["images"] for row in panel["networks"].values()),
     )
-    gone = [m.name for m in RESERVE]
+    gone = [m.key for m in RESERVE]
     lines = ["", "## Which member alone breaks a sample", ""]
     lines += [
         f"Every member of suite-v1's `standard` met {met} images that are right when clean, of "
@@ -195,7 +208,7 @@ def members_page(panel: dict[str, Any]) -> list[str]:
         for name, places in alone.items()
         if places
     ]
-    silent = [m.name for m in STANDARD if not alone.get(m.name)]
+    silent = [m.key for m in STANDARD if not alone.get(m.key)]
     lines += [
         "",
         f"Kept as controls or to measure masking: {', '.join(silent)}.",

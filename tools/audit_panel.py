@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import spikeguard as sg
-from spikeguard.auditing import run as runner
+from spikeguard.auditing.run import BROKEN, traits
 from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, Member, members
 from spikeguard.auditing.witnesses import keep
@@ -109,12 +109,10 @@ def matrix(net: Any, eps: float, images: Images, more: Sequence[Member]) -> dict
         random = bool((net(x).argmax(1) != net(x).argmax(1)).any())
         right = fresh_draws(net, x, y, 1, 20) > 0.5 if random else net(x).argmax(1) == y
     x, y = x[right], y[right]
-    traits = runner.traits(
-        net, random, *(() if net(x[:2].requires_grad_()).requires_grad else ("no gradient",))
-    )
+    found = traits(net, random, *(() if net(x[:2].requires_grad_()).requires_grad else ("no gradient",)))
     rows: list[Member] = [
         m
-        for m in members("full", threat, traits | {"no gradient", "no logits"})[0]
+        for m in members("full", threat, found | {"no gradient", "no logits"})[0]
         if m in (*STANDARD, *RESERVE)
     ]
     told: dict[str, Any] = {"images": int(right.sum()), "breaks": {}, "seconds": {}}
@@ -125,24 +123,22 @@ def matrix(net: Any, eps: float, images: Images, more: Sequence[Member]) -> dict
         except (
             Exception
         ) as error:  # a member that cannot meet this network breaks nothing; the record says why
-            told.setdefault("failed", {})[member.name] = str(error)[:200]
+            told.setdefault("failed", {})[member.key] = str(error)[:200]
             continue
         with eval_mode(net):
             broken = (
-                fresh_draws(net, got.x, y, 2, 25) <= runner.BROKEN
+                fresh_draws(net, got.x, y, 2, 25) <= BROKEN
                 if random
                 else keep(net, x, y, got.x, got.broken, threat)[1]
             )
-        told["breaks"][member.name] = torch.nonzero(broken).flatten().tolist()
-        told["seconds"][member.name] = round(time.perf_counter() - begun, 2)
-        print(
-            f"  {member.name}: {int(broken.sum())} of {len(x)}, {told['seconds'][member.name]} s", flush=True
-        )
+        told["breaks"][member.key] = torch.nonzero(broken).flatten().tolist()
+        told["seconds"][member.key] = round(time.perf_counter() - begun, 2)
+        print(f"  {member.key}: {int(broken.sum())} of {len(x)}, {told['seconds'][member.key]} s", flush=True)
     return told
 
 
 def earned(
-    record: dict[str, Any], pool: frozenset[str] = frozenset(m.name for m in FULL)
+    record: dict[str, Any], pool: frozenset[str] = frozenset(m.key for m in FULL)
 ) -> dict[str, list[str]]:
     """Per member that stays, the networks where it alone of those that stay breaks a sample."""
     samples = {

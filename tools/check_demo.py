@@ -11,7 +11,7 @@ from pathlib import Path
 
 from demo_seeds import row
 
-from spikeguard.records.files import read_json
+from spikeguard.records.studies import DemoRecord
 
 AT_LEAST = {"gain_over_vanilla": 3.0, "gain_over_control": 3.0, "fewer_neighbors": 15.0}
 SECONDS, WITHOUT_AVX512 = (
@@ -22,13 +22,13 @@ AT_MOST = {"clean_lost": 5.0}
 
 
 def main(folder: Path) -> int:
-    record = read_json(folder / "demo.json")
+    record = DemoRecord.read(folder / "demo.json")
     found = row(record)
     misses = [f"{k} = {found[k]}, must be at least {v}" for k, v in AT_LEAST.items() if found[k] < v]
     misses += [f"{k} = {found[k]}, must be at most {v}" for k, v in AT_MOST.items() if found[k] > v]
-    most = SECONDS if "avx512f" in record["machine"]["instructions"] else WITHOUT_AVX512
-    if record["seconds"] > most:
-        misses.append(f"the demo took {record['seconds']} s, must take at most {most}")
+    most = SECONDS if "avx512f" in record.machine.instructions else WITHOUT_AVX512
+    if record.seconds > most:
+        misses.append(f"the demo took {record.seconds} s, must take at most {most}")
     page = (folder / "index.html").read_text()
     if "http://" in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""

@@ -8,27 +8,27 @@ fall of the neighbor share.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from spikeguard.demo import run as demo
-from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.files import SCHEMA, write_json
+from spikeguard.records.studies import DemoRecord
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.memory import keep_freed_pages
 
 RESULT = Path(__file__).parent.parent / "results" / "demo-seeds.json"
 
 
-def row(record: dict[str, Any]) -> dict[str, float]:
-    by_role = {n["role"]: n for n in record["networks"]}
-    worst = {role: 100 * n["attacks"]["8/255"]["worst_case"]["accuracy"] for role, n in by_role.items()}
+def row(record: DemoRecord) -> dict[str, float]:
+    by_role = {n.role: n for n in record.networks}
+    worst = {role: 100 * n.attacks["8/255"].worst_case.value for role, n in by_role.items()}
     vanilla, tgo = by_role["vanilla"], by_role["tgo"]
     return {
-        "seed": record["seed"],
+        "seed": record.seed,
         **{f"worst_{role}": round(value, 2) for role, value in worst.items()},
         "gain_over_vanilla": round(worst["tgo"] - worst["vanilla"], 2),
         "gain_over_control": round(worst["tgo"] - worst["control"], 2),
-        "clean_lost": round(100 * (vanilla["clean"]["accuracy"] - tgo["clean"]["accuracy"]), 2),
-        "fewer_neighbors": round(100 * (1 - tgo["neighbors"]["mean"] / vanilla["neighbors"]["mean"]), 2),
+        "clean_lost": round(100 * (vanilla.clean.value - tgo.clean.value), 2),
+        "fewer_neighbors": round(100 * (1 - tgo.neighbors.mean / vanilla.neighbors.mean), 2),
     }
 
 
@@ -39,8 +39,8 @@ def main(folder: Path, seeds: int) -> None:
         out, settings = folder / f"seed-{seed}", demo.Settings(seed=seed)
         mark = out / demo.MARK
         record = (
-            read_json(mark)
-            if mark.exists() and read_json(mark)["finished"]
+            DemoRecord.read(mark)
+            if mark.exists() and DemoRecord.read(mark).finished
             else demo.run(settings, out, resume=mark.exists())
         )
         rows.append(row(record))
@@ -52,7 +52,7 @@ def main(folder: Path, seeds: int) -> None:
                 "kind": "demo seeds",
                 "rows": rows,
                 "machine": machine(),
-                "path": record["path"],
+                "path": record.path,
             },
         )
 
