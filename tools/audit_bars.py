@@ -80,6 +80,7 @@ def measure(folder: Path, name: str, record: dict[str, Any], images: int) -> Non
     def standard(images: Any = test) -> dict[str, Any]:
         got = sg.audit(net, images.pixels(), images.y, THREAT, effort="standard")
         record = got.record
+        assert record.masking is not None
         broken = {OLD_NAMES.get(m.id, m.id): m.only_this_family for m in record.members}
         return {
             "verdict": record.verdict,

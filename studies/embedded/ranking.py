@@ -136,7 +136,7 @@ def fingerprint_of(cell: Cell, effort: Effort = "quick") -> str:
     parts: list[Any] = [
         without_new_fields(cell.recipe.values()),
         fingerprint(effort),
-        [m.told() for m in _extra_members(effort)],
+        [m.as_dict() for m in _extra_members(effort)],
         EPS,
         LOW,
     ]

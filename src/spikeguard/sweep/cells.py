@@ -163,7 +163,7 @@ def machine_of(context: Context) -> dict[str, Any]:
     """
     if pick_device(context.device).type == "cuda":
         return {"device": torch.cuda.get_device_name(0)}
-    return {"instructions": machine()["instructions"], "threads": torch.get_num_threads()}
+    return {"instructions": list(machine().instructions), "threads": torch.get_num_threads()}
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
