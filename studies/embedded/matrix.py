@@ -16,7 +16,7 @@ EPS, LOW = 25 / 255, 8 / 255
 FRONTIER, BEST, CONFIRMING, FRESH = (4, 8, 12, 20, 25), 5, 5, 100
 ADVERSARY: dict[str, Any] = {"eps": 16 / 255, "steps": 2, "warmup": 0.25}
 _ADAPTIVE = {kind.adaptive for kind in d.DEFENSES.values()}
-MORE: tuple[Member, ...] = tuple(m for m in FULL if m.name in _ADAPTIVE and m not in QUICK)
+MORE: tuple[Member, ...] = tuple(m for m in FULL if m.key in _ADAPTIVE and m not in QUICK)
 """Every network meets what is adaptive to any of them, so that all rows stand under the same attacks."""
 MORE_AT_LAST = tuple(m for m in FULL if m not in STANDARD and (m in QUICK or m in MORE))
 
