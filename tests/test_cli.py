@@ -20,6 +20,7 @@ from spikeguard.cli import common
 from spikeguard.cli.main import VERBS, main
 from spikeguard.kernels import cpp_build
 from spikeguard.records.files import read_json
+from spikeguard.records.studies import DemoRecord
 from spikeguard.training.loop import train
 from spikeguard.training.settings import describe
 
@@ -510,16 +511,16 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, ca
     out = tmp_path / "d"
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0
     told = capsys.readouterr().out
-    record = read_json(out / "demo.json")
+    record = DemoRecord.read(out / "demo.json")
     page = (out / "index.html").read_text()
-    assert [n["role"] for n in record["networks"]] == ["vanilla", "control", "tgo"]
-    for n in record["networks"]:
-        for eps in record["eps"]:
-            a = n["attacks"][eps]
-            assert a["worst_case"]["accuracy"] <= min(t["accuracy"] for t in a["alone"].values())
-            assert f"{100 * a['worst_case']['accuracy']:.1f}" in page
-            assert f"{100 * a['worst_case']['accuracy']:.1f}" in told
-            assert (out / "records" / a["witnesses"]["file"]).exists()
+    assert [n.role for n in record.networks] == ["vanilla", "control", "tgo"]
+    for n in record.networks:
+        for eps in record.eps:
+            a = n.attacks[eps]
+            assert a.worst_case.value <= min(alone.value for alone in a.alone.values())
+            assert f"{100 * a.worst_case.value:.1f}" in page
+            assert f"{100 * a.worst_case.value:.1f}" in told
+            assert (out / "records" / a.witnesses.file).exists()
     assert page.count("<svg") == 4
     assert "<script" not in page
     assert 'src="http' not in page

@@ -17,6 +17,7 @@ from spikeguard.auditing.suite import FULL, STANDARD
 from spikeguard.defenses import DEFENSES
 from spikeguard.gradients import ENSEMBLE
 from spikeguard.records.files import read_json
+from spikeguard.records.studies import DemoRecord
 from spikeguard.report.reading import reading
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +150,7 @@ def test_what_the_readme_counts_and_says_of_the_standard_audit_is_so():
 
 def test_the_numbers_of_the_readme_are_those_of_its_record():
     tool = tool_named("readme_picture")
-    record = read_json(ROOT / "results" / "demo.json")
+    record = DemoRecord.read(ROOT / "results" / "demo.json")
     text = (ROOT / "README.md").read_text()
     assert (
         tool.MARKS.search(text)[0]
