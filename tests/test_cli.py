@@ -288,11 +288,11 @@ def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, cap
     command = ["attack", str(run_folder), "--attack", attack, "--images", "20", "--out", str(out)]
     assert main([*command, *budget, *more]) == 0
     record = read_json(out)
-    assert record["worst_case"]["accuracy"] <= record["clean"]["accuracy"]
-    assert record["threat"] == {norm: 16 / 255 if norm == "linf" else 3.0}
-    assert len(record["first"]) == len(record["index"]) == 20
+    assert record["worst_case"]["value"] <= record["clean"]["value"]
+    assert record["threat"] == {"norm": norm, "eps": 16 / 255 if norm == "linf" else 3.0}
+    assert len(record["first_by"]) == len(record["index"]) == 20
     with np.load(tmp_path / record["witnesses"]["file"]) as held:
-        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first"])
+        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first_by"])
     printed = capsys.readouterr().out
     assert "at most this" in printed
     assert f"wrote {out}" in printed
@@ -313,10 +313,9 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert main(["audit", str(run_folder), *settings, "--out", str(out)]) in (0, 1)
     told = capsys.readouterr().out
     record = read_json(out / "audit.json")
-    assert record["verified_in_fresh_process"] == {
+    assert record["fresh_process"] == {
         "held": True,
-        "witnesses": sum(f >= 0 for f in record["first"]),
-        "wrong": [],
+        "witnesses": sum(f >= 0 for f in record["first_by"]),
     }
     assert record["verdict"] in told
     assert "witnesses checked in a fresh process: they all hold" in told
@@ -326,7 +325,7 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert "all hold" in printed
     assert f"wrote {tmp_path / 'v.json'}" in printed
     assert read_json(tmp_path / "v.json")["verified"][0]["ok"] is True
-    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "accuracy": 0.99}}))
+    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "value": 0.99}}))
     assert main(["verify", str(out / "audit.json")]) == 1
     assert "the record says 99.00 %" in capsys.readouterr().out
     (out / "audit.json").write_text(json.dumps(record))
@@ -346,6 +345,8 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert "suite-v2" in capsys.readouterr().out
     assert main(["merge", str(out), str(out), "--out", str(tmp_path / "m.json")]) == 0
     assert read_json(tmp_path / "m.json")["worst_case"] == record["worst_case"]
+    assert main(["verify", str(tmp_path / "m.json")]) == 0
+    assert main(["export", str(tmp_path / "m.json")]) == 0
     capsys.readouterr()
     for old, verb in (
         (["--verify", str(out)], "verify"),

@@ -26,6 +26,7 @@ def main(folder: Path) -> int:
     found = row(record)
     misses = [f"{k} = {found[k]}, must be at least {v}" for k, v in AT_LEAST.items() if found[k] < v]
     misses += [f"{k} = {found[k]}, must be at most {v}" for k, v in AT_MOST.items() if found[k] > v]
+    assert record.machine is not None
     most = SECONDS if "avx512f" in record.machine.instructions else WITHOUT_AVX512
     if record.seconds > most:
         misses.append(f"the demo took {record.seconds} s, must take at most {most}")
