@@ -33,12 +33,13 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """
     found = audits(records)
     recipes = [r.origin.recipe for r in found if r.origin.recipe is not None]
-    for name, values in (
+    columns: list[tuple[str, list[object]]] = [
         ("threat", [r.threat for r in found]),
         ("suite", [r.suite.hash for r in found]),
         ("images", [r.digests and r.digests.images for r in found]),
         *((what, [get(recipe) for recipe in recipes]) for what, get in SHAPE.items()),
-    ):
+    ]
+    for name, values in columns:
         if any(v != values[0] for v in values):
             raise UserError(f"records differ in {name}: a table holds rows of one {name} only")
     return HEADER, [_row(number, record) for number, record in enumerate(found, 1)]

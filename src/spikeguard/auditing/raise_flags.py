@@ -44,7 +44,7 @@ def all_flags(
 
 def from_checks(findings: Mapping[str, Mapping[str, object]]) -> list[Flag]:
     """Flags of the checks before any attack."""
-    return [flag(id, **evidence) for id, evidence in findings.items()]
+    return [flag(id, "", **evidence) for id, evidence in findings.items()]
 
 
 def from_controls(control: Controls) -> list[Flag]:

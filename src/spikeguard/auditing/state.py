@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +92,9 @@ class State:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
                 notes = json.loads(held["notes"].tobytes().decode())
-                tensors = {k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS}
+                tensors: Mapping[str, Any] = {
+                    k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS
+                }
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} holds no audit to resume ({error})") from error
         before: Conditions = notes.pop("conditions")

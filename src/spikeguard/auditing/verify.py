@@ -80,8 +80,9 @@ def threat_of(record: Checkable) -> Threat:
     budget = record.threat
     if budget.norm not in THREATS:
         raise UserError(f"the record names no known threat ({budget.norm!r}; known: {', '.join(THREATS)})")
-    many = isinstance(budget.eps, tuple)
-    return THREATS[budget.norm](torch.tensor(budget.eps, dtype=torch.float64) if many else budget.eps)
+    eps = budget.eps
+    many = torch.tensor(eps, dtype=torch.float64) if isinstance(eps, tuple) else eps
+    return THREATS[budget.norm](many)
 
 
 def checkable(record: Record) -> Checkable:

@@ -42,7 +42,7 @@ def build(kind: type[T], values: Mapping[str, object], where: str, choices: Choi
         k for k, f in fields.items() if k not in values and (f.default, f.default_factory) == missing
     ]:
         raise UserError(f"{where}: field {lacking[0]!r} is missing")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     return kind(**{k: _convert(hints[k], v, f"{where}: {k}", choices) for k, v in values.items()})
 
 

@@ -30,9 +30,9 @@ def picture(record: Mapping[str, Any]) -> str:
             for column in (1, 3):
                 axes[row][column].remove()
             for column in (0, 2):
-                place = axes[row][column].get_subplotspec()
-                axes[row][column].set_subplotspec(axes[row][column].get_gridspec()[row, column : column + 2])
-                assert place is not None
+                grid = axes[row][column].get_gridspec()
+                assert grid is not None
+                axes[row][column].set_subplotspec(grid[row, column : column + 2])
     slots = [
         axes[row][column] for row in range(rows - bool(curves)) for column in ((0, 2) if curves else (0, 1))
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLORS = {"vanilla": "#b4532a", "control": "#8a8a8a", "tgo": "#1f6f8b"}
 INK = "#22262b"
 Images = NDArray[np.floating]
-STYLE: dict[str, object] = {
+STYLE: Any = {
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,

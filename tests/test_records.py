@@ -1,0 +1,96 @@
+"""Records: every type reads what it writes, schema 1 is read, what does not fit is one line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spikeguard.auditing.suite import FULL
+from spikeguard.errors import UserError
+from spikeguard.records.files import compact, read_json, write_json
+from spikeguard.records.member_names import IDS, OLD_NAMES, id_of
+from spikeguard.records.read import KINDS, read_record
+from spikeguard.records.schema import AttackRecord, AuditRecord, TrainingRecord
+from spikeguard.records.studies import DemoRecord, StudyRecord
+
+OLD = Path(__file__).parent / "data" / "schema1"
+TYPES = {
+    "audit": AuditRecord,
+    "attack": AttackRecord,
+    "training": TrainingRecord,
+    "demo": DemoRecord,
+    "study": StudyRecord,
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_record_of_schema_1_is_read_and_comes_back_as_schema_2(kind, tmp_path):
+    old = read_json(OLD / f"{kind}.json")
+    assert old["schema"] == 1
+    record = read_record(OLD / f"{kind}.json")
+    assert type(record) is TYPES[kind] is KINDS[kind]
+    record.write(tmp_path / "new.json")
+    assert read_json(tmp_path / "new.json")["schema"] == 2
+    assert read_record(tmp_path / "new.json") == record
+
+
+def test_numbers_of_an_old_audit_stay_the_same():
+    old, new = read_json(OLD / "audit.json"), AuditRecord.read(OLD / "audit.json")
+    assert new.worst_case.value == old["worst_case"]["accuracy"]
+    assert [new.worst_case.low, new.worst_case.high] == old["worst_case"]["interval"]
+    assert list(new.first_by) == old["first"]
+    assert list(new.right) == old["right"]
+    assert new.masking.pgd20 == old["masking"]["PGD-20"]
+    assert new.controls.zero_budget.left == old["controls"]["nothing"]["left"]
+    assert [m.attempted for m in new.members] == [m["met"] for m in old["members"]]
+    assert [OLD_NAMES[m.id] for m in new.members] == [m["name"] for m in old["members"]]
+    assert new.alone["pgd20"].value == old["alone"]["PGD-20"]["accuracy"]
+
+
+def test_every_member_of_the_suite_keeps_the_key_of_its_random_numbers():
+    assert {m.id: m.key for m in FULL} == {m.id: OLD_NAMES[m.id] for m in FULL}
+    assert len(IDS) == len(OLD_NAMES)
+    assert id_of("PGD-20 by lot") == "pgd20-random-surrogate"
+    assert id_of("mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown field 'extra'"),
+        ({"seed": "one"}, "seed = 'one' must be a whole number"),
+        ({"kind": "poem"}, "unknown kind 'poem'"),
+        ({"right": "01x"}, "must be a string of 0 and 1"),
+        ({"first_by": 3}, "must be a list"),
+        ({"verdict": None}, "verdict = None must be text"),
+        ({"schema": 3}, "reads up to 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(change, message, tmp_path):
+    values = {**AuditRecord.read(OLD / "audit.json").to_json(), **change}
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    with pytest.raises(UserError) as error:
+        read_record(tmp_path / "a.json")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_field_is_named(tmp_path):
+    values = AuditRecord.read(OLD / "audit.json").to_json()
+    del values["suite"]
+    with pytest.raises(UserError, match="field 'suite' is missing"):
+        AuditRecord.from_json(values)
+
+
+def test_outcomes_are_a_string_or_a_list_and_lists_take_one_line(tmp_path):
+    record = AuditRecord.read(OLD / "audit.json")
+    assert set(str(record.to_json()["right"])) <= {"0", "1"}
+    shares = replace(record, right=tuple(0.5 for _ in record.right))
+    assert shares.to_json()["right"] == [0.5] * len(record.right)
+    assert AuditRecord.from_json(shares.to_json()) == shares
+    write_json(tmp_path / "a.json", {"long": list(range(200)), "rows": [[k] * 30 for k in range(30)]})
+    lines = (tmp_path / "a.json").read_text().splitlines()
+    assert len(lines) == 35
+    assert json.loads("\n".join(lines))["long"] == list(range(200))
+    assert compact({"a": 1}) == '{"a": 1}'
