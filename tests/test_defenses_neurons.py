@@ -205,7 +205,7 @@ def test_stog_prior_is_half_the_square_for_the_first_part_of_the_training(step):
 
 
 def test_noise_inside_the_band_only(current):
-    layer = sg.LIF(decay=0.5, noise=sg.Noise(0.4, "band", at_eval=True, reach=0.3))
+    layer = sg.LIF(decay=0.5, noise=sg.Noise(0.4, "band", at_eval=True, noise_band=0.3))
     seed_noise(layer, 5)
     got = fired(layer, current)
     seed_noise(layer, 5)

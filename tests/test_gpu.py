@@ -53,7 +53,7 @@ def outcome(kernel, device, mode, current, noise, **how):
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_compiled_neuron_equals_the_readable_one_on_the_cpu(reset, detach, site, noisy):
     assert compiler.verdict("cuda")[0], compiler.verdict("cuda")[1]
-    mode = Mode(4, Atan(2.0), reset, detach, 0.3, site, band=Band(0.5), reach=0.4)
+    mode = Mode(4, Atan(2.0), reset, detach, 0.3, site, band=Band(0.5), noise_band=0.4)
     current = torch.randn(4, 3, 70, dtype=torch.float64)
     noise = 0.2 * torch.randn(4, 3, 70, dtype=torch.float64) if noisy else None
     ours = outcome(compiled.integrate, "cuda", mode, current, noise, compiled=True)

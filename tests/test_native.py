@@ -359,9 +359,10 @@ def test_unknown_formulas_hooks_and_double_precision_take_the_other_path():
     assert not cpp.can(x, Mode(2, Triangle(), smooth=True), 1)
     assert not cpp.can(x.double(), Mode(2, Triangle()), 1)
     seen = []
-    fire, norm = sg.LIF(), nn.BatchNorm2d(3)
+    norm = nn.BatchNorm2d(3)
+    fire = Spiking(sg.Neuron(), norm=norm)
     norm.register_forward_hook(lambda *a: seen.append(1))
-    fire(torch.randn(2, 4, 3, 8, 8), norm=norm)
+    fire(torch.randn(2, 4, 3, 8, 8))
     assert seen, "a hook on the norm was passed over"
 
 

@@ -1,4 +1,4 @@
-"""What a model is to the rest of the package: a callable from images to logits."""
+"""A model, for the rest of the package, is a callable from images to logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Model = Callable[[Tensor], Tensor]
 
 @contextmanager
 def eval_mode(model: Model) -> Iterator[None]:
-    """The model in eval mode; every module's own mode comes back afterwards."""
+    """Put the model in eval mode; every module's own mode is restored afterwards."""
     if not isinstance(model, nn.Module):
         yield
         return
@@ -29,8 +29,15 @@ def eval_mode(model: Model) -> Iterator[None]:
             m.training = mode
 
 
-def is_stochastic(model: Model, x: Tensor, y: Tensor) -> bool:
-    """Does the model answer twice differently? UserError if what it gives are no logits for these labels."""
+def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The model's answers on the first eight images, twice, for ``is_stochastic`` to compare.
+
+    Raises UserError if they are not logits ``[N, classes]`` for the labels ``y``.
+
+    >>> first, again = check_logits(net, x, y)
+    >>> first.shape, is_stochastic(net, first, again)
+    (torch.Size([6, 10]), False)
+    """
     with torch.no_grad():
         logits = model(x[:8])
         again = model(x[:8])
@@ -43,12 +50,17 @@ def is_stochastic(model: Model, x: Tensor, y: Tensor) -> bool:
             f"labels lie in [{int(y.min())}, {int(y.max())}], the model has classes 0 to "
             f"{logits.shape[1] - 1}"
         )
+    return logits, again
+
+
+def is_stochastic(model: Model, first: Tensor, again: Tensor) -> bool:
+    """Does the model answer the same images differently, or have noise in evaluation that may not show?"""
     noisy = isinstance(model, nn.Module) and any(
         s.noise and s.noise.at_eval and s.noise.sigma for s in spiking(model).values()
     )
-    return noisy or not bitwise_equal(logits, again)
+    return noisy or not bitwise_equal(first, again)
 
 
 def bitwise_equal(a: Tensor, b: Tensor) -> bool:
-    """Equal to the bit; values that are no numbers are equal to one another."""
+    """Are two tensors equal to the bit? NaN counts as equal to NaN."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

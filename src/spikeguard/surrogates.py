@@ -23,8 +23,8 @@ from spikeguard.errors import UserError
 class Surrogate(ABC):
     """Stand-in derivative of the step function; ``u`` is the distance to the threshold, any shape.
 
-    ``native``: the derivative in C++ of vectors ``u`` and ``a`` (the sharpness), for ``kernels/neuron.cpp``;
-    a class without its own is compiled by torch instead. ``sharpness``: a.
+    ``sharpness`` is ``a``. ``native`` is the derivative in C++ of a class that ``kernels/expressions.py``
+    does not list; a class without one is compiled by torch.
     """
 
     native: str = ""
@@ -39,17 +39,11 @@ class Surrogate(ABC):
         """A primitive of g, 1/2 at the threshold."""
 
     def kernel(self) -> Surrogate:
-        """The surrogate that backward kernels are made for.
-
-        One for all that differ in what is passed as ``sharpness``.
-        """
+        """The surrogate that backward kernels are compiled for; they get the sharpness as an argument."""
         return self
 
     def observe(self, u: Tensor) -> Tensor | None:
-        """Called with all potentials ``[T, N, ...]`` of a forward pass.
-
-        May return the sharpness for its backward pass.
-        """
+        """Gets the potentials ``[T, N, ...]`` of each forward pass; may return a sharpness for backward."""
         return None
 
 
@@ -68,7 +62,7 @@ class Stretched(Surrogate):
         return type(self)()
 
     def sharpened(self, sharpness: float) -> Stretched:
-        """The same shape, as sharp as that; the one field of these classes is a slope, or else a width."""
+        """The same shape with another sharpness; the one field of these classes is a slope or a width."""
         made: Stretched = type(self)(sharpness if hasattr(self, "slope") else 1.0 / sharpness)  # type: ignore[call-arg]
         assert math.isclose(made.sharpness, sharpness, rel_tol=1e-6), (
             f"{type(self).__name__} is of another form: it needs its own"
@@ -90,11 +84,13 @@ def _positive(surrogate: Surrogate, name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Triangle(Stretched):
-    """``max(0, width - |u|) / width^2``; support ``|u| < width``."""
+    """``max(0, width - |u|) / width^2``; 0 outside ``|u| < width``.
+
+    >>> sg.surrogates.Triangle(width=0.5).derivative(torch.tensor([-1.0, 0.0, 0.25]))
+    tensor([0., 2., 1.])
+    """
 
     width: float = 1.0
-
-    native = "a * max0(1.0f - abs(a * u))"
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -113,11 +109,13 @@ class Triangle(Stretched):
 
 @dataclass(frozen=True)
 class Atan(Stretched):
-    """``(slope / 2) / (1 + (pi slope u / 2)^2)``."""
+    """``(slope / 2) / (1 + (pi slope u / 2)^2)``.
+
+    >>> sg.surrogates.Atan(slope=8.0).derivative(torch.zeros(1))
+    tensor([4.])
+    """
 
     slope: float = 2.0
-
-    native = "a * (0.5f / (1.0f + (1.57079633f * (a * u)) * (1.57079633f * (a * u))))"
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -136,11 +134,13 @@ class Atan(Stretched):
 
 @dataclass(frozen=True)
 class Sigmoid(Stretched):
-    """``slope s (1 - s)`` with ``s = 1 / (1 + exp(-slope u))``."""
+    """``slope s (1 - s)`` with ``s = 1 / (1 + exp(-slope u))``.
+
+    >>> sg.surrogates.Sigmoid(slope=4.0).derivative(torch.zeros(1))
+    tensor([1.])
+    """
 
     slope: float = 4.0
-
-    native = "a * [](V s) { return s * (1.0f - s); }(1.0f / (1.0f + exp(-(a * u))))"
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -159,14 +159,15 @@ class Sigmoid(Stretched):
 
 @dataclass(frozen=True)
 class Gaussian(Stretched):
-    """Normal density of standard deviation ``sigma``.
+    """The normal density of standard deviation ``sigma``.
 
-    The exact derivative of the firing probability under such noise.
+    It is the exact derivative of the firing probability under noise of that standard deviation.
+
+    >>> sg.surrogates.Gaussian(sigma=0.5).derivative(torch.zeros(1))
+    tensor([0.7979])
     """
 
     sigma: float = 0.5
-
-    native = "a * (exp(-0.5f * (a * u) * (a * u)) * 0.398942280f)"
 
     def __post_init__(self) -> None:
         _positive(self, "sigma", self.sigma)
@@ -184,11 +185,13 @@ class Gaussian(Stretched):
 
 @dataclass(frozen=True)
 class Rectangle(Stretched):
-    """``1 / width`` where ``|u| < width / 2``, else 0."""
+    """``1 / width`` where ``|u| < width / 2``, else 0.
+
+    >>> sg.surrogates.Rectangle(width=0.5).derivative(torch.tensor([-1.0, 0.0, 0.2]))
+    tensor([0., 2., 2.])
+    """
 
     width: float = 1.0
-
-    native = "choose(abs(a * u) < 0.5f, a, V{})"
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -206,14 +209,14 @@ class Rectangle(Stretched):
 
 @dataclass(frozen=True)
 class Exponential(Surrogate):
-    """``height exp(-slope |u|)``."""
+    """``height exp(-slope |u|)``.
+
+    >>> sg.surrogates.Exponential(slope=2.0).derivative(torch.zeros(1))
+    tensor([1.])
+    """
 
     slope: float = 2.0
     height: float = 1.0
-
-    @property
-    def native(self) -> str:  # type: ignore[override]
-        return f"(float){float(self.height)!r} * exp(-a * abs(u))"
 
     @property
     def sharpness(self) -> float:  # type: ignore[override]
@@ -232,9 +235,11 @@ class Exponential(Surrogate):
 
 @dataclass(frozen=True)
 class StraightThrough(Surrogate):
-    """1 everywhere: the step is passed over in the backward pass. It has no sharpness, so none is used."""
+    """1 everywhere: the backward pass ignores the step. It has no sharpness, so it uses none.
 
-    native = "all(1.0f)"
+    >>> sg.surrogates.StraightThrough().derivative(torch.tensor([-1.0, 0.0]))
+    tensor([1., 1.])
+    """
 
     def derivative(self, u: Tensor, sharpness: Tensor | None = None) -> Tensor:
         return torch.ones_like(u)

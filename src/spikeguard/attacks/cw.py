@@ -19,7 +19,7 @@ from spikeguard.attacks.nearest import Nearest
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.threat import L2, Threat
 
 FIRST_C, GROWTH, LAST_C = 0.01, 10.0, 1e10
@@ -85,7 +85,7 @@ def _search(model: Model, batch: Batch, settings: _Settings, until_broken: bool)
     if not settings.learning_rate > 0:
         raise UserError(f"cw: learning_rate = {settings.learning_rate} must be above 0")
     with eval_mode(model):
-        is_stochastic(model, batch.x, batch.y)
+        check_logits(model, batch.x, batch.y)
         nearest = Nearest(model, batch, until_broken)
         c = torch.full_like(nearest.norm, FIRST_C)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

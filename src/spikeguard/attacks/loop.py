@@ -14,7 +14,7 @@ from spikeguard.attacks.batch import Batch, border_start, over_pixels
 from spikeguard.gradients import Estimator
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, Objective, margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.random import draws
 
 
@@ -112,7 +112,7 @@ def search(model: Model, batch: Batch, ascent: Ascent, begin: Begin, known: Tens
     samples never stop early: no single answer of it means that they are broken.
     """
     with eval_mode(model):
-        stochastic = known is None and is_stochastic(model, batch.x, batch.y)
+        stochastic = known is None and is_stochastic(model, *check_logits(model, batch.x, batch.y))
         if ascent.early_stop and not stochastic:
             with torch.no_grad():
                 best = Best(batch, model(batch.x) if known is None else known, ascent.loss)
@@ -226,7 +226,7 @@ def search_by_queries(
     whatever its margin. A stochastic model is judged by one draw a query.
     """
     with eval_mode(model), torch.no_grad():
-        is_stochastic(model, batch.x, batch.y)
+        check_logits(model, batch.x, batch.y)
         best = Best(batch, model(batch.x), margin)
         for query in range(queries):
             rows = best.standing()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikeguard.attacks.batch import Batch, PerSample, check_counts
 from spikeguard.attacks.loop import Attacked, Best
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode
 from spikeguard.threat import Threat
 
 POWERS = {"linf": 0.0, "l2": 0.5, "l1": 1.0}
@@ -114,7 +114,7 @@ def rays(
     batch = Batch.of(x, y, threat, index, seed)
     check_counts("rays", queries=queries)
     with eval_mode(model), torch.no_grad():
-        is_stochastic(model, batch.x, y)
+        check_logits(model, batch.x, y)
         best = Best(batch, model(batch.x), is_wrong)
         rows = best.standing()
         part = batch.select(rows)

@@ -18,7 +18,7 @@ from spikeguard.attacks.sapgd import sapgd_rule
 from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG, Estimator, Own
 from spikeguard.losses import Targeted, margin, wrong_classes
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.random import draws
 from spikeguard.threat import Threat
 
@@ -65,7 +65,7 @@ def targeted(
         )
     estimator: Estimator = gradient or (ASSG() if rule == "sapgd" else Own())
     with eval_mode(model):
-        stochastic = is_stochastic(model, batch.x, y)
+        stochastic = is_stochastic(model, *check_logits(model, batch.x, y))
         with torch.no_grad():
             logits = model(batch.x)
             best = Best(batch, logits, margin)

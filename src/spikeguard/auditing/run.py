@@ -23,7 +23,7 @@ from spikeguard.auditing.witnesses import Witnesses, everyone, keep, misclassifi
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients.surrogate import known
 from spikeguard.losses import margin
-from spikeguard.models import Model, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.random import draws
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
@@ -62,7 +62,7 @@ class Task:
         self.random = bool(self.known_random)
         if self.known_random is None:
             with eval_mode(self.model):
-                self.random = is_stochastic(self.model, self.x, self.y)
+                self.random = is_stochastic(self.model, *check_logits(self.model, self.x, self.y))
 
 
 def traits(model: Model, random: bool, *found: str) -> frozenset[str]:

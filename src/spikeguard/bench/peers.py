@@ -163,7 +163,7 @@ def _of(module: nn.Module, f: Framework) -> nn.Module:
         layers: list[nn.Module] = []
         for stage in module.stages:
             layers += [_of(stage.conv, f), f.fold(_copy(stage.norm)), f.fire()]  # type: ignore[arg-type]
-            if stage.pool:
+            if stage.fire.pool:  # type: ignore[union-attr]
                 layers.append(f.fold(nn.AvgPool2d(2)))
         return nn.Sequential(*layers, f.fold(nn.Flatten()))
     if isinstance(module, VGG):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,9 +47,9 @@ class Subject:
     in_shape: tuple[int, int, int] = (3, 32, 32)
 
     def network_on(self, device: torch.device, settle: bool = True) -> Classifier:
-        """The network; ``settle``.
+        """The network; ``settle``: in eval mode, with settled batch norms and balanced classes.
 
-        In eval mode, its batch norms settled and its classes balanced, for untrained neurons would be silent.
+        Untrained neurons would be silent.
         """
         net = build(
             self.network,
@@ -136,6 +137,21 @@ def optimizer(net: nn.Module, fused: bool = False) -> torch.optim.SGD:
     )
 
 
+def plain_step(net: Classifier, x: Tensor, y: Tensor, precision: str) -> Work:
+    """The step that a user writes around a network from ``sg.build``: plain autocast, loss, backward, SGD."""
+    dtype = PRECISIONS[precision]
+    sgd = optimizer(net.train())
+
+    def step() -> None:
+        sgd.zero_grad()
+        with nullcontext() if dtype is None else torch.autocast(x.device.type, dtype):
+            loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        sgd.step()
+
+    return step
+
+
 def their_step(
     net: nn.Module, x: Tensor, y: Tensor, adversary: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Work:
@@ -196,6 +212,8 @@ def training(
             work[f"{'TGO' if guarded else 'vanilla'} {precision}"] = Step(
                 subject.network_on(device), x, y, precision, guarded, adversarial
             )
+        if not adversarial:
+            work[f"plain loop {precision}"] = plain_step(subject.network_on(device), x, y, precision)
         for name, framework in frameworks.items():
             other = theirs(net, framework, dtype)
             adversary = None

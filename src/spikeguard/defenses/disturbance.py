@@ -20,7 +20,7 @@ from spikeguard.defenses.membrane import norms_before, rising
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import tap
+from spikeguard.neurons.tap import Tap, tap
 
 QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values that is taken of
 
@@ -30,7 +30,7 @@ class Paired(Hooks):
     adversary's, or one of its own where
     there is none (only then do the settings of the inner attack matter)."""
 
-    def __init__(self, settings: Adversary, clean: tap, disturbed: tap) -> None:
+    def __init__(self, settings: Adversary, clean: Tap, disturbed: Tap) -> None:
         self.settings, self.clean, self.disturbed = settings, clean, disturbed
         self.view, self.draws = "", SameDraws()  # the name of the disturbed pass
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ from spikeguard.defenses.base import Defense, Hooks, Step
 from spikeguard.errors import UserError
 from spikeguard.models import eval_mode
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons import Spiking, spiking
-from spikeguard.neurons.tap import tap
+from spikeguard.neurons import spiking
+from spikeguard.neurons.tap import Tap, tap
 
 Sees = Literal["trained", "clean", "adversarial", "both"]
 SEES = ("trained", "clean", "adversarial", "both")
@@ -36,7 +36,7 @@ class Guarding(Hooks):
     Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names.
     """
 
-    def __init__(self, name: str, sees: Sees, opened: tap) -> None:
+    def __init__(self, name: str, sees: Sees, opened: Tap) -> None:
         self.name, self.sees, self.tap = name, sees, opened
         self.read: set[str] = set()  # the views of this step
 
@@ -137,31 +137,8 @@ class _MPDSGR(Guarding):
 
 
 def norms_before(net: Classifier) -> dict[str, nn.BatchNorm2d]:
-    """The batch norm that is handed to each spiking layer, by the layer's name.
-
-    Found in a pass of a blank image.
-    """
-    norms: dict[str, nn.BatchNorm2d] = {}
-
-    def remember(name: str) -> Any:
-        def hook(layer: Spiking, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            norm = named.get("norm", given[2] if len(given) > 2 else None)
-            if norm is not None:
-                norms[name] = norm
-
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(remember(name), with_kwargs=True)
-        for name, layer in spiking(net).items()
-    ]
-    try:
-        with blank(net) as x:
-            net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return norms
+    """The batch norm before each spiking layer that has one, by the layer's name."""
+    return {name: layer.norm for name, layer in spiking(net).items() if layer.norm is not None}
 
 
 def shapes(net: Classifier) -> dict[str, torch.Size]:

@@ -18,7 +18,7 @@ from spikeguard.attacks import sapgd
 from spikeguard.defenses.adversarial import STRONGEST
 from spikeguard.defenses.base import Defense, Hooks, Step
 from spikeguard.gradients import ASSG, EOT
-from spikeguard.models import is_stochastic
+from spikeguard.models import check_logits, is_stochastic
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
 from spikeguard.random import draws
@@ -231,7 +231,7 @@ class _EarlyStopping(Hooks):
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         s = self.settings
         x, y = x[: s.images], y[: s.images]
-        random = is_stochastic(net, x, y)
+        random = is_stochastic(net, *check_logits(net, x, y))
         got = sapgd(
             net,
             x,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Opened, as_module
-from spikeguard.kernels.custom_backward import Seen, SequenceRule
+from spikeguard.kernels.custom_backward import LayerPass, SequenceRule
 from spikeguard.models import Model
 from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Triangle
@@ -41,7 +41,7 @@ class BPTR(SequenceGradient):
     True
     """
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         """The gradient of the currents from that of the spikes, both ``[T, N, ...]``."""
         return g * (seen.spikes.mean(0) > 0)
 
@@ -65,7 +65,7 @@ class RGA(SequenceGradient):
         if not 0 <= self.gamma <= 1:
             raise UserError(f"RGA: gamma = {self.gamma} must lie in [0, 1]")
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         """The gradient of the currents from that of the spikes, both ``[T, N, ...]``."""
         tau, mean = seen.decay, seen.current.mean(0) / seen.threshold
         steep = (1 - self.gamma + self.gamma * tau) / (1 + tau)
@@ -91,6 +91,6 @@ class HART(SequenceGradient):
         if not (self.gamma > 0 and math.isfinite(self.gamma)):
             raise UserError(f"HART: gamma = {self.gamma} must be a finite number above 0")
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
+    def back(self, g: Tensor, seen: LayerPass) -> Tensor:
         """The gradient of the currents from that of the spikes, both ``[T, N, ...]``."""
         return (g * Triangle(self.gamma).derivative(seen.u)).mean(0, keepdim=True).expand_as(g)

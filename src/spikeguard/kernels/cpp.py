@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from spikeguard.kernels import cpp_build
 from spikeguard.kernels.cpp_build import BACKWARD, FORWARD, SMALL, Args
 from spikeguard.kernels.equation import Moving
+from spikeguard.kernels.expressions import expression
 from spikeguard.kernels.mode import LayerOutput, Mode, NoiseKeys, Norm
 from spikeguard.kernels.needs_grad import needs_grad
 from spikeguard.kernels.shape import Shape, channels_last, dense, empty
@@ -47,14 +48,11 @@ def can(current: Tensor, mode: Mode, elements: int) -> bool:
 
     So that runs repeat.
     """
-    known = "native" in vars(
-        type(mode.surrogate)
-    )  # a subclass with another formula has no expression of its own
     if (
         current.device.type != "cpu"
         or current.dtype not in (torch.float32, torch.bfloat16)
         or mode.smooth
-        or not known
+        or expression(mode.surrogate) is None
     ):
         return False
     return cpp_build.use(elements)
@@ -115,7 +113,7 @@ class _Layer:
             self.own |= {"rate": dense(rate, self.shape), "goal": dense(goal, self.shape)}
         self.args.delta = mode.band.delta if mode.band else 0.0
         self.args.sigma = draw.sigma if draw else 0.0
-        self.args.reach = mode.reach
+        self.args.reach = mode.noise_band
         self.flags = {
             "STEPS": mode.timesteps,
             "CONSTANT": int(self.constant),
@@ -151,7 +149,8 @@ class _Layer:
             "sums": held,
         }.items():
             setattr(self.args, key, None if tensor is None else tensor.data_ptr())
-        derivative = self.call.mode.surrogate.native if which == BACKWARD else "u"
+        derivative = expression(self.call.mode.surrogate) if which == BACKWARD else "u"
+        assert derivative is not None
         if which == SMALL:  # time is only more samples there
             self.args.samples = self.shape.samples * len(self.current)
             mode = {

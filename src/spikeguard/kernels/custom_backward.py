@@ -1,7 +1,4 @@
-"""A layer's spikes with another backward pass over the whole sequence.
-
-Forward values stay as they are, to the bit.
-"""
+"""A layer's spikes with another backward pass over the whole sequence; forward values do not change."""
 
 from __future__ import annotations
 
@@ -17,11 +14,8 @@ from spikeguard.kernels.mode import widen
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a layer did.
-
-    Currents, spikes and potentials ``u`` ``[T, N, ...]`` (before pooling), its decay and threshold.
-    """
+class LayerPass:
+    """A forward pass of a layer: currents, spikes, potentials ``u`` ``[T, N, ...]``, decay and threshold."""
 
     current: Tensor
     spikes: Tensor
@@ -33,11 +27,11 @@ class Seen:
 class SequenceRule(Protocol):
     """A backward pass of a whole layer."""
 
-    def back(self, g: Tensor, seen: Seen) -> Tensor:
-        """The gradient of the currents from that of the spikes, both ``[T, N, ...]``."""
+    def back(self, g: Tensor, seen: LayerPass, /) -> Tensor:
+        """The gradient of the currents from the gradient of the spikes, both ``[T, N, ...]``."""
 
 
-class _Rewired(torch.autograd.Function):
+class _Custom(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -57,8 +51,8 @@ class _Rewired(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         current, spikes, u = ctx.saved_tensors
         decay, threshold, rule = ctx.rest
-        seen = Seen(widen(current), widen(spikes), u, decay, threshold)
-        return rule.back(widen(grads[0]), seen).to(current.dtype), None, None, None, None, None
+        done = LayerPass(widen(current), widen(spikes), u, decay, threshold)
+        return rule.back(widen(grads[0]), done).to(current.dtype), None, None, None, None, None
 
 
-custom_backward: Callable[[Tensor, Tensor, Tensor, float, float, SequenceRule], Tensor] = _Rewired.apply
+custom_backward: Callable[[Tensor, Tensor, Tensor, float, float, SequenceRule], Tensor] = _Custom.apply

@@ -32,24 +32,24 @@ class Mode:
     site: Literal["compare", "membrane", "band"] = "compare"
     smooth: bool = False
     band: Band | None = None
-    reach: float = math.inf
+    noise_band: float = math.inf
 
     def comparator_input(self, u: Tensor, noise: Tensor | None) -> Tensor:
-        """What the step function sees: ``u``, with noise where the site wants it."""
+        """The input of the step function: ``u``, plus noise where the site adds it there."""
         if noise is None or self.site == "membrane":
             return u
         return (
             u + noise
             if self.site == "compare"
-            else u + torch.where(u.detach().abs() < self.reach, noise, 0.0)
+            else u + torch.where(u.detach().abs() < self.noise_band, noise, 0.0)
         )
 
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch norm in front of the neurons: parameters and running averages ``[C]``; ``batch``.
+    """Batch norm before the neurons: parameters and running averages ``[C]``.
 
-    Use the batch's statistics and remember them.
+    ``batch``: use the statistics of the batch, and move the running averages.
     """
 
     weight: Tensor
@@ -67,20 +67,14 @@ class Norm:
 
 
 class NoiseKeys(NamedTuple):
-    """Noise still to be drawn.
-
-    Its standard deviation and the keys ``[N, 1 + (T + 1) // 2]`` of ``draws.normal``.
-    """
+    """Noise that a kernel draws: its standard deviation and keys ``[N, 1 + (T + 1) // 2]``."""
 
     sigma: float
     keys: Tensor
 
 
 class LayerOutput(NamedTuple):
-    """Spikes and potentials ``[T, N, ...]`` and the mean hinge (a scalar).
-
-    The last two only where asked for.
-    """
+    """Spikes and potentials ``[T, N, ...]`` and the mean hinge (a scalar); the last two only if requested."""
 
     spikes: Tensor
     u: Tensor | None

@@ -1,4 +1,4 @@
-"""Batch norm modules as layers of neurons use them."""
+"""Batch norm modules in front of layers of neurons."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from spikeguard.kernels.mode import Norm
 
 
 def is_fusable(norm: nn.BatchNorm2d) -> bool:
-    """Can a kernel stand in for this norm? Not if it is of another kind.
-
-    Or has hooks that want to see it called.
-    """
+    """Can the C++ pass compute this norm? Not a norm of another class, nor one with hooks, which must run."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.affine
@@ -22,21 +19,24 @@ def is_fusable(norm: nn.BatchNorm2d) -> bool:
     )
 
 
-def normed(norm: nn.BatchNorm2d, x: Tensor, recomputing: bool) -> Tensor:
-    """The norm applied to ``[N, C, H, W]``; ``replays``.
+def normalize(norm: nn.BatchNorm2d, current: Tensor, recomputing: bool) -> Tensor:
+    """Apply the norm to a current ``[T, N, C, H, W]``.
 
-    The batch was seen before, so its running averages stay.
+    With ``recomputing`` the batch was counted before, so the running averages do not move.
     """
+    folded = current.flatten(0, 1)
     if recomputing and norm.training:
-        return F.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, 0.0, norm.eps
+        folded = F.batch_norm(
+            folded, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, 0.0, norm.eps
         )
-    normed: Tensor = norm(x)
-    return normed
+    else:
+        folded = norm(folded)
+    normalized: Tensor = folded.unflatten(0, current.shape[:2])
+    return normalized
 
 
 def norm_state(norm: nn.BatchNorm2d, recomputing: bool) -> Norm:
-    """What a kernel has to know of it; counts the batch, unless it ``replays`` one."""
+    """The parameters and statistics that a kernel needs; counts the batch unless ``recomputing``."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None

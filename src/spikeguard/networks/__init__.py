@@ -32,12 +32,16 @@ def build(
     seed: int = 0,
     **options: Any,
 ) -> Classifier:
-    """A network by name ('small', 'vgg11', 'wrn16') for images ``[N, *in_shape]`` in [0, 1], normalized
-    inside by mean and std.
+    """Build a network ('small', 'vgg11', 'wrn16') for images ``[N, *in_shape]`` in [0, 1].
 
-    ``options`` are the network's own (small: ``width``, ``depth``; vgg11: ``hidden``; wrn16: ``widen``).
-    Weights are drawn from ``seed``. Raises UserError on an unknown name, T < 1, a shape that is not (C, H, W)
-    with H and W at least 8.
+    The network normalizes by ``mean`` and ``std`` itself. ``options`` are the network's own (small:
+    ``width``, ``depth``; vgg11: ``hidden``; wrn16: ``widen``). Weights are drawn from ``seed``. In a loop of
+    your own it trains in float32, or in the precision of an open ``torch.autocast``. Raises UserError on an
+    unknown name or option, ``timesteps`` below 1, or a shape that is not (C, H, W) with H and W at least 8.
+
+    >>> net = sg.build("small", classes=10, in_shape=(3, 16, 16), timesteps=4, width=4)
+    >>> net(torch.rand(2, 3, 16, 16)).shape, net(torch.rand(2, 3, 16, 16), per_step=True).shape
+    (torch.Size([2, 10]), torch.Size([4, 2, 10]))
     """
     if network not in NETWORKS:
         raise UserError(f"build: unknown network {network!r} (known: {', '.join(NETWORKS)})")

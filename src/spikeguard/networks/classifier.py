@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from spikeguard.networks.blocks import Blocks
 
 
 class Folded(nn.Sequential):
-    """Layers without state: time is folded into the batch, ``[T, N, ...] -> [T, N, ...]``."""
+    """Layers without state, ``[T, N, ...] -> [T, N, ...]``: time is folded into the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         folded = x.flatten(0, 1)
@@ -25,9 +26,9 @@ class Folded(nn.Sequential):
 class Classifier(nn.Module):
     """A spiking network on images ``[N, C, H, W]`` in [0, 1]; logits ``[N, classes]`` are the mean over time.
 
-    ``body`` maps ``[1, N, C, H, W]`` (the image, constant over time: what comes before the first neuron is
-    computed once; ``[T, ...]`` if ``before`` makes it differ) and the number of steps to features ``[T, N,
-    F]``; ``head`` maps features to logits and is linear.
+    ``body`` maps images ``[1, N, C, H, W]``, constant over time, and the number of steps to features
+    ``[T, N, F]``; layers before the first neurons run once. (Images are ``[T, N, C, H, W]`` if a module of
+    ``before`` changes them from step to step.) ``head`` is linear and maps features to logits.
     """
 
     def __init__(
@@ -76,19 +77,25 @@ class Classifier(nn.Module):
         x = (x - self.mean) / self.std
         if self.channels_last:
             x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
-        with torch.autocast(
-            x.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
-        ):
+        with self._precision(x.device.type):
             features = self.body(x, self.timesteps)
             logits: Tensor = self.head(features if per_step else features.mean(0))
         return logits if logits.dtype == torch.float64 else logits.float()
 
+    def _precision(self, device: str) -> AbstractContextManager[object]:
+        if self.autocast is None:
+            return nullcontext()  # the caller's own autocast, if one is open
+        half = self.autocast != torch.float32
+        return torch.autocast(device, dtype=self.autocast if half else torch.bfloat16, enabled=half)
+
     def prefer(
         self, channels_last: bool = True, autocast: torch.dtype | None = None, checkpoint: bool = False
     ) -> Classifier:
-        """Set memory layout and half precision of the layers between neurons (logits stay float32).
+        """Set memory layout and precision of the layers between neurons; logits stay float32.
 
-        ``checkpoint``: training keeps less.
+        ``autocast`` None follows the caller: float32, or what an open ``torch.autocast`` says. A dtype is
+        used whatever is open; ``torch.float32`` turns autocast off. ``checkpoint``: training keeps only what
+        lies between blocks.
         """
         for module in self.modules():
             if isinstance(module, Blocks):

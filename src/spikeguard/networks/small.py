@@ -28,10 +28,10 @@ class Stage(nn.Module):
             Folded(Conv(inputs, outputs, 3, padding=1, bias=False, exact=first)),
             nn.BatchNorm2d(outputs),
         )
-        self.fire, self.pool = Spiking(neuron), pool
+        self.fire = Spiking(neuron, pool=pool).after(self)
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        spikes: Tensor = self.fire(self.conv(x), timesteps, self.norm, self.pool)
+        spikes: Tensor = self.fire(self.conv(x), timesteps)
         return spikes
 
 

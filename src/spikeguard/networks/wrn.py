@@ -1,7 +1,4 @@
-"""WRN-16-4 with pre-activation (batch norm, neurons.
-
-Convolution) and a learned convex combination instead of a sum.
-"""
+"""WRN-16-4 with pre-activation (batch norm, neurons, convolution) and learned convex joins."""
 
 from __future__ import annotations
 
@@ -40,22 +37,19 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, neuron: Neuron) -> None:
         super().__init__()
-        self.norm1, self.fire1 = nn.BatchNorm2d(inputs), Spiking(neuron)
+        self.norm1, self.fire1 = nn.BatchNorm2d(inputs), Spiking(neuron).after(self, "norm1")
         self.conv1 = Folded(_conv(inputs, outputs, stride))
-        self.norm2, self.fire2, self.conv2 = (
-            nn.BatchNorm2d(outputs),
-            Spiking(neuron),
-            Folded(_conv(outputs, outputs)),
-        )
+        self.norm2, self.fire2 = nn.BatchNorm2d(outputs), Spiking(neuron).after(self, "norm2")
+        self.conv2 = Folded(_conv(outputs, outputs))
         self.shortcut = (
             Folded(_conv(inputs, outputs, stride, 1)) if inputs != outputs or stride != 1 else None
         )
         self.join = ConvexCombination()
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        spikes = self.fire1(x, timesteps, self.norm1)
+        spikes = self.fire1(x, timesteps)
         beside = x if self.shortcut is None else self.shortcut(spikes)
-        joined: Tensor = self.join(beside, self.conv2(self.fire2(self.conv1(spikes), timesteps, self.norm2)))
+        joined: Tensor = self.join(beside, self.conv2(self.fire2(self.conv1(spikes), timesteps)))
         return joined
 
 
@@ -74,10 +68,10 @@ class WRN(nn.Module):
             for b in range(blocks):
                 inputs = widths[group] if b == 0 else widths[group + 1]
                 self.blocks.append(Block(inputs, widths[group + 1], 2 if group and b == 0 else 1, neuron))
-        self.norm, self.fire = nn.BatchNorm2d(widths[3]), Spiking(neuron)
+        self.norm, self.fire = nn.BatchNorm2d(widths[3]), Spiking(neuron).after(self)
 
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
-        spikes: Tensor = self.fire(self.blocks(self.stem(x), timesteps), timesteps, self.norm)
+        spikes: Tensor = self.fire(self.blocks(self.stem(x), timesteps), timesteps)
         return spikes.mean((-2, -1))
 
 

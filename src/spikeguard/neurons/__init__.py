@@ -4,14 +4,15 @@
     S[t] = step(H[t] + noise[t] - threshold)            fire (>= fires)
     V[t] = H[t] * (1 - S[t])  |  H[t] - threshold*S[t]  reset (hard | soft)
 
-A batch norm before the neurons and 2x2 average pooling behind them can be handed in: they then cost no pass
-over memory of their own.
+A layer can have a batch norm before its neurons and 2x2 average pooling after them: they cost no pass over
+memory of their own.
 
-``u = H - threshold`` is what every defense, attack and diagnosis of this project speaks about.
+``u = H - threshold``, the distance to the threshold, is what defenses, attacks and diagnoses work with.
 """
 
-from spikeguard.neurons.layer import IF, LIF, PLIF, Spiking, TapRequest
+from spikeguard.neurons.layer import IF, LIF, PLIF, Spiking
 from spikeguard.neurons.lookup import frozen_norms, recomputation, seed_noise, spiking
+from spikeguard.neurons.request import TapRequest
 from spikeguard.neurons.settings import Neuron, Noise
 
 __all__ = [

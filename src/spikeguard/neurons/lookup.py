@@ -1,7 +1,4 @@
-"""The spiking layers inside a module.
-
-Who they are, the seed of what they draw, a pass that is repeated or leaves no trace.
-"""
+"""The spiking layers of a module: their names, the seed of their noise, passes that leave no trace."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from spikeguard.neurons.layer import Spiking, TapRequest
+from spikeguard.neurons.layer import Spiking
+from spikeguard.neurons.request import TapRequest
 from spikeguard.random import draws
 from spikeguard.random.streams import NoiseStream, StochasticModule
 
@@ -23,7 +21,7 @@ def spiking(module: nn.Module) -> dict[str, Spiking]:
 
 @contextmanager
 def frozen_norms(module: nn.Module) -> Iterator[None]:
-    """Batch norms that are handed to spiking layers leave their running averages as they are."""
+    """Inside, the batch norms of spiking layers do not move their running averages."""
     layers = [(layer, layer.recomputing) for layer in spiking(module).values()]
     for layer, _ in layers:
         layer.recomputing = True
@@ -35,43 +33,43 @@ def frozen_norms(module: nn.Module) -> Iterator[None]:
 
 
 def seed_noise(module: nn.Module, seed: int) -> None:
-    """Make all that the layers draw a function of ``seed``, of the layer and of the number of calls since."""
+    """Make everything that layers draw a function of ``seed``, the layer and the number of calls since."""
     for name, layer in module.named_modules():
         if isinstance(layer, StochasticModule):
             layer.source = NoiseStream(draws.key(seed, name))
 
 
 def recomputation(layer: Spiking) -> AbstractContextManager[None]:
-    """To be made before a forward pass and entered for its repetition.
+    """A context to create before a forward pass and to enter for its repetition.
 
-    The layer draws the same noise, and leaves everything as it is.
+    Inside, the layer draws the same noise, notifies no tap and moves no running average.
     """
     requests = [
-        replace(s, on_current=s.on_current and _silent, on_potentials=None, on_penalty=None)
+        replace(s, on_current=s.on_current and _ignore, on_potentials=None, on_penalty=None)
         for s in layer.requests
     ]
     own = [m.source for m in layer.modules() if isinstance(m, StochasticModule)]
     sources = {
         id(s): (s, s.calls) for s in (*own, *(request.source for request in requests)) if s is not None
     }
-    return _replaying(layer, requests, list(sources.values()))
+    return _recomputing(layer, requests, list(sources.values()))
 
 
 @contextmanager
-def _replaying(
+def _recomputing(
     layer: Spiking, requests: list[TapRequest], sources: list[tuple[NoiseStream, int]]
 ) -> Iterator[None]:
-    before, calls, replayed = layer.requests, [s.calls for s, _ in sources], layer.recomputing
+    requests_before, calls, before = layer.requests, [s.calls for s, _ in sources], layer.recomputing
     layer.requests, layer.recomputing = requests, True
     for source, at in sources:
         source.calls = at
     try:
         yield
     finally:
-        layer.requests, layer.recomputing = before, replayed
+        layer.requests, layer.recomputing = requests_before, before
         for (source, _), at in zip(sources, calls, strict=True):
             source.calls = at
 
 
-def _silent(value: Tensor) -> None:
-    """Takes the place of whoever listens while a pass is repeated."""
+def _ignore(value: Tensor) -> None:
+    """Replaces a tap's callback while a pass is repeated."""

@@ -14,33 +14,46 @@ KINDS = ("lif", "if", "plif")
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise of standard deviation ``sigma`` (units of the potential), one draw a step shared by
-    spike and reset.
+    """Gaussian noise of standard deviation ``sigma``, in units of the potential.
 
-    ``site`` 'compare' adds it to the comparison only, 'membrane' to the potential itself, where it lasts;
-    'band' to the comparison where the potential lies within ``reach`` of the threshold: there noise lowers a
-    neuron's sensitivity, farther out it raises it.
+    Each step has one draw, which spike and reset share.
+    ``site`` 'compare' adds it to the comparison with the threshold only, 'membrane' to the potential, where
+    it stays. 'band' adds it to the comparison where the potential is within ``noise_band`` of the threshold:
+    there noise lowers a neuron's sensitivity, farther away it raises it. ``at_eval`` draws it in evaluation,
+    too. Raises UserError on a negative ``sigma`` or an unknown ``site``.
+
+    >>> layer = sg.LIF(noise=sg.Noise(0.1))
+    >>> spikes = layer(torch.full((4, 1, 1000), 1.0))  # exactly at the threshold
+    >>> bool(0.4 < spikes[0].mean() < 0.6)
+    True
     """
 
     sigma: float
     site: Literal["compare", "membrane", "band"] = "compare"
     at_eval: bool = False
-    reach: float = math.inf
+    noise_band: float = math.inf
 
     def __post_init__(self) -> None:
         if not (self.sigma >= 0 and math.isfinite(self.sigma)):
             raise UserError(f"Noise: sigma = {self.sigma} must be a finite number, 0 or more")
         if self.site not in ("compare", "membrane", "band"):
             raise UserError(f"Noise: site = {self.site!r} must be 'compare', 'membrane' or 'band'")
-        if not self.reach > 0:
-            raise UserError(f"Noise: reach = {self.reach} must be above 0")
+        if not self.noise_band > 0:
+            raise UserError(f"Noise: noise_band = {self.noise_band} must be above 0")
 
 
 @dataclass(frozen=True)
 class Neuron:
-    """Settings of a spiking neuron. ``decay`` 1 does not leak.
+    """Settings of a spiking neuron: charge, fire, reset (see ``spikeguard.neurons``).
 
-    ``learn_threshold`` makes the threshold a parameter.
+    ``kind`` 'plif' learns its decay, 'if' does not leak. ``decay`` in [0, 1]: 1 does not leak.
+    ``learn_threshold`` makes the threshold a parameter. ``reset`` 'hard' sets the potential to 0, 'soft'
+    subtracts the threshold; ``detach_reset`` takes the reset out of the backward pass. ``v_init`` is the
+    potential before the first step. Raises UserError on a value that is not allowed.
+
+    >>> neuron = sg.Neuron(decay=0.5, reset="soft", surrogate=sg.surrogates.Atan(2.0))
+    >>> sg.build("small", classes=10, in_shape=(1, 8, 8), neuron=neuron)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
     """
 
     kind: Literal["lif", "if", "plif"] = "lif"

@@ -1,9 +1,11 @@
-"""The one way to look into a network from outside, and to change what its neurons do while looking."""
+"""``tap``: the one way to read a network's neurons from outside and to change what they compute."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -16,68 +18,59 @@ from spikeguard.random.streams import NoiseStream
 from spikeguard.surrogates import Surrogate
 
 
-class tap:
-    """Context that reads, disturbs or re-derives the neurons of ``model``; everything is as before when it
-    closes.
+@dataclass(frozen=True)
+class Changes:
+    """What a tap changes in every layer; ``surrogate`` and ``band`` can be functions of the layer's name."""
 
-    ``potentials``: ``{layer: u [T, N, ...]}`` of every forward pass since entry or ``clear()``, detached
-    unless ``grad``; a second call of a layer is ``name#1``. Kept only if no other argument but ``grad`` is
-    given, or ``potentials=True``. ``noise`` (sigma or Noise) with ``seed``: noise in every neuron, training
-    or not. ``surrogate``: another derivative in the backward pass, one for all or a function of the layer's
-    name; ``detach_reset``: with or without the path through the reset; ``backward``: another pass over the
-    whole sequence (``bptr``, ``rga``, ``hart``); forward values never change. ``smooth``: soft spikes in the
-    forward pass; ``relu``: neurons without time instead, ``max(0, current) / threshold``. ``band``, one or a
-    function of the layer's name: the mean of ``max(0, delta - |u|)`` per layer, in ``penalties``, at no extra
-    pass. ``currents``: what the neurons integrate, likewise. Raises UserError if the model has no neuron it
-    knows.
+    noise: Noise | None = None
+    seed: int = 0
+    surrogate: Surrogate | Callable[[str], Surrogate] | None = None
+    band: Band | Callable[[str], Band] | None = None
+    detach_reset: bool | None = None
+    smooth: bool | None = None
+    relu: bool | None = None
+    backward: SequenceRule | None = None
+
+    def request(self, name: str) -> TapRequest:
+        """The request to the layer of that name."""
+        choose, band = self.surrogate, self.band
+        return TapRequest(
+            surrogate=choose if isinstance(choose, Surrogate) or choose is None else choose(name),
+            noise=self.noise,
+            source=None if self.noise is None else NoiseStream(draws.key(self.seed, name)),
+            band=band if isinstance(band, Band) or band is None else band(name),
+            detach_reset=self.detach_reset,
+            smooth=self.smooth,
+            relu=self.relu,
+            backward=self.backward,
+        )
+
+
+class Tap:
+    """An open or closed tap, as ``tap`` returns it: a context manager that holds what it has read.
+
+    ``potentials``, ``currents``: ``{layer: [T, N, ...]}``; ``penalties``: ``{layer: scalar}``. A second call
+    of a layer is ``name#1``.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        noise: float | Noise | None = None,
-        seed: int = 0,
-        surrogate: Surrogate | Callable[[str], Surrogate] | None = None,
-        detach_reset: bool | None = None,
-        smooth: bool = False,
-        relu: bool = False,
-        backward: SequenceRule | None = None,
-        band: Band | Callable[[str], Band] | None = None,
-        potentials: bool | None = None,
-        currents: bool = False,
-        grad: bool = False,
+        self, model: nn.Module, changes: Changes, *, potentials: bool, currents: bool, grad: bool
     ) -> None:
         self._layers = spiking(model)
         if not self._layers:
             raise UserError(f"tap: {type(model).__name__} has no spiking layer of spikeguard (LIF, IF, PLIF)")
-        plain = (
-            noise is None and surrogate is None and band is None and backward is None and detach_reset is None
-        )
-        plain = plain and not (smooth or relu or currents)
-        self._keep = plain if potentials is None else potentials
         self._grad = grad
         self.potentials: dict[str, Tensor] = {}
         self.penalties: dict[str, Tensor] = {}
         self.currents: dict[str, Tensor] = {}
-        self._requests = {
-            name: TapRequest(
-                surrogate=surrogate
-                if isinstance(surrogate, Surrogate) or surrogate is None
-                else surrogate(name),
-                noise=Noise(noise) if isinstance(noise, (int, float)) else noise,
-                source=None if noise is None else NoiseStream(draws.key(seed, name)),
-                band=band if isinstance(band, Band) or band is None else band(name),
-                detach_reset=detach_reset,
-                smooth=smooth or None,
-                relu=relu or None,
-                backward=backward,
-                on_current=self._recorder(self.currents, name) if currents else None,
-                on_potentials=self._recorder(self.potentials, name) if self._keep else None,
-                on_penalty=self._recorder(self.penalties, name, grad=True) if band is not None else None,
-            )
-            for name in self._layers
-        }
+        self._requests: dict[str, TapRequest] = {}
+        for name in self._layers:
+            request = changes.request(name)
+            request.on_current = self._recorder(self.currents, name) if currents else None
+            request.on_potentials = self._recorder(self.potentials, name) if potentials else None
+            if changes.band is not None:
+                request.on_penalty = self._recorder(self.penalties, name, grad=True)
+            self._requests[name] = request
 
     def _recorder(self, into: dict[str, Tensor], name: str, grad: bool = False) -> Callable[[Tensor], None]:
         def record(value: Tensor) -> None:
@@ -92,7 +85,7 @@ class tap:
         self.currents.clear()
         self.penalties.clear()
 
-    def __enter__(self) -> tap:
+    def __enter__(self) -> Self:
         for name, layer in self._layers.items():
             layer.requests.append(self._requests[name])
         return self
@@ -102,3 +95,48 @@ class tap:
     ) -> None:
         for name, layer in self._layers.items():
             layer.requests[:] = [s for s in layer.requests if s is not self._requests[name]]
+
+
+def tap(
+    model: nn.Module,
+    *,
+    noise: float | Noise | None = None,
+    seed: int = 0,
+    surrogate: Surrogate | Callable[[str], Surrogate] | None = None,
+    detach_reset: bool | None = None,
+    smooth: bool = False,
+    relu: bool = False,
+    backward: SequenceRule | None = None,
+    band: Band | Callable[[str], Band] | None = None,
+    potentials: bool | None = None,
+    currents: bool = False,
+    grad: bool = False,
+) -> Tap:
+    """Read the neurons of ``model``, disturb them, or change their backward pass, while the context is open.
+
+    ``potentials``: record ``u`` ``[T, N, ...]`` of every layer and pass, detached unless ``grad``; the
+    default if no argument but ``grad`` is given. ``currents``: record what the neurons integrate. ``noise``
+    (sigma or Noise) with ``seed``: noise in every neuron, in training and evaluation. ``surrogate``,
+    ``detach_reset``, ``backward``: another backward pass; forward values never change. ``smooth``: the soft
+    step in the forward pass. ``relu``: ``max(0, current) / threshold`` instead of neurons. ``band``: record
+    the mean of ``max(0, delta - |u|)`` of every layer in ``penalties``, at no extra pass. Raises UserError if
+    the model has no spiking layer of spikeguard.
+
+    >>> with sg.tap(net) as t:
+    ...     logits = net(x)
+    >>> [tuple(u.shape[:2]) for u in t.potentials.values()]  # time steps and images, layer by layer
+    [(3, 6), (3, 6), (3, 6)]
+    """
+    changes = Changes(
+        noise=Noise(noise) if isinstance(noise, (int, float)) else noise,
+        seed=seed,
+        surrogate=surrogate,
+        band=band,
+        detach_reset=detach_reset,
+        smooth=smooth or None,
+        relu=relu or None,
+        backward=backward,
+    )
+    if potentials is None:
+        potentials = changes == Changes(seed=seed) and not currents
+    return Tap(model, changes, potentials=potentials, currents=currents, grad=grad)

@@ -1,14 +1,22 @@
-"""From a recipe to what it trains on, and with."""
+"""From a recipe to its device, precision, network and images."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
+from torch import nn
 
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
+from spikeguard.runtime.machine import machine
 from spikeguard.training.recipe import Recipe
+
+LARGE = 10**6  # parameters; smaller networks are not faster in bfloat16, measured where it is native
+NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # with avx512f alone torch emulates it, several times slower
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -21,9 +29,38 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+def pick_precision(net: nn.Module, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What ``precision = "auto"`` means: bfloat16 for a large network where the device computes it natively.
+
+    A function of the network's size and the machine, never of a timing, so that a training repeats.
+    """
+    if sum(p.numel() for p in net.parameters()) < LARGE:
+        return "float32"
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    return "bfloat16" if NATIVE_BFLOAT16 & set(machine()["instructions"]) else "float32"
+
+
+def settled(recipe: Recipe, data: Dataset, device: torch.device) -> Recipe:
+    """The recipe with the precision that 'auto' picks here; records, checkpoints and weights hold it."""
+    if recipe.precision != "auto":
+        return recipe
+    return replace(recipe, precision=pick_precision(_network(recipe, data), device))
+
+
 def make_network(recipe: Recipe, data: Dataset) -> Classifier:
     """The recipe's network, untrained, with its defenses prepared."""
-    net = build(
+    net = _network(recipe, data)
+    for defense in recipe.defenses:
+        defense.prepare(net)
+    net.adaptive = frozenset(d.adaptive for d in recipe.defenses)
+    precision = pick_precision(net, torch.device("cpu")) if recipe.precision == "auto" else recipe.precision
+    autocast = torch.bfloat16 if precision == "bfloat16" else None
+    return net.prefer(recipe.channels_last, autocast, recipe.checkpoint)
+
+
+def _network(recipe: Recipe, data: Dataset) -> Classifier:
+    return build(
         recipe.network,
         classes=len(data.classes),
         in_shape=data.in_shape,
@@ -33,12 +70,6 @@ def make_network(recipe: Recipe, data: Dataset) -> Classifier:
         std=data.std,
         seed=recipe.seed,
         **recipe.options,
-    )
-    for defense in recipe.defenses:
-        defense.prepare(net)
-    net.adaptive = frozenset(d.adaptive for d in recipe.defenses)
-    return net.prefer(
-        recipe.channels_last, torch.bfloat16 if recipe.precision == "bfloat16" else None, recipe.checkpoint
     )
 
 

@@ -30,7 +30,7 @@ from spikeguard.records.files import SCHEMA, write_json
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.stop import Stop, ctrl_c
-from spikeguard.training.builder import make_network, pick_device, training_parts
+from spikeguard.training.builder import make_network, pick_device, settled, training_parts
 from spikeguard.training.checkpoint import (
     RECORD,
     STATE,
@@ -90,7 +90,9 @@ def train(
     """
     folder = Path(out) if out is not None else None
     data = data or load_data(recipe.data)
-    trainer = _Trainer(recipe, data, pick_device(device))
+    place = pick_device(device)
+    recipe = settled(recipe, data, place)
+    trainer = _Trainer(recipe, data, place)
     if folder is not None:
         trainer.open(folder, resume)
     elif resume:

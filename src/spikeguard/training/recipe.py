@@ -23,8 +23,9 @@ class Recipe:
     own logits, 'tet' 0.999 of the latter and 0.001 of the logits' mean squared distance from 1 (Deng et al.,
     ICLR 2022). The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls
     to 0 by cosine; SGD with Nesterov momentum, weight decay on matrices only. ``precision`` 'bfloat16' is
-    autocast; potentials stay float32. ``checkpoint`` keeps only what lies between blocks and computes the
-    rest again in the backward pass: less memory, same bits.
+    autocast; potentials stay float32. 'auto' picks by machine and network size, and the record holds the
+    pick. ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass:
+    less memory, same bits.
     """
 
     name: str = "custom"
@@ -44,7 +45,7 @@ class Recipe:
     warmup: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     channels_last: bool = True
     checkpoint: bool = False
     seed: int = 0
@@ -53,7 +54,10 @@ class Recipe:
         for name, low in (("timesteps", 1), ("epochs", 1), ("batch_size", 2)):
             if getattr(self, name) < low:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must be at least {low}")
-        for name, allowed in (("loss", ("mean", "per_step", "tet")), ("precision", ("float32", "bfloat16"))):
+        for name, allowed in (
+            ("loss", ("mean", "per_step", "tet")),
+            ("precision", ("float32", "bfloat16", "auto")),
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"recipe: {name} = {getattr(self, name)!r} must be one of {', '.join(allowed)}"
