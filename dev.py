@@ -1,45 +1,55 @@
 """Set up and run, on a fresh machine with Python 3.11 or later and git. Standard library only.
 
 python3 dev.py demo [options]     train vanilla and TGO on the data in the package, attack both, write a page
-python3 dev.py test [options]     lint, types, layers, tests side by side (options go to pytest)
+python3 dev.py test [options]     lint, types, layers, documents, tests (options go to pytest)
 """
 
 import os
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 BIN = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
+PIP_INSTALL = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", CONSTRAINTS]
+
+# Oracles of the tests and peers of the bench. Their own dependencies would break the rest (a torchvision for
+# CUDA, an old requests), so they come without.
+PEERS = ["torchattacks==3.5.1", "spikingjelly==2.0.0", "snntorch==1.0.0"]
+# Its neurons have no gradient in eval mode: a test shows that this does not fool the audit.
+OLD_PEER = "spikingjelly==0.0.0.0.14"
 
 
 def fail(message):
     sys.exit("dev.py: " + message)
 
 
-def call(*command, **rest):
-    code = subprocess.call(command, cwd=rest.get("cwd", ROOT))
+def call(*command, **options):
+    """Run a command; end with its exit code if it fails."""
+    code = subprocess.call(command, cwd=options.get("cwd", ROOT), env=options.get("env"))
     if code:
         sys.exit(code)
 
 
-def python():
-    return os.path.join(BIN, "python")
+def tool(name):
+    return os.path.join(BIN, name)
 
 
-def wanted(what):
-    parts = [what]
+def installed_from(extra):
+    """Everything that decides what has to be installed, as one text."""
+    parts = [extra]
     for name in ("constraints.txt", "pyproject.toml"):
         with open(os.path.join(ROOT, name)) as file:
             parts.append(file.read())
     return "\n".join(parts)
 
 
-def setup(extra):
-    """A virtual environment with the package (and its development tools).
+def set_up(extra):
+    """Make a virtual environment with the package and, for ``[dev]``, its development tools.
 
-    Made once a change of pyproject or constraints.
+    It is made again only after a change of pyproject.toml or constraints.txt.
     """
     if sys.version_info < (3, 11):
         fail("Python 3.11 or later is needed, this is %d.%d" % sys.version_info[:2])
@@ -51,45 +61,39 @@ def setup(extra):
     mark = os.path.join(VENV, "ready" + extra.strip("[]"))
     if os.path.exists(mark):
         with open(mark) as file:
-            if file.read() == wanted(extra):
+            if file.read() == installed_from(extra):
                 return
-    if not os.path.exists(python()):
+    if not os.path.exists(tool("python")):
         print("dev.py: making .venv", flush=True)
         call(sys.executable, "-m", "venv", VENV)
     print("dev.py: installing spikeguard%s (torch is a few hundred MB the first time)" % extra, flush=True)
-    quiet = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", CONSTRAINTS]
-    call(python(), *quiet, "torch", "numpy")
-    call(python(), *quiet, "-e", "." + extra)
-    # test oracles and peers of the bench, whose own dependencies would break the rest (a CUDA torchvision, an
-    # old requests)
+    call(tool("python"), *PIP_INSTALL, "torch", "numpy")
+    call(tool("python"), *PIP_INSTALL, "-e", "." + extra)
     if extra:
-        call(python(), *quiet, "--no-deps", "torchattacks==3.5.1", "spikingjelly==2.0.0", "snntorch==1.0.0")
-        # whose neurons have no gradient in eval mode: a test shows that the audit is not fooled
-        old = "spikingjelly==0.0.0.0.14"
-        call(
-            python(),
-            *quiet,
-            "--no-deps",
-            "--upgrade",
-            "--target",
-            os.path.join(VENV, old.replace("==", "-")),
-            old,
-        )
+        beside = os.path.join(VENV, OLD_PEER.replace("==", "-"))
+        call(tool("python"), *PIP_INSTALL, "--no-deps", *PEERS)
+        call(tool("python"), *PIP_INSTALL, "--no-deps", "--upgrade", "--target", beside, OLD_PEER)
     with open(mark, "w") as file:
-        file.write(wanted(extra))
+        file.write(installed_from(extra))
+
+
+def build_site():
+    """Build the documentation into a temporary folder; a broken link or reference ends the test."""
+    quiet = dict(os.environ, NO_MKDOCS_2_WARNING="1")
+    with tempfile.TemporaryDirectory() as folder:
+        call(tool("mkdocs"), "build", "--quiet", "--strict", "--site-dir", folder, env=quiet)
 
 
 def test(options):
-    tool = lambda name: os.path.join(BIN, name)  # noqa: E731
     call(tool("ruff"), "check", ".")
     call(tool("ruff"), "format", "--check", ".")
     call(tool("mypy"))
     call(tool("lint-imports"))
-    beside = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # threads that spin while they wait would take the cores from the tests beside
-    call(python(), "-m", "pytest", *beside, *options)
+    build_site()
+    # threads that spin while they wait would take the cores from the other test processes
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    parallel = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+    call(tool("python"), "-m", "pytest", *parallel, *options)
 
 
 def main():
@@ -97,9 +101,9 @@ def main():
         print(__doc__.strip())
         sys.exit(0 if len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help") else 2)
     verb, options = sys.argv[1], sys.argv[2:]
-    setup("[dev]" if verb == "test" else "")
+    set_up("[dev]" if verb == "test" else "")
     if verb == "demo":
-        call(os.path.join(BIN, "spikeguard"), "demo", *options, cwd=os.getcwd())
+        call(tool("spikeguard"), "demo", *options, cwd=os.getcwd())
     else:
         test(options)
 

@@ -1,28 +1,36 @@
-"""Rows of a study, made up."""
+"""Records of a study, made up."""
+
+from dataclasses import replace
+
+from spikeguard.records.schema import Accuracy, Masking, SuiteId
+from spikeguard.records.studies import StudyAudit, StudyRecord, StudyRow, StudySettings
 
 
-def told(group, row, seed, clean, robust):
-    bits = {
-        "right_clean": [float(k < 100 * clean) for k in range(100)],
-        "right": [float(k < 100 * robust) for k in range(100)],
-    }
-    rest = {
-        "masking": {"PGD-20": 0.4, "optimizer": 0.1, "gradient": 0.1, "rest": 0.0},
-        "flags": [],
-        "seconds": 1.0,
-        "audit_seconds": 1.0,
-        "validation_accuracy": clean,
-    }
-    rest["low"] = {"worst_case": {"accuracy": 0.5}}
-    return {
-        "group": group,
-        "row": row,
-        "seed": seed,
-        "clean": {"accuracy": clean},
-        "worst_case": {"accuracy": robust, "interval": [robust - 0.1, robust + 0.1]},
-        **bits,
-        **rest,
-    }
+def made_up_row(group, row, seed, clean, robust, **changes):
+    """A network with these accuracies on a hundred images."""
+    audit = StudyAudit(
+        clean=Accuracy(clean, clean, clean, 100),
+        worst_case=Accuracy(robust, robust - 0.1, robust + 0.1, 100),
+        masking=Masking(pgd20=0.4, optimizer=0.1, gradient=0.1, rest=0.0, worst_case=robust),
+        right=tuple(float(k < 100 * robust) for k in range(100)),
+        right_clean=tuple(float(k < 100 * clean) for k in range(100)),
+        flags=(),
+        suite=SuiteId("made up", "quick", "none"),
+        seconds=1.0,
+    )
+    low = replace(audit, worst_case=Accuracy(0.5, 0.4, 0.6, 100))
+    cell = StudyRow(group, row, seed, seconds=1.0, validation_accuracy=clean, audit=audit, low=low)
+    return replace(cell, **changes)
+
+
+def flagged(cell, *flags):
+    """A network whose audit has these flags."""
+    return replace(cell, audit=replace(cell.audit, flags=flags))
+
+
+def failed(cell, why):
+    """A network that failed."""
+    return replace(cell, audit=None, failed=why)
 
 
 def many(seeds, lift=0.05, start=0):
@@ -30,23 +38,19 @@ def many(seeds, lift=0.05, start=0):
     cells = {}
     for seed in range(start, start + seeds):
         level = 0.02 * (seed % 3)
-        cells[f"a{seed}"] = told("frontier", "AT 4/255", seed, 0.8, 0.2 + level)
-        cells[f"b{seed}"] = told("frontier", "AT 8/255", seed, 0.6, 0.4 + level)
-        cells[f"c{seed}"] = told("AT", "TGO", seed, 0.7, 0.3 + lift + level)
+        cells[f"a{seed}"] = made_up_row("frontier", "AT 4/255", seed, 0.8, 0.2 + level)
+        cells[f"b{seed}"] = made_up_row("frontier", "AT 8/255", seed, 0.6, 0.4 + level)
+        cells[f"c{seed}"] = made_up_row("AT", "TGO", seed, 0.7, 0.3 + lift + level)
     return cells
 
 
-def record_of(cells, **rest):
+def record_of(cells, **changes):
     """A study's record that holds these networks in its ranking and nothing else."""
-    settings = {"epochs": 4, "ranked_on": 100, "scored_on": 200}
-    wanted = [[c["group"], c["row"], c["seed"]] for c in cells.values()]
-    return {
-        "eps": 25 / 255,
-        "low": 8 / 255,
-        "settings": settings,
-        "cells": cells,
-        "confirmed": {},
-        "test": {},
-        "wanted": wanted,
-        **rest,
-    }
+    planned = tuple((c.group, c.row, c.seed) for c in cells.values())
+    record = StudyRecord(StudySettings(4, 100, 200), 25 / 255, 8 / 255, cells, planned=planned)
+    return replace(record, **changes)
+
+
+def text_of(page):
+    """A page without its line breaks."""
+    return " ".join(page.split())

@@ -54,7 +54,7 @@ def test_one_neuron_is_broken_exactly_beyond_its_distance(wanted):
     clear = (means + eps - border).abs() > 1e-4
     assert 0.2 < float(breakable.float().mean()) < 0.8
     got = sg.audit(model, x, y, sg.Linf(eps), effort="quick")
-    broken = torch.tensor(got.record["first"]) >= 0
+    broken = torch.tensor(got.record.first_by) >= 0
     assert torch.equal(broken[clear], breakable[clear])
     assert got.robust_accuracy == pytest.approx(1 - float(breakable.double().mean()), abs=1 / 60 + 1e-9)
 
@@ -88,7 +88,7 @@ def test_never_better_than_exhaustive_search_and_seldom_worse(seed):
         possible |= model(moved).argmax(1) != y
     assert not possible[1::2].any()
     got = sg.audit(model, x, y, sg.Linf(eps), effort="quick")
-    broken = torch.tensor(got.record["first"]) >= 0
+    broken = torch.tensor(got.record.first_by) >= 0
     assert not (broken & ~possible).any()
     assert int(broken.sum()) >= 0.9 * int(possible.sum()) > 0
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard import attacks
-from spikeguard.auditing import run as runner
 from spikeguard.auditing import witnesses
+from spikeguard.auditing.run import Task, run_suite
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import QUICK
 from spikeguard.errors import AttackError, UserError
@@ -174,8 +174,8 @@ def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
         settings_ = {"steps": 4, "restarts": 1, "step_size": 0.005}
         a, b = sg.pgd(tiny, x, y, threat, **settings_ | one), sg.pgd(tiny, x, y, threat, **settings_ | more)
         assert (b.broken | ~a.broken).all()
-    fewer = runner.run(runner.Task(tiny, x, y, threat, QUICK[:2]))
-    more = runner.run(runner.Task(tiny, x, y, threat, QUICK[:4]))
+    fewer = run_suite(Task(tiny, x, y, threat, QUICK[:2]))
+    more = run_suite(Task(tiny, x, y, threat, QUICK[:4]))
     assert (more.right <= fewer.right).all()
     assert list(fewer.after.values()) == sorted(fewer.after.values(), reverse=True)
 
@@ -183,9 +183,9 @@ def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
 def test_at_eps_zero_the_worst_case_is_the_clean_accuracy(tiny, pair):
     x, y = pair
     y = torch.where(torch.arange(7) < 2, (y + 1) % 10, y)
-    state = runner.run(runner.Task(tiny, x, y, sg.Linf(0.0), QUICK[:5]))
+    state = run_suite(Task(tiny, x, y, sg.Linf(0.0), QUICK[:5]))
     assert float(state.clean.mean()) == float(state.right.mean()) == pytest.approx(5 / 7)
-    assert state.first.tolist() == [CLEAN_WRONG] * 2 + [ROBUST] * 5
+    assert state.first_by.tolist() == [CLEAN_WRONG] * 2 + [ROBUST] * 5
 
 
 def test_results_do_not_depend_on_batch_size_or_on_company(tiny, pair):

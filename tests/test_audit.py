@@ -5,18 +5,20 @@ Numbers, witnesses, resuming, records together, what is refused.
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import spikeguard as sg
-from spikeguard.auditing import run as runner
 from spikeguard.auditing.audit import RECORD, STATE
 from spikeguard.auditing.findings import without_each_family
+from spikeguard.auditing.run import Task, run_suite, traits
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import members
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.schema import Cost
 
 THREAT = sg.Linf(0.03)
 
@@ -25,56 +27,48 @@ pytestmark = pytest.mark.compiled
 
 
 def without_times(record):
-    text = json.dumps(record)
-    kept = json.loads(text)
-    for m in kept["members"]:
-        m.pop("seconds", None)
-    for key in ("cost", "machine"):
-        kept.pop(key)
-    return kept
+    return replace(
+        record, members=tuple(replace(m, seconds=0.0) for m in record.members), cost=Cost(), witnesses=None
+    )
 
 
 def test_the_worst_case_is_the_union_of_all_members(small_audit):
     record = small_audit.record
-    assert record["worst_case"]["accuracy"] == small_audit.robust_accuracy < small_audit.clean_accuracy
-    assert small_audit.robust_accuracy <= min(m["after"] for m in small_audit.attacks) + 1e-9
-    assert all(small_audit.robust_accuracy <= told["accuracy"] for told in record["alone"].values())
-    assert list(record["after"].values()) == sorted(record["after"].values(), reverse=True)
-    first = torch.tensor(record["first"])
+    assert record.worst_case.value == small_audit.robust_accuracy < small_audit.clean_accuracy
+    assert small_audit.robust_accuracy <= min(m.after for m in small_audit.attacks) + 1e-9
+    assert all(small_audit.robust_accuracy <= alone.value for alone in record.alone.values())
+    assert list(record.after.values()) == sorted(record.after.values(), reverse=True)
+    first = torch.tensor(record.first_by)
     assert float((first == ROBUST).double().mean()) == pytest.approx(small_audit.robust_accuracy)
     assert float((first != CLEAN_WRONG).double().mean()) == pytest.approx(small_audit.clean_accuracy)
-    assert sum(m["first"] for m in small_audit.attacks) == int((first >= 0).sum())
-    assert all(v >= small_audit.robust_accuracy - 1e-9 for v in record["without_each_family"].values())
-    parts = record["masking"]
-    assert parts["PGD-20"] == pytest.approx(
-        parts["worst case"] + parts["optimizer"] + parts["gradient"] + parts["rest"]
-    )
-    assert parts["worst case"] == pytest.approx(small_audit.robust_accuracy)
-    assert min(parts[k] for k in ("optimizer", "gradient", "rest")) >= 0
+    assert sum(m.first_by for m in small_audit.attacks) == int((first >= 0).sum())
+    assert all(v >= small_audit.robust_accuracy - 1e-9 for v in record.without_family.values())
+    parts = record.masking
+    assert parts.pgd20 == pytest.approx(parts.worst_case + parts.optimizer + parts.gradient + parts.rest)
+    assert parts.worst_case == pytest.approx(small_audit.robust_accuracy)
+    assert min(parts.optimizer, parts.gradient, parts.rest) >= 0
 
 
-def test_leaving_a_family_out_tells_what_an_audit_without_it_would_say(small_net, small_images):
+def test_leaving_a_family_out_gives_what_an_audit_without_it_would_find(small_net, small_images):
     """Held against an audit that really lacks the family."""
     x, y = small_images
-    rows, _ = members("quick", THREAT, runner.traits(small_net, False))
-    task = runner.Task(small_net, x, y, THREAT, rows)
-    state = runner.run(task)
-    told = without_each_family(task, state)
+    rows, _ = members("quick", THREAT, traits(small_net, False))
+    task = Task(small_net, x, y, THREAT, rows)
+    state = run_suite(task)
+    shares = without_each_family(task, state)
     for family in ("own gradient", "adaptive sharpness", "other surrogates"):
         kept = [m for m in rows if m.family != family]
-        really = runner.run(runner.Task(small_net, x, y, THREAT, kept))
-        assert told[family] == pytest.approx(float(really.right.double().mean()), abs=1e-9), family
+        really = run_suite(Task(small_net, x, y, THREAT, kept))
+        assert shares[family] == pytest.approx(float(really.right.double().mean()), abs=1e-9), family
 
 
 def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have_said(small_audit):
-    low, high = (100 * v for v in small_audit.record["worst_case"]["interval"])
+    worst = small_audit.record.worst_case
+    low, high = 100 * worst.low, 100 * worst.high
     assert small_audit.verdict.startswith(
         f"at most {100 * small_audit.robust_accuracy:.1f} % ({low:.1f} to {high:.1f}) under suite-v2, quick"
     )
-    assert (
-        f"would have said {100 * small_audit.record['alone']['PGD-20']['accuracy']:.1f} %"
-        in small_audit.verdict
-    )
+    assert f"would have said {100 * small_audit.record.alone['pgd20'].value:.1f} %" in small_audit.verdict
     assert small_audit.reliable
 
 
@@ -89,7 +83,7 @@ def test_batch_size_does_not_change_the_number(small_net, small_images, small_au
     assert (
         abs(other.robust_accuracy - small_audit.robust_accuracy) <= 1 / 60 + 1e-9
     )  # a last bit of a kernel may flip one spike
-    agree = sum(a == b for a, b in zip(other.record["first"], small_audit.record["first"], strict=True))
+    agree = sum(a == b for a, b in zip(other.record.first_by, small_audit.record.first_by, strict=True))
     assert agree >= 54
 
 
@@ -97,13 +91,13 @@ def test_a_budget_an_image_and_other_norms_are_judged_too(small_net, small_image
     x, y = small_images
     mixed = torch.where(torch.arange(60) < 30, 0.0, 0.1)
     got = sg.audit(small_net, x, y, sg.Linf(mixed), effort="quick")
-    right = torch.tensor(got.record["right"])
+    right = torch.tensor(got.record.right)
     assert float(right[:30].mean()) == float((small_net(x[:30]).argmax(1) == y[:30]).float().mean())
     assert float(right[30:].mean()) < 0.3
     for threat in (sg.L2(0.8), sg.L1(6.0)):
         other = sg.audit(small_net, x, y, threat, effort="quick")
         assert other.robust_accuracy < other.clean_accuracy
-        assert any(row["name"] == "Square-200" for row in other.record["members"])
+        assert any(row.id == "square200" for row in other.record.members)
         rows, found = other.witnesses.read(x, threat)
         threat.check(found, x[rows])
 
@@ -111,12 +105,12 @@ def test_a_budget_an_image_and_other_norms_are_judged_too(small_net, small_image
 def test_a_stopped_audit_goes_on_to_the_same_record(small_net, small_images, small_audit, tmp_path):
     stop = threading.Event()
 
-    def tell(stage, number, total):
-        if "SA-PGD-20 ASSG triangle" in stage:
+    def progress(stage, number, total):
+        if "SA-PGD-20, ASSG triangle" in stage:
             stop.set()
 
     with pytest.raises(Interrupted, match="--resume"):
-        sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path, progress=tell, stop=stop)
+        sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path, progress=progress, stop=stop)
     assert (tmp_path / STATE).exists()
     assert not (tmp_path / RECORD).exists()
     seen = []
@@ -137,11 +131,13 @@ def test_a_stopped_audit_goes_on_to_the_same_record(small_net, small_images, sma
         progress=lambda stage, number, total: seen.append(stage),
     )
     assert not any("FGSM" in s for s in seen), "it began anew"
-    assert without_times(resumed.record) == without_times(small_audit.record)
-    assert resumed.record["cost"]["all_seconds"] > held.earlier
+    assert without_times(resumed.record) == without_times(
+        replace(small_audit.record, witnesses=resumed.record.witnesses)
+    )
+    assert resumed.record.cost.total_seconds > held.earlier
     assert not (tmp_path / STATE).exists()
     (tmp_path / STATE).write_bytes(b"half")
-    with pytest.raises(UserError, match="no audit to go on with"):
+    with pytest.raises(UserError, match="no audit to resume"):
         sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path)
 
 
@@ -162,12 +158,14 @@ def test_a_long_attack_is_stopped_inside_and_begun_anew(small_net, small_images,
     assert len(passes) <= 302
     assert not small_net._forward_pre_hooks
     resumed = sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path)
-    assert without_times(resumed.record) == without_times(small_audit.record)
+    assert without_times(resumed.record) == without_times(
+        replace(small_audit.record, witnesses=resumed.record.witnesses)
+    )
 
 
 def test_a_model_that_changes_while_it_is_attacked_is_noticed(small_images):
     class Counting(torch.nn.Module):
-        """Well-behaved for as long as it is looked at."""
+        """Well-behaved for as long as the checks run."""
 
         def __init__(self):
             super().__init__()
@@ -207,11 +205,11 @@ def test_a_plain_function_is_audited_too(small_images):
 
 def test_other_networks_and_members_of_ones_own_take_part(small_net, small_images):
     x, y = small_images
-    mine = sg.Member("mine", "mine", sg.pgd, {"steps": 2, "restarts": 1})
+    mine = sg.auditing.Member("mine", "mine", sg.pgd, {"steps": 2, "restarts": 1})
     got = sg.audit(small_net, x[:20], y[:20], THREAT, effort="quick", extra=[mine, small_net])
-    names = [m["name"] for m in got.attacks]
+    names = [m.id for m in got.attacks]
     assert "mine" in names
-    assert any("through network 2" in n for n in names)
+    assert "pgd40-transfer2" in names
 
 
 def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(small_net, small_images):
@@ -223,7 +221,7 @@ def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(small_n
     def breaks(model, x, y, threat):
         raise IndexError("out of reach")
 
-    rows = [sg.Member("outside", "mine", outside), sg.Member("breaks", "mine", breaks)]
+    rows = [sg.auditing.Member("outside", "mine", outside), sg.auditing.Member("breaks", "mine", breaks)]
     got = sg.audit(small_net, x, y, THREAT, effort="quick", extra=rows)
     assert got.robust_accuracy == sg.audit(small_net, x, y, THREAT, effort="quick").robust_accuracy
     assert [f.id for f in got.flags if f.level == "error"] == ["attack-invalid"]

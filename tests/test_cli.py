@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one-line errors, what is written, and the demo."""
 
+import inspect
 import json
 import os
 import shutil
@@ -9,13 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import little_recipe
 
+from spikeguard.attacks import ATTACKS
+from spikeguard.auditing.flags import KINDS
+from spikeguard.cli import common
 from spikeguard.cli.main import VERBS, main
 from spikeguard.kernels import cpp_build
 from spikeguard.records.files import read_json
 from spikeguard.training.loop import train
+from spikeguard.training.settings import describe
 
 NONE_OF = (
     "import sys; sys.argv = {argv!r}\nfrom spikeguard.cli.main import main\nmain()\nprint([m for m in "
@@ -67,17 +73,42 @@ def run_folder(trained, tmp_path_factory):
 
 
 BAD = [
-    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, sweep, bench, doctor)"),
+    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, verify, compare, merge, export"),
+    (["trian"], "unknown verb 'trian' (did you mean 'train'? known: demo"),
     (["train"], "name a recipe"),
     (["audit"], "name what to audit"),
     (["audit", "nowhere"], "no network 'nowhere'"),
     (["audit", "RUN", "--eps", "much"], "must be a number of at least 0"),
-    (["audit", "RUN", "--effort", "huge"], "invalid choice: 'huge'"),
+    (["audit", "RUN", "--eps", "8"], "'8' must lie in [0, 1], such as 8/255"),
+    (["audit", "RUN", "--effort", "standart"], "did you mean 'standard'?"),
+    (["audit", "RUN", "--efort", "quick"], "did you mean --effort?"),
     (["audit", "RUN", "other"], "one target at a time"),
-    (["audit", "RUN", "--merge"], "--merge writes a record"),
-    (["audit", "--verify", "nothing.json"], "cannot read nothing.json"),
+    (["audit", "RUN", "--threads", "5000000"], "must be at most"),
+    (["audit", "nets:make"], "name its data with --data (embedded, fashion-mnist, cifar10, cifar100)"),
+    (["audit", "os.path:joint", "--data", "embedded"], "no function 'joint'; did you mean 'join'?"),
+    (["audit", "RUN", "--data", "cifar"], "unknown data set 'cifar' (did you mean 'cifar10'?"),
+    (["verify"], "the following arguments are required: record"),
+    (["verify", "nothing.json"], "cannot read nothing.json"),
+    (["verify", "/dev/null"], "not a regular file"),
+    (["compare", "one.json"], "the following arguments are required: second"),
+    (["compare", "one.json", "two.json"], "cannot read one.json"),
+    (["merge", "a.json", "b.json"], "merge writes a record: name the file with --out FILE.json"),
+    (["merge", "a.json", "b.json", "--out", "m.json"], "cannot read a.json"),
+    (["export"], "the following arguments are required: record"),
+    (["export", "a.json", "--out", "table.doc"], "has no known suffix (.csv, .tex, .md, .txt)"),
+    (["export", "a.json", "--out", "RUN"], "is a folder: name a file"),
+    (["export", "a.json", "--format", "latx"], "did you mean 'latex'?"),
+    (["explain", "maskin"], "unknown flag 'maskin' (did you mean 'masking'?"),
+    (["completion", "fich"], "did you mean 'fish'?"),
+    (["completion"], "the following arguments are required: shell"),
+    (["sweep", "--jobs", "0"], "sweep: "),
+    (["bench", "--rounds", "none"], "must be a whole number of at least 1"),
+    (["doctor", "--fast"], "unrecognized arguments: --fast"),
+    (["doctor", "a\0b"], "an argument holds the character NUL"),
     (["train", "nope"], "unknown recipe 'nope' (known: vanilla, tgo"),
-    (["train", "tgo", "--epoch", "3"], "unknown field 'epoch'"),
+    (["train", "vanila"], "did you mean 'vanilla'?"),
+    (["train", "x[/y]"], "unknown recipe 'x[/y]'"),
+    (["train", "tgo", "--epoch", "3"], "unknown field 'epoch' (did you mean 'epochs'?"),
     (["train", "tgo", "--epochs", "x"], "epochs = 'x' must be a whole number"),
     (["train", "tgo", "--timesteps", "0"], "timesteps = 0"),
     (["train", "tgo", "--epochs"], "--epochs needs a value"),
@@ -92,9 +123,13 @@ BAD = [
     (["train", "--resume", "--out", "no-run"], "no file no-run"),
     (["attack", "no-net"], "no network 'no-net'"),
     (["attack", "RUN", "--eps", "8"], "'8' must lie in [0, 1], such as 8/255"),
-    (["attack", "RUN", "--attack", "cw"], "invalid choice: 'cw'"),
-    (["attack", "RUN", "--attack", "fgsm", "--steps", "3"], "--steps is for bim and pgd, not for fgsm"),
-    (["attack", "RUN", "--surrogate", "atn"], "unknown surrogate 'atn'"),
+    (["attack", "RUN", "--attack", "cw"], "cw works under --norm l2, not under linf"),
+    (["attack", "RUN", "--attack", "apdg"], "unknown attack 'apdg' (did you mean 'apgd'?"),
+    (["attack", "RUN", "--norm", "linv"], "did you mean 'linf'?"),
+    (["attack", "RUN", "--attack", "fgsm", "--steps", "3"], "targeted, fab and cw, not for fgsm"),
+    (["attack", "RUN", "--attack", "square", "--surrogate", "atan"], "--surrogate is for fgsm, rfgsm, bim"),
+    (["attack", "RUN", "--surrogate", "atn"], "unknown surrogate 'atn' (did you mean 'atan'?"),
+    (["attack", "RUN", "--surrogate", "straightthrough:x"], "straightthrough has no number"),
     (["attack", "RUN", "--surrogate", "atan:x"], "'x' must be a number"),
     (["attack", "RUN", "--images", "7"], "multiple of 10"),
     (["attack", "RUN", "--images", "0"], "must be a whole number of at least 1"),
@@ -121,12 +156,102 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, run_folder, t
     assert [p.name for p in tmp_path.iterdir() if p.name != "spikeguard-demo"] == ["FILE"]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb, capsys):
+def help_of(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
     assert stop.value.code == 0
-    assert f"spikeguard {verb}" in capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    text = help_of(verb, capsys)
+    assert f"usage: spikeguard {verb}" in text
+    assert "None" not in text
+    assert "\u2026" not in text
+    assert "0.0313" not in text
+    assert "8/255" in text or verb not in ("attack", "audit", "train")
+    assert "==SUPPRESS==" not in text
+
+
+def test_the_help_of_train_explains_every_field(capsys):
+    text = help_of("train", capsys)
+    for field in describe():
+        flag = f"--{field.flag.replace('_', '-')} "
+        assert flag in text, flag
+        assert field.help.split(".")[0][:20] in " ".join(text.split()), field
+    assert "(default: 8/255)" in " ".join(text.split())
+
+
+def test_the_default_effort_is_that_of_python(capsys):
+    from spikeguard.auditing.audit import audit
+
+    default = inspect.signature(audit).parameters["effort"].default
+    assert f"(default: {default})" in " ".join(help_of("audit", capsys).split())
+
+
+def test_the_flags_explain_themselves(capsys):
+    assert main(["explain"]) == 0
+    listed = capsys.readouterr().out
+    for name, kind in KINDS.items():
+        assert f" {name} " in listed
+        assert main(["explain", name]) == 0
+        page = " ".join(capsys.readouterr().out.split())
+        for part in (kind.level, kind.says, kind.why, kind.do):
+            assert " ".join(part.replace("`", "").split()) in page
+    assert main(["explain", "masking", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["masking"]["level"] == KINDS["masking"].level
+
+
+def test_the_attacks_are_listed_with_their_options(capsys):
+    assert main(["attack", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f" {name} " in listed for name in ATTACKS)
+    assert "--queries" in listed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_valid_script_that_knows_verbs_and_flags(shell, capsys, tmp_path):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*VERBS, "effort", "autoattack", "defenses.at.eps", "cifar100"):
+        assert word in script, word
+    (tmp_path / "script").write_text(script)
+    if shutil.which(shell):
+        check = subprocess.run([shell, "-n", tmp_path / "script"], capture_output=True, text=True)
+        assert (check.returncode, check.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_a_verb_and_a_flag(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    for words, expected in (("spikeguard ver", "verify"), ("spikeguard audit --eff", "--effort")):
+        line = (
+            f"source {tmp_path / 'script'}; COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; "
+            "$(complete -p spikeguard | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo ${COMPREPLY[@]}"
+        )
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+        assert expected in done.stdout.split(), done.stderr
+
+
+def test_tables_never_cut_or_break_a_word():
+    cells = [["attack", "family"], ["SA-PGD-40 ASSG atan", "adaptive sharpness gradient"], ["x", "y"]]
+    for room in (10, 30, 45, 100):
+        widths = common.column_widths(cells, room)
+        assert all(
+            w >= max(len(word) for row in cells for word in row[k].split()) for k, w in enumerate(widths)
+        )
+        assert sum(widths) + 3 * len(widths) + 1 <= room or room < 30
+    assert common.column_widths(cells, 100) == [19, 27]
+
+
+def test_what_a_user_names_is_printed_and_not_run(capsys):
+    common.table("a[/b] \x1b[31m", ["x[/y]"], [["[red]z"]])
+    printed = capsys.readouterr().out
+    assert "a[/b] \\x1b[31m" in printed
+    assert "[red]z" in printed
+    assert "\x1b" not in printed
 
 
 def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, capsys):
@@ -137,7 +262,7 @@ def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, caps
     )
     assert main(["train", "mine.toml", "--batch-size", "30", "--defenses.tgo.sigma", "0.05"]) == 0
     told = capsys.readouterr()
-    assert "next: spikeguard attack runs/mine" in told.out
+    assert "next: spikeguard audit runs/mine" in told.out
     recipe = read_json(tmp_path / "runs" / "mine" / "run.json")["recipe"]
     assert recipe["defenses"]["tgo"]["sigma"] == 0.05
     assert recipe["defenses"]["tgo"]["delta"] == 0.4
@@ -147,69 +272,91 @@ def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, caps
     assert rows[0]["near_threshold"].keys() == {f"body.stages.{k}.fire" for k in range(3)}
 
 
-@pytest.mark.parametrize("attack", ["fgsm", "rfgsm", "bim", "pgd"])
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, capsys):
-    out = tmp_path / "a.json"
-    more = ["--steps", "3", "--restarts", "2", "--surrogate", "atan:8"] if attack == "pgd" else []
-    assert (
-        main(
-            [
-                "attack",
-                str(run_folder),
-                "--attack",
-                attack,
-                "--images",
-                "50",
-                "--out",
-                str(out),
-                "--eps",
-                "16/255",
-                *more,
-            ]
-        )
-        == 0
-    )
+    out, norm = tmp_path / "a.json", ATTACKS[attack].norms[-1]
+    options = {"steps": "3", "restarts": "2", "surrogate": "atan:8", "queries": "20", "tries": "3"}
+    parameters = {"surrogate": "gradient"}
+    more = [
+        text
+        for name, value in options.items()
+        if parameters.get(name, name) in ATTACKS[attack].parameters
+        for text in (f"--{name}", value)
+    ]
+    budget = ["--norm", norm, "--eps", "16/255" if norm == "linf" else "3"]
+    command = ["attack", str(run_folder), "--attack", attack, "--images", "20", "--out", str(out)]
+    assert main([*command, *budget, *more]) == 0
     record = read_json(out)
-    assert record["worst_case"]["accuracy"] <= record["clean"]["accuracy"]
-    assert record["threat"]["linf"] == 16 / 255
-    assert len(record["first"]) == len(record["index"]) == 50
-    import numpy as np
-
+    assert record["worst_case"]["value"] <= record["clean"]["value"]
+    assert record["threat"] == {"norm": norm, "eps": 16 / 255 if norm == "linf" else 3.0}
+    assert len(record["first_by"]) == len(record["index"]) == 20
     with np.load(tmp_path / record["witnesses"]["file"]) as held:
-        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first"])
-    assert "at most this" in capsys.readouterr().out
+        assert len(held["rows"]) + len(held["exact_rows"]) == sum(f >= 0 for f in record["first_by"])
+    printed = capsys.readouterr().out
+    assert "at most this" in printed
+    assert f"wrote {out}" in printed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.witnesses.npz"]
+
+
+def test_the_settings_of_an_attack_are_those_that_its_random_draws_depend_on(run_folder, tmp_path):
+    out = tmp_path / "a.json"
+    assert main(["attack", str(run_folder), "--images", "20", "--steps", "2", "--out", str(out)]) == 0
+    settings = read_json(out)["settings"]
+    assert list(settings) == ["loss", "surrogate", "eot", "steps", "step_size", "restarts", "start"]
+    assert (settings["steps"], settings["restarts"], settings["start"]) == (2, 5, True)
 
 
 def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder, tmp_path, capsys):
     out = tmp_path / "a"
-    assert main(["audit", str(run_folder), "--images", "20", "--eps", "16/255", "--out", str(out)]) in (0, 1)
+    settings = ["--effort", "quick", "--images", "20", "--eps", "16/255"]
+    assert main(["audit", str(run_folder), *settings, "--out", str(out)]) in (0, 1)
     told = capsys.readouterr().out
     record = read_json(out / "audit.json")
-    assert record["verified_in_fresh_process"] == {
+    assert record["fresh_process"] == {
         "held": True,
-        "witnesses": sum(f >= 0 for f in record["first"]),
+        "witnesses": sum(f >= 0 for f in record["first_by"]),
         "wrong": [],
     }
     assert record["verdict"] in told
     assert "witnesses checked in a fresh process: they all hold" in told
     assert (out / "index.html").read_text().count("<svg") >= 4
-    assert main(["audit", "--verify", str(out)]) == 0
-    assert "all hold" in capsys.readouterr().out
-    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "accuracy": 0.99}}))
-    assert main(["audit", "--verify", str(out / "audit.json")]) == 1
+    assert main(["verify", str(out), "--out", str(tmp_path / "v.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "all hold" in printed
+    assert f"wrote {tmp_path / 'v.json'}" in printed
+    assert read_json(tmp_path / "v.json")["verified"][0]["ok"] is True
+    (out / "audit.json").write_text(json.dumps({**record, "clean": {**record["clean"], "value": 0.99}}))
+    assert main(["verify", str(out / "audit.json")]) == 1
     assert "the record says 99.00 %" in capsys.readouterr().out
     (out / "audit.json").write_text(json.dumps(record))
-    assert main(["audit", "--compare", str(out), str(out)]) == 0
+    assert main(["compare", str(out), str(out), "--out", str(tmp_path / "c.json")]) == 0
     assert "+0.0 points" in capsys.readouterr().out
-    assert main(["audit", "--table", "csv", str(out)]) == 0
-    assert (
-        capsys.readouterr().out.splitlines()[0]
-        == '"network","clean"'.replace('"', "") + ',"PGD-20, own gradient",worst case,95 % interval,reliable'
+    assert read_json(tmp_path / "c.json")["difference"] == 0.0
+    header = (
+        '"network","clean"'.replace('"', "") + ',"PGD-20, own gradient",worst case,95 % interval,reliable'
     )
-    assert main(["audit", "--methods", str(out)]) == 0
+    assert main(["export", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == header
+    for name, start in (("t.csv", header), ("t.tex", "\\begin{tabular}"), ("t.md", "| network |")):
+        assert main(["export", str(out), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().startswith(start)
+        assert f"wrote {tmp_path / name}" in capsys.readouterr().out
+    assert main(["export", str(out), "--format", "methods"]) == 0
     assert "suite-v2" in capsys.readouterr().out
-    assert main(["audit", "--merge", str(out), str(out), "--out", str(tmp_path / "m.json")]) == 0
+    assert main(["merge", str(out), str(out), "--out", str(tmp_path / "m.json")]) == 0
     assert read_json(tmp_path / "m.json")["worst_case"] == record["worst_case"]
+    capsys.readouterr()
+    for old, verb in (
+        (["--verify", str(out)], "verify"),
+        (["--compare", str(out), str(out)], "compare"),
+        (["--table", "csv", str(out)], "export"),
+        (["--table=latex", str(out)], "export"),
+        (["--methods", str(out)], "export"),
+        (["--merge", str(out), str(out), "--out", str(tmp_path / "n.json")], "merge"),
+    ):
+        assert main(["audit", *old]) == 0
+        error = capsys.readouterr().err
+        assert f"is now 'spikeguard {verb}'" in error
 
 
 def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_path, monkeypatch, capsys):
@@ -220,10 +367,26 @@ def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_pat
         "number():\n    return 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert main(["audit", "mynets:probable", "--data", "embedded", "--images", "20", "--out", "a"]) == 1
+    assert (
+        main(
+            [
+                "audit",
+                "mynets:probable",
+                "--data",
+                "embedded",
+                "--effort",
+                "quick",
+                "--images",
+                "20",
+                "--out",
+                "a",
+            ]
+        )
+        == 1
+    )
     told = capsys.readouterr().out
     assert "Not reliable (no-logits" in told
-    assert "docs/flags/no-logits.md" in told
+    assert "spikeguard explain no-logits" in told
     for target, message in (
         ("mynets:probable", "name its data with --data"),
         ("nonets:probable", "cannot import 'nonets'"),
@@ -246,6 +409,8 @@ def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
         "spikeguard",
         "audit",
         str(run_folder),
+        "--effort",
+        "quick",
         "--images",
         "100",
         "--batch-size",
@@ -351,9 +516,9 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, ca
     for n in record["networks"]:
         for eps in record["eps"]:
             a = n["attacks"][eps]
-            assert a["worst_case"]["accuracy"] <= min(t["accuracy"] for t in a["alone"].values())
-            assert f"{100 * a['worst_case']['accuracy']:.1f}" in page
-            assert f"{100 * a['worst_case']['accuracy']:.1f}" in told
+            assert a["worst_case"]["value"] <= min(m["alone"]["value"] for m in a["members"] if m["alone"])
+            assert f"{100 * a['worst_case']['value']:.1f}" in page
+            assert f"{100 * a['worst_case']['value']:.1f}" in told
             assert (out / "records" / a["witnesses"]["file"]).exists()
     assert page.count("<svg") == 4
     assert "<script" not in page
@@ -390,13 +555,11 @@ def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others():
         ("control: nothing", 0, 5),
         ("again", 0, 5),
     ):
-        shown.tell(stage, done, total)
+        shown.show(stage, done, total)
     assert [t[1] for t in told if t[0] == "new"] == ["1 of 2: FGSM", "control: nothing", "again"]
 
 
 def test_a_log_gets_a_line_a_stage_and_later_ones_with_the_time_that_is_left(monkeypatch, capsys):
-    from spikeguard.cli import common
-
     clock = iter(range(0, 1000, 10))
     with common.progress() as shown:
         now = [0.0]
@@ -404,9 +567,9 @@ def test_a_log_gets_a_line_a_stage_and_later_ones_with_the_time_that_is_left(mon
         shown.bar.get_time = lambda: now[0]
         for done in (0, 0, 1, 2, 3):
             now[0] = float(next(clock) + 100 * done)
-            shown.tell("ranking", done, 5)
-        shown.tell("scoring", 0, 2)
-        shown.tell("scoring", 1, 2)
+            shown.show("ranking", done, 5)
+        shown.show("scoring", 0, 2)
+        shown.show("scoring", 1, 2)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "spikeguard: ranking",

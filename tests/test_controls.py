@@ -11,8 +11,9 @@ from torch import nn
 
 import spikeguard as sg
 from spikeguard.auditing import controls
-from spikeguard.auditing.flags import from_controls
-from spikeguard.auditing.run import Task
+from spikeguard.auditing.raise_flags import from_controls
+from spikeguard.auditing.run import Plan, Task, begin
+from spikeguard.records.schema import ZeroBudget
 
 X = 0.5 + 0.15 * torch.randn(80, 1, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
 WEIGHT = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
@@ -69,7 +70,7 @@ class Narrow(nn.Module):
 
 
 def task(model, eps=EPS):
-    return Task(model.eval(), X, Y, sg.Linf(eps), (), known_random=False)
+    return Task(model.eval(), X, Y, sg.Linf(eps), (), plan=Plan(random=False))
 
 
 def flags_of(model, eps=EPS):
@@ -78,23 +79,23 @@ def flags_of(model, eps=EPS):
 
 
 def test_an_honest_model_passes_all_controls():
-    told = controls.run(task(Honest()), "quick")
-    assert from_controls(told) == []
-    assert told["nothing"] == {"clean": 1.0, "left": 1.0}
-    assert told["everything"]["left"] <= told["everything"]["chance"]
-    assert all(row["gradient"] > row["noise"] for row in told["against noise"])
-    assert min(row["p"] for row in told["against noise"]) < controls.ALPHA
-    accuracies = [accuracy for _, accuracy in told["curve"]["points"]]
+    found = controls.run_controls(task(Honest()), "quick")
+    assert from_controls(found) == []
+    assert found.zero_budget == ZeroBudget(1.0, 1.0)
+    assert found.full_budget.left <= found.full_budget.chance
+    assert all(row.gradient > row.noise for row in found.against_noise)
+    assert min(row.p for row in found.against_noise) < controls.ALPHA
+    accuracies = [accuracy for _, accuracy in found.curve.points]
     assert accuracies[0] == 1.0
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[-1] < 0.2
     assert flags_of(Honest())[0] == set()
 
 
-def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_noise_and_told():
-    told = controls.run(task(Blind()), "quick")
-    assert told["everything"]["left"] > 0.9
-    assert {f.id for f in from_controls(told)} >= {"not-broken-at-eps-1", "no-better-than-noise"}
+def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_noise_and_found():
+    found = controls.run_controls(task(Blind()), "quick")
+    assert found.full_budget.left > 0.9
+    assert {f.id for f in from_controls(found)} >= {"not-broken-at-eps-1", "no-better-than-noise"}
     assert flags_of(Blind())[0] >= {"no-gradient", "not-broken-at-eps-1", "no-better-than-noise"}
 
 
@@ -102,7 +103,7 @@ def test_a_handful_of_images_accuses_nobody():
     few = Task(
         Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), known_random=False
     )  # four times as much breaks nothing
-    assert controls._against_noise(few) == []
+    assert controls.against_noise(few) == ()
     assert {
         f.id
         for f in sg.audit(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), effort="quick").flags
@@ -110,42 +111,42 @@ def test_a_handful_of_images_accuses_nobody():
     } == set()
 
 
-def test_where_only_black_boxes_break_a_model_the_second_look_says_so():
+def test_where_only_black_boxes_break_a_model_the_second_attack_says_so():
     errors, got = flags_of(Backwards(), 0.1)
-    second = got.record["controls"]["second look"]
-    assert second["left by the second look"] >= controls.ENOUGH
+    second = got.record.controls.second_attack
+    assert second.left >= controls.ENOUGH
     assert "black-box-beats-white-box" in errors
-    honest = flags_of(Honest(), 0.1)[1].record["controls"]["second look"]
-    assert honest["by black box only"] == 0
+    honest = flags_of(Honest(), 0.1)[1].record.controls.second_attack
+    assert honest.black_box_only == 0
 
 
 def test_a_model_that_changes_its_mind_is_noticed_with_nothing_allowed_to_change():
-    told = controls._nothing(task(Tiring()))
-    assert told["left"] < told["clean"]
-    assert controls._nothing(task(Honest())) == {"clean": 1.0, "left": 1.0}
+    tired = controls.zero_budget(task(Tiring()))
+    assert tired.left < tired.clean
+    assert controls.zero_budget(task(Honest())) == ZeroBudget(1.0, 1.0)
 
 
 def test_pgd_weaker_than_fgsm_is_seen_where_it_is():
-    first, *_ = controls._pairs(controls._Outcomes(task(Narrow())))
-    assert first["only the weaker breaks"] > 5
-    assert first["p"] < controls.ALPHA
-    first, *_ = controls._pairs(controls._Outcomes(task(Honest())))
-    assert first["only the weaker breaks"] == 0
+    first, *_ = controls.pairs(controls.Outcomes(task(Narrow())))
+    assert first.only_weaker > 5
+    assert first.p < controls.ALPHA
+    first, *_ = controls.pairs(controls.Outcomes(task(Honest())))
+    assert first.only_weaker == 0
     assert "pgd-weaker-than-fgsm" in {
         f.id for f in sg.audit(Narrow().eval(), X, Y, sg.Linf(EPS), effort="quick").flags
     }
 
 
-def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_told(tiny):
-    told = controls._restarts(controls._Outcomes(task(Narrow())))
-    assert told["5"] < told["1"]
-    assert controls._silent(task(Honest())) == {}
+def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_found(tiny):
+    left = controls.restarts(controls.Outcomes(task(Narrow())))
+    assert left.five < left.one
+    assert controls.dead_surrogate_share(task(Honest())) == {}
     for layer in sg.neurons.spiking(tiny).values():
         layer.spec = replace(layer.spec, surrogate=sg.surrogates.Triangle(0.25))
     x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with sg.tap(tiny) as seen, torch.no_grad():
         y = tiny(x).argmax(1)
-    shares = controls._silent(Task(tiny, x, y, sg.Linf(EPS), (), known_random=False))
+    shares = controls.dead_surrogate_share(Task(tiny, x, y, sg.Linf(EPS), (), plan=Plan(random=False)))
     assert shares == {
         name: pytest.approx(float((u.abs() > 0.99 * 0.25).float().mean()), abs=0.02)
         for name, u in seen.potentials.items()
@@ -153,11 +154,9 @@ def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_told(tiny):
 
 
 @pytest.mark.parametrize(
-    ("model", "shares"), [(Honest(), {"own": 1.0, "unlocked": 1.0}), (Blind(), {"own": 0.0, "unlocked": 0.0})]
+    ("model", "shares"), [(Honest(), {"own": 1.0, "bpda": 1.0}), (Blind(), {"own": 0.0, "bpda": 0.0})]
 )
 def test_survivors_with_a_gradient_are_counted(model, shares):
-    from spikeguard.auditing import run as runner
-
-    state = runner.begin(task(model))
-    told = controls.survivors_with_gradient(task(model), state)
-    assert {name: told[name] for name in shares} == shares
+    state = begin(task(model))
+    shares_found = controls.survivors_with_gradient(task(model), state)
+    assert {name: shares_found[name] for name in shares} == shares

@@ -27,9 +27,9 @@ def with_dynamics(dynamics):
 
 
 def test_dlif_scales_the_current_of_every_step(current):
-    from spikeguard.defenses.neural import _Gains
+    from spikeguard.defenses.neural import Gains
 
-    gains = _Gains(4)
+    gains = Gains(4)
     with torch.no_grad():
         gains.gain.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
     got = fired(with_dynamics(gains), current)
@@ -39,9 +39,9 @@ def test_dlif_scales_the_current_of_every_step(current):
 
 
 def test_feel_has_a_leak_for_every_neuron_and_step_and_trains_it(current):
-    from spikeguard.defenses.inputs import _Leaks
+    from spikeguard.defenses.inputs import Leaks
 
-    leaks = _Leaks(4, torch.Size([7]), 1.0)
+    leaks = Leaks(4, torch.Size([7]), 1.0)
     with torch.no_grad():
         leaks.leak.uniform_(0, 1, generator=torch.Generator().manual_seed(1))
     layer = with_dynamics(leaks)
@@ -140,10 +140,10 @@ def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynami
 
 
 def test_randhet_draws_decays_and_keeps_the_mean_of_the_current(current):
-    from spikeguard.defenses.neural import _Heterogeneous
+    from spikeguard.defenses.neural import Heterogeneous
 
     for each_step in (True, False):
-        layer = with_dynamics(_Heterogeneous(1.0, each_step))
+        layer = with_dynamics(Heterogeneous(1.0, each_step))
         seed_noise(layer, 7)
         scaled, decay = layer.dynamics.charge(current[:, None], 4)
         seed_noise(layer, 7)
@@ -152,16 +152,16 @@ def test_randhet_draws_decays_and_keeps_the_mean_of_the_current(current):
         assert torch.equal(got[0], expected[0])
         assert torch.allclose(scaled[:, 0], (1 - decay[:, 0]) * current)
         assert bool((decay[0] != decay[1]).any()) == each_step
-    many = _Heterogeneous(1.0, True).charge(torch.ones(4, 50, 400), 4)[1]
+    many = Heterogeneous(1.0, True).charge(torch.ones(4, 50, 400), 4)[1]
     logit = torch.log(many / (1 - many))
     assert float(logit.mean()) == pytest.approx(0, abs=5 / many.numel() ** 0.5)
     assert float(logit.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_stog_gates_spikes_by_its_probability_and_learns_by_the_relaxation():
-    from spikeguard.defenses.neural import _Gates
+    from spikeguard.defenses.neural import Gates
 
-    gates = _Gates(torch.Size([3]), 0.5)
+    gates = Gates(torch.Size([3]), 0.5)
     with torch.no_grad():
         gates.keep.copy_(torch.tensor([0.2, 0.6, 1.0]))
     spikes = torch.ones(4, 20000, 3)
@@ -181,9 +181,9 @@ def test_stog_gates_spikes_by_its_probability_and_learns_by_the_relaxation():
 
 
 def test_gates_that_start_open_can_close():
-    from spikeguard.defenses.neural import _Gates
+    from spikeguard.defenses.neural import Gates
 
-    gates = _Gates(torch.Size([5000]), 0.5)
+    gates = Gates(torch.Size([5000]), 0.5)
     (gradient,) = torch.autograd.grad(gates.gate(torch.ones(2, 64, 5000)).sum(), gates.keep)
     assert float(gradient.abs().sum()) > 0
 
@@ -266,11 +266,11 @@ def test_quantized_inputs_lie_on_the_grid_keep_their_mean_and_pass_gradients(tin
 
 
 def test_feel_passes_low_frequencies_and_stops_high_ones_step_by_step():
-    from spikeguard.defenses.inputs import _LowPass
+    from spikeguard.defenses.inputs import LowPass
 
     side = torch.arange(32.0)
     wave = lambda k: (0.5 + 0.3 * torch.cos(2 * math.pi * k * side / 32)).expand(1, 1, 1, 32, 32)  # noqa: E731
-    encode: Input = _LowPass((0.5, 0.4375, 0.375, 0.3125))
+    encode: Input = LowPass((0.5, 0.4375, 0.375, 0.3125))
     for k in (3, 9, 11, 13, 15):
         out = encode(wave(k), 4)
         for t, radius in enumerate((16, 14, 12, 10)):
@@ -294,17 +294,17 @@ def test_changes_of_the_input_follow_one_another(tiny):
 
 
 def test_two_defenses_inside_the_same_neurons_both_act(current):
-    from spikeguard.defenses.inputs import _Leaks
-    from spikeguard.defenses.neural import _Gains, _Gates
+    from spikeguard.defenses.inputs import Leaks
+    from spikeguard.defenses.neural import Gains, Gates
 
     layer = sg.LIF(decay=0.5)
-    leaks, gains = _Leaks(4, torch.Size([7]), 0.8), _Gains(4)
+    leaks, gains = Leaks(4, torch.Size([7]), 0.8), Gains(4)
     with torch.no_grad():
         gains.gain.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
     layer.dynamics.extend([leaks, gains])
     expected = loop(current.tolist(), decay=0.8, gain=[[g] * 7 for g in (0.5, 1.0, 1.5, 2.0)])
     assert torch.equal(fired(layer, current)[0].detach(), expected[0])
-    layer.dynamics.append(_Gates(torch.Size([7]), 0.5))
+    layer.dynamics.append(Gates(torch.Size([7]), 0.5))
     with torch.no_grad():
         layer.dynamics[2].keep.fill_(0.0)
     assert not fired(layer, current)[0].detach().any()

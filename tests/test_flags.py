@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +11,22 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing import checks, flags
-from spikeguard.auditing.audit import _flags
-from spikeguard.auditing.flags import KINDS, from_controls
-from spikeguard.auditing.run import Task
+from spikeguard.auditing import checks
+from spikeguard.auditing.flags import KINDS
+from spikeguard.auditing.raise_flags import all_flags, from_checks, from_controls
+from spikeguard.auditing.run import Plan, Task, run_suite, settle
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import FGSM, PGD_20, Member
 from spikeguard.errors import UserError
+from spikeguard.records.schema import (
+    Controls,
+    FullBudget,
+    NoiseRow,
+    Origin,
+    PairRow,
+    SecondAttack,
+    ZeroBudget,
+)
 
 ROOT = Path(__file__).parents[1]
 ERRORS = {
@@ -148,59 +158,43 @@ SEEN = {
 
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in SEEN.items() for k in kinds])
 def test_a_check_before_the_attacks_sees_it(name, kind):
-    found = checks.look(kind().eval(), X, Y, random=False).findings
+    found = checks.check_model(kind().eval(), X, Y, random=False).findings
     assert name in found, found
-    assert flags.from_checks(found)[0].evidence
+    assert from_checks(found)[0].evidence
 
 
 @pytest.mark.parametrize("kind", [Plain, Noisy])
-def test_nothing_is_seen_in_an_honest_model(kind):
-    looked = checks.look(kind().eval(), X, Y, random=kind is Noisy)
-    assert looked.findings == {}
+def test_nothing_is_found_in_an_honest_model(kind):
+    found = checks.check_model(kind().eval(), X, Y, random=kind is Noisy)
+    assert found.findings == {}
 
 
 # controls
 
 
-def controls(**changes: object) -> dict:
-    told = {
-        "images": 50,
-        "nothing": {"clean": 0.9, "left": 0.9},
-        "everything": {"left": 0.0, "chance": 0.1},
-        "against noise": [{"noise": 5, "gradient": 40, "right": 45, "p": 1e-9, "better": 1.0}] * 2,
-        "pairs": [
-            {
-                "stronger": "PGD-20",
-                "weaker": "FGSM",
-                "only the weaker breaks": 0,
-                "only the stronger breaks": 9,
-                "p": 0.004,
-            }
-        ],
-    }
-    return {**told, **changes}
+def controls(**changes: object) -> Controls:
+    good = Controls(
+        images=50,
+        zero_budget=ZeroBudget(clean=0.9, left=0.9),
+        full_budget=FullBudget(left=0.0, chance=0.1),
+        against_noise=(NoiseRow(right=45, noise=5, gradient=40, p=1e-9, better=True),) * 2,
+        pairs=(PairRow("PGD-20", "FGSM", only_weaker=0, only_stronger=9, p=0.004),),
+    )
+    return replace(good, **changes)
 
 
-def pair(strong: str, weak: str) -> list[dict]:
-    return [
-        {
-            "stronger": strong,
-            "weaker": weak,
-            "only the weaker breaks": 9,
-            "only the stronger breaks": 0,
-            "p": 0.004,
-        }
-    ]
+def pair(strong: str, weak: str) -> tuple[PairRow, ...]:
+    return (PairRow(strong, weak, only_weaker=9, only_stronger=0, p=0.004),)
 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("changed-at-eps-0", {"nothing": {"clean": 0.9, "left": 0.8}}),
-        ("not-broken-at-eps-1", {"everything": {"left": 0.3, "chance": 0.1}}),
+        ("changed-at-eps-0", {"zero_budget": ZeroBudget(clean=0.9, left=0.8)}),
+        ("not-broken-at-eps-1", {"full_budget": FullBudget(left=0.3, chance=0.1)}),
         (
             "no-better-than-noise",
-            {"against noise": [{"noise": 5, "gradient": 5, "right": 45, "p": 1.0, "better": 0.0}] * 2},
+            {"against_noise": (NoiseRow(right=45, noise=5, gradient=5, p=1.0, better=False),) * 2},
         ),
         ("pgd-weaker-than-fgsm", {"pairs": pair("PGD-20", "FGSM")}),
         ("more-steps-weaker", {"pairs": pair("PGD-40", "PGD-20")}),
@@ -214,15 +208,15 @@ def test_a_control_that_fails_is_a_flag(name, changes):
 
 
 def test_a_network_that_noise_breaks_too_is_not_accused():
-    easy = [{"noise": 44, "gradient": 45, "right": 45, "p": 1.0, "better": 1.0}] * 2
-    assert from_controls(controls(**{"against noise": easy})) == []
+    easy = (NoiseRow(right=45, noise=44, gradient=45, p=1.0, better=True),) * 2
+    assert from_controls(controls(against_noise=easy)) == []
     for right, noise in (
         (8, 1),
         (12, 5),
         (20, 13),
     ):  # every image that noise leaves is broken, and that is too few to tell
-        few = [{"noise": noise, "gradient": right, "right": right, "p": 0.0156, "better": 1.0}] * 2
-        assert from_controls(controls(**{"against noise": few})) == []
+        few = (NoiseRow(right, noise, gradient=right, p=0.0156, better=True),) * 2
+        assert from_controls(controls(against_noise=few)) == []
 
 
 # what follows from the result
@@ -245,45 +239,33 @@ def after_an_audit(**changes: object) -> list[str]:
     task = Task(model, x, y, sg.Linf(0.1), members)
     state = State.start(x, torch.ones(n), torch.zeros(n), 2)
     state.found = x + 0.1
-    state.first[: n // 2], state.second[: n // 2] = 1, 2
+    state.first_by[: n // 2], state.second_by[: n // 2] = 1, 2
     state.by_family[:, : n // 2] = 0.0
     state.right[: n // 2] = 0.0
-    state.alone, state.met = {"PGD-20": 0.5 * n}, {"long": 400, "PGD-20": 400}
-    told = {
-        **controls(),
-        "survivors with a gradient": {"own": 1.0},
-        "second look": {"by black box only": 0, "images": n},
-    }
+    state.alone, state.attempted = {"pgd20": 0.5 * n}, {"long": 400, "pgd20": 400}
+    control = controls(survivors_with_gradient={"own": 1.0}, second_attack=SecondAttack(0, n))
     change = changes.get("change")
     if callable(change):
-        change(SimpleNamespace(task=task, state=state, told=told))
-    return [f.id for f in _flags(task, state, {}, told, str(changes.get("effort", "quick")))]
+        made = SimpleNamespace(task=task, state=state, control=control)
+        change(made)
+        control = made.control
+    return [f.id for f in all_flags(task, state, {}, control, str(changes.get("effort", "quick")))]
 
 
 def _no_gradient(a: SimpleNamespace) -> None:
-    a.told["survivors with a gradient"] = {"own": 0.0, "unlocked": 0.05}
+    a.control = replace(a.control, survivors_with_gradient={"own": 0.0, "bpda": 0.05})
 
 
 def _black(a: SimpleNamespace) -> None:
-    a.told["second look"] = {
-        "by black box only": 9,
-        "images": 400,
-        "left by the second look": 8,
-        "lower bound of the share": 0.01,
-    }
+    a.control = replace(a.control, second_attack=SecondAttack(9, 400, left=8, share_low=0.01))
 
 
 def _black_refuted(a: SimpleNamespace) -> None:
-    a.told["second look"] = {
-        "by black box only": 9,
-        "images": 400,
-        "left by the second look": 1,
-        "lower bound of the share": 0.0001,
-    }
+    a.control = replace(a.control, second_attack=SecondAttack(9, 400, left=1, share_low=0.0001))
 
 
 def _masked(a: SimpleNamespace) -> None:
-    a.state.alone = {"PGD-20": 0.7 * 400}
+    a.state.alone = {"pgd20": 0.7 * 400}
 
 
 def _long(a: SimpleNamespace) -> None:
@@ -303,7 +285,7 @@ def _invalid(a: SimpleNamespace) -> None:
 
 
 def _nothing(a: SimpleNamespace) -> None:
-    a.state.failed = {m.name: "RuntimeError: no" for m in a.task.members}
+    a.state.failed = {m.id: "RuntimeError: no" for m in a.task.members}
 
 
 def _lost(a: SimpleNamespace) -> None:
@@ -352,18 +334,18 @@ def test_no_flag_without_need():
     assert after_an_audit(effort="standard") == []
 
 
-def test_values_that_are_no_numbers_are_told_as_that_and_nothing_else():
+def test_values_that_are_not_finite_are_flagged_as_that_and_nothing_else():
     class Broken(Plain):
         def forward(self, x):
             logits = super().forward(x)
             return logits.masked_fill(x.flatten(1)[:, :1] > 0.5, float("nan"))
 
-    looked = checks.look(Broken().eval(), X, Y, random=False)
-    assert set(looked.findings) - {"zero-gradient"} == {"no-logits"}
-    assert "not finite" in looked.findings["no-logits"]["reason"]
+    found = checks.check_model(Broken().eval(), X, Y, random=False)
+    assert set(found.findings) - {"zero-gradient"} == {"no-logits"}
+    assert "not finite" in found.findings["no-logits"]["reason"]
 
 
-def test_a_model_that_wants_one_size_of_batch_is_refused_in_one_line():
+def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line():
     class Rigid(Plain):
         def forward(self, x):
             assert len(x) in (8, len(X))
@@ -373,13 +355,12 @@ def test_a_model_that_wants_one_size_of_batch_is_refused_in_one_line():
         sg.audit(Rigid().eval(), X, Y, sg.Linf(0.1), effort="quick")
 
 
-def test_few_images_are_told():
+def test_few_images_are_flagged():
     got = sg.audit(Plain().eval(), X[:20], Plain()(X[:20]).argmax(1), sg.Linf(0.01), effort="quick")
     assert "few-images" in {f.id for f in got.flags}
 
 
 def test_a_random_model_attacked_without_averaging_is_an_error():
-    from spikeguard.auditing import run as runner
     from spikeguard.auditing.record import attack_record
 
     model = Noisy().eval()
@@ -390,11 +371,11 @@ def test_a_random_model_attacked_without_averaging_is_an_error():
             Y,
             sg.Linf(0.1),
             [Member("PGD", "own gradient", sg.pgd, {"steps": 2, "restarts": 1}, all=True)],
-            draws=draws,
+            plan=Plan(eot_draws=draws),
         )
-        state = runner.run(task)
-        runner.settle(task, state)
-        assert [f["id"] for f in attack_record(task, state, {})["flags"]] == expected
+        state = run_suite(task)
+        settle(task, state)
+        assert [f.id for f in attack_record(task, state, "pgd", {}, Origin()).flags] == expected
 
 
 def test_every_flag_is_provoked_somewhere():

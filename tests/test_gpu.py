@@ -21,12 +21,13 @@ from spikeguard.kernels.mode import Band, Mode
 from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
 from spikeguard.records.files import read_json
-from spikeguard.study import matrix, sweep
-from spikeguard.study.matrix import Settings
 from spikeguard.surrogates import Atan
+from spikeguard.sweep.cells import Context
+from studies.embedded import matrix, stages
+from studies.embedded.matrix import StudySize
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-CELLS = {f"{c.group} {c.row}": c.recipe for c in matrix.cells(Settings(seeds=1))}
+CELLS = {f"{c.group} {c.row}": c.recipe for c in matrix.cells(StudySize(seeds=1))}
 THREAT = sg.Linf(0.03)
 
 
@@ -128,8 +129,8 @@ def test_an_audit_says_what_it_says_on_the_cpu(little_data, trained, tmp_path, n
     net, count = trained[name], {"quick": 60, "full": 20}[effort]
     x, y = little_data.test.pixels()[:count], little_data.test.y[:count]
     there = sg.audit(net.cuda(), x.cuda(), y.cuda(), THREAT, effort=effort, out=tmp_path / "there")
-    assert not [f["id"] for f in there.record["flags"] if f["level"] == "error"]
-    assert there.record["random_model"] == (name == "noisy")
+    assert not there.record.errors
+    assert there.record.random_model == (name == "noisy")
     here = sg.audit(net.cpu(), x, y, THREAT, effort="quick")
     assert abs(there.clean_accuracy - here.clean_accuracy) <= 0.02
     assert there.robust_accuracy <= here.robust_accuracy + 0.05
@@ -140,14 +141,15 @@ def test_an_audit_says_what_it_says_on_the_cpu(little_data, trained, tmp_path, n
 def test_other_norms_run(little_data, trained, norm):
     x, y = little_data.test.pixels()[:20].cuda(), little_data.test.y[:20].cuda()
     done = sg.audit(trained["plain"].cuda(), x, y, norm, effort="full")
-    assert not [f["id"] for f in done.record["flags"] if f["level"] == "error"]
+    assert not done.record.errors
 
 
 def test_the_study_trains_and_judges_on_the_same_device(tmp_path, monkeypatch):
-    wanted = [c for c in matrix.cells(Settings(1, 1, 20, 20)) if c.name in ("bptt-none-0", "at-tgo-0")]
-    monkeypatch.setattr(sweep.matrix, "cells", lambda *a: iter(wanted))
-    record = sweep.run(Settings(1, 1, 20, 20), tmp_path, finish=False, device="cuda")
-    assert {row["machine"]["device"] for row in record["cells"].values()} == {torch.cuda.get_device_name(0)}
+    chosen = [c for c in matrix.cells(StudySize(1, 1, 20, 20)) if c.name in ("bptt-none-0", "at-tgo-0")]
+    monkeypatch.setattr(stages.matrix, "cells", lambda *a: iter(chosen))
+    context = Context(tmp_path, sg.load_data("embedded"), "cuda")
+    record = stages.run(StudySize(1, 1, 20, 20), context, finish=False)
+    assert {row.machine.device for row in record.cells.values()} == {torch.cuda.get_device_name(0)}
 
 
 @pytest.mark.compiled

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import spikeguard as sg
-from spikeguard.auditing import run as runner
+from spikeguard.auditing.run import Plan, Task, run_suite, settle
 from spikeguard.auditing.suite import Member
 from spikeguard.gradients import Own
 from spikeguard.neurons import Noise, spiking
@@ -46,10 +46,10 @@ def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, 
     for layer in spiking(tiny).values():
         layer.noise = Noise(0.3, at_eval=True)
     zero_budget = Member("nothing", "own gradient", sg.pgd, {"steps": 1, "restarts": 1}, all=True)
-    task = runner.Task(tiny, x, y, sg.Linf(0.0), [zero_budget], draws=2)
-    state = runner.run(task)
+    task = Task(tiny, x, y, sg.Linf(0.0), [zero_budget], plan=Plan(eot_draws=2))
+    state = run_suite(task)
     assert task.random
-    candidates = runner.settle(task, state)
+    candidates = settle(task, state)
     assert torch.equal(candidates.read(x, sg.Linf(0.0))[1], x), (
         "a random model has an input for every image; here nothing may move"
     )

@@ -1,13 +1,17 @@
 """Recipes: named ones, TOML, flags, and what is said to those that are wrong."""
 
+import json
+
 import pytest
 from conftest import little_recipe
 
 import spikeguard as sg
 from spikeguard.errors import UserError
+from spikeguard.training.checkpoint import load_tensors, save_tensors
+from spikeguard.training.load import load_with_recipe
 from spikeguard.training.loop import train
 from spikeguard.training.recipes import RECIPES
-from spikeguard.training.settings import override
+from spikeguard.training.settings import ALIASES, describe, override
 
 
 def test_every_named_recipe_survives_writing_and_reading():
@@ -48,8 +52,6 @@ def test_recipes_from_python_are_checked_too():
         with pytest.raises(UserError):
             sg.Recipe(**wrong)
     recipe = sg.Recipe(network="vgg11", options={"hidden": (16, 16)})
-    import json
-
     assert sg.Recipe.of(json.loads(json.dumps(recipe.values()))) == recipe
 
 
@@ -85,3 +87,104 @@ def test_recipe_options_train(little_data, changes):
     run = train(little_recipe(**changes), data=little_data)
     rows = run.metrics["epochs"]
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_recipes_with_old_names_are_read():
+    values = sg.Recipe(defenses=(sg.defenses.InputQuantization(levels=5),)).values()
+    for old, new in ALIASES.items():
+        *path, last = new.split(".")
+        held = values
+        for name in path:
+            held = held[name]
+        held[old.rpartition(".")[2]] = held.pop(last)
+    assert "input_quantisation" in values["defenses"]
+    assert sg.Recipe.of(values).defenses == (sg.defenses.InputQuantization(levels=5),)
+
+
+def test_a_weights_file_with_an_old_recipe_loads(little_data, tmp_path):
+    recipe = little_recipe(epochs=1, train_images=100, defenses=(sg.defenses.InputQuantization(levels=5),))
+    train(recipe, tmp_path / "run", data=little_data)
+    path = tmp_path / "run" / "weights.safetensors"
+    tensors, metadata = load_tensors(path)
+    old = json.loads(json.dumps(metadata).replace("input_quantization", "input_quantisation"))
+    assert old != metadata
+    save_tensors(path, tensors, old)
+    assert load_with_recipe(path)[1].defenses == recipe.defenses
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "value"),
+    [
+        ("defenses.at.eps", "2/255", 2 / 255),
+        ("defenses.at.eps", " 2 / 255 ", 2 / 255),
+        ("defenses.at.step_size", "1/255", 1 / 255),
+        ("defenses.feel.radii", "[1/2, 3/8, 0.25, 1/5]", (0.5, 0.375, 0.25, 0.2)),
+    ],
+)
+def test_fractions_are_numbers(flag, text, value):
+    values = sg.Recipe().values()
+    override(values, flag, text)
+    (defense,) = sg.Recipe.of(values).defenses
+    assert getattr(defense, flag.rpartition(".")[2]) == value
+
+
+def test_a_fraction_stays_text_where_text_belongs():
+    values = sg.Recipe().values()
+    override(values, "name", "1/2")
+    assert sg.Recipe.of(values).name == "1/2"
+
+
+def test_on_and_off_add_and_remove_a_defense():
+    values = sg.Recipe().values()
+    override(values, "defenses.at", "on")
+    assert sg.Recipe.of(values).defenses == (sg.AT(),)
+    override(values, "defenses.at.eps", "0.1")
+    override(values, "defenses.at", "on")  # it is
+    assert sg.Recipe.of(values).defenses == (sg.AT(eps=0.1),)
+    for name in ("at", "tgo"):  # the second one is not there
+        override(values, f"defenses.{name}", "off")
+    assert sg.Recipe.of(values).defenses == ()
+    override(values, "augment", "off")
+    assert sg.Recipe.of(values).augment is False
+    assert sg.Recipe.of({"defenses": {"rat": "on"}}).defenses == (sg.RAT(),)
+
+
+@pytest.mark.parametrize(
+    ("flag", "near"),
+    [
+        ("epoch", "epochs"),
+        ("neuron.decai", "decay"),
+        ("defenses.tggo.delta", "tgo"),
+        ("defenses.at.epss", "eps"),
+        ("neuron.surrogate.atn.slope", "atan"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(flag, near):
+    values = sg.Recipe().values()
+    values["neuron"]["surrogate"] = {}
+    override(values, flag, "1")
+    with pytest.raises(UserError, match=f"did you mean '{near}'") as error:
+        sg.Recipe.of(values)
+    assert "\n" not in str(error.value)
+
+
+def test_every_field_of_a_recipe_and_of_every_defense_explains_itself_in_a_line():
+    rows = describe()
+    flags = [row.flag for row in rows]
+    assert len(flags) == len(set(flags))
+    for row in rows:
+        assert "\n" not in row.help
+        if not row.flag.startswith("neuron"):
+            assert row.help, f"{row.flag} has no explanation"
+    by = {row.flag: row for row in rows}
+    assert by["defenses.at.eps"].default == "8/255"
+    assert by["defenses.distillation.clean_share"].default == "1/6"
+    assert by["defenses.at.step_size"][1:3] == ("number | none", "none")
+    assert by["defenses.mppd.eps"].help == by["defenses.at.eps"].help
+    assert by["loss"].type == "mean | per_step | tet"
+    values = sg.Recipe().values()
+    for name in ("at", "feel"):  # a default as it is shown is a default as it is taken
+        for row in rows:
+            if row.flag.startswith(f"defenses.{name}."):
+                override(values, row.flag, row.default)
+    assert sg.Recipe.of(values).defenses == (sg.AT(), sg.defenses.FEEL())

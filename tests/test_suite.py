@@ -1,31 +1,51 @@
 """The suite as data: what its efforts hold, what they leave out and why, and its hash."""
 
 import spikeguard as sg
-from spikeguard.auditing import run as runner
-from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, BLACK, SUITES, fingerprint, members
-from spikeguard.defenses import DEFENSES
+from spikeguard.auditing.run import traits
+from spikeguard.auditing.suite import (
+    AUTOATTACK,
+    AUTOATTACK_RAND,
+    BLACK,
+    FULL,
+    SUITES,
+    fingerprint,
+    member_of,
+    members,
+)
+from spikeguard.defenses import DEFENSES, TGO, ANNTwin, InputNoise
 
 THREAT = sg.Linf(0.03)
 
 
-def test_every_defense_names_the_attack_that_is_adaptive_to_it():
-    names = {m.name for m in SUITES["full"]}
+def test_every_defense_brings_the_attack_that_is_adaptive_to_it():
     for name, kind in DEFENSES.items():
-        assert kind.adaptive in names, f"{name} names no member of the suite as the attack adaptive to it"
-        for effort in ("quick", "standard"):
-            met, _ = members(
-                effort, THREAT, frozenset({"neurons", "noise"}), adaptive=frozenset({kind.adaptive})
-            )
-            assert any(m.covers(a) for m in met for a in SUITES["full"] if a.name == kind.adaptive), (
-                f"{effort} leaves out what is adaptive to {name}"
-            )
+        made = member_of(kind.adaptive)
+        assert kind.adaptive.why.endswith("."), f"{name} does not say why its attack is adaptive"
+        for effort in ("quick", "standard", "full"):
+            met, _ = members(effort, THREAT, frozenset({"neurons", "noise"}), adaptive=(kind.adaptive,))
+            assert any(m.covers(made) for m in met), f"{effort} leaves out what is adaptive to {name}"
+    attacks = [kind.adaptive for kind in DEFENSES.values()]
+    shared = [a.id for a in attacks if sum(a == b for b in attacks) > 1]
+    assert len(shared) <= 4, f"defenses share an attack: {shared}"
+
+
+def test_an_adaptive_attack_that_the_suite_has_is_its_member():
+    assert member_of(TGO.adaptive) in FULL
+    assert member_of(TGO.adaptive).needs == "neurons"
+    new = member_of(InputNoise.adaptive)
+    assert new not in FULL
+    assert new.family == "adaptive sharpness"
+    assert member_of(ANNTwin.adaptive).family == "own gradient"
+    both = (TGO.adaptive, TGO.adaptive)
+    met, _ = members("quick", THREAT, frozenset({"neurons"}), adaptive=both)
+    assert len([m for m in met if m.covers(member_of(TGO.adaptive))]) == 1
 
 
 def test_suites_grow_and_their_hash_changes_with_any_constant():
-    quick, standard, full = ([m.name for m in SUITES[e]] for e in ("quick", "standard", "full"))
-    assert {m.name for m in SUITES["quick"] if m.all} < set(standard)
+    quick, standard, full = ([m.id for m in SUITES[e]] for e in ("quick", "standard", "full"))
+    assert {m.id for m in SUITES["quick"] if m.all} < set(standard)
     assert [m for m in full if m in standard] == standard
-    dear = {"random search-1000", "RayS-1000", "Square-5000"}
+    dear = {"random-search1000", "rays1000", "square5000"}
     assert set(full[-len(dear) - 5 : -5]) == dear, "what is cheap comes first"
     assert set(quick) < set(full)
     assert len(set(full)) == len(full)
@@ -42,14 +62,14 @@ def test_suites_grow_and_their_hash_changes_with_any_constant():
 
 
 def test_members_that_make_no_sense_are_left_out_with_a_reason(small_net):
-    chosen, left = members("standard", sg.L2(1.0), runner.traits(lambda x: x, False))
-    names = {m.name for m in chosen}
-    assert "C&W-100" in names
-    assert "PGD-10 ensemble triangle 0.5" in {*names, *left}
-    assert {"Square-5000", "RayS-1000"} <= names
+    chosen, left = members("standard", sg.L2(1.0), traits(lambda x: x, False))
+    names = {m.id for m in chosen}
+    assert "cw100" in names
+    assert "pgd10-ensemble-triangle-0.5" in {*names, *left}
+    assert {"square5000", "rays1000"} <= names
     random, _ = members("full", THREAT, frozenset({"noise", "neurons"}))
-    assert not {m.name for m in AUTOATTACK} & {m.name for m in random}
-    assert any("EOT" in m.name for m in random)
-    for traits, protocol in ((frozenset(), AUTOATTACK), (frozenset({"noise"}), AUTOATTACK_RAND)):
-        chosen, left = members("autoattack", THREAT, traits, adaptive=frozenset({"SA-PGD-30 pulled"}))
+    assert not {m.id for m in AUTOATTACK} & {m.id for m in random}
+    assert any("eot" in m.id for m in random)
+    for found, protocol in ((frozenset(), AUTOATTACK), (frozenset({"noise"}), AUTOATTACK_RAND)):
+        chosen, left = members("autoattack", THREAT, found, adaptive=(TGO.adaptive,))
         assert (tuple(chosen), left) == (protocol, {})

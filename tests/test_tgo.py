@@ -34,7 +34,7 @@ def test_penalty_is_the_formula_summed_over_layers(tiny, side):
 def test_gradient_of_the_penalty_pushes_potentials_away_from_the_threshold():
     layer = sg.LIF(decay=0.0)
     current = torch.tensor([[[0.7, 0.9, 1.1, 1.3, 2.0]]], requires_grad=True)
-    with sg.tap(layer, band=sg.Band(0.25)) as t:
+    with sg.tap(layer, band=sg.neurons.Band(0.25)) as t:
         layer(current)
     (gradient,) = torch.autograd.grad(t.penalties[""], current)
     assert gradient.flatten().tolist() == pytest.approx([0, 0.2, -0.2, 0, 0])

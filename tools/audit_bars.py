@@ -1,227 +1,244 @@
-"""What the audit finds on four networks, beside attacks of others: results/audit-bars.json and docs/audit.md.
-It goes on where it stopped.
+"""What the audit finds on four networks, compared with other attacks: results/audit-bars.json, docs/audit.md.
 
 python tools/audit_bars.py FOLDER    (without FOLDER: only docs/audit.md, from the record)
 
-The runs ``vanilla`` and ``tgo`` (the demo's), ``at`` and ``at-tgo`` (`spikeguard train at --epochs 10`) lie
-in FOLDER.
-
-For each: standard audit of the images, PGD-100 with the training surrogate, SA-PGD-100 with ASSG,
-torchattacks' AutoAttack. The page also tells, from the record of `tools/audit_panel.py`, which member alone
-breaks a sample.
+FOLDER holds the runs `vanilla` and `tgo` (the demo's), `at` and `at-tgo` (`spikeguard train at --epochs 10`).
+For each of them: the standard audit, PGD-100 with the training surrogate, SA-PGD-100 with ASSG, AutoAttack of
+torchattacks. The same command continues where an earlier one stopped. The page also says, from the record of
+`tools/audit_panel.py`, which samples only one member breaks.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
-from audit_panel import earned, lost
+from audit_panel import OUT as PANEL
+from audit_panel import PanelRecord, earned, lost
 
 import spikeguard as sg
-from spikeguard.auditing.suite import RESERVE, STANDARD
-from spikeguard.records.files import SCHEMA, read_json, write_json
-from spikeguard.runtime.machine import machine
+from spikeguard.auditing.suite import FULL, RESERVE, STANDARD
+from spikeguard.data.images import Images
+from spikeguard.networks.classifier import Classifier
+from spikeguard.records.files import write_bytes
+from spikeguard.records.schema import Accuracy, Cost, Masking, Record, SuiteId
+from spikeguard.report.markdown import bullets, paragraph, table
+from spikeguard.runtime.machine import Machine, machine
 
 ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "results" / "audit-bars.json", ROOT / "docs" / "audit.md"
-THOUSAND = "audit of 1000 images"
-PANEL = ROOT / "results" / "audit-panel.json"
-NETWORKS, IMAGES, THREAT = ("at", "tgo", "vanilla", "at-tgo"), 100, sg.Linf(8 / 255)
+NETWORKS, IMAGES, EPS = ("at", "tgo", "vanilla", "at-tgo"), 100, 8 / 255
+THREAT = sg.Linf(EPS)
+TITLES = {m.id: m.title for m in (*FULL, *STANDARD, *RESERVE)}
 
 
-def left(net: Any, x: torch.Tensor, y: torch.Tensor, found: torch.Tensor) -> float:
-    """Accuracy at attacked images, on the untouched model."""
+@dataclass(frozen=True)
+class BarsAudit:
+    """What is kept of an audit."""
+
+    verdict: str
+    clean: Accuracy
+    worst_case: Accuracy
+    masking: Masking
+    suite: SuiteId
+    cost: Cost
+    without_family: dict[str, float]
+    after: dict[str, float]
+    only_this_family: dict[str, int]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BarsRow:
+    """A network: accuracy that each attack leaves, and ``seconds`` by the names of these fields."""
+
+    audit: BarsAudit | None = None
+    pgd100: float | None = None
+    sapgd100: float | None = None
+    autoattack: float | None = None
+    audit_1000: BarsAudit | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BarsRecord(Record):
+    """Four networks under the audit and under other attacks."""
+
+    kind: ClassVar[str] = "audit bars"
+    images: int
+    eps: float
+    networks: dict[str, BarsRow]
+    machine: Machine
+
+
+def left(net: Classifier, y: torch.Tensor, found: torch.Tensor) -> float:
+    """Accuracy on attacked images."""
     with torch.no_grad():
         return float((net(found).argmax(1) == y).double().mean())
 
 
-def autoattack(net: Any, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Accuracy that torchattacks' AutoAttack (standard) leaves."""
+def autoattack(net: Classifier, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Accuracy that AutoAttack (standard) of torchattacks leaves."""
     import torchattacks
 
-    return left(
-        net,
-        x,
-        y,
-        torchattacks.AutoAttack(net, norm="Linf", eps=8 / 255, version="standard", n_classes=10, seed=0)(
-            x, y
-        ),
+    attack = torchattacks.AutoAttack(net, norm="Linf", eps=EPS, version="standard", n_classes=10, seed=0)
+    return left(net, y, attack(x, y))
+
+
+def standard(net: Classifier, images: Images) -> BarsAudit:
+    """What is kept of the standard audit."""
+    record = sg.audit(net, images.pixels(), images.y, THREAT, effort="standard").record
+    assert record.masking is not None
+    return BarsAudit(
+        verdict=record.verdict,
+        clean=record.clean,
+        worst_case=record.worst_case,
+        masking=record.masking,
+        suite=record.suite,
+        cost=record.cost,
+        without_family=record.without_family,
+        after=record.after,
+        only_this_family={m.id: m.only_this_family for m in record.members},
+        flags=tuple(f.id for f in record.flags),
     )
 
 
-def measure(folder: Path, name: str, record: dict[str, Any], images: int) -> None:
-    net, test = sg.load(folder / name), sg.load_data("embedded").test.balanced(images)
+def measure(folder: Path, name: str, record: BarsRecord) -> BarsRecord:
+    """The record with whatever it lacks of a network, written after each attack."""
+    net, data = sg.load(folder / name), sg.load_data("embedded")
+    test = data.test.balanced(record.images)
     x, y = test.pixels(), test.y
-    row = record["networks"].setdefault(name, {})
-
-    def step(key: str, work: Any) -> None:
-        if key not in row:
-            begun = time.perf_counter()
-            row[key] = work()
-            row[f"{key}, seconds"] = round(time.perf_counter() - begun, 1)
-            write_json(OUT, record)
-            print(
-                f"{name}: {key} {row[key] if isinstance(row[key], float) else ''} {row[f'{key}, seconds']} s",
-                flush=True,
-            )
-
-    def standard(images: Any = test) -> dict[str, Any]:
-        got = sg.audit(net, images.pixels(), images.y, THREAT, effort="standard")
-        broken = {m["name"]: m["only this family"] for m in got.attacks}
-        return {
-            **{
-                k: got.record[k]
-                for k in ("verdict", "worst_case", "clean", "masking", "without_each_family", "after", "cost")
-            },
-            "only this family": broken,
-            "flags": [f.id for f in got.flags],
-            "suite": got.record["suite"],
-        }
-
-    step("audit", standard)
-    step(
-        "PGD-100, training surrogate",
-        lambda: left(net, x, y, sg.pgd(net, x, y, THREAT, steps=100, restarts=1).x),
-    )
-    step("SA-PGD-100 ASSG", lambda: left(net, x, y, sg.sapgd(net, x, y, THREAT, steps=100).x))
-    step("torchattacks AutoAttack", lambda: autoattack(net, x, y))
-    if name == "tgo":
-        step(THOUSAND, lambda: standard(sg.load_data("embedded").test.balanced(1000)))
-
-
-def page(record: dict[str, Any]) -> str:
-    """docs/audit.md."""
-    header = [
-        "network",
-        "clean",
-        "PGD-20, own surrogate",
-        "PGD-100, own surrogate",
-        "SA-PGD-100, ASSG",
-        "torchattacks AutoAttack",
-    ]
-    header += ["standard audit (95 % interval)", "audit, s"]
-    lines = [
-        "# What the audit finds",
-        "",
-        "Written by `tools/audit_bars.py` from `results/audit-bars.json`: embedded Fashion-MNIST, "
-        f"{record['images']} test images, Linf "
-        f"{255 * record['eps']:.0f}/255,",
-        "accuracies in %. Vanilla and TGO are the demo's networks; AT (PGD-2 at 8/255) and AT + TGO were "
-        "trained for ten epochs by the recipes",
-        "`at` and `at-tgo`.",
-        "",
-        f"| {' | '.join(header)} |",
-        "|" + "---|" * len(header),
-    ]
-    for name, n in record["networks"].items():
-        a = n.get("audit")
-        if a is None or "torchattacks AutoAttack" not in n:
-            lines.append(f"| {name} | not run |" + " |" * 6)
-            continue
-        low, high = (100 * v for v in a["worst_case"]["interval"])
-        cells = [a["clean"]["accuracy"], a["masking"]["PGD-20"]]
-        cells += [n[k] for k in ("PGD-100, training surrogate", "SA-PGD-100 ASSG", "torchattacks AutoAttack")]
-        told = " | ".join(f"{100 * c:.0f}" for c in cells)
-        lines.append(
-            f"| {name} | {told} | **{100 * a['worst_case']['accuracy']:.0f}** ({low:.0f} to {high:.0f}) | "
-            f"{n['audit, seconds']:.0f} |"
-        )
-    lines += ["", *_below(record["networks"])]
-    if (whole := record["networks"]["tgo"].get(THOUSAND)) is not None:
-        low, high = (100 * v for v in whole["worst_case"]["interval"])
-        seconds = record["networks"]["tgo"][f"{THOUSAND}, seconds"]
-        lines += [
-            "",
-            "`standard` as it is meant to be run, on 1,000 images of TGO: "
-            f"{100 * whole['worst_case']['accuracy']:.1f} % ({low:.1f} to {high:.1f})",
-        ]
-        lines[-1] += f" in {seconds / 60:.1f} minutes on two cores."
-        if whole["suite"] != record["networks"]["tgo"]["audit"]["suite"]:
-            lines += ["", "That run was made under another version of the suite than the table."]
-    return "\n".join(lines + members_page(read_json(PANEL)))
-
-
-def _below(networks: dict[str, Any]) -> list[str]:
-    """How much lower than attacks of others, and what the audit noticed about itself."""
-    told = {name: n for name, n in networks.items() if "audit" in n and "torchattacks AutoAttack" in n}
-    lower = {
-        k: [round(100 * (n[k] - n["audit"]["worst_case"]["accuracy"])) for n in told.values()]
-        for k in ("torchattacks AutoAttack", "SA-PGD-100 ASSG")
+    work: dict[str, Callable[[], BarsAudit | float]] = {
+        "audit": lambda: standard(net, test),
+        "pgd100": lambda: left(net, y, sg.pgd(net, x, y, THREAT, steps=100, restarts=1).x),
+        "sapgd100": lambda: left(net, y, sg.sapgd(net, x, y, THREAT, steps=100).x),
+        "autoattack": lambda: autoattack(net, x, y),
     }
-    flags = "; ".join(f"{name}: {', '.join(n['audit']['flags']) or 'none'}" for name, n in told.items())
-    apart = [
-        name for name, n in told.items() if n["PGD-100, training surrogate"] > n["audit"]["masking"]["PGD-20"]
-    ]
-    return [
-        f"The audit lies {' / '.join(map(str, lower['torchattacks AutoAttack']))} points below "
-        "torchattacks' AutoAttack and "
-        f"{' / '.join(map(str, lower['SA-PGD-100 ASSG']))} below SA-PGD-100 with ASSG alone.",
-        f"Its flags (no error): {flags}."
-        + (
-            f" On {' and '.join(apart)} a hundred steps of PGD break fewer images than twenty: the "
-            "surrogate's gradient leads astray."
-            if apart
-            else ""
-        ),
-    ]
+    if name == "tgo":
+        work["audit_1000"] = lambda: standard(net, data.test.balanced(1000))
+    for key, run in work.items():
+        row = record.networks.get(name, BarsRow())
+        if getattr(row, key) is None:
+            begun = time.perf_counter()
+            result = run()
+            seconds = round(time.perf_counter() - begun, 1)
+            row = replace(row, **{key: result}, seconds={**row.seconds, key: seconds})  # type: ignore[arg-type]
+            record = replace(record, networks={**record.networks, name: row})
+            record.write(OUT)
+            print(f"{name}: {key} {result if isinstance(result, float) else ''} {seconds} s", flush=True)
+    return record
 
 
-def members_page(panel: dict[str, Any]) -> list[str]:
-    """Which member alone breaks a sample, and who left the suite for want of one."""
-    alone, met = (
-        earned(panel, frozenset(m.name for m in STANDARD)),
-        sum(row["images"] for row in panel["networks"].values()),
+def page(record: BarsRecord) -> str:
+    """docs/audit.md."""
+    header = ("network", "clean", "PGD-20, own surrogate", "PGD-100, own surrogate", "SA-PGD-100, ASSG")
+    header += ("torchattacks AutoAttack", "standard audit (95 % interval)", "audit, s")
+    lines = ["# What the audit finds", ""]
+    lines += paragraph(
+        "The same networks under common attacks and under the audit. The audit should be the lowest in "
+        f"its row. Embedded Fashion-MNIST, {record.images} test images, Linf {255 * record.eps:.0f}/255, "
+        "accuracies in %."
     )
-    gone = [m.name for m in RESERVE]
-    lines = ["", "## Which member alone breaks a sample", ""]
-    lines += [
-        f"Every member of suite-v1's `standard` met {met} images that are right when clean, of "
-        f"{len(panel['networks'])} networks and budgets",
-        "(`results/audit-panel.json`, by `tools/audit_panel.py`). From the most expensive down, whoever "
-        "broke nothing that another remaining one",
-        "did not break, too, left `standard` for the reserve, which `full` still runs. What stays breaks "
-        "all that the whole suite broke there.",
-        f"Chosen without looking at a network, the members that stay miss {lost(panel)} of its samples in "
-        "all (argmax excepted: only hard-label",
-        "attacks can reach it).",
-        "",
+    lines += ["", *table(header, [_line(name, row) for name, row in record.networks.items()]), ""]
+    lines += [*bullets(_notes(record)), ""]
+    return "\n".join([*lines, *members_section(PanelRecord.read(PANEL))])
+
+
+def _line(name: str, row: BarsRow) -> list[str]:
+    audit = row.audit
+    if audit is None or row.autoattack is None:
+        return [name, "not run"]
+    worst = audit.worst_case
+    cells = (audit.clean.value, audit.masking.pgd20, row.pgd100, row.sapgd100, row.autoattack)
+    return [
+        name,
+        *("" if c is None else f"{100 * c:.0f}" for c in cells),
+        f"**{100 * worst.value:.0f}** ({100 * worst.low:.0f} to {100 * worst.high:.0f})",
+        f"{row.seconds['audit']:.0f}",
     ]
-    lines += [
-        f"- {name}: {', '.join(f'{p} ({places.count(p)})' for p in dict.fromkeys(places))}"
-        for name, places in alone.items()
+
+
+def _notes(record: BarsRecord) -> list[str]:
+    """How much lower than other attacks the audit is, and what it says about itself."""
+    audits = {name: row.audit for name, row in record.networks.items() if row.audit}
+    rows = {name: record.networks[name] for name in audits}
+
+    def lower(values: list[float | None]) -> str:
+        pairs = zip(values, audits.values(), strict=True)
+        return " / ".join(str(round(100 * (v - a.worst_case.value))) for v, a in pairs if v is not None)
+
+    weaker = [n for n, a in audits.items() if (rows[n].pgd100 or 0.0) > a.masking.pgd20]
+    notes = [
+        f"The audit is {lower([r.autoattack for r in rows.values()])} points below AutoAttack of "
+        f"torchattacks and {lower([r.sapgd100 for r in rows.values()])} below SA-PGD-100 with ASSG alone.",
+        "Flags (no errors): "
+        + "; ".join(f"{name}: {', '.join(a.flags) or 'none'}" for name, a in audits.items())
+        + ".",
+    ]
+    if weaker:
+        notes.append(
+            f"On {' and '.join(weaker)} a hundred steps of PGD break fewer images than twenty: the gradient "
+            "of the surrogate is misleading."
+        )
+    if (large := record.networks["tgo"].audit_1000) is not None:
+        worst, minutes = large.worst_case, record.networks["tgo"].seconds["audit_1000"] / 60
+        text = (
+            f"`standard` on 1,000 images of TGO, as it is meant to be used: {100 * worst.value:.1f} % "
+            f"({100 * worst.low:.1f} to {100 * worst.high:.1f}) in {minutes:.1f} minutes on two cores."
+        )
+        if audits["tgo"].suite != large.suite:
+            text += " That audit used another version of the suite than the table."
+        notes.append(text)
+    notes.append(
+        "Vanilla and TGO are the demo's networks. AT (PGD-2 at 8/255) and AT + TGO trained for ten epochs by "
+        "the recipes `at` and `at-tgo`."
+    )
+    return [*notes, "Made by `tools/audit_bars.py` from `results/audit-bars.json`."]
+
+
+def members_section(panel: PanelRecord) -> list[str]:
+    """Which samples only one member breaks, and which members left the suite because they have none."""
+    alone = earned(panel.networks, frozenset(m.id for m in STANDARD))
+    tried = sum(row.images for row in panel.networks.values())
+    lines = ["## Which samples only one member breaks", ""]
+    lines += bullets(
+        f"{TITLES.get(member, member)}: "
+        + ", ".join(f"{place} ({places.count(place)})" for place in dict.fromkeys(places))
+        for member, places in alone.items()
         if places
+    )
+    kept = ", ".join(m.title for m in STANDARD if not alone.get(m.id))
+    reserve = ", ".join(m.title for m in RESERVE)
+    notes = [
+        f"Every member of `standard` in suite-v1 attacked {tried} images that are right without attack, of "
+        f"{len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "
+        "`tools/audit_panel.py`).",
+        "Then, from the most expensive member down, each one that broke nothing which the others do not "
+        "break "
+        "left `standard` for the reserve, which `full` runs. The members that stay break all that the "
+        "whole suite broke there.",
+        f"If the members are chosen without one network, they miss {lost(panel.networks)} of its samples, "
+        "summed over networks (without argmax, which only hard-label attacks can break).",
+        f"Kept as controls or to measure masking: {kept}.",
+        f"In the reserve ({len(RESERVE)}): {reserve}.",
     ]
-    silent = [m.name for m in STANDARD if not alone.get(m.name)]
-    lines += [
-        "",
-        f"Kept as controls or to measure masking: {', '.join(silent)}.",
-        "",
-        f"None of their own, in the reserve ({len(gone)}): {', '.join(gone)}.",
-        "",
-    ]
-    return lines
+    return [*lines, "", "Notes:", "", *bullets(notes), ""]
 
 
 def main() -> None:
-    if len(sys.argv) < 2:
-        PAGE.write_text(page(read_json(OUT)))
-        return
-    folder = Path(sys.argv[1])
-    record = (
-        read_json(OUT)
-        if OUT.exists()
-        else {"schema": SCHEMA, "kind": "audit bars", "images": IMAGES, "eps": 8 / 255, "networks": {}}
-    )
-    if record["images"] != IMAGES:
-        sys.exit(f"{OUT} was made with {record['images']} images: delete it first")
-    record["machine"] = machine()
-    for name in NETWORKS:
-        measure(folder, name, record, IMAGES)
-    PAGE.write_text(page(record))
+    if len(sys.argv) > 1:
+        record = BarsRecord.read(OUT) if OUT.exists() else BarsRecord(IMAGES, EPS, {}, machine())
+        if record.images != IMAGES:
+            sys.exit(f"{OUT} was made with {record.images} images: delete it first")
+        record = replace(record, machine=machine())
+        for name in NETWORKS:
+            record = measure(Path(sys.argv[1]), name, record)
+    write_bytes(PAGE, page(BarsRecord.read(OUT)).encode())
 
 
 if __name__ == "__main__":

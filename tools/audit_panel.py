@@ -1,22 +1,23 @@
-"""Every member of the standard suite on every image of a panel of networks: results/audit-panel.json. It goes
-on where it stopped.
+"""Every member of the standard suite on every image of a panel of networks: results/audit-panel.json.
 
-python tools/audit_panel.py FOLDER
+python tools/audit_panel.py FOLDER    (without FOLDER: print which samples only one member breaks)
 
-FOLDER holds the runs `vanilla`, `tgo`, `at`, `at-tgo`, see tools/audit_bars.py.
+FOLDER holds the runs `vanilla`, `tgo`, `at`, `at-tgo`, see tools/audit_bars.py. The same command continues
+where an earlier one stopped.
 
 A member earns its place in the suite by a sample that no other one breaks. The record says which samples each
-breaks; `earned` prunes: from the most expensive member down, whoever breaks nothing that another remaining
-member does not break, too, goes.
+breaks; ``earned`` prunes, from the most expensive member down.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 
@@ -26,21 +27,22 @@ from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, Member, members
 from spikeguard.auditing.witnesses import keep
 from spikeguard.data.images import Images
-from spikeguard.models import eval_mode
+from spikeguard.models import Model, eval_mode
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.records.files import SCHEMA, read_json, write_json
-from spikeguard.runtime.machine import machine
+from spikeguard.records.member_names import id_of
+from spikeguard.records.schema import Record
+from spikeguard.runtime.machine import Machine, machine
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "audit-panel.json"
-SAME = {  # what the record calls otherwise than suite-v2, which has restarts too
-    "AutoAttack Square": "Square-5000",
+SAME = {  # members of the record that suite-v2 runs with restarts, or under another name
+    id_of("AutoAttack Square"): id_of("Square-5000"),
     **{
-        f"SA-PGD-100 ASSG {law}": f"SA-PGD-100 x 3 ASSG {law}"
-        for law in ("atan 0.435 ce", "triangle 1.6 ce", "atan 0.435 seen ce")
+        id_of(f"SA-PGD-100 ASSG {settings}"): id_of(f"SA-PGD-100 x 3 ASSG {settings}")
+        for settings in ("atan 0.435 ce", "triangle 1.6 ce", "atan 0.435 seen ce")
     },
 }
-sys.path.insert(0, str(ROOT / "tests"))
 RUNS, IMAGES, FEWER, MORE = ("vanilla", "tgo", "at", "at-tgo"), 60, 20, 100
 FOREIGN = (
     "very narrow surrogate",
@@ -52,80 +54,85 @@ FOREIGN = (
     "argmax",
     "random shift",
 )
-CONTROLS = frozenset(
-    {"noise", "FGSM", "PGD-20"}
-)  # stay whatever they break: the record's masking and its flags need them
+CONTROLS = frozenset({"noise", "fgsm", "pgd20"})
+"""They stay whatever they break: masking and flags need them."""
+ALL = frozenset(m.id for m in FULL)
 
 
-def panel(folder: Path) -> Iterator[tuple[str, Callable[[], Any], float, Images]]:
+@dataclass(frozen=True)
+class PanelRow:
+    """A network under a budget: ``images`` that are right without attack, samples that each member breaks,
+    its seconds, why it failed."""
+
+    images: int
+    broken: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PanelRecord(Record):
+    """The panel: a row for each network and budget."""
+
+    kind: ClassVar[str] = "audit panel"
+    machine: Machine
+    networks: dict[str, PanelRow] = field(default_factory=dict)
+
+
+Place = tuple[str, Callable[[], Model], float, Images]
+
+
+def panel(folder: Path) -> Iterator[Place]:
     """Name, network, eps and images of each place of the panel."""
+    sys.path.insert(0, str(ROOT / "tests"))
     from fakes import FAKES, honest
 
     data = sg.load_data("embedded")
-    train, some, few, more = (
-        data.train.balanced(2000),
-        data.test.balanced(IMAGES),
-        data.test.balanced(FEWER),
-        data.test.balanced(MORE),
-    )
+    train, some = data.train.balanced(2000), data.test.balanced(IMAGES)
+    few, more = data.test.balanced(FEWER), data.test.balanced(MORE)
     others = more.select(torch.nonzero(~torch.isin(more.index, some.index)).flatten())
+    x, y = train.pixels(), train.y
     for eps in (8, 16):
         for name in RUNS:
-            yield f"{name} at {eps}/255", lambda name=name: sg.load(folder / name), eps / 255, some
-
-    def noisy() -> Any:
-        net = sg.load(folder / "tgo")
-        for layer in spiking(net).values():
-            layer.noise = sg.Noise(0.3, at_eval=True)
-        return net
-
-    yield "tgo, noise on at 8/255", noisy, 8 / 255, few
-    plain = honest("vanilla", train.pixels(), train.y)
+            yield f"{name} at {eps}/255", partial(sg.load, folder / name), eps / 255, some
+    yield "tgo, noise on at 8/255", partial(_noisy, folder / "tgo"), 8 / 255, few
+    plain = honest("vanilla", x, y)
     for name in FOREIGN:
-        yield (
-            f"{name} (no framework) at 16/255",
-            lambda name=name: FAKES[name](plain),
-            16 / 255,
-            few if name == "random shift" else some,
-        )
+        images = few if name == "random shift" else some
+        yield f"{name} (no framework) at 16/255", partial(FAKES[name], plain), 16 / 255, images
     for name in ("T=8", "ANN"):
-        yield (
-            f"{name} (no framework) at 16/255",
-            lambda name=name: honest(name, train.pixels(), train.y),
-            16 / 255,
-            some,
-        )
+        yield f"{name} (no framework) at 16/255", partial(honest, name, x, y), 16 / 255, some
     for name in RUNS:
-        yield f"{name}, other images at 8/255", lambda name=name: sg.load(folder / name), 8 / 255, others
+        yield f"{name}, other images at 8/255", partial(sg.load, folder / name), 8 / 255, others
 
 
-def matrix(net: Any, eps: float, images: Images, more: Sequence[Member]) -> dict[str, Any]:
-    """Per member the samples it breaks, and its seconds.
+def _noisy(run: Path) -> Classifier:
+    net = sg.load(run)
+    for layer in spiking(net).values():
+        layer.noise = sg.Noise(0.3, at_eval=True)
+    return net
 
-    All members meet all samples that are right when clean.
+
+def attack_all(net: Model, eps: float, images: Images, more: Sequence[Member]) -> PanelRow:
+    """The samples that each member breaks, and its seconds.
+
+    All members attack all samples that are right without attack.
     """
     x, y, threat = images.pixels(), images.y, sg.Linf(eps)
     with eval_mode(net), torch.no_grad():
         random = bool((net(x).argmax(1) != net(x).argmax(1)).any())
         right = fresh_draws(net, x, y, 1, 20) > 0.5 if random else net(x).argmax(1) == y
     x, y = x[right], y[right]
-    traits = runner.traits(
-        net, random, *(() if net(x[:2].requires_grad_()).requires_grad else ("no gradient",))
-    )
-    rows: list[Member] = [
-        m
-        for m in members("full", threat, traits | {"no gradient", "no logits"})[0]
-        if m in (*STANDARD, *RESERVE)
-    ]
-    told: dict[str, Any] = {"images": int(right.sum()), "breaks": {}, "seconds": {}}
-    for member in [*rows, *more]:
+    has_gradient = net(x[:2].requires_grad_()).requires_grad
+    traits = runner.traits(net, random, *(() if has_gradient else ("no gradient",)))
+    chosen = members("full", threat, traits | {"no gradient", "no logits"})[0]
+    row = PanelRow(int(right.sum()))
+    for member in [*(m for m in chosen if m in (*STANDARD, *RESERVE)), *more]:
         begun = time.perf_counter()
         try:
             got = member.run(net, x, y, threat, 0, torch.arange(len(x)), draws=4 if random else 1)
-        except (
-            Exception
-        ) as error:  # a member that cannot meet this network breaks nothing; the record says why
-            told.setdefault("failed", {})[member.name] = str(error)[:200]
+        except Exception as error:  # a member that cannot attack this network breaks nothing
+            row.failed[member.id] = str(error)[:200]
             continue
         with eval_mode(net):
             broken = (
@@ -133,28 +140,24 @@ def matrix(net: Any, eps: float, images: Images, more: Sequence[Member]) -> dict
                 if random
                 else keep(net, x, y, got.x, got.broken, threat)[1]
             )
-        told["breaks"][member.name] = torch.nonzero(broken).flatten().tolist()
-        told["seconds"][member.name] = round(time.perf_counter() - begun, 2)
-        print(
-            f"  {member.name}: {int(broken.sum())} of {len(x)}, {told['seconds'][member.name]} s", flush=True
-        )
-    return told
+        row.broken[member.id] = tuple(torch.nonzero(broken).flatten().tolist())
+        row.seconds[member.id] = round(time.perf_counter() - begun, 2)
+        print(f"  {member.title}: {int(broken.sum())} of {len(x)}, {row.seconds[member.id]} s", flush=True)
+    return row
 
 
-def earned(
-    record: dict[str, Any], pool: frozenset[str] = frozenset(m.name for m in FULL)
-) -> dict[str, list[str]]:
-    """Per member that stays, the networks where it alone of those that stay breaks a sample."""
+def earned(networks: Mapping[str, PanelRow], pool: frozenset[str] = ALL) -> dict[str, list[str]]:
+    """For each member that stays, the networks where only it breaks a sample, of the members that stay."""
     samples = {
         (place, k): {
-            SAME.get(m, m) for m, broke in row["breaks"].items() if SAME.get(m, m) in pool and k in broke
+            SAME.get(m, m) for m, broke in row.broken.items() if SAME.get(m, m) in pool and k in broke
         }
-        for place, row in record["networks"].items()
-        for k in range(row["images"])
+        for place, row in networks.items()
+        for k in range(row.images)
     }
     cost: dict[str, float] = {}
-    for row in record["networks"].values():
-        for name, seconds in ((SAME.get(m, m), s) for m, s in row["seconds"].items()):
+    for row in networks.values():
+        for name, seconds in ((SAME.get(m, m), s) for m, s in row.seconds.items()):
             if name in pool:
                 cost[name] = cost.get(name, 0.0) + seconds
     left = set(cost)
@@ -173,41 +176,33 @@ def network(place: str) -> str:
     return place.split(" at ")[0].removesuffix(", other images")
 
 
-def lost(record: dict[str, Any]) -> int:
-    """Samples that a suite pruned without looking at their network (at no budget) would not break.
-
-    Though some member does.
-    """
+def lost(networks: Mapping[str, PanelRow]) -> int:
+    """Samples that some member breaks, but not a suite that was pruned without their network."""
     missing = 0
-    for name, row in record["networks"].items():
+    for name, row in networks.items():
         if name.startswith("argmax"):
             continue
-        others = {k: v for k, v in record["networks"].items() if network(k) != network(name)}
-        kept = set(earned({"networks": others}))
+        kept = set(earned({k: v for k, v in networks.items() if network(k) != network(name)}))
         missing += len(
-            set().union(*row["breaks"].values())
-            - set().union(*(set(b) for m, b in row["breaks"].items() if SAME.get(m, m) in kept))
+            set().union(*row.broken.values())
+            - set().union(*(set(b) for m, b in row.broken.items() if SAME.get(m, m) in kept))
         )
     return missing
 
 
 def main() -> None:
+    record = PanelRecord.read(OUT) if OUT.exists() else PanelRecord(machine())
     if len(sys.argv) < 2:
-        for name, places in earned(read_json(OUT)).items():
+        for name, places in earned(record.networks).items():
             print(f"{name}: {', '.join(f'{p} ({places.count(p)})' for p in dict.fromkeys(places)) or '-'}")
         return
-    record = (
-        read_json(OUT)
-        if OUT.exists()
-        else {"schema": SCHEMA, "kind": "audit panel", "machine": machine(), "networks": {}}
-    )
     for name, make, eps, images in panel(Path(sys.argv[1])):
-        if name not in record["networks"]:
+        if name not in record.networks:
             print(name, flush=True)
-            record["networks"][name] = matrix(
-                make(), eps, images, AUTOATTACK if name.endswith(" at 8/255") and len(images) > FEWER else ()
-            )
-            write_json(OUT, record)
+            more = AUTOATTACK if name.endswith(" at 8/255") and len(images) > FEWER else ()
+            row = attack_all(make(), eps, images, more)
+            record = replace(record, networks={**record.networks, name: row})
+            record.write(OUT)
 
 
 if __name__ == "__main__":

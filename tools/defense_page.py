@@ -14,22 +14,26 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.studies import StudyRecord, StudyRow
+from spikeguard.report.markdown import bullets, table
 from spikeguard.runtime.machine import machine
-from spikeguard.study.frontier import grouped, whole
-from spikeguard.study.pages import page as study_page
-from spikeguard.study.picture import picture
-from spikeguard.training.loop import _Trainer
+from spikeguard.training.loop import Trainer
 from spikeguard.training.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+from studies.embedded.frontier import finished_seeds, grouped, is_sound, mean_worst_case  # noqa: E402
+from studies.embedded.page import page as study_page  # noqa: E402
+from studies.embedded.picture import picture  # noqa: E402
+
 COSTS, STUDY, PAGE = (
     ROOT / "results" / "defense-costs.json",
     ROOT / "results" / "embedded.json",
@@ -37,139 +41,6 @@ COSTS, STUDY, PAGE = (
 )
 RESULT = ROOT / "docs" / "results" / "embedded.md"
 ROUNDS, STEPS = 5, 3
-
-ABOUT: dict[str, tuple[str, str, str]] = {  # idea, formula, source
-    "tgo": (
-        "potentials away from the threshold, noisy firing",
-        "L + lambda sum_l mean max(0, delta - \\|u\\|); s = step(u + sigma xi)",
-        "arXiv 2602.20548",
-    ),
-    "at": ("train on adversaries", "L(x'), x' by PGD on L", "Madry et al., ICLR 2018"),
-    "trades": (
-        "small divergence between clean and disturbed outputs",
-        "L(x) + beta tau^2 KL(p(x) \\|\\| p(x'))",
-        "Zhang et al., ICML 2019",
-    ),
-    "mart": (
-        "divergence weighed by doubt",
-        "BCE(x') + beta KL(p \\|\\| p') (1 - p_y)",
-        "Wang et al., ICLR 2020",
-    ),
-    "rat": (
-        "singular values towards 1",
-        "W <- (1 + beta) W - beta W W^T W after every step",
-        "Ding et al., NeurIPS 2022",
-    ),
-    "temporal_ensemble": (
-        "time steps as an ensemble, minimal version of our own",
-        "CE of all steps at the adversary of one + c KL(mean \\|\\| z_t)",
-        "after arXiv 2508.11279",
-    ),
-    "distillation": (
-        "ours in this form: a robust ANN, trained first, is the teacher",
-        "(1 - c) KL(T(x) \\|\\| S(x')) + c KL(T(x) \\|\\| S(x))",
-        "after Zi et al., ICCV 2021; STUDY",
-    ),
-    "ema": ("averaged weights, batch norm estimated anew", "w <- d w + (1 - d) now", "common"),
-    "early_stopping": (
-        "keep the most robust epoch",
-        "max over epochs of validation accuracy under ASSG + SA-PGD-20",
-        "ours in this form",
-    ),
-    "sr": (
-        "flat class probability along its gradient's sign",
-        "L + w mean ((f(x + h v) - f(x)) / h)^2",
-        "Liu et al., ICML 2024",
-    ),
-    "stog": (
-        "learned random gates behind neurons",
-        "s <- s b, b ~ Bernoulli(p); L + gamma sum p^2 / 2",
-        "Ding et al., AAAI 2024",
-    ),
-    "dlif": (
-        "a trained gain of the current per layer and step",
-        "H = decay V + p[t] I[t]",
-        "Ding et al., ICML 2024",
-    ),
-    "mppd": (
-        "small difference of the last layer's potentials",
-        "L + rho mean e^2 (l2) or \\|e\\| (l1), e[t] = decay e[t-1] + I - I'",
-        "ICML 2024; ICLR 2026",
-    ),
-    "mpd_sgr": (
-        "little probability mass inside the surrogate's support",
-        "L + eta mean [Phi((mu + g)/s) - Phi((mu - g)/s)]",
-        "arXiv 2511.12199",
-    ),
-    "feel": (
-        "low-pass narrowing over time, trained leak per neuron and step",
-        "x_t = IFFT(M_t FFT(x)); H = leak[t] V + I",
-        "Xu et al., NeurIPS 2024",
-    ),
-    "hosnn": (
-        "thresholds that hold potentials where they were",
-        "theta <- theta + rate (H - H*)",
-        "arXiv 2308.10373",
-    ),
-    "input_noise": (
-        "fresh noise on the image at every step",
-        "x_t = x + sigma N(0, 1)",
-        "after RSC-SNN, ACM MM 2024",
-    ),
-    "input_quantization": ("pixels rounded by lot", "floor(x (k - 1) + U) / (k - 1)", "common"),
-    "randhet": ("random decays", "H = sigmoid(r) V + (1 - sigmoid(r)) I, r ~ N(0, sigma^2)", "iScience 2025"),
-    "dsd": ("gradients without their dominant direction", "G <- G - s1 u1 v1^T", "ICLR 2026"),
-    "conversion": (
-        "a quantized ANN first, then spikes",
-        "clip(floor(I T / theta + 1/2) / T, 0, 1), then soft reset from theta / 2",
-        "Bu et al., ICLR 2022",
-    ),
-    "ann_twin": ("no defense, a yardstick: the same layers without spikes", "ReLU(I), one step", "MEASURING"),
-    "fitted_surrogate": (
-        "ours: the training surrogate as wide as a layer's potentials are large",
-        "sharpness = 1 / (reach mean \\|u\\|)",
-        "STUDY",
-    ),
-    "shift_guard": (
-        "ours: potentials beyond what the attack moves them",
-        "L + lambda sum_l mean max(0, m_c - sign(u) u')",
-        "STUDY",
-    ),
-    "first_layer_guard": (
-        "ours: first layer beyond the farthest attainable shift",
-        "L + lambda mean max(0, eps \\|\\|w_c\\|\\|_1 g_c D_t - \\|u\\|)",
-        "STUDY",
-    ),
-}
-ROWS = {  # the rows of the study that speak of a defense: without and with adversarial training
-    "tgo": "TGO",
-    "rat": "RAT",
-    "sr": "SR",
-    "stog": "StoG",
-    "dlif": "DLIF",
-    "mppd": "MPPD",
-    "mpd_sgr": "MPD-SGR",
-    "feel": "FEEL",
-    "hosnn": "HoSNN",
-    "input_noise": "input noise",
-    "input_quantization": "input quantization",
-    "randhet": "RandHet",
-    "dsd": "DSD",
-    "conversion": "conversion",
-    "ann_twin": "no spikes: the ANN twin",
-    "fitted_surrogate": "fitted surrogate",
-    "shift_guard": "shift guard",
-    "first_layer_guard": "first-layer guard",
-    "ema": "EMA",
-}
-ALONE = {
-    "at": ("AT", "none"),
-    "trades": ("regimes", "TRADES"),
-    "mart": ("regimes", "MART"),
-    "temporal_ensemble": ("regimes", "temporal self-ensemble"),
-    "early_stopping": ("regimes", "AT, early stopping"),
-    "distillation": ("regimes", "distillation"),
-}
 
 
 def costs() -> None:
@@ -181,12 +52,12 @@ def costs() -> None:
     for name, kind in [("BPTT", None), *DEFENSES.items()]:
         chosen: tuple[Defense, ...] = () if kind is None else (kind(),)
         loss = "per_step" if name == "temporal_ensemble" else "mean"
-        trainer = _Trainer(
+        trainer = Trainer(
             type(base)(**{**vars(base), "defenses": chosen, "loss": loss}), data, torch.device("cpu")
         )
         trainer.at.epoch = 3  # of four: thresholds move, converted neurons spike
         trainer.net.train()
-        work[name] = lambda trainer=trainer: trainer.step(x, y)
+        work[name] = partial(trainer.step, x, y)
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(ROUNDS + 1):
         for name, go in work.items():
@@ -200,7 +71,7 @@ def costs() -> None:
         name: statistics.median(s / b for s, b in zip(seconds[name], seconds["BPTT"], strict=True))
         for name in work
     }
-    told = {
+    record = {
         "schema": SCHEMA,
         "kind": "defense costs",
         "machine": machine(),
@@ -209,61 +80,50 @@ def costs() -> None:
         "batch": 128,
         "factor": factor,
     }
-    write_json(COSTS, {**told, "BPTT milliseconds": 1000 * statistics.median(seconds["BPTT"])})
+    write_json(COSTS, {**record, "BPTT milliseconds": 1000 * statistics.median(seconds["BPTT"])})
+
+
+HEADER = ("name", "class", "idea", "formula", "source", "cost", "survives 8/255", "with AT, 25/255")
+NOTES = (
+    "Every defense is a frozen dataclass of `sg.defenses`, a name in recipes and a flag of `spikeguard "
+    "train` (`--defenses.tgo.delta 0.3`). `sg.compose(...)` combines several.",
+    "cost: time of a training step over that of BPTT, with default settings, the demo's network, batch 128, "
+    "in the last quarter of the training (`results/defense-costs.json`). What early stopping and EMA do "
+    "between epochs is not included.",
+    "survives: worst case of the quick audit in %, clean accuracy in brackets, means over seeds; without "
+    "adversarial training at 8/255, with it (PGD-2 at 16/255) at 25/255. The study has all numbers: "
+    "[results/embedded.md](results/embedded.md).",
+    "Defenses that are random at test time are scored as means over draws.",
+    "Made by `tools/defense_page.py` from `results/embedded.json`.",
+)
 
 
 def page() -> str:
-    """The table."""
+    """The table of defenses."""
     costs_ = read_json(COSTS)["factor"] if COSTS.exists() else {}
-    study = read_json(STUDY) if STUDY.exists() else None
-    told = _means(whole(study["cells"])) if study else {}
-    lines = [
-        "# Defenses",
-        "",
-        "Written by `tools/defense_page.py`. Every defense is a frozen dataclass `sg.NAME(...)`, a name in "
-        "recipes and a flag of `spikeguard train`",
-        "(`--defenses.tgo.delta 0.3`); `sg.compose(...)` puts several together. Cost: time of a training "
-        "step over BPTT's, default settings, the",
-        "demo's network, batch 128, in the last quarter of the training (`results/defense-costs.json`); "
-        "what early stopping and EMA do between",
-        "epochs is not in it. Survives: worst case of the quick audit in %, clean accuracy in brackets, "
-        "means over the seeds run: without",
-        "adversarial training at 8/255, with it (PGD-2 at 16/255) at 25/255 (`results/embedded.json`, all "
-        "of it in",
-        "[results/embedded.md](results/embedded.md)). Defenses that are random at test are scored as means "
-        "over draws.",
-        "",
-        "| name | class | idea | formula | source | cost | survives 8/255 | with AT, 25/255 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    none = [told.get((group, "none")) for group in ("BPTT", "AT")]
-    lines.append(f"| | | no defense | | | 1.0 | {_share(none[0])} | {_share(none[1])} |")
+    study = StudyRecord.read(STUDY) if STUDY.exists() else None
+    means = _means(finished_seeds(study.cells)) if study else {}
+    plain = [_share(means.get((group, "none"))) for group in ("BPTT", "AT")]
+    rows = [["", "", "no defense", "", "", "1.0", *plain]]
     for name, kind in DEFENSES.items():
-        idea, formula, source = ABOUT[name]
-        keys = [ALONE[name]] if name in ALONE else [("BPTT", ROWS[name]), ("AT", ROWS[name])]
-        survives = ["" if name in ALONE else _share(told.get(keys[0])), _share(told.get(keys[-1]))]
+        row = kind.row
+        alone = "" if row.group else _share(means.get(("BPTT", row.name)))
+        about = [text.replace("|", "\\|") for text in (kind.idea, kind.formula, kind.source)]
         cost = f"{costs_[name]:.1f}" if name in costs_ else "not run"
-        lines.append(
-            f"| `{name}` | {kind.__name__} | {idea} | {formula} | {source} | {cost} | "
-            f"{' | '.join(survives)} |"
-        )
-    return "\n".join([*lines, ""])
+        with_at = _share(means.get((row.group or "AT", row.name)))
+        rows.append([f"`{name}`", kind.__name__, *about, cost, alone, with_at])
+    return "\n".join(["# Defenses", "", *table(HEADER, rows), "", *bullets(NOTES), ""])
 
 
-def _means(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+def _means(cells: dict[str, StudyRow]) -> dict[tuple[str, str], dict[str, float]]:
     """Worst case and clean accuracy of every row, means over its seeds; rows without an error flag only."""
-    rows = grouped(
-        c for c in cells.values() if "failed" not in c and all(level != "error" for _, level in c["flags"])
-    )
-    told = {}
-    for key, row in rows.items():
-        told[key] = {
-            "robust": sum(c["worst_case"]["accuracy"] for c in row) / len(row),
-            "clean": sum(c["validation_accuracy"] for c in row) / len(row),
-        }
-        if "low" in row[0]:
-            told[key]["low"] = sum(c["low"]["worst_case"]["accuracy"] for c in row) / len(row)
-    return told
+    means = {}
+    for key, row in grouped(c for c in cells.values() if is_sound(c)).items():
+        clean = [c.validation_accuracy or 0.0 for c in row]
+        means[key] = {"robust": mean_worst_case(row), "clean": sum(clean) / len(row)}
+        if row[0].low:
+            means[key]["low"] = sum(c.low.worst_case.value for c in row if c.low) / len(row)
+    return means
 
 
 def _share(values: dict[str, float] | None) -> str:
@@ -278,8 +138,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["costs"]:
         costs()
     if sys.argv[1:2] == ["study"]:
-        record = read_json(Path(sys.argv[2]) / "embedded.json")
-        write_json(STUDY, record)
+        record = StudyRecord.read(Path(sys.argv[2]) / "embedded.json")
+        record.write(STUDY)
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(study_page(record))
         RESULT.with_suffix(".svg").write_text(picture(record))

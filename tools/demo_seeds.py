@@ -1,34 +1,35 @@
-"""The demo over several seeds, against its bars; a seed that is finished is not run again.
+"""The demo over several seeds, against its bars. A finished seed does not run again.
 
     python tools/demo_seeds.py FOLDER [SEEDS]
 
-Writes results/demo-seeds.json: per seed the worst case at 8/255, the gains, the loss of clean accuracy, the
-fall of the neighbor share.
+Writes results/demo-seeds.json: for each seed the worst case at 8/255, the gains, the loss of clean accuracy
+and the fall of the neighbor share.
 """
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from spikeguard.demo import run as demo
-from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.files import SCHEMA, write_json
+from spikeguard.records.studies import DemoRecord, DemoSettings
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.memory import keep_freed_pages
 
 RESULT = Path(__file__).parent.parent / "results" / "demo-seeds.json"
 
 
-def row(record: dict[str, Any]) -> dict[str, float]:
-    by_role = {n["role"]: n for n in record["networks"]}
-    worst = {role: 100 * n["attacks"]["8/255"]["worst_case"]["accuracy"] for role, n in by_role.items()}
+def row(record: DemoRecord) -> dict[str, float]:
+    """What the bars of the demo are about, in % and points."""
+    by_role = {n.role: n for n in record.networks}
+    worst = {role: 100 * n.attacks["8/255"].worst_case.value for role, n in by_role.items()}
     vanilla, tgo = by_role["vanilla"], by_role["tgo"]
     return {
-        "seed": record["seed"],
+        "seed": record.seed,
         **{f"worst_{role}": round(value, 2) for role, value in worst.items()},
         "gain_over_vanilla": round(worst["tgo"] - worst["vanilla"], 2),
         "gain_over_control": round(worst["tgo"] - worst["control"], 2),
-        "clean_lost": round(100 * (vanilla["clean"]["accuracy"] - tgo["clean"]["accuracy"]), 2),
-        "fewer_neighbors": round(100 * (1 - tgo["neighbors"]["mean"] / vanilla["neighbors"]["mean"]), 2),
+        "clean_lost": round(100 * (vanilla.clean.value - tgo.clean.value), 2),
+        "fewer_neighbors": round(100 * (1 - tgo.neighbors.mean / vanilla.neighbors.mean), 2),
     }
 
 
@@ -36,25 +37,20 @@ def main(folder: Path, seeds: int) -> None:
     keep_freed_pages()
     rows = []
     for seed in range(seeds):
-        out, settings = folder / f"seed-{seed}", demo.Settings(seed=seed)
-        mark = out / demo.MARK
-        record = (
-            read_json(mark)
-            if mark.exists() and read_json(mark)["finished"]
-            else demo.run(settings, out, resume=mark.exists())
+        out = folder / f"seed-{seed}"
+        record = _finished(out / demo.RECORD_NAME) or demo.run(
+            DemoSettings(seed=seed), out, resume=(out / demo.RECORD_NAME).exists()
         )
         rows.append(row(record))
         print(rows[-1], flush=True)
-        write_json(
-            RESULT,
-            {
-                "schema": SCHEMA,
-                "kind": "demo seeds",
-                "rows": rows,
-                "machine": machine(),
-                "path": record["path"],
-            },
-        )
+        written = {"rows": rows, "machine": machine(), "path": record.path}
+        write_json(RESULT, {"schema": SCHEMA, "kind": "demo seeds", **written})
+
+
+def _finished(path: Path) -> DemoRecord | None:
+    """The record of a demo that has finished."""
+    record = DemoRecord.read(path) if path.exists() else None
+    return record if record and record.finished else None
 
 
 if __name__ == "__main__":

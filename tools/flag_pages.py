@@ -1,11 +1,13 @@
-"""Write a page for every flag of the audit into docs/flags, from ``spikeguard.auditing.flags``.
+"""Pages of the audit's flags in docs/flags, from ``spikeguard.auditing.flags``.
 
 python tools/flag_pages.py
 """
 
+import textwrap
 from pathlib import Path
 
 from spikeguard.auditing.flags import KINDS, Kind
+from spikeguard.auditing.literature import LITERATURE
 
 FOLDER = Path(__file__).parents[1] / "docs" / "flags"
 LEVELS = {
@@ -17,9 +19,24 @@ LEVELS = {
 
 def page(name: str, kind: Kind) -> str:
     """The text of one page."""
-    return (
-        f"# {name}\n\nLevel: **{kind.level}**. {LEVELS[kind.level]}\n\n{kind.says}\n\n## Why it "
-        f"matters\n\n{kind.why}\n\n## What to do\n\n{kind.do}\n"
+    sources = "\n".join(_wrapped(text, "- ", "  ") for text in LITERATURE[name])
+    parts = [
+        f"# {name}",
+        f"Level: **{kind.level}**. {LEVELS[kind.level]}",
+        _wrapped(kind.says),
+        "## Why it matters",
+        _wrapped(kind.why),
+        "## What to do",
+        _wrapped(kind.do),
+        "## Literature",
+        sources,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str, first: str = "", rest: str = "") -> str:
+    return textwrap.fill(
+        text, 98, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
     )
 
 
@@ -27,8 +44,9 @@ def index() -> str:
     """The list of all flags."""
     rows = "\n".join(f"| [{name}]({name}.md) | {kind.level} | {kind.says} |" for name, kind in KINDS.items())
     return (
-        "# Flags of an audit\n\nWhat an audit says about its own reliability.\n\n| flag | level | what "
-        f"it says |\n|---|---|---|\n{rows}\n"
+        "# Flags of an audit\n\nWhat an audit found about its own reliability. A flag of level error makes "
+        'the verdict\n"not reliable". Each page says why a flag matters, what to do, and where it comes '
+        f"from.\n\n| flag | level | what it says |\n|---|---|---|\n{rows}\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Make the embedded sample from full Fashion-MNIST (where it came from, and how to check that).
+"""Make the embedded sample from full Fashion-MNIST, and check it.
 
     python tools/make_sample.py FOLDER_WITH_IDX_FILES
 
@@ -9,7 +9,6 @@ bytes: training images, training labels, test images, test labels.
 import hashlib
 import lzma
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -31,4 +30,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(str(Path(sys.argv[1])))
+    main(sys.argv[1])

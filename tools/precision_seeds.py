@@ -1,10 +1,9 @@
-"""Is accuracy traded for speed? The demo's TGO network trained in float32 and in bfloat16, three seeds each,
-both scored in float32.
+"""Does bfloat16 cost accuracy? The demo's TGO network trains in float32 and in bfloat16, three seeds each.
 
     python tools/precision_seeds.py
 
-Writes results/precision.json: per training its seconds, accuracy on all test images, and what PGD-20 with
-Atan(8) leaves of 300 at 8/255.
+Both are scored in float32. Writes results/precision.json: for each training its seconds, the accuracy on all
+test images, and the accuracy that PGD-20 with Atan(8) leaves of 300 at 8/255.
 """
 
 from dataclasses import replace
@@ -59,10 +58,10 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    told = {}
+    summary = {}
     for name in ("clean", "left"):
         full, half = ([r[name] for r in rows if r["precision"] == p] for p in ("float32", "bfloat16"))
-        told[name] = {
+        summary[name] = {
             "difference": mean(half) - mean(full),
             "seed_noise": stdev(full),
             "seed_noise_bfloat16": stdev(half),
@@ -73,7 +72,7 @@ def main() -> None:
             "schema": SCHEMA,
             "kind": "precision",
             "rows": rows,
-            "summary": told,
+            "summary": summary,
             "machine": machine(),
             "threads": torch.get_num_threads(),
         },

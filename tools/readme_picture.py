@@ -9,35 +9,49 @@ numbers' marks.
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-from spikeguard.records.files import read_json, write_bytes, write_json
-from spikeguard.report.demo_page import with_interval
+from spikeguard.records.files import write_bytes
+from spikeguard.records.studies import DemoRecord
 from spikeguard.report.plots import bars
-from spikeguard.report.reading import reading
+from spikeguard.report.text import with_interval
 
 ROOT = Path(__file__).parent.parent
 MARKS = re.compile(r"(<!-- demo numbers -->\n).*(<!-- end of demo numbers -->)", re.S)
 
 
-def numbers(record: dict[str, Any]) -> str:
-    """The README's table and first sentence."""
-    eps = record["eps"][0]
+def numbers(record: DemoRecord) -> str:
+    """The README's table, and what one attack overstates."""
+    eps = record.eps[0]
     lines = [
         "| accuracy in % at " + eps + " | clean | PGD-20, training surrogate | worst case |",
         "|---|---|---|---|",
     ]
-    for n in record["networks"]:
-        a = n["attacks"][eps]
-        told = " | ".join(with_interval(t) for t in (a["clean"], a["alone"]["PGD-20"], a["worst_case"]))
-        lines.append(f"| {n['label']} | {told} |")
-    return "\n".join([*lines, "", reading(record)[0], ""])
+    for n in record.networks:
+        a = n.attacks[eps]
+        cells = " | ".join(with_interval(t) for t in (a.clean, a.alone["pgd20"], a.worst_case))
+        lines.append(f"| {n.label} | {cells} |")
+    vanilla, tgo = (_overstated(record, role, eps) for role in ("vanilla", "tgo"))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"PGD-20 with the training surrogate overstates vanilla by {vanilla:.1f} points and TGO by "
+            f"{tgo:.1f}.",
+            "",
+        ]
+    )
+
+
+def _overstated(record: DemoRecord, role: str, eps: str) -> float:
+    """Points between PGD-20 with the training surrogate and the worst case of a network."""
+    attacks = next(n for n in record.networks if n.role == role).attacks[eps]
+    return 100 * (attacks.alone["pgd20"].value - attacks.worst_case.value)
 
 
 def main(folder: Path) -> None:
-    record = read_json(folder / "demo.json")
-    write_json(ROOT / "results" / "demo.json", record)
-    write_bytes(ROOT / "docs" / "demo.svg", bars(record["networks"], record["eps"][0]).encode())
+    record = DemoRecord.read(folder / "demo.json")
+    record.write(ROOT / "results" / "demo.json")
+    write_bytes(ROOT / "docs" / "demo.svg", bars(record.networks, record.eps[0]).encode())
     readme = ROOT / "README.md"
     text = MARKS.sub(lambda m: m[1] + numbers(record) + m[2], readme.read_text())
     write_bytes(readme, text.encode())

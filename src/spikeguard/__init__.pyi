@@ -1,9 +1,12 @@
 """The public names of spikeguard. ``__init__.py`` reads this file at run time: it is the one list of them."""
 
 from spikeguard import attacks as attacks
+from spikeguard import auditing as auditing
 from spikeguard import defenses as defenses
 from spikeguard import gradients as gradients
+from spikeguard import neurons as neurons
 from spikeguard import surrogates as surrogates
+from spikeguard import training as training
 from spikeguard.attacks import apgd as apgd
 from spikeguard.attacks import apgd_targeted as apgd_targeted
 from spikeguard.attacks import bim as bim
@@ -17,10 +20,9 @@ from spikeguard.attacks import rfgsm as rfgsm
 from spikeguard.attacks import sapgd as sapgd
 from spikeguard.attacks import square as square
 from spikeguard.attacks import targeted as targeted
-from spikeguard.auditing.audit import Audit as Audit
 from spikeguard.auditing.audit import audit as audit
-from spikeguard.auditing.flags import Flag as Flag
-from spikeguard.auditing.suite import Member as Member
+from spikeguard.auditing.verify import verify as verify
+from spikeguard.auditing.witnesses import Witnesses as Witnesses
 from spikeguard.data.sources import load_data as load_data
 from spikeguard.defenses import AT as AT
 from spikeguard.defenses import RAT as RAT
@@ -29,7 +31,6 @@ from spikeguard.defenses import TRADES as TRADES
 from spikeguard.defenses import compose as compose
 from spikeguard.errors import AttackError as AttackError
 from spikeguard.errors import UserError as UserError
-from spikeguard.kernels.mode import Band as Band
 from spikeguard.networks import build as build
 from spikeguard.neurons import IF as IF
 from spikeguard.neurons import LIF as LIF
@@ -41,6 +42,5 @@ from spikeguard.threat import L1 as L1
 from spikeguard.threat import L2 as L2
 from spikeguard.threat import Linf as Linf
 from spikeguard.training.load import load as load
-from spikeguard.training.loop import Run as Run
 from spikeguard.training.loop import train as train
 from spikeguard.training.recipe import Recipe as Recipe

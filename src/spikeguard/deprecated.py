@@ -34,6 +34,11 @@ NAMES = {
         ]
     },
     "InputQuantisation": "defenses.InputQuantization",
+    "Audit": "auditing.Audit",
+    "Flag": "auditing.Flag",
+    "Member": "auditing.Member",
+    "Run": "training.Run",
+    "Band": "neurons.Band",
     "Attacked": "attacks.Attacked",
     "noise": "attacks.random_noise",
     "assg": "gradients.ASSG",

@@ -19,6 +19,17 @@ from torch import Tensor
 
 from spikeguard.errors import UserError
 
+__all__ = [
+    "Surrogate",
+    "Triangle",
+    "Atan",
+    "Sigmoid",
+    "Gaussian",
+    "Rectangle",
+    "Exponential",
+    "StraightThrough",
+]
+
 
 class Surrogate(ABC):
     """Stand-in derivative of the step function; ``u`` is the distance to the threshold, any shape.

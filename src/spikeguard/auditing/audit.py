@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from spikeguard import attacks
-from spikeguard.auditing import checks, controls, findings, flags
-from spikeguard.auditing import run as runner
-from spikeguard.auditing.flags import Flag, flag
-from spikeguard.auditing.record import audit_record, description, save, weights
-from spikeguard.auditing.run import Task
-from spikeguard.auditing.state import State, digest
+from spikeguard.auditing import checks, controls
+from spikeguard.auditing.flags import Flag
+from spikeguard.auditing.raise_flags import all_flags
+from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
+from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle, traits
+from spikeguard.auditing.state import digest
 from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, Effort, Member, fingerprint, members
+from spikeguard.auditing.verify import check_in_fresh_process
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.errors import UserError
 from spikeguard.gradients import Transfer
 from spikeguard.models import Model
+from spikeguard.records.member_names import transfer_key
+from spikeguard.records.schema import AuditRecord, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
@@ -32,36 +35,41 @@ STATE, RECORD = "audit.state.npz", "audit.json"
 
 @dataclass(frozen=True)
 class Audit:
-    """Result of an audit. Accuracies are fractions; ``robust_accuracy`` is an upper bound. ``record``.
+    """Result of an audit: its record and the inputs that break samples.
 
-    All of it, as it is written.
+    Accuracies are fractions; ``robust_accuracy`` is an upper bound.
     """
 
-    record: dict[str, Any]
-    flags: tuple[Flag, ...]
+    record: AuditRecord
     witnesses: Witnesses
 
     @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What the audit found about its own reliability, errors first."""
+        return self.record.flags
+
+    @property
     def robust_accuracy(self) -> float:
-        return float(self.record["worst_case"]["accuracy"])
+        return self.record.worst_case.value
 
     @property
     def clean_accuracy(self) -> float:
-        return float(self.record["clean"]["accuracy"])
+        return self.record.clean.value
 
     @property
-    def attacks(self) -> list[dict[str, Any]]:
-        """A row a member of the suite."""
-        return list(self.record["members"])
+    def attacks(self) -> tuple[MemberRow, ...]:
+        """A row for each member of the suite."""
+        return self.record.members
 
     @property
     def verdict(self) -> str:
-        return str(self.record["verdict"])
+        """The result in one sentence."""
+        return self.record.verdict
 
     @property
     def reliable(self) -> bool:
-        """No flag of level error."""
-        return all(f.level != "error" for f in self.flags)
+        """Whether no flag has level error."""
+        return not self.record.errors
 
     def save(self, path: str | Path) -> Path:
         """Write the record to ``path`` and the witnesses beside it; returns the path."""
@@ -84,74 +92,85 @@ def audit(
     progress: Progress | None = None,
     index: Tensor | None = None,
     stop: Stop | None = None,
+    origin: Origin | None = None,
 ) -> Audit:
-    """The harshest fair judgement of ``model``, any callable from images ``[N, C, H, W]`` in [0, 1] to logits
-    ``[N, K]``, with labels ``y`` ``[N]``.
+    """Measure an upper bound of the robust accuracy of ``model`` by a suite of attacks.
 
-    ``effort``: 'quick', 'standard', 'full', or 'autoattack' for that protocol alone. ``extra``: further
-    members, or other networks whose gradients are tried (transfer). ``out``: a folder; state is kept there
-    while it runs (an interrupted audit goes on from it), record and witnesses at the end. ``progress(stage,
-    done, total)``. A fault of the model is a flag, of level error where the number is worth nothing by it.
-    UserError on bad input and on answers that are no ``[N, classes]``, Interrupted after ``stop``.
+    Args:
+        model: any callable from images ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``.
+        x: images; y: labels ``[N]``, int64; threat: the norm and its budget.
+        effort: 'quick', 'standard', 'full', or 'autoattack' for that protocol alone.
+        out: a folder for state (an interrupted audit resumes from it), record and witnesses.
+        extra: further members, or other networks whose gradients are tried (transfer).
+        progress: called as ``progress(stage, done, total)``; stop: an event that ends the audit.
+        index: numbers of the images, which random numbers depend on.
+        origin: where model and images come from. If it names a target that the command line can load, a
+            fresh process checks the record in ``out``.
+
+    Raises:
+        UserError: bad input, or outputs that are no ``[N, K]``.
+        Interrupted: ``stop`` was set; the state is kept in ``out``.
+
+    A fault of the model is a flag, of level error if it makes the number worthless.
+
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick")
+    >>> result.robust_accuracy <= result.clean_accuracy
+    True
     """
     check_images(x, y)
     _check_settings(model, threat, effort, batch_size, extra)
-    begun, tell = time.perf_counter(), progress or no_progress
-    folder = None if out is None else Path(out)
-    bare = Task(model, x, y, threat, (), seed, index, batch_size or 250, tell=tell)
-    tell("looking at the model", 0, 1)
-    checked = checks.look(model, x, y, bare.random and not checks.stateful(model, x))
-    random = "noise" in checked.traits
+    begun, progress = time.perf_counter(), progress or no_progress
+    folder, origin = None if out is None else Path(out), origin or Origin()
+    plan = Plan(seed, batch_size or 250, EOT_DRAWS[effort])
+    progress("checking the model", 0, 1)
+    bare = Task(model, x, y, threat, (), index, plan)
+    checked = checks.check_model(model, x, y, bare.random and not checks.stateful(model, x))
+    plan = replace(plan, random="noise" in checked.traits)
     chosen, left_out = members(
         effort,
         threat,
-        runner.traits(model, random, *checked.traits),
-        _extra(extra),
-        getattr(model, "adaptive", frozenset()),
+        traits(model, bool(plan.random), *checked.traits),
+        _extra_members(extra),
+        getattr(model, "adaptive", ()),
     )
+    suite_hash, found = fingerprint(effort, threat.norm, bool(plan.random)), digests(model, x, y)
     conditions = {
-        "suite": fingerprint(effort, threat.norm, random),
+        "suite": suite_hash,
         "effort": effort,
-        "members": [m.name for m in chosen],
+        "members": [m.id for m in chosen],
         "threat": [threat.norm, digest(threat.per_sample(x))],
         "seed": seed,
-        "batch_size": batch_size or 250,
-        "images": digest(x, y),
-        "model": weights(model),
-        "described": description(model),
+        "batch_size": plan.batch_size,
+        **asdict(found),
     }
-    store = (folder / STATE, conditions) if folder else None
-    task = Task(
-        model,
-        x,
-        y,
-        threat,
-        chosen,
-        seed,
-        index,
-        batch_size or 250,
-        EOT_DRAWS[effort],
-        tell,
-        store,
-        stop,
-        random,
-    )
+    session = Session(progress, (folder / STATE, conditions) if folder else None, stop)
+    task = Task(model, x, y, threat, chosen, index, plan, session)
     before = checks.contents(model)
-    state = runner.run(task)
-    told = controls.run(task, effort)
-    told["survivors with a gradient"] = controls.survivors_with_gradient(task, state)
-    told["second look"] = controls.second_look(task, state)
-    witnesses = runner.settle(task, state)
-    checks.unchanged(model, before, checked)
-    found = _flags(task, state, checked.findings, told, effort)
-    entry = audit_record(
-        task, state, effort, conditions, left_out, told, found, state.earlier + time.perf_counter() - begun
+    state = run_suite(task)
+    control = replace(
+        controls.run_controls(task, effort),
+        survivors_with_gradient=controls.survivors_with_gradient(task, state),
+        second_attack=controls.second_attack(task, state),
     )
-    result = Audit(entry, found, witnesses)
-    if folder:
-        result.save(folder / RECORD)
-        (folder / STATE).unlink(missing_ok=True)
-    return result
+    witnesses = settle(task, state)
+    checks.unchanged(model, before, checked)
+    flags = all_flags(task, state, checked.findings, control, effort)
+    seconds = state.earlier + time.perf_counter() - begun
+    measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)
+    record = audit_record(task, state, measured)
+    return Audit(record if folder is None else _store(record, witnesses, folder, x), witnesses)
+
+
+def _store(record: AuditRecord, witnesses: Witnesses, folder: Path, x: Tensor) -> AuditRecord:
+    """Write record and witnesses, have a fresh process check them, and drop the state."""
+    record = save(record, witnesses, folder / RECORD)
+    (folder / STATE).unlink(missing_ok=True)
+    if record.origin.target is None:
+        return record
+    check = check_in_fresh_process(folder / RECORD, record.origin, x.device.type, torch.get_num_threads())
+    record = with_fresh_check(record, check)
+    record.write(folder / RECORD)
+    return record
 
 
 def _check_settings(
@@ -178,64 +197,23 @@ def _check_settings(
             )
 
 
-def _extra(extra: Sequence[Member | Model]) -> list[Member]:
+def _extra_members(extra: Sequence[Member | Model]) -> list[Member]:
+    """Members of the user's own, and PGD-40 with the gradients of each other network."""
     rows = []
-    for number, one in enumerate(extra):
+    for number, one in enumerate(extra, 1):
         if isinstance(one, Member):
             rows.append(one)
-        else:
-            name = f"PGD-40 through network {number + 1} ({type(one).__name__})"
-            rows.append(Member(name, "transfer", attacks.pgd, {"steps": 40, "restarts": 1}, Transfer(one)))
-    return rows
-
-
-def _flags(
-    task: Task, state: State, checked: dict[str, dict[str, Any]], told: dict[str, Any], effort: str
-) -> tuple[Flag, ...]:
-    n, raised = len(task.x), flags.from_checks(checked) + flags.from_controls(told)
-    gradients = told["survivors with a gradient"]
-    if gradients and max(gradients.values()) <= 0.05:
-        raised.append(flag("no-gradient", shares=gradients))
-    second = told["second look"]
-    if (
-        second.get("left by the second look", 0) >= controls.ENOUGH
-        and second["lower bound of the share"] > 0.002
-    ):
-        raised.append(
-            flag("black-box-beats-white-box", f"({second['left by the second look']} images)", **second)
-        )
-    elif second["by black box only"]:
-        raised.append(flag("black-box-first", f"({second['by black box only']} images)", **second))
-    if task.members and len(state.failed) == len(task.members):
-        raised.append(flag("nothing-ran", f"({next(iter(state.failed.values()))})"))
-    for why in dict.fromkeys(state.failed.values()):
-        names = [name for name, reason in state.failed.items() if reason == why]
-        invalid = "left its budget" in why or "returned values" in why
-        raised.append(
-            flag(
-                "attack-invalid" if invalid else "attack-failed",
-                f"({', '.join(names)}: {why})",
-                members=names,
+            continue
+        kind = type(one).__name__
+        rows.append(
+            Member(
+                f"pgd40-transfer{number}",
+                "transfer",
+                attacks.pgd,
+                {"steps": 40, "restarts": 1},
+                Transfer(one),
+                title=f"PGD-40, gradients of network {number} ({kind})",
+                key=transfer_key(number, kind),
             )
         )
-    if (lost := sum(state.unconfirmed.values())) > max(3, 0.01 * n):
-        raised.append(flag("witness-lost", f"({lost})", **state.unconfirmed))
-    parts = findings.masking(task, state)
-    if parts and (gap := parts["PGD-20"] - parts["worst case"]) > 0.05:
-        raised.append(flag("masking", f"({100 * gap:.1f} points)", **parts))
-    curve = findings.convergence(task, state)
-    if curve and curve["last doubling"] > 0.005:
-        raised.append(
-            flag("not-converged", f"({100 * curve['last doubling']:.1f} points, {curve['member']})", **curve)
-        )
-    clean = float(state.clean.mean())
-    if clean < 2.0 / (int(task.y.max()) + 1):
-        raised.append(flag("clean-accuracy-low", f"({100 * clean:.1f} %)", clean=clean))
-    moved, eps = task.threat.length(state.found - task.x), task.threat.per_sample(task.x).flatten()
-    if float(eps.max()) > 0 and bool((moved < 0.5 * eps).all()):
-        raised.append(flag("budget-unused", largest_share=float((moved / eps.clamp(min=1e-12)).max())))
-    if n < min(EFFORTS[effort] or 1000, 200):
-        raised.append(flag("few-images", f"({n} images)", images=n))
-    if task.random:
-        raised.append(flag("random-model"))
-    return flags.sorted_by_level(raised)
+    return rows

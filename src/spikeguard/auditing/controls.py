@@ -1,19 +1,19 @@
-"""Controls: small experiments on a panel of images whose outcome is known beforehand if the attacks work."""
+"""Controls: small experiments on some images whose outcome is known in advance if the attacks work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from spikeguard import attacks
 from spikeguard.attacks import Attacked
-from spikeguard.auditing import run as runner
 from spikeguard.auditing.checks import gradient
-from spikeguard.auditing.run import Task
+from spikeguard.auditing.run import BROKEN, Task, kept
 from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.state import ROBUST, State
 from spikeguard.auditing.suite import BLACK
@@ -24,6 +24,17 @@ from spikeguard.models import eval_mode
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
 from spikeguard.random import draws
+from spikeguard.records.schema import (
+    Controls,
+    Curve,
+    FullBudget,
+    NoiseRow,
+    PairRow,
+    Restarts,
+    SecondAttack,
+    Settings,
+    ZeroBudget,
+)
 from spikeguard.stats import ALPHA, mcnemar, share_above
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Surrogate
 from spikeguard.threat import Threat
@@ -39,10 +50,12 @@ LADDER: tuple[Estimator, ...] = (
     BPDA(Atan(4.0)),
 )
 EOT_DRAWS = 3
-ENOUGH = 3  # images that only black-box attacks break, from which on it is an error
+ENOUGH = 3
+"""Images that only black-box attacks break, from which on it is an error."""
+T = TypeVar("T")
 
 
-def spread(task: Task, count: int) -> Tensor:
+def evenly_spaced(task: Task, count: int) -> Tensor:
     """Rows of ``count`` images spread evenly over all.
 
     Of half as many for a random model, whose every gradient is an average.
@@ -52,51 +65,52 @@ def spread(task: Task, count: int) -> Tensor:
     return rows
 
 
-def panel(task: Task, rows: Tensor) -> Task:
-    """The task on some of its images."""
-    at, numbers = rows.to(task.x.device), task.numbers[rows.cpu()]
+def subset(task: Task, rows: Tensor) -> Task:
+    """The task on some of its images, without its session."""
+    at = rows.to(task.x.device)
+    plan = replace(task.plan, random=task.random, eot_draws=1)
     x, y, threat = task.x[at], task.y[at], task.threat.select(at)
-    return Task(
-        task.model, x, y, threat, task.members, task.seed, numbers, task.batch_size, known_random=task.random
+    return Task(task.model, x, y, threat, task.members, task.sample_ids[rows.cpu()], plan)
+
+
+def run_controls(task: Task, effort: str) -> Controls:
+    """Run all controls that do not need the result of the audit."""
+    small = subset(task, evenly_spaced(task, PANELS[effort]))
+    outcomes = Outcomes(small)
+    names = ("zero budget", "full budget", "against noise", "pairs", "restarts", "dead surrogates", "curve")
+
+    def step(name: str, control: Callable[[], T]) -> T:
+        task.session.progress(f"control: {name}", names.index(name), len(names))
+        if task.session.stopped:
+            raise Interrupted(f"audit stopped before its controls ended; {kept(task)}")
+        return control()
+
+    return Controls(
+        images=len(small.x),
+        zero_budget=step("zero budget", lambda: zero_budget(small)),
+        full_budget=step("full budget", lambda: full_budget(small)),
+        against_noise=step("against noise", lambda: against_noise(small)),
+        pairs=step("pairs", lambda: pairs(outcomes)),
+        restarts=step("restarts", lambda: restarts(outcomes)),
+        dead_surrogate_share=step("dead surrogates", lambda: dead_surrogate_share(small)),
+        curve=step("curve", lambda: curve(task, *CURVES[effort])),
     )
-
-
-def run(task: Task, effort: str) -> dict[str, Any]:
-    """All controls that do not need the result of the audit."""
-    small = panel(task, spread(task, PANELS[effort]))
-    told: dict[str, Any] = {"images": len(small.x)}
-    outcomes = _Outcomes(small)
-    steps: list[tuple[str, Callable[[], Any]]] = [
-        ("nothing", lambda: _nothing(small)),
-        ("everything", lambda: _everything(small)),
-        ("against noise", lambda: _against_noise(small)),
-        ("pairs", lambda: _pairs(outcomes)),
-        ("restarts", lambda: _restarts(outcomes)),
-        ("silent surrogate", lambda: _silent(small)),
-        ("curve", lambda: curve(task, *CURVES[effort])),
-    ]
-    for number, (name, control) in enumerate(steps):
-        task.tell(f"control: {name}", number, len(steps))
-        if task.stop is not None and task.stop.is_set():
-            raise Interrupted(f"audit stopped before its controls ended; {runner.kept(task)}")
-        told[name] = control()
-    return told
 
 
 def _broken(
     task: Task,
     threat: Threat,
     attack: Callable[..., Attacked],
-    settings: dict[str, Any],
+    settings: Settings,
     estimator: Estimator | None = None,
 ) -> Tensor:
-    """Which samples an attack breaks, judged on the model itself: all False where it has no gradient."""
+    """The samples that an attack breaks, by the model itself, ``[N]`` bool: none where it has no gradient."""
     if estimator is not None:
         averaged = task.random and not isinstance(estimator, EOT)
         settings = {**settings, "gradient": EOT(EOT_DRAWS, estimator) if averaged else estimator}
     try:
         got = attack(task.model, task.x, task.y, threat, **settings)
-    except Exception:  # whatever the model raises: this attack does nothing; the run of the suite has told it
+    except Exception:  # whatever the model raises: the run of the suite has noted it
         return torch.zeros(len(task.x), dtype=torch.bool, device=task.x.device)
     return ~_right(task, got.x)
 
@@ -109,15 +123,19 @@ def _right(task: Task, x: Tensor) -> Tensor:
             return torch.cat([task.model(a).argmax(1) for a in x.split(task.batch_size)]) == task.y
 
 
-def _nothing(task: Task) -> dict[str, float]:
+def zero_budget(task: Task) -> ZeroBudget:
     """At eps 0 every attack must leave the clean accuracy."""
     clean, left = _right(task, task.x), torch.ones_like(task.y, dtype=torch.bool)
-    for attack, settings in ((attacks.fgsm, {}), (attacks.pgd, {"steps": 3, "restarts": 1})):
+    runs: list[tuple[Callable[..., Attacked], Settings]] = [
+        (attacks.fgsm, {}),
+        (attacks.pgd, {"steps": 3, "restarts": 1}),
+    ]
+    for attack, settings in runs:
         left &= ~_broken(task, task.threat.scaled(0.0), attack, settings, Own())
-    return {"clean": float(clean.float().mean()), "left": float((left & clean).float().mean())}
+    return ZeroBudget(float(clean.float().mean()), float((left & clean).float().mean()))
 
 
-def _everything(task: Task) -> dict[str, float]:
+def full_budget(task: Task) -> FullBudget:
     """At eps 1 (every image is allowed), from the image itself, gradients must bring accuracy to chance."""
     eps = {"linf": 1.0, "l2": task.x[0].numel() ** 0.5, "l1": float(task.x[0].numel())}[task.threat.norm]
     threat, left = type(task.threat)(eps), _right(task, task.x)
@@ -125,21 +143,20 @@ def _everything(task: Task) -> dict[str, float]:
     for estimator, loss in product(LADDER, ("ce", "margin")):
         if float(left.float().mean()) <= chance:
             break
-        settings = {"steps": 20, "step_size": eps / 8, "start": False, "loss": loss}
+        settings: Settings = {"steps": 20, "step_size": eps / 8, "start": False, "loss": loss}
         left &= ~_broken(task, threat, attacks.pgd, settings, estimator)
-    return {"left": float(left.float().mean()), "chance": chance}
+    return FullBudget(float(left.float().mean()), chance)
 
 
-def _against_noise(task: Task) -> list[dict[str, float]]:
-    """At two and four times the budget gradients must break more than random points do, as many as the
-    gradients had steps.
+def against_noise(task: Task) -> tuple[NoiseRow, ...]:
+    """At two and four times the budget gradients must break more images than as many random points.
 
-    Nothing where so few images are right that no outcome could tell the two apart.
+    No rows where so few images are right that no outcome is significant.
     """
-    rows: list[dict[str, float]] = []
+    rows: list[NoiseRow] = []
     right = _right(task, task.x)
     if not float(task.threat.per_sample(task.x).max()) or mcnemar(int(right.sum()), 0) >= ALPHA:
-        return rows
+        return ()
     for factor in (2.0, 4.0):
         threat = task.threat.scaled(factor)
         by_noise, by_gradient = torch.zeros_like(right), torch.zeros_like(right)
@@ -155,17 +172,12 @@ def _against_noise(task: Task) -> list[dict[str, float]]:
             only = (int((by_gradient & ~by_noise).sum()), int((by_noise & ~by_gradient).sum()))
             if mcnemar(*only) < ALPHA and only[0] > only[1]:
                 break
-        told = {
-            "eps factor": factor,
-            "right": int(right.sum()),
-            "noise": int(by_noise.sum()),
-            "gradient": int(by_gradient.sum()),
-        }
-        rows.append({**told, "p": mcnemar(*only), "better": float(only[0] > only[1])})
-    return rows
+        counts = (int(right.sum()), int(by_noise.sum()), int(by_gradient.sum()))
+        rows.append(NoiseRow(*counts, mcnemar(*only), only[0] > only[1], factor))
+    return tuple(rows)
 
 
-RUNS: dict[str, tuple[Callable[..., Attacked], dict[str, Any], Estimator]] = {
+RUNS: dict[str, tuple[Callable[..., Attacked], Settings, Estimator]] = {
     "FGSM": (attacks.fgsm, {}, Own()),
     "PGD-20": (attacks.pgd, {"steps": 20, "restarts": 1}, Own()),
     "PGD-20 x 5": (attacks.pgd, {"steps": 20, "restarts": 5}, Own()),
@@ -177,8 +189,8 @@ PAIRS = (("PGD-20", "FGSM"), ("PGD-40", "PGD-20"), ("APGD-40", "PGD-40"))  # the
 RANDOM_PAIRS = (("EOT-10", "EOT-1"), ("EOT-20", "EOT-10"))
 
 
-class _Outcomes(dict[str, Tensor]):
-    """What the attacks of ``RUNS`` break, each run once it is asked for."""
+class Outcomes(dict[str, Tensor]):
+    """What the attacks of ``RUNS`` break; each runs once, when it is needed."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -193,41 +205,32 @@ class _Outcomes(dict[str, Tensor]):
         return 1 - float(self[name].float().mean())
 
 
-def _pairs(broken: _Outcomes) -> list[dict[str, Any]]:
-    """Attacks of which one must not be significantly weaker than the other."""
+def pairs(broken: Outcomes) -> tuple[PairRow, ...]:
+    """Pairs of attacks of which the first must not be significantly weaker than the second."""
     rows = []
     for strong, weak in (*PAIRS, *(RANDOM_PAIRS if broken.task.random else ())):
         only = (int((broken[weak] & ~broken[strong]).sum()), int((broken[strong] & ~broken[weak]).sum()))
-        told = {
-            "stronger": strong,
-            "weaker": weak,
-            "only the weaker breaks": only[0],
-            "only the stronger breaks": only[1],
-            "p": mcnemar(*only),
-        }
-        rows.append({**told, "left by": [broken.left(name) for name in (strong, weak)]})
-    return rows
+        left = (broken.left(strong), broken.left(weak))
+        rows.append(PairRow(strong, weak, *only, mcnemar(*only), left))
+    return tuple(rows)
 
 
-def _restarts(broken: _Outcomes) -> dict[str, float]:
+def restarts(broken: Outcomes) -> Restarts:
     """What PGD-20 with the own gradient leaves after one and after five starts."""
-    return {"1": broken.left("PGD-20"), "5": broken.left("PGD-20 x 5")}
+    return Restarts(broken.left("PGD-20"), broken.left("PGD-20 x 5"))
 
 
-def _silent(task: Task) -> dict[str, float]:
-    """Per layer of ours.
-
-    The share of potentials at which its own surrogate gives less than a hundredth of what it gives at the
-    threshold.
-    """
+def dead_surrogate_share(task: Task) -> dict[str, float]:
+    """By spiking layer, the share of potentials at which its own surrogate is below a hundredth of its value
+    at the threshold."""
     if not (isinstance(task.model, nn.Module) and known(task.model)):
         return {}
-    with eval_mode(task.model), torch.no_grad(), tap(task.model) as seen:
+    with eval_mode(task.model), torch.no_grad(), tap(task.model) as tapped:
         task.model(task.x)
     shares = {}
     for name, layer in spiking(task.model).items():
-        if name in seen.potentials and type(layer.spec.surrogate).observe is Surrogate.observe:
-            u = seen.potentials[name]
+        if name in tapped.potentials and type(layer.spec.surrogate).observe is Surrogate.observe:
+            u = tapped.potentials[name]
             slopes = layer.spec.surrogate.derivative(u) / layer.spec.surrogate.derivative(
                 torch.zeros_like(u[:1, :1])
             )
@@ -235,27 +238,24 @@ def _silent(task: Task) -> dict[str, float]:
     return shares
 
 
-def curve(task: Task, count: int, steps: int) -> dict[str, Any]:
+def curve(task: Task, count: int, steps: int) -> Curve:
     """Accuracy against eps under SA-PGD with ASSG and with the model's own gradient."""
-    small, points = panel(task, spread(task, count)), []
+    small, points = subset(task, evenly_spaced(task, count)), list[tuple[float, float]]()
     broken = ~_right(small, small.x)
     for factor in CURVE:
         if factor:
             for estimator in (ASSG(start_from_first=True), Own()):
-                settings = {"steps": steps, "restarts": 1, "loss": "margin"}
+                settings: Settings = {"steps": steps, "restarts": 1, "loss": "margin"}
                 broken = broken | _broken(
                     small, small.threat.scaled(factor), attacks.sapgd, settings, estimator
                 )
-        points.append([factor, 1 - float(broken.float().mean())])
-    return {"images": len(small.x), "steps": steps, "points": points}
+        points.append((factor, 1 - float(broken.float().mean())))
+    return Curve(len(small.x), steps, tuple(points))
 
 
 def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
-    """By estimator.
-
-    The share of up to 100 surviving samples at whose best point so far it gives any gradient.
-    """
-    rows = torch.nonzero(state.right > runner.BROKEN).flatten()[:100]
+    """By estimator, the share of up to 100 surviving samples that have a gradient at the best point found."""
+    rows = torch.nonzero(state.right > BROKEN).flatten()[:100]
     if not len(rows):
         return {}
     shares = {}
@@ -263,33 +263,31 @@ def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
         for name, estimator in (
             ("own", Own()),
             ("straight-through", SwapSurrogate(StraightThrough())),
-            ("unlocked", BPDA(Atan(4.0))),
+            ("bpda", BPDA(Atan(4.0))),
         ):
             g = gradient(task.model, estimator, state.found[rows], task.y[rows])
             shares[name] = 0.0 if g is None else float((g.flatten(1).abs().amax(1) > 0).float().mean())
     return shares
 
 
-def second_look(task: Task, state: State) -> dict[str, Any]:
-    """Samples that only black-box attacks broke.
+def second_attack(task: Task, state: State) -> SecondAttack:
+    """Attack the samples that only black-box attacks broke once more, by the strongest gradients.
 
-    Attacked once more by the strongest gradients before anything is concluded from them.
+    Only what they leave again says that gradients are masked.
     """
     black = torch.tensor([m.family in BLACK for m in task.members], device=task.x.device)
-    first, second = state.first, state.second
+    first, second = state.first_by, state.second_by
     only = (first >= 0) & black[first.clamp(min=0)] & ((second == ROBUST) | black[second.clamp(min=0)])
     rows = torch.nonzero(only).flatten()
-    told: dict[str, Any] = {"by black box only": len(rows), "images": len(task.x)}
-    if len(rows):
-        small = panel(task, rows)
-        left = torch.ones_like(rows, dtype=torch.bool)
-        strongest: list[Estimator] = [BPDA(Atan(4.0)), *LADDER[:-1]]
-        for estimator, loss in product(strongest, ("margin", "ce")):
-            if int(left.sum()) < ENOUGH:
-                break
-            left &= ~_broken(
-                small, small.threat, attacks.sapgd, {"steps": 100, "restarts": 1, "loss": loss}, estimator
-            )
-        told["left by the second look"] = int(left.sum())
-        told["lower bound of the share"] = share_above(int(left.sum()), len(task.x))
-    return told
+    if not len(rows):
+        return SecondAttack(0, len(task.x))
+    small = subset(task, rows)
+    left = torch.ones_like(rows, dtype=torch.bool)
+    strongest: list[Estimator] = [BPDA(Atan(4.0)), *LADDER[:-1]]
+    for estimator, loss in product(strongest, ("margin", "ce")):
+        if int(left.sum()) < ENOUGH:
+            break
+        settings: Settings = {"steps": 100, "restarts": 1, "loss": loss}
+        left &= ~_broken(small, small.threat, attacks.sapgd, settings, estimator)
+    count = int(left.sum())
+    return SecondAttack(len(rows), len(task.x), count, share_above(count, len(task.x)))

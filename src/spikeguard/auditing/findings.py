@@ -1,141 +1,118 @@
-"""What an audit's numbers mean.
-
-How much of the apparent robustness was masking, what each family was needed for, and the verdict in one
-sentence.
-"""
+"""What the numbers of an audit mean: masking, what each family is needed for, convergence, the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from spikeguard.auditing.run import Task
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import BLACK, OWN, Member
-from spikeguard.stats import wilson
+from spikeguard.auditing.suite import BLACK, OWN, PGD_20
+from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow
+
+MARKS = (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000)
+"""Steps at which the convergence of the longest attack is recorded."""
 
 
-def told(share: float, total: int) -> dict[str, Any]:
-    """A share with its 95 % interval over the choice of images."""
-    return {"accuracy": share, "interval": list(wilson(round(share * total), total))}
+def masking(task: Task, state: State) -> Masking | None:
+    """The gap between PGD-20 with the model's own gradient and the worst case, in three parts.
 
-
-def masking(task: Task, state: State) -> dict[str, float] | None:
-    """Three parts between PGD-20 with the model's own gradient and the worst case, as fractions that add up.
-
-    optimizer: what longer attacks with the own gradient break more; gradient: what other gradients break
-    more; rest: what needs no gradient. None where the suite had no PGD-20 on all images.
+    optimizer: what longer attacks with the own gradient take; gradient: what other gradients take; rest: what
+    needs no gradient. None where the suite has no PGD-20 on all images.
     """
-    if "PGD-20" not in state.alone or OWN not in task.families:
+    if PGD_20.id not in state.alone or OWN not in task.families:
         return None
-    valid = state.first != CLEAN_WRONG
+    valid = state.first_by != CLEAN_WRONG
     worst = state.by_family[:, valid]
     black = torch.tensor([f in BLACK for f in task.families], device=worst.device)
     n = len(task.x)
 
     def left(rows: torch.Tensor) -> float:
-        return (
-            float(worst[rows].amin(0).double().sum()) / n
-            if bool(rows.any())
-            else float(state.clean.double().mean())
-        )
+        if not bool(rows.any()):
+            return float(state.clean.double().mean())
+        return float(worst[rows].amin(0).double().sum()) / n
 
-    start = state.alone["PGD-20"] / n
+    start = state.alone[PGD_20.id] / n
     own = min(left(torch.tensor([f == OWN for f in task.families], device=worst.device)), start)
     white, union = min(left(~black), own), min(left(torch.ones_like(black)), left(~black))
-    return {
-        "PGD-20": start,
-        "optimizer": start - own,
-        "gradient": own - white,
-        "rest": white - union,
-        "worst case": union,
-    }
+    return Masking(start, start - own, own - white, white - union, union)
 
 
 def without_each_family(task: Task, state: State) -> dict[str, float]:
-    """
+    """Accuracy if a family had been left out, by family.
 
-    Accuracy if a family had been left out (all samples were met by others until two families had broken
-    them).
+    It is exact: the other families attack every sample until two families have broken it.
     """
-    valid, shares = state.first != CLEAN_WRONG, {}
-    for place, family in enumerate(task.families):
-        others = [k for k in range(len(task.families)) if k != place]
+    valid, shares = state.first_by != CLEAN_WRONG, {}
+    for number, family in enumerate(task.families):
+        others = [k for k in range(len(task.families)) if k != number]
         kept = state.by_family[others][:, valid].amin(0) if others else state.clean[valid]
         shares[family] = float(kept.double().sum()) / len(task.x)
     return shares
 
 
-def member_rows(task: Task, state: State) -> list[dict[str, Any]]:
-    """Per member: how many samples it met, broke first, broke that no other family broke; accuracy after it.
-
-    What it cost.
-    """
+def member_rows(task: Task, state: State) -> tuple[MemberRow, ...]:
+    """A row for each member: what it attacked and broke, accuracy after it, its cost."""
     rows = []
     for number, member in enumerate(task.members):
-        mine = state.first == number
-        row: dict[str, Any] = {
-            **member.told(),
-            "met": state.met.get(member.name, 0),
-            "broke": state.broke.get(member.name, 0),
-            "first": int(mine.sum()),
-            "only this family": int((mine & (state.second == ROBUST)).sum()),
-            "after": state.after.get(member.name),
-            **state.cost.get(member.name, {}),
-        }
-        if member.name in state.alone:
-            row["alone"] = told(state.alone[member.name] / len(task.x), len(task.x))
-        if member.name in state.failed:
-            row["failed"] = state.failed[member.name]
-        rows.append(row)
-    return rows
+        mine, n = state.first_by == number, len(task.x)
+        cost = state.cost.get(member.id, {})
+        rows.append(
+            MemberRow(
+                member.id,
+                member.title,
+                member.family,
+                member.attack.__name__,
+                dict(member.settings),
+                "own" if member.gradient is None else repr(member.gradient),
+                member.needs,
+                attempted=state.attempted.get(member.id, 0),
+                broken=state.broken.get(member.id, 0),
+                first_by=int(mine.sum()),
+                only_this_family=int((mine & (state.second_by == ROBUST)).sum()),
+                after=state.after.get(member.id),
+                alone=Accuracy.of(state.alone[member.id] / n, n) if member.id in state.alone else None,
+                failed=state.failed.get(member.id),
+                seconds=cost.get("seconds", 0.0),
+                forwards=int(cost.get("forwards", 0)),
+                backwards=int(cost.get("backwards", 0)),
+            )
+        )
+    return tuple(rows)
 
 
-def convergence(task: Task, state: State) -> dict[str, Any] | None:
-    """Samples broken by the longest attack against its steps (all restarts' together).
+def convergence(task: Task, state: State) -> Convergence | None:
+    """Samples that the longest attack breaks by each step (all restarts together).
 
-    Of those that had stood until then.
+    None if no attack counts steps. It attacks only samples that are unbroken until then.
     """
-    counted = [m for m in task.members if m.name in state.steps and "steps" in m.settings]
+    counted = [m for m in task.members if m.id in state.steps and m.steps]
     if not counted:
         return None
-
-    def length(member: Member) -> int:
-        return int(member.settings["steps"]) * int(member.settings.get("restarts", 1))
-
-    longest = max(reversed(counted), key=length)  # of equals the last one, which met the fewest samples
-    counts, met = state.steps[longest.name], state.met[longest.name]
-    steps = length(longest)
-    marks = sorted(
-        {min(k, steps) for k in (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000) if k <= steps}
-        | {steps // 2, steps}
-    )
-    points = [[k, sum(counts[: k + 1])] for k in marks]
+    longest = max(
+        reversed(counted), key=lambda m: m.steps
+    )  # of equals the last, which has the fewest samples
+    counts, steps = state.steps[longest.id], longest.steps
+    marks = sorted({k for k in MARKS if k <= steps} | {steps // 2, steps})
+    points = tuple((k, sum(counts[: k + 1])) for k in marks)
     last = (points[-1][1] - sum(counts[: steps // 2 + 1])) / len(task.x)
-    return {"member": longest.name, "met": met, "broken by step": points, "last doubling": last}
+    return Convergence(longest.id, state.attempted[longest.id], points, last)
 
 
-def verdict(
-    robust: Mapping[str, Any],
-    errors: Sequence[str],
-    suite: str,
-    parts: Mapping[str, float] | None,
-    random: bool,
+def conclusion(
+    robust: Accuracy, errors: Sequence[str], suite: str, parts: Masking | None, random: bool
 ) -> str:
     """The audit in one sentence."""
-    low, high = (100 * v for v in robust["interval"])
     if errors:
         return (
-            f"Not reliable ({', '.join(errors)}): the attacks of {suite} leave "
-            f"{100 * robust['accuracy']:.1f} %, which says little about this model; "
-            "see the flags."
+            f"Not reliable ({', '.join(errors)}): the attacks of {suite} leave {100 * robust.value:.1f} %, "
+            "which says little about this model; see the flags."
         )
-    said = f"at most {100 * robust['accuracy']:.1f} % ({low:.1f} to {high:.1f}) under {suite}"
+    low, high = 100 * robust.low, 100 * robust.high
+    text = f"at most {100 * robust.value:.1f} % ({low:.1f} to {high:.1f}) under {suite}"
     if random:
-        said += ", as the mean share of right fresh draws"
+        text += ", as the mean share of right fresh draws"
     if parts is not None:
-        own = 100 * parts["PGD-20"]
-        said += f"; PGD-20 with the model's own gradient alone would have said {own:.1f} %"
-    return said + "."
+        text += f"; PGD-20 with the model's own gradient alone would have said {100 * parts.pgd20:.1f} %"
+    return text + "."

@@ -1,25 +1,21 @@
-"""Flags: what an audit noticed about its own reliability.
+"""Flags: what an audit finds about its own reliability.
 
-Level 'error' is kept for what makes the number worthless; the rest is told beside it.
+Level 'error' is for what makes the number worthless; the others are reported beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from spikeguard.stats import ALPHA, mcnemar
-
-Level = Literal["info", "warning", "error"]
+from spikeguard.records.schema import Flag as Flag
+from spikeguard.records.schema import Level
+from spikeguard.stats import ALPHA
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of flag: its level, what it says, why it matters and what to do.
-
-    ``docs/flags`` has a page for each, written from here.
-    """
+    """A kind of flag: its level, what it says, why it matters and what to do; ``docs/flags`` shows them."""
 
     level: Level
     says: str
@@ -27,74 +23,64 @@ class Kind:
     do: str
 
 
-@dataclass(frozen=True)
-class Flag:
-    """One finding; ``evidence`` holds the numbers it rests on."""
-
-    id: str
-    level: Level
-    message: str
-    evidence: dict[str, Any] = field(default_factory=dict)
-
-
 KINDS: dict[str, Kind] = {
     "no-gradient": Kind(
         "error",
         "No estimator gives a gradient on more than 5 % of the images that survived.",
-        "Gradient attacks did nothing on these images. That they survived says that the attacks failed, not "
-        "that the network held.",
-        "Look for detach, no_grad, rounding, argmax or an eval mode that cuts the graph. With spiking "
-        "networks of other frameworks, see whether "
-        "their neurons pass gradients in eval mode.",
+        "Gradient attacks did nothing on these images. That they survived says that the attacks failed, "
+        "not that the network held.",
+        "Search for detach, no_grad, rounding, argmax or an eval mode that cuts the graph. With spiking "
+        "networks of other frameworks, check whether their neurons pass gradients in eval mode.",
     ),
     "state-carried-over": Kind(
         "error",
-        "The model answers the same images differently the second time, and no random generator explains it.",
-        "Membrane potentials (or something else) are carried from call to call, so an attack and its check "
-        "see different networks.",
+        "The model gives other logits for the same images the second time, and no random generator "
+        "explains it.",
+        "Membrane potentials (or something else) are carried from call to call, so an attack and its "
+        "check see different networks.",
         "Reset the network's state at the start of every call; wrap it in a function that does.",
     ),
     "model-changed": Kind(
         "error",
-        "Looking at the model, or attacking it, changed its mode or its buffers.",
+        "Checks or attacks changed the mode or the buffers of the model.",
         "A network that changes while it is measured (batch norm in training mode, running averages) is "
-        "another one at the end.",
+        "another network at the end.",
         "Call eval() and make forward free of side effects.",
     ),
     "depends-on-batch": Kind(
         "error",
         "More than 2 % of the predicted classes change with the other images of the batch.",
-        "Then robust accuracy is no property of an image, and an attack may work through its neighbors only.",
+        "Then robust accuracy is no property of an image, and an attack may work by its neighbors only.",
         "Use running statistics instead of those of the batch; do not normalize over the batch.",
     ),
     "no-logits": Kind(
         "error",
-        "What the model gives are no logits.",
-        "Probabilities saturate and classes are flat: losses and gradients of attacks vanish, which looks "
-        "like robustness.",
-        "Return the values before softmax or argmax. The accuracy told here comes from label-only attacks "
-        "and is a loose bound.",
+        "The outputs of the model are no logits.",
+        "Probabilities saturate and classes are flat: losses and gradients of attacks vanish, which looks"
+        " like robustness.",
+        "Return the values before softmax or argmax. The accuracy reported here comes from label-only "
+        "attacks and is a loose bound.",
     ),
     "decoy-logits": Kind(
         "error",
-        "The model answers differently when its input requires a gradient.",
+        "The model gives other logits when its input requires a gradient.",
         "Attacks then differentiate another function than the one that is scored.",
         "Remove the branch. If it is a side effect of a fast path, make both paths give the same numbers.",
     ),
     "nothing-ran": Kind(
         "error",
         "Every attack of the suite failed.",
-        "A network that no attack ran on was not measured at all.",
-        "Read the reason; most often the model's own code raises when its input requires a gradient, or for "
-        "some batch.",
+        "A network that no attack ran on is not measured at all.",
+        "Read the reason; most often the model's own code raises when its input requires a gradient, or "
+        "for some batch.",
     ),
     "not-reproduced": Kind(
         "error",
-        "A fresh process, which loaded model and images anew, did not find what the record says.",
+        "A fresh process, which loaded model and images again, did not find what the record says.",
         "What was measured depends on something that the record does not hold: state of the process, a "
         "changed file, another machine's arithmetic.",
-        "See the reasons in the record's `verified_in_fresh_process`; fix what differs between two loads of "
-        "the model, and audit again.",
+        "See the reasons in the record's `fresh_process`; fix what differs between two loads of the "
+        "model, and audit again.",
     ),
     "attack-invalid": Kind(
         "error",
@@ -106,34 +92,34 @@ KINDS: dict[str, Kind] = {
     "changed-at-eps-0": Kind(
         "error",
         "An audit with a budget of zero does not return the clean accuracy.",
-        "With nothing allowed to change, nothing may change: the scoring itself is broken, or the model's "
-        "answers are not reproducible.",
-        "Look for state, for randomness of its own that no seed reaches, and for answers that depend on the "
-        "batch.",
+        "With nothing allowed to change, nothing may change: the scoring itself is broken, or the model's"
+        " outputs are not reproducible.",
+        "Search for state, for randomness of its own that no seed reaches, and for outputs that depend on"
+        " the batch.",
     ),
     "not-broken-at-eps-1": Kind(
         "error",
         "With every image allowed, gradients from the image itself do not bring accuracy down to chance.",
         "Any classifier can be fooled without a budget. If gradients cannot do it, they do not point "
         "anywhere.",
-        "The gradient is lost, flat or wrong. See the flags on gradients; trust no number of this audit but "
-        "those of black-box attacks.",
+        "The gradient is lost, flat or wrong. See the flags on gradients; trust no number of this audit "
+        "but those of black-box attacks.",
     ),
     "no-better-than-noise": Kind(
         "error",
         "At two and at four times the budget gradient attacks break no more images than as many random "
         "points.",
-        "A gradient that carries information beats noise easily there. Not asked where too few images are "
-        "left by noise for any outcome to tell.",
+        "A gradient that carries information beats noise easily there. This is not tested where noise "
+        "leaves too few images for a significant outcome.",
         "As for not-broken-at-eps-1.",
     ),
     "black-box-beats-white-box": Kind(
         "error",
-        "Black-box attacks broke images that no gradient attack breaks, more than chance explains, also not "
-        "in a second look with 100 steps.",
-        "An attacker who sees everything cannot be weaker than one who sees only outputs: the gradients are "
-        "masked.",
-        "Find out what hides them; until then the real robustness is lower than told.",
+        "Black-box attacks broke images that no gradient attack breaks, more than chance explains, also "
+        "not in a second attack with 100 steps.",
+        "An attacker who knows everything cannot be weaker than one who knows only outputs: the gradients"
+        " are masked.",
+        "Find out what hides them; until then the real robustness is lower than reported.",
     ),
     "random-without-eot": Kind(
         "error",
@@ -146,16 +132,16 @@ KINDS: dict[str, Kind] = {
         "The model's own gradient is exactly zero for more than 5 % of the images.",
         "Attacks with the training surrogate do nothing there. Other estimators were used; compare what "
         "they found.",
-        "Nothing, if other estimators break these images. In a report, do not quote PGD with the training "
-        "surrogate.",
+        "Nothing, if other estimators break these images. In a report, do not quote PGD with the training"
+        " surrogate.",
     ),
     "locked-gradient": Kind(
         "warning",
-        "The model's own gradient differs from that of its forward pass with detach, no_grad, rounding and "
-        "clipping opened.",
-        "Something on the way cuts or bends the gradient. It may be meant (a detached reset) or may hide "
-        "the network.",
-        "Look at the share that unlocked attacks broke.",
+        "The model's own gradient differs from that of its forward pass without detach, no_grad, rounding"
+        " and clipping.",
+        "Something in the backward pass cuts or bends the gradient. It may be meant (a detached reset) or"
+        " may hide the network.",
+        "Compare the share that attacks with BPDA broke.",
     ),
     "saturated-logits": Kind(
         "warning",
@@ -172,7 +158,7 @@ KINDS: dict[str, Kind] = {
     ),
     "not-converged": Kind(
         "warning",
-        "The last doubling of the longest attack's steps still broke more than half a point.",
+        "The last doubling of the longest attack's steps broke more than half a point.",
         "More steps would break more.",
         "Run with more effort, and quote the number as the upper bound that it is.",
     ),
@@ -186,20 +172,20 @@ KINDS: dict[str, Kind] = {
         "warning",
         f"PGD is significantly weaker than FGSM (paired test, p < {ALPHA}).",
         "A sign of gradients that are right only near the image, or of masking.",
-        "Look at attacks through other surrogates.",
+        "Compare attacks with other surrogates.",
     ),
     "apgd-weaker-than-pgd": Kind(
         "warning",
         f"APGD is significantly weaker than PGD with as many steps (paired test, p < {ALPHA}).",
-        "APGD trusts the loss it sees to rise along the gradient; where it does not, the gradient is not "
-        "that of the loss.",
-        "Trust neither; look at the members with other gradients, and at the network's surrogate.",
+        "APGD expects the loss to rise along the gradient; where it does not, the gradient is not that of"
+        " the loss.",
+        "Trust neither; compare the members with other gradients, and check the network's surrogate.",
     ),
     "eot-weaker": Kind(
         "warning",
         "Averaging gradients over the model's noise makes the attack significantly weaker.",
         "It should help. Perhaps the noise is not the model's only randomness.",
-        "See how the model draws.",
+        "Check how the model draws its random numbers.",
     ),
     "attack-failed": Kind(
         "warning",
@@ -209,10 +195,10 @@ KINDS: dict[str, Kind] = {
     ),
     "witness-lost": Kind(
         "warning",
-        "Claimed successes did not hold when checked again at another batch size in float32, and were not "
-        "counted.",
-        "A few are rounding. Many mean that the model's answers depend on the batch or on chance.",
-        "See whether the model is deterministic.",
+        "Claimed successes did not hold when checked again at another batch size in float32, and were not"
+        " counted.",
+        "A few are rounding. Many mean that the model's outputs depend on the batch or on chance.",
+        "Check whether the model is deterministic.",
     ),
     "clean-accuracy-low": Kind(
         "warning",
@@ -235,77 +221,31 @@ KINDS: dict[str, Kind] = {
     "random-model": Kind(
         "info",
         "The model is random at inference.",
-        "Every gradient was averaged over draws; each image counts by the share of 100 fresh draws that are "
-        "right at the chosen input.",
+        "Every gradient was averaged over draws; each image counts by the share of 100 fresh draws that "
+        "are right at the chosen input.",
         "Nothing. Quote it as what it is.",
     ),
     "black-box-first": Kind(
         "info",
-        "Some images were broken by black-box attacks only, too few or not beyond a second look.",
+        "Some images were broken by black-box attacks only, too few or not beyond a second attack.",
         "White-box attacks of this effort were a little too short there.",
         "More effort.",
     ),
 }
 
 
-def flag(id: str, detail: str = "", **evidence: Any) -> Flag:
-    """A flag of a known kind."""
+def flag(id: str, detail: str = "", **evidence: object) -> Flag:
+    """A flag of a known kind; ``detail`` ends its message.
+
+    >>> from spikeguard.auditing.flags import flag
+    >>> flag("few-images", "(5 images)", images=5).message
+    'Fewer images than the effort is meant for. (5 images)'
+    """
     kind = KINDS[id]
     return Flag(id, kind.level, kind.says + (f" {detail}" if detail else ""), evidence)
 
 
-def from_checks(findings: Mapping[str, Mapping[str, Any]]) -> list[Flag]:
-    """Flags of what was seen before any attack."""
-    return [flag(id, **evidence) for id, evidence in findings.items()]
-
-
-def from_controls(told: Mapping[str, Any]) -> list[Flag]:
-    """Flags of the controls."""
-    flags, n = [], told["images"]
-    nothing, everything = told["nothing"], told["everything"]
-    if nothing["left"] != nothing["clean"]:
-        flags.append(
-            flag(
-                "changed-at-eps-0",
-                f"({100 * nothing['left']:.1f} % instead of {100 * nothing['clean']:.1f} %)",
-                **nothing,
-            )
-        )
-    chance = everything["chance"]
-    if everything["left"] > chance + 2.3 * (chance * (1 - chance) / n) ** 0.5:
-        flags.append(
-            flag(
-                "not-broken-at-eps-1",
-                f"({100 * everything['left']:.0f} % are left, chance is {100 * chance:.0f} %)",
-                **everything,
-            )
-        )
-    rows = told["against noise"]
-    left = (
-        rows[-1]["right"] - rows[-1]["noise"] if rows else 0
-    )  # where noise leaves too few, only a gradient that does worse says something
-    saturated = rows and (left <= 0.2 * rows[-1]["right"] or mcnemar(left, 0) >= ALPHA)
-    worse = rows and rows[-1]["p"] < ALPHA and not rows[-1]["better"]
-    if rows and all(not (r["p"] < ALPHA and r["better"]) for r in rows) and (worse or not saturated):
-        flags.append(flag("no-better-than-noise", rows=rows))
-    names = {
-        "PGD-20": "pgd-weaker-than-fgsm",
-        "PGD-40": "more-steps-weaker",
-        "APGD-40": "apgd-weaker-than-pgd",
-    }
-    for row in told["pairs"]:
-        if row["p"] < ALPHA and row["only the weaker breaks"] > row["only the stronger breaks"]:
-            flags.append(
-                flag(
-                    names.get(row["stronger"], "eot-weaker"),
-                    f"({row['stronger']} against {row['weaker']})",
-                    **row,
-                )
-            )
-    return flags
-
-
 def sorted_by_level(flags: Sequence[Flag]) -> tuple[Flag, ...]:
-    """Errors first; otherwise as found."""
+    """Errors first, then warnings; otherwise as they were raised."""
     order = ("error", "warning", "info")
     return tuple(sorted(flags, key=lambda f: order.index(f.level)))

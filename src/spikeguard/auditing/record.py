@@ -1,11 +1,13 @@
-"""What is written down of an attack or an audit."""
+"""The record of an attack or an audit, made from its task and state."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -17,16 +19,46 @@ from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import VERSION
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.models import Model
-from spikeguard.records.files import SCHEMA, plain, write_json
+from spikeguard.records.schema import (
+    Accuracy,
+    AttackRecord,
+    AuditRecord,
+    Budget,
+    Controls,
+    Cost,
+    Digests,
+    FreshCheck,
+    Origin,
+    Settings,
+    SuiteId,
+    WitnessFile,
+)
 from spikeguard.runtime.machine import machine
+from spikeguard.threat import Threat
+
+R = TypeVar("R", AuditRecord, AttackRecord)
 
 
-def save(entry: dict[str, Any], witnesses: Witnesses, path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Measured:
+    """What an audit has beside its state."""
+
+    effort: str
+    suite_hash: str
+    digests: Digests
+    left_out: dict[str, str]
+    controls: Controls
+    flags: tuple[Flag, ...]
+    seconds: float
+    origin: Origin
+
+
+def save(record: R, witnesses: Witnesses, path: Path) -> R:
     """Write a record to ``path`` and the witnesses beside it; returns the record as written."""
     beside = path.with_suffix(".witnesses.npz")
-    entry = {**entry, "witnesses": {"file": beside.name, "sha256": witnesses.save(beside)}}
-    write_json(path, entry)
-    return entry
+    record = replace(record, witnesses=WitnessFile(beside.name, witnesses.save(beside)))
+    record.write(path)
+    return record
 
 
 def weights(model: Model) -> str:
@@ -39,113 +71,121 @@ def weights(model: Model) -> str:
 def description(model: Model) -> str:
     """A digest of how a module prints itself: its layers, their neurons and noise.
 
-    Another version of torch may print the same one otherwise.
+    It may differ between versions of torch.
     """
     printed = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model)) if isinstance(model, nn.Module) else ""
     return sha256(printed.encode()).hexdigest()[:16]
 
 
-def confirmed(entry: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
-    """The record with what a fresh process said of it (``held``, ``witnesses``, ``wrong``).
-
-    If it does not hold, it is not reliable.
-    """
-    entry = {**entry, "verified_in_fresh_process": checked}
-    if checked["held"]:
-        return entry
-    raised = flag("not-reproduced", f"({'; '.join(checked['wrong'])})", **checked)
-    return {
-        **entry,
-        "flags": [plain(raised), *entry["flags"]],
-        "verdict": f"Not reliable (not-reproduced): {entry['verdict']}",
-    }
+def digests(model: Model, x: Tensor, y: Tensor) -> Digests:
+    """Digests of images and model."""
+    return Digests(digest(x, y), weights(model), description(model))
 
 
-def attack_record(task: Task, state: State, about: dict[str, Any]) -> dict[str, Any]:
-    """The record of a single attack; ``about`` says what was attacked, and how."""
-    n, raised = len(task.x), [flag("random-without-eot")] if task.random and task.draws == 1 else []
-    return {
-        "schema": SCHEMA,
-        "kind": "attack",
-        **about,
-        **common(task, n),
-        "clean": findings.told(float(state.clean.double().mean()), n),
-        "worst_case": findings.told(float(state.right.double().mean()), n),
-        "flags": plain(raised),
-        "failed": state.failed,
-        "digests": {
-            "images": digest(task.x, task.y),
-            "model": weights(task.model),
-            "described": description(task.model),
-        },
-        "first": state.first.tolist(),
-        "right": [round(v, 4) for v in state.right.tolist()],
-        "index": task.numbers.tolist(),
-        "cost": state.cost,
-        "machine": machine(),
-    }
+def budget(threat: Threat) -> Budget:
+    """A threat as it is recorded."""
+    eps = threat.eps
+    return Budget(threat.norm, tuple(eps.tolist()) if isinstance(eps, Tensor) else float(eps))
 
 
-def common(task: Task, n: int) -> dict[str, Any]:
-    """What every record says."""
-    eps = task.threat.eps
-    by_draws = (
-        f"mean share of {SCORE_DRAWS} fresh draws ({CHOOSE_DRAWS} others chose, and tell of single members)"
+def with_fresh_check(record: AuditRecord, check: FreshCheck) -> AuditRecord:
+    """The record with the findings of a fresh process; if it does not hold, it is flagged as not reliable."""
+    if check.held:
+        return replace(record, fresh_process=check)
+    raised = flag(
+        "not-reproduced",
+        f"({'; '.join(check.wrong)})",
+        held=check.held,
+        witnesses=check.witnesses,
+        wrong=list(check.wrong),
     )
-    return {
-        "threat": {task.threat.norm: eps.tolist() if isinstance(eps, Tensor) else float(eps)},
-        "seed": task.seed,
-        "images": n,
-        "random_model": task.random,
-        "batch_size": task.batch_size,
-        "scored_by": by_draws if task.random else "witnesses checked again in float32 on the untouched model",
-    }
+    return replace(
+        record,
+        fresh_process=check,
+        flags=(raised, *record.flags),
+        verdict=f"Not reliable (not-reproduced): {record.verdict}",
+    )
 
 
-def audit_record(
-    task: Task,
-    state: State,
-    effort: str,
-    conditions: dict[str, Any],
-    left_out: dict[str, str],
-    told: dict[str, Any],
-    found: tuple[Flag, ...],
-    seconds: float,
-) -> dict[str, Any]:
+def scored_by(random: bool) -> str:
+    """How accuracies are measured, in words."""
+    if random:
+        return (
+            f"mean share of {SCORE_DRAWS} fresh draws ({CHOOSE_DRAWS} others choose inputs and score single "
+            "members)"
+        )
+    return "witnesses checked again in float32 on the untouched model"
+
+
+def attack_record(task: Task, state: State, attack: str, settings: Settings, origin: Origin) -> AttackRecord:
+    """The record of a single attack. ``attack``: its name; ``settings``: as the user gave them."""
+    n, single = len(task.x), task.random and task.plan.eot_draws == 1
+    (cost,) = state.cost.values() if state.cost else ({},)
+    return AttackRecord(
+        attack=attack,
+        settings=settings,
+        threat=budget(task.threat),
+        seed=task.seed,
+        images=n,
+        random_model=task.random,
+        scored_by=scored_by(task.random),
+        clean=Accuracy.of(float(state.clean.double().mean()), n),
+        worst_case=Accuracy.of(float(state.right.double().mean()), n),
+        first_by=tuple(state.first_by.tolist()),
+        machine=machine(),
+        right=_rounded(state.right),
+        origin=origin,
+        batch_size=task.batch_size,
+        digests=digests(task.model, task.x, task.y),
+        flags=(flag("random-without-eot"),) if single else (),
+        index=tuple(task.sample_ids.tolist()),
+        cost=_cost([cost]),
+    )
+
+
+def _rounded(shares: Tensor) -> tuple[float, ...]:
+    return tuple(round(v, 4) for v in shares.tolist())
+
+
+def _cost(rows: Sequence[dict[str, float]], total_seconds: float | None = None) -> Cost:
+    seconds, forwards, backwards = (
+        sum(row.get(k, 0) for row in rows) for k in ("seconds", "forwards", "backwards")
+    )
+    return Cost(round(seconds, 2), int(forwards), int(backwards), total_seconds)
+
+
+def audit_record(task: Task, state: State, measured: Measured) -> AuditRecord:
     """The record of an audit."""
-    n = len(task.x)
-    robust, clean = float(state.right.double().mean()), float(state.clean.double().mean())
-    worst, parts = findings.told(robust, n), findings.masking(task, state)
-    suite = f"{VERSION}, {effort}"
-    return {
-        "schema": SCHEMA,
-        "kind": "audit",
-        "suite": {"version": VERSION, "effort": effort, "hash": conditions["suite"]},
-        **common(task, n),
-        "digests": {k: conditions[k] for k in ("images", "model", "described")},
-        "clean": findings.told(clean, n),
-        "worst_case": worst,
-        **({"of_mean_logits": state.of_mean} if state.of_mean else {}),
-        "verdict": findings.verdict(
-            worst, [f.id for f in found if f.level == "error"], suite, parts, task.random
-        ),
-        "flags": plain(found),
-        "masking": parts,
-        "without_each_family": findings.without_each_family(task, state),
-        "alone": {name: findings.told(total / n, n) for name, total in state.alone.items()},
-        "after": dict(state.after),
-        "members": findings.member_rows(task, state),
-        "left_out": left_out,
-        "convergence": findings.convergence(task, state),
-        "controls": told,
-        "first": state.first.tolist(),
-        "second": state.second.tolist(),
-        "right": [round(v, 4) for v in state.right.tolist()],
-        "right_clean": [round(v, 4) for v in state.clean.tolist()],
-        "index": task.numbers.tolist(),
-        "cost": {
-            k: round(sum(c[k] for c in state.cost.values()), 2) for k in ("seconds", "forwards", "backwards")
-        }
-        | {"all_seconds": round(seconds, 1)},
-        "machine": machine(),
-    }
+    n, parts = len(task.x), findings.masking(task, state)
+    worst = Accuracy.of(float(state.right.double().mean()), n)
+    errors = [f.id for f in measured.flags if f.level == "error"]
+    suite = f"{VERSION}, {measured.effort}"
+    return AuditRecord(
+        suite=SuiteId(VERSION, measured.effort, measured.suite_hash),
+        threat=budget(task.threat),
+        seed=task.seed,
+        images=n,
+        random_model=task.random,
+        scored_by=scored_by(task.random),
+        clean=Accuracy.of(float(state.clean.double().mean()), n),
+        worst_case=worst,
+        verdict=findings.conclusion(worst, errors, suite, parts, task.random),
+        members=findings.member_rows(task, state),
+        first_by=tuple(state.first_by.tolist()),
+        right=_rounded(state.right),
+        machine=machine(),
+        origin=measured.origin,
+        batch_size=task.batch_size,
+        digests=measured.digests,
+        flags=measured.flags,
+        masking=parts,
+        mean_logits=state.mean_logits,
+        without_family=findings.without_each_family(task, state),
+        left_out=measured.left_out,
+        convergence=findings.convergence(task, state),
+        controls=measured.controls,
+        second_by=tuple(state.second_by.tolist()),
+        right_clean=_rounded(state.clean),
+        index=tuple(task.sample_ids.tolist()),
+        cost=_cost(list(state.cost.values()), round(measured.seconds, 1)),
+    )

@@ -1,7 +1,4 @@
-"""Who is right at which inputs.
-
-Once and for all for most models, as a share of fresh draws for random ones.
-"""
+"""Scoring a random model: the share of fresh draws of its noise at which it is right."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
 
 
 @contextmanager
-def drawn(model: Model, key: int) -> Iterator[None]:
-    """All the model's randomness (its neurons' noise, torch's.
+def seeded(model: Model, key: int) -> Iterator[None]:
+    """Make all randomness of the model follow from ``key``, and restore the generators at the end.
 
-    Numpy's and Python's generators) follows from ``key``; put back afterwards.
+    That is the noise of its neurons and the global generators of torch, numpy and Python.
     """
-    plain, numbers = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     kept = preserved_noise(model) if isinstance(model, nn.Module) else nullcontext()
     with (
         kept,
@@ -41,16 +38,16 @@ def drawn(model: Model, key: int) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(plain)
-            np.random.set_state(numbers)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def fresh_draws(
     model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250
 ) -> Tensor:
-    """Per sample the share of fresh draws of the model's noise at which it is right.
+    """Share of fresh draws of the model's noise at which each sample is right, ``[N]``.
 
-    An adversary knows its law, not the draw.
+    An adversary knows the distribution of the noise, not the draw.
     """
     return over_draws(model, x, y, seed, count, batch)[0]
 
@@ -58,14 +55,14 @@ def fresh_draws(
 def over_draws(
     model: Model, x: Tensor, y: Tensor, seed: int, count: int = SCORE_DRAWS, batch: int = 250
 ) -> tuple[Tensor, Tensor]:
-    """The same, and whether the class of the mean logits over these draws is right.
+    """The share of right draws, and whether the class of the mean logits is right, both ``[N]``.
 
-    Another classifier, told beside it. Both ``[N]``.
+    The second is another classifier, reported beside the first.
     """
     right, total = torch.zeros(len(x), device=x.device), torch.zeros((), device=x.device)
     with torch.no_grad():
         for draw in range(count):
-            with drawn(model, draws.key(seed, "fresh draw", draw)):
+            with seeded(model, draws.key(seed, "fresh draw", draw)):
                 logits = torch.cat([model(a) for a in x.split(batch)])
             right += logits.argmax(1) == y
             total = total + logits

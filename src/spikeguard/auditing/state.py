@@ -1,4 +1,4 @@
-"""All that an audit has found so far: enough to go on after a stop, to the same result."""
+"""What an audit has found so far: enough to resume it to the same result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,31 +15,35 @@ from torch import Tensor
 
 from spikeguard.errors import UserError
 from spikeguard.records.files import write_bytes
+from spikeguard.records.schema import MeanLogits
 
 ROBUST, CLEAN_WRONG = -1, -2
+Conditions = dict[str, object]
+"""What a stored state depends on, as JSON values."""
 
 
 @dataclass
 class State:
     """Per sample: ``found``, the input that breaks it, else the one of highest margin; ``right``, the share
-    of draws that are right there; ``first`` and ``second``, the member that broke it first and the first one
-    of another family (ROBUST: none, CLEAN_WRONG: wrong already).
+    of draws that are right there; ``first_by`` and ``second_by``, the member that broke it first and the
+    first one of another family (ROBUST: none, CLEAN_WRONG: wrong without attack).
 
-    ``by_family`` ``[F, N]``: the same share at the worst input of each family. ``alone``: accuracy under a
-    member that met all samples. ``done``: position (member, chunk) to go on from; ``earlier``: seconds that
-    sessions before this one took. ``of_mean``: accuracies of a random model's mean logits.
+    ``by_family`` ``[F, N]``: the same share at the worst input of each family. By member id: ``attempted``
+    samples, ``broken`` ones, ``unconfirmed`` successes, ``alone`` (accuracy, if it attacked all samples),
+    ``after`` (accuracy left), ``steps`` (samples broken at each step), ``failed`` (why), ``cost``. ``done``:
+    position (member, chunk) to resume from; ``earlier``: seconds of earlier sessions.
     """
 
     found: Tensor
     clean: Tensor
     right: Tensor
     margin: Tensor
-    first: Tensor
-    second: Tensor
+    first_by: Tensor
+    second_by: Tensor
     by_family: Tensor
     done: tuple[int, int] = (0, 0)
-    broke: dict[str, int] = field(default_factory=dict)
-    met: dict[str, int] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
+    attempted: dict[str, int] = field(default_factory=dict)
     unconfirmed: dict[str, int] = field(default_factory=dict)
     alone: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
@@ -48,23 +51,23 @@ class State:
     failed: dict[str, str] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     earlier: float = 0.0
-    of_mean: dict[str, float] = field(default_factory=dict)
+    mean_logits: MeanLogits | None = None
 
     @staticmethod
     def start(x: Tensor, clean: Tensor, margin: Tensor, families: int) -> State:
-        """Nothing attacked yet."""
+        """The state before any attack."""
         first = torch.where(clean > 0, ROBUST, CLEAN_WRONG)
         return State(
             x.clone(), clean, clean.clone(), margin, first, first.clone(), clean.expand(families, -1).clone()
         )
 
-    TENSORS = ("found", "clean", "right", "margin", "first", "second", "by_family")
-    NOTES = ("done", "broke", "met", "unconfirmed", "alone", "after", "steps", "failed", "cost")
+    TENSORS = ("found", "clean", "right", "margin", "first_by", "second_by", "by_family")
+    NOTES = ("done", "broken", "attempted", "unconfirmed", "alone", "after", "steps", "failed", "cost")
 
-    def save(self, path: Path, conditions: dict[str, Any], seconds: float = 0.0) -> None:
-        """Write everything atomically; ``conditions`` are compared when it is read. ``seconds``.
+    def save(self, path: Path, conditions: Conditions, seconds: float = 0.0) -> None:
+        """Write everything atomically; ``conditions`` are compared when it is read.
 
-        What this session took so far.
+        ``seconds``: what this session took so far.
         """
         notes = json.dumps(
             {
@@ -82,17 +85,15 @@ class State:
         write_bytes(path, buffer.getvalue())
 
     @staticmethod
-    def load(path: Path, conditions: dict[str, Any], device: torch.device) -> State:
+    def load(path: Path, conditions: Conditions, device: torch.device) -> State:
         """Read it back; UserError if it is damaged or belongs to another audit, naming what differs."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-                notes: dict[str, Any] = json.loads(held["notes"].tobytes().decode())
-                tensors: dict[str, Any] = {
-                    k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS
-                }
+                notes = json.loads(held["notes"].tobytes().decode())
+                tensors = {k: torch.from_numpy(held[k].copy()).to(device) for k in State.TENSORS}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} holds no audit to go on with ({error})") from error
-        before: dict[str, Any] = notes.pop("conditions")
+            raise UserError(f"{path} holds no audit to resume ({error})") from error
+        before: Conditions = notes.pop("conditions")
         if differs := sorted(k for k in {*before, *conditions} if before.get(k) != conditions.get(k)):
             name = differs[0]
             raise UserError(

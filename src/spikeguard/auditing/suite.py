@@ -1,8 +1,7 @@
-"""Attacks as data: which members a suite has, in which order, with which counts. Changing any of it is a new
-hash.
+"""Suites of attacks as data: members, order, counts. Every change of them changes the suite's hash.
 
-Order: cheapest first. A family is a set of members that fail together (one source of gradients); an audit
-runs every sample until two families have broken it, so that it can say what each family was needed for.
+Cheap members come first. A family is a set of members that fail together (one source of gradients); an audit
+attacks a sample until two families have broken it, so that it can measure what each family is needed for.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from spikeguard import attacks
 from spikeguard.attacks import Attacked
+from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.gradients import (
     ASSG,
     BPDA,
@@ -39,39 +39,53 @@ from spikeguard.gradients import (
     ZerothOrder,
 )
 from spikeguard.models import Model
+from spikeguard.records.member_names import OLD_NAMES
+from spikeguard.records.schema import Settings
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 from spikeguard.threat import Threat
 
 VERSION = "suite-v2"
 Effort = Literal["quick", "standard", "full", "autoattack"]
 EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, "autoattack": 1000}
-"""Images that an effort is meant for (None: all there are).
+"""Number of images that an effort is meant for (None: all).
 
-'autoattack' is its protocol and nothing else, for comparison with the literature.
+'autoattack' is that protocol alone, for comparison with the literature.
 """
-OWN, BLACK = "own gradient", ("random", "scores", "labels", "transfer")
+OWN, OTHER, ADAPTIVE = "own gradient", "other surrogates", "adaptive sharpness"
+BLACK = ("random", "scores", "labels", "transfer")
 EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20, "autoattack": 20}
-"""Gradients averaged a step where the model is random."""
+"""Gradients averaged in each step against a random model."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One attack with its settings and where its gradient comes from.
+    """One attack with its settings and the source of its gradient.
 
-    ``needs``: 'neurons' (of ours), 'noise' (a random model), 'no gradient' or 'no logits' (only then is it
-    worth its cost). ``all``: it meets every sample, so that it has an accuracy of its own; ``exact``: every
-    sample that its own family has not broken. ``warm``: it starts at the best point so far.
+    ``needs``: 'neurons' (of this library), 'noise' (a random model), 'no gradient' or 'no logits' (only then
+    is it worth its cost). ``all``: it attacks every sample, so that it has an accuracy of its own; ``exact``:
+    every sample that its own family has not broken. ``warm``: it starts at the best point so far. ``title``:
+    its name for readers; ``key``: what its random numbers depend on beside the seed. Both default to the id.
+
+    >>> mine = sg.auditing.Member("pgd-long", "own gradient", sg.pgd, {"steps": 500, "restarts": 2})
+    >>> mine.title
+    'pgd-long'
     """
 
-    name: str
+    id: str
     family: str
     attack: Callable[..., Attacked]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     gradient: Estimator | None = None
     needs: str = ""
     all: bool = False
     exact: bool = False
     warm: bool = False
+    title: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.id)
+        object.__setattr__(self, "key", self.key or OLD_NAMES.get(self.id, self.id))
 
     def run(
         self,
@@ -84,10 +98,7 @@ class Member:
         first: Tensor | None = None,
         draws: int = 1,
     ) -> Attacked:
-        """Attack.
-
-        With ``draws`` above 1 every gradient is an average over the model's noise, if it is none already.
-        """
+        """Attack ``x`` ``[N, ...]``; with ``draws`` above 1 every gradient is an average over the noise."""
         takes = inspect.signature(self.attack).parameters
         gradient = self.gradient
         if draws > 1 and "gradient" in takes and not isinstance(gradient, EOT):
@@ -105,14 +116,24 @@ class Member:
     def covers(self, other: Member) -> bool:
         """Whether it is the same attack, with as many restarts or more."""
         mine, theirs = (
-            {**m.told(), "name": "", "settings": {**m.settings, "restarts": 0}} for m in (self, other)
+            {**m.as_dict(), "id": "", "settings": {**m.settings, "restarts": 0}} for m in (self, other)
         )
-        return mine == theirs and self.settings.get("restarts", 1) >= other.settings.get("restarts", 1)
+        return mine == theirs and self.restarts >= other.restarts
 
-    def told(self) -> dict[str, Any]:
-        """What a record says of it, and what the suite's hash is made of."""
+    @property
+    def restarts(self) -> int:
+        """Number of starts."""
+        return int(str(self.settings.get("restarts", 1)))
+
+    @property
+    def steps(self) -> int:
+        """Steps of all restarts together; 0 for an attack that does not count steps."""
+        return int(str(self.settings.get("steps", 0))) * self.restarts
+
+    def as_dict(self) -> Settings:
+        """What the suite's hash is made of."""
         return {
-            "name": self.name,
+            "id": self.id,
             "family": self.family,
             "attack": self.attack.__name__,
             "settings": dict(self.settings),
@@ -130,189 +151,239 @@ def _sapgd(
     start_from_first: bool = False,
     restarts: int = 1,
 ) -> Member:
+    """SA-PGD with ASSG."""
     law = type(shape).__name__.lower()
-    times = f" x {restarts}" if restarts > 1 else ""
-    name = (
-        f"SA-PGD-{steps}{times} ASSG {law} {strength:g}{' seen' if start_from_first else ''} "
-        f"{loss}{' warm' if warm else ''}"
+    marks = [("first", start_from_first), ("margin", loss == "margin"), ("warm", warm)]
+    starts = f"x{restarts}" if restarts > 1 else ""
+    id = f"sapgd{steps}{starts}-assg-{law}{strength:g}" + "".join(f"-{m}" for m, on in marks if on)
+    title = (
+        f"SA-PGD-{steps}{f' x {restarts}' if restarts > 1 else ''}, ASSG {law} {strength:g}"
+        f"{' from the first potentials' if start_from_first else ''}"
+        f"{', margin loss' if loss == 'margin' else ''}{', warm start' if warm else ''}"
     )
-    settings = {"steps": steps, "loss": loss, **({"restarts": restarts} if restarts > 1 else {})}
-    return Member(
-        name,
-        "adaptive sharpness",
-        attacks.sapgd,
-        settings,
-        ASSG(strength, shape, start_from_first),
-        warm=warm,
-    )
+    settings: Settings = {"steps": steps, "loss": loss, **({"restarts": restarts} if restarts > 1 else {})}
+    gradient = ASSG(strength, shape, start_from_first)
+    return Member(id, ADAPTIVE, attacks.sapgd, settings, gradient, warm=warm, title=title)
 
 
-def _towards(steps: int, targets: int) -> Member:
-    settings = {"rule": "sapgd", "steps": steps, "targets": targets, "loss": "margin"}
+def _targeted(steps: int, targets: int) -> Member:
+    """SA-PGD with ASSG at the nearest other classes."""
+    settings: Settings = {"rule": "sapgd", "steps": steps, "targets": targets, "loss": "margin"}
+    title = f"SA-PGD-{steps}, ASSG, {targets} target classes"
     return Member(
-        f"SA-PGD-{steps} ASSG towards {targets}", "adaptive sharpness", attacks.targeted, settings, ASSG()
+        f"sapgd{steps}-assg-targeted{targets}", ADAPTIVE, attacks.targeted, settings, ASSG(), title=title
     )
 
 
 def _pgd(
-    steps: int,
-    family: str,
-    told: str,
-    gradient: Estimator | None,
-    needs: str = "",
-    loss: str = "ce",
-    restarts: int = 1,
+    steps: int, family: str, name: tuple[str, str], gradient: Estimator | None, needs: str = ""
 ) -> Member:
-    settings = {"steps": steps, "restarts": restarts, "loss": loss}
-    return Member(
-        f"PGD-{steps} {told}", family, attacks.pgd, settings, gradient, needs=needs, exact=family == OWN
-    )
+    """PGD with another gradient; ``name``: the end of its id and of its title."""
+    settings: Settings = {"steps": steps, "restarts": 1, "loss": "ce"}
+    id, title = f"pgd{steps}-{name[0]}", f"PGD-{steps}, {name[1]}"
+    exact = family == OWN
+    return Member(id, family, attacks.pgd, settings, gradient, needs=needs, exact=exact, title=title)
 
 
-FGSM = Member("FGSM", OWN, attacks.fgsm, all=True)
-PGD_20 = Member("PGD-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1}, all=True)
+BPDA_TARGETED = Member(
+    "apgd20-bpda-targeted3",
+    "bpda",
+    attacks.targeted,
+    {"steps": 20, "targets": 3},
+    BPDA(Atan(4.0)),
+    title="APGD-20, BPDA, 3 target classes",
+)
+FGSM = Member("fgsm", OWN, attacks.fgsm, all=True, title="FGSM")
+PGD_20 = Member("pgd20", OWN, attacks.pgd, {"steps": 20, "restarts": 1}, all=True, title="PGD-20")
+NOISE = Member("noise", "random", attacks.random_noise, {"tries": 10}, all=True, title="random noise")
 
 QUICK = (
-    Member("noise", "random", attacks.random_noise, {"tries": 10}, all=True),
+    NOISE,
     FGSM,
     PGD_20,
     _sapgd(20, 0.435, Atan()),
     _sapgd(20, 0.8, Triangle()),
-    _pgd(10, "other surrogates", "straight-through", SwapSurrogate(StraightThrough())),
-    _pgd(10, "other surrogates", "rectangle", SwapSurrogate(Rectangle(1.0))),
+    _pgd(10, OTHER, ("straight-through", "straight-through"), SwapSurrogate(StraightThrough())),
+    _pgd(10, OTHER, ("rectangle", "rectangle"), SwapSurrogate(Rectangle(1.0))),
     _sapgd(40, 0.435, Atan(), start_from_first=True),
     _sapgd(40, 0.435, Atan(), "margin", start_from_first=True),
     Member(
-        "SA-PGD-40 Atan(4) margin",
-        "other surrogates",
+        "sapgd40-atan4-margin",
+        OTHER,
         attacks.sapgd,
         {"steps": 40, "loss": "margin"},
         SwapSurrogate(Atan(4.0)),
+        title="SA-PGD-40, Atan(4), margin loss",
     ),
     Member(
-        "SA-PGD-40 unlocked margin",
-        "unlocked",
+        "sapgd40-bpda-margin",
+        "bpda",
         attacks.sapgd,
         {"steps": 40, "loss": "margin"},
         BPDA(Atan(4.0)),
+        title="SA-PGD-40, BPDA, margin loss",
     ),
+    BPDA_TARGETED,
+    _targeted(20, 3),
     Member(
-        "APGD-20 unlocked towards 3",
-        "unlocked",
-        attacks.targeted,
-        {"steps": 20, "targets": 3},
-        BPDA(Atan(4.0)),
-    ),
-    _towards(20, 3),
-    Member(
-        "PGD-10 NES",
+        "pgd10-nes",
         "differences",
         attacks.pgd,
         {"steps": 10, "restarts": 1, "loss": "margin"},
         ZerothOrder(samples=20),
         needs="no gradient",
+        title="PGD-10, NES, margin loss",
     ),
-    Member("Square-200", "scores", attacks.square, {"queries": 200}),
-    Member("RayS-500", "labels", attacks.rays, {"queries": 500}, needs="no logits"),
+    Member("square200", "scores", attacks.square, {"queries": 200}, title="Square-200"),
+    Member("rays500", "labels", attacks.rays, {"queries": 500}, needs="no logits", title="RayS-500"),
 )
 
 _ENSEMBLE = {
     name: _pgd(
-        10, "other surrogates", f"ensemble {name}", e, "" if isinstance(e, SwapSurrogate) else "neurons"
+        10,
+        OTHER,
+        (f"ensemble-{name.replace(' ', '-').lower()}", f"ensemble's {name}"),
+        e,
+        "" if isinstance(e, SwapSurrogate) else "neurons",
     )
     for name, e in ENSEMBLE.items()
 }
 RESTARTS = 3
-"""Of the sharpest members of ``STANDARD``: the near-copies that left it had served as restarts."""
+"""Starts of the sharpest members of ``STANDARD``; they take the place of near copies of these members."""
 _LONG = (
-    Member("PGD-40 x 2", OWN, attacks.pgd, {"steps": 40, "restarts": 2}, exact=True),
-    Member("APGD-50", OWN, attacks.apgd, {"steps": 50}, exact=True),
+    Member("pgd40x2", OWN, attacks.pgd, {"steps": 40, "restarts": 2}, exact=True, title="PGD-40 x 2"),
+    Member("apgd50", OWN, attacks.apgd, {"steps": 50}, exact=True, title="APGD-50"),
 )
-_PULLED = Member(
-    "SA-PGD-30 pulled", "threshold", attacks.sapgd, {"steps": 30}, ThresholdFirst(), needs="neurons"
+_THRESHOLD_FIRST = Member(
+    "sapgd30-threshold-first",
+    "threshold",
+    attacks.sapgd,
+    {"steps": 30},
+    ThresholdFirst(),
+    needs="neurons",
+    title="SA-PGD-30, threshold first",
 )
-_DEAR = (
-    Member("random search-1000", "random", attacks.random_search, {"queries": 1000}),
-    Member("RayS-1000", "labels", attacks.rays, {"queries": 1000}),
-    Member("Square-5000", "scores", attacks.square, {"queries": 5000}),
+_EXPENSIVE = (
+    Member(
+        "random-search1000", "random", attacks.random_search, {"queries": 1000}, title="random search-1000"
+    ),
+    Member("rays1000", "labels", attacks.rays, {"queries": 1000}, title="RayS-1000"),
+    Member("square5000", "scores", attacks.square, {"queries": 5000}, title="Square-5000"),
 )
 
 STANDARD = (
     *(m for m in QUICK if m.all),
     *_LONG,
     _ENSEMBLE["triangle 0.5"],
-    _pgd(20, "other surrogates", "PDSG", PDSG()),
-    Member(
-        "APGD-20 unlocked towards 3",
-        "unlocked",
-        attacks.targeted,
-        {"steps": 20, "targets": 3},
-        BPDA(Atan(4.0)),
-    ),
+    _pgd(20, OTHER, ("pdsg", "PDSG"), PDSG()),
+    BPDA_TARGETED,
     _sapgd(100, 0.435, Atan(), restarts=RESTARTS),
     _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
     _sapgd(100, 0.435, Atan(), start_from_first=True, restarts=RESTARTS),
-    *_DEAR,
+    *_EXPENSIVE,
 )
-"""
-
-Every member but the controls and the two that measure masking (``_LONG``) alone breaks a sample of a network
-in ``results/audit-panel.json``.
+"""Every member but the controls and the two that measure masking (``_LONG``) is the only one to break some
+sample of a network in ``results/audit-panel.json``.
 """
 
 RESERVE = (
     *(m for m in QUICK if m not in STANDARD),
-    Member("MI-20", OWN, attacks.pgd, {"steps": 20, "restarts": 1, "momentum": 1.0}, exact=True),
-    Member("APGD-T-50", OWN, attacks.apgd_targeted, {"steps": 50, "targets": 3}, exact=True),
-    _pgd(20, OWN, "per step", PerStep(), "neurons"),
+    Member(
+        "mi20", OWN, attacks.pgd, {"steps": 20, "restarts": 1, "momentum": 1.0}, exact=True, title="MI-20"
+    ),
+    Member(
+        "apgd50-targeted",
+        OWN,
+        attacks.apgd_targeted,
+        {"steps": 50, "targets": 3},
+        exact=True,
+        title="APGD-T-50",
+    ),
+    _pgd(20, OWN, ("per-step", "per-step gradient"), PerStep(), "neurons"),
     *(m for name, m in _ENSEMBLE.items() if name != "triangle 0.5"),
-    _pgd(20, "other surrogates", "by lot", RandomSurrogate()),
-    _pgd(20, "other surrogates", "Atan(4), reset detached", SwapSurrogate(Atan(4.0), True), "neurons"),
-    _pgd(20, "other surrogates", "Atan(4), reset kept", SwapSurrogate(Atan(4.0), False), "neurons"),
-    _pgd(20, "rates", "HART", HART(0.5), "neurons"),
-    _pgd(20, "rates", "RGA", RGA(), "neurons"),
-    _pgd(20, "rates", "BPTR", BPTR(), "neurons"),
-    _pgd(20, "soft spikes", "mean field", MeanField(), "neurons"),
-    _pgd(20, "soft spikes", "soft spikes", SoftSpikes(), "neurons"),
-    _pgd(20, "soft spikes", "noise-free copy", NoiseFree(Atan(4.0)), "noise"),
+    _pgd(20, OTHER, ("random-surrogate", "random surrogate"), RandomSurrogate()),
+    _pgd(
+        20,
+        OTHER,
+        ("atan-reset-detached", "Atan(4), reset detached"),
+        SwapSurrogate(Atan(4.0), True),
+        "neurons",
+    ),
+    _pgd(20, OTHER, ("atan-reset-kept", "Atan(4), reset kept"), SwapSurrogate(Atan(4.0), False), "neurons"),
+    _pgd(20, "rates", ("hart", "HART"), HART(0.5), "neurons"),
+    _pgd(20, "rates", ("rga", "RGA"), RGA(), "neurons"),
+    _pgd(20, "rates", ("bptr", "BPTR"), BPTR(), "neurons"),
+    _pgd(20, "soft spikes", ("mean-field", "mean field"), MeanField(), "neurons"),
+    _pgd(20, "soft spikes", ("soft-spikes", "soft spikes"), SoftSpikes(), "neurons"),
+    _pgd(20, "soft spikes", ("noise-free", "noise-free copy"), NoiseFree(Atan(4.0)), "noise"),
     _sapgd(100, 0.435, Atan()),
-    _PULLED,
+    _THRESHOLD_FIRST,
     _sapgd(100, 0.35, Atan()),
     _sapgd(100, 0.8, Triangle()),
     _sapgd(100, 0.435, Atan(), "margin", start_from_first=True),
-    _towards(50, 9),
+    _targeted(50, 9),
     _sapgd(50, 0.435, Atan(), "margin", warm=True, start_from_first=True),
-    Member("Square-1000", "scores", attacks.square, {"queries": 1000}),
+    Member("square1000", "scores", attacks.square, {"queries": 1000}, title="Square-1000"),
 )
-"""What breaks nothing on the panel that ``STANDARD`` does not break, too; members of 'full', and of any audit
-of a network whose defense names
-them as adaptive to it. SA-PGD-100 is here once more, without restarts, for the study, where every network
-meets what is adaptive to any."""
+"""Members that break nothing on the panel which ``STANDARD`` does not break; they are part of 'full', and of
+the audit of a network whose defense calls them adaptive. SA-PGD-100 without restarts is here for the study,
+where every network is attacked by what is adaptive to any.
+"""
 
 AUTOATTACK = (
-    Member("AutoAttack APGD-CE", OWN, attacks.apgd, {"steps": 100}, exact=True),
-    Member("AutoAttack APGD-T", OWN, attacks.apgd_targeted, {"steps": 100, "targets": 9}, exact=True),
-    Member("AutoAttack FAB-T", OWN, attacks.fab, {"steps": 100, "targets": 9}, exact=True),
-    Member("AutoAttack Square", "scores", attacks.square, {"queries": 5000}),
+    Member("autoattack-apgd-ce", OWN, attacks.apgd, {"steps": 100}, exact=True, title="AutoAttack APGD-CE"),
+    Member(
+        "autoattack-apgd-t",
+        OWN,
+        attacks.apgd_targeted,
+        {"steps": 100, "targets": 9},
+        exact=True,
+        title="AutoAttack APGD-T",
+    ),
+    Member(
+        "autoattack-fab-t",
+        OWN,
+        attacks.fab,
+        {"steps": 100, "targets": 9},
+        exact=True,
+        title="AutoAttack FAB-T",
+    ),
+    Member("autoattack-square", "scores", attacks.square, {"queries": 5000}, title="AutoAttack Square"),
 )
 """AutoAttack's standard protocol. Croce and Hein, ICML 2020."""
 AUTOATTACK_RAND = (
-    Member("AutoAttack APGD-CE, EOT", OWN, attacks.apgd, {"steps": 100}, EOT(20), exact=True),
-    Member("AutoAttack APGD-DLR, EOT", OWN, attacks.apgd, {"steps": 100, "loss": "dlr"}, EOT(20), exact=True),
+    Member(
+        "autoattack-apgd-ce-eot",
+        OWN,
+        attacks.apgd,
+        {"steps": 100},
+        EOT(20),
+        exact=True,
+        title="AutoAttack APGD-CE, EOT",
+    ),
+    Member(
+        "autoattack-apgd-dlr-eot",
+        OWN,
+        attacks.apgd,
+        {"steps": 100, "loss": "dlr"},
+        EOT(20),
+        exact=True,
+        title="AutoAttack APGD-DLR, EOT",
+    ),
 )
 """AutoAttack's protocol for random models."""
 
 FULL = (
-    *(m for m in STANDARD if m not in _DEAR),
+    *(m for m in STANDARD if m not in _EXPENSIVE),
     *RESERVE,
-    *_DEAR,
+    *_EXPENSIVE,
     *AUTOATTACK[:-1],  # its Square is in STANDARD
-    Member("PGD-1000 x 5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True),
+    Member("pgd1000x5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True, title="PGD-1000 x 5"),
     _sapgd(1000, 0.435, Atan()),
 )
-C_AND_W = Member("C&W-100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True)
+C_AND_W = Member("cw100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True, title="C&W-100")
 OTHER_NORMS = "sparse steps; square and rays"
-"""What attacks do under L2 and L1; changing it is a new hash of the suites there."""
+"""What attacks do under L2 and L1; every change of it changes the hash of the suites there."""
 SUITES: dict[str, Sequence[Member]] = {
     "quick": QUICK,
     "standard": STANDARD,
@@ -321,38 +392,62 @@ SUITES: dict[str, Sequence[Member]] = {
 }
 
 
+def member_of(adaptive: AdaptiveAttack) -> Member:
+    """The member that runs an adaptive attack: the equal one of ``FULL``, else a new one.
+
+    Its family is that of the members whose gradient has the same source.
+    """
+    settings = dict(adaptive.settings)
+    for member in FULL:
+        same = (member.attack, member.settings, member.gradient)
+        if same == (adaptive.attack, settings, adaptive.gradient):
+            return member
+    source = _source(adaptive.gradient)
+    family = next((m.family for m in FULL if _source(m.gradient) is source), "adaptive")
+    exact, title = source is Own, adaptive.title
+    return Member(adaptive.id, family, adaptive.attack, settings, adaptive.gradient, exact=exact, title=title)
+
+
+def _source(gradient: Estimator | None) -> type:
+    """The kind of estimator that an average or a loss of every step is taken of."""
+    inner = getattr(gradient, "inner", None)
+    return type(gradient or Own()) if inner is None else _source(inner)
+
+
+REASONS = {
+    "neurons": "the model has no neurons of this library",
+    "noise": "the model is not random",
+    "no gradient": "not needed: the model gives gradients",
+    "no logits": "not needed: the model gives logits",
+}
+
+
 def members(
     effort: str,
     threat: Threat,
     traits: frozenset[str],
     extra: Sequence[Member] = (),
-    adaptive: frozenset[str] = frozenset(),
+    adaptive: Sequence[AdaptiveAttack] = (),
 ) -> tuple[list[Member], dict[str, str]]:
-    """The members that meet a model with these traits under this threat, and the others with the reason why
-    not.
+    """The members that attack a model with these traits under this threat, and the reason for each left out.
 
-    ``adaptive``: names of members that the model's own defenses call adaptive to them; they come last if the
-    effort has them not.
+    ``adaptive``: the attacks made for the model's own defenses; they come last, if the effort does not have
+    them.
     """
     chosen, left = [], {}
     rows = list(SUITES[effort])
     if effort != "autoattack":
-        rows += [m for m in FULL if m.name in adaptive and not any(row.covers(m) for row in rows)]
+        own = sorted(map(member_of, adaptive), key=lambda m: FULL.index(m) if m in FULL else len(FULL))
+        for member in own:
+            if not any(row.covers(member) for row in rows):
+                rows.append(member)
     if "noise" in traits and effort in ("full", "autoattack"):
         rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
     if threat.norm == "l2" and effort in ("standard", "full"):
         rows.append(C_AND_W)
     for member in [*rows, *extra]:
         if member.needs and member.needs not in traits:
-            left[member.name] = {
-                "neurons": "the model has no neurons of ours",
-                "noise": "the model is not random",
-            }.get(
-                member.needs,
-                "not needed: the model gives gradients"
-                if member.needs == "no gradient"
-                else "not needed: the model gives logits",
-            )
+            left[member.id] = REASONS[member.needs]
         else:
             chosen.append(member)
     return chosen, left
@@ -361,13 +456,13 @@ def members(
 def fingerprint(effort: str, norm: str = "linf", random: bool = False) -> str:
     """The first 16 digits of a hash of all that a suite is made of, under a norm.
 
-    Of AutoAttack's protocol, that for random models if it is one.
+    ``random``: AutoAttack's protocol has another suite for random models.
     """
     suite = AUTOATTACK_RAND if random and effort == "autoattack" else SUITES[effort]
     parts = [
         VERSION,
         EOT_DRAWS[effort],
-        [m.told() for m in suite],
+        [m.as_dict() for m in suite],
         *([norm, OTHER_NORMS] if norm != "linf" else []),
     ]
     text = json.dumps(parts, sort_keys=True)

@@ -1,14 +1,15 @@
-"""Checking a record against the model it speaks of: every witness read back, its budget and range looked at,
-one forward pass each; and what the record concludes from them.
-"""
+"""Check a record against its model: every witness read back, its budget and range, one forward pass each, and
+what the record concludes from them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -20,19 +21,25 @@ from spikeguard.auditing.state import CLEAN_WRONG, digest
 from spikeguard.auditing.witnesses import Witnesses, misclassified
 from spikeguard.errors import AttackError, UserError
 from spikeguard.models import Model
+from spikeguard.records.files import read_json
+from spikeguard.records.schema import AttackRecord, AuditRecord, FreshCheck, Origin, Record
 from spikeguard.runtime.float32 import exact
 from spikeguard.threat import THREATS, Threat
 
-OFTEN = 0.2  # of 100 draws, where none of 25 was right
-TOLERATED = 0.02  # of the accuracy of a random model, whose own generators may differ from machine to machine
+Checkable = AuditRecord | AttackRecord
+OFTEN = 0.2
+"""Share of 100 draws at which an image cannot be one where none of 25 draws was right."""
+TOLERANCE = 0.02
+"""Of the accuracy of a random model, whose own generators may differ from machine to machine."""
+LONGEST = 3600  # seconds for the check in a fresh process
 
 
 @dataclass(frozen=True)
 class Verified:
-    """``held`` of ``claimed`` witnesses break their sample on this model; ``wrong`` says what does not fit,
-    in one line each.
+    """``held`` of ``claimed`` witnesses break their sample on this model; ``wrong``: what does not hold, one
+    line each.
 
-    Of a random model every image has a candidate; one holds if it is right no more often than the record
+    A random model has an input for every image; it holds if the image is right no more often than the record
     says, within sampling error.
     """
 
@@ -42,113 +49,186 @@ class Verified:
     wrong: tuple[str, ...]
 
 
-def threat_of(record: dict[str, Any]) -> Threat:
-    """The threat that a record tells of."""
-    try:
-        ((norm, eps),) = record["threat"].items()
-        return THREATS[norm](torch.tensor(eps, dtype=torch.float64) if isinstance(eps, list) else float(eps))
-    except (KeyError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"the record names no known threat ({record.get('threat')!r})") from error
+@dataclass
+class _Check:
+    """A record with the model and images to check it on; ``wrong`` collects what does not hold."""
+
+    record: Checkable
+    model: Model
+    x: Tensor
+    y: Tensor
+    wrong: list[str] = field(default_factory=list)
 
 
-def checkable(record: dict[str, Any]) -> None:
-    """UserError if the record is of a kind that has no witnesses."""
-    if "merged_from" in record:
-        raise UserError("a union has no witnesses of its own: verify the records that it was merged from")
-    if record.get("kind") not in ("audit", "attack") or "first" not in record:
-        raise UserError(f"a record of kind {record.get('kind')!r} has no witnesses (audit and attack have)")
+@dataclass(frozen=True)
+class _Scores:
+    """What the model gives on the record's images: accuracies, and witnesses that hold, of all."""
+
+    clean: float
+    robust: float
+    held: int
+    claimed: int
+
+
+def threat_of(record: Checkable) -> Threat:
+    """The threat of a record; UserError if its norm is unknown."""
+    budget = record.threat
+    if budget.norm not in THREATS:
+        raise UserError(f"the record names no known threat ({budget.norm!r}; known: {', '.join(THREATS)})")
+    many = isinstance(budget.eps, tuple)
+    return THREATS[budget.norm](torch.tensor(budget.eps, dtype=torch.float64) if many else budget.eps)
+
+
+def checkable(record: Record) -> Checkable:
+    """The record, if it is of a kind that has witnesses; else UserError."""
+    if not isinstance(record, (AuditRecord, AttackRecord)):
+        raise UserError(f"a record of kind {record.kind!r} has no witnesses (audit and attack have)")
+    if record.witnesses is None:
+        raise UserError("the record names no file of witnesses: merge its parts again, or verify these")
+    return record
 
 
 @exact()
-def verify(record: dict[str, Any], folder: Path, model: Model, x: Tensor, y: Tensor) -> Verified:
-    """Check the record's witnesses (beside it, in ``folder``) on ``model`` and the images ``x`` ``[N, C, H.
+def verify(record: Checkable, folder: str | Path, model: Model, x: Tensor, y: Tensor) -> Verified:
+    """Check the witnesses of a record, in a file in ``folder``, on ``model`` and the attacked images.
 
-    W]`` that it was made with.
+    Args:
+        record: of an audit or an attack; merged records, too.
+        x: the images that the record is about, ``[N, C, H, W]``; y: labels ``[N]``.
+
+    Raises:
+        UserError: a record without witnesses, another number of images, a damaged file.
+
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick", out="audit")
+    >>> sg.verify(result.record, "audit", net, x, y).wrong
+    ()
     """
-    wrong: list[str] = []
+    check = _Check(record, model, x, y)
     checkable(record)
-    if len(x) != len(record["first"]):
-        raise UserError(f"the record speaks of {len(record['first'])} images, {len(x)} were given")
-    told = record.get("digests", {})
-    if told and told["images"] != digest(x, y):
-        wrong.append("the images or labels are not those of the record")
-    if told and told["model"] != weights(model):
-        wrong.append("the model's tensors are not those of the record")
-    elif told.get("described", description(model)) != description(model):
-        wrong.append(
-            "the model has the record's tensors, but prints itself otherwise: other neurons, other noise, "
-            "or another version of torch"
+    if len(x) != len(record.first_by):
+        raise UserError(f"the record is about {len(record.first_by)} images, {len(x)} were given")
+    _check_digests(check)
+    rows, found = _read_witnesses(check, Path(folder))
+    scores = (_random if record.random_model else _deterministic)(check, rows, found)
+    _check_numbers(check, scores)
+    if isinstance(record, AuditRecord):
+        _check_verdict(check, record)
+    return Verified(scores.claimed, scores.held, scores.clean, tuple(check.wrong))
+
+
+def _check_digests(check: _Check) -> None:
+    known = check.record.digests
+    if known is None:
+        return
+    if known.images != digest(check.x, check.y):
+        check.wrong.append("the images or labels are not those of the record")
+    if known.model != weights(check.model):
+        check.wrong.append("the model's tensors are not those of the record")
+    elif known.described not in (None, description(check.model)):
+        check.wrong.append(
+            "the model has the record's tensors, but prints itself in another way: other neurons, other "
+            "noise, or another version of torch"
         )
-    beside = record.get("witnesses")
-    if beside is None:
-        raise UserError("the record names no file of witnesses")
-    file = folder / str(beside["file"])
+
+
+def _read_witnesses(check: _Check, folder: Path) -> tuple[Tensor, Tensor]:
+    beside = check.record.witnesses
+    assert beside is not None
+    file = folder / beside.file
     stored = Witnesses.load(file)
-    if sha256(file.read_bytes()).hexdigest() != beside["sha256"]:
-        wrong.append("the file of witnesses is not the one that the record was written with")
-    rows, found = stored.read(x, threat := threat_of(record))
+    if sha256(file.read_bytes()).hexdigest() != beside.sha256:
+        check.wrong.append("the file of witnesses is not the one that the record was written with")
+    threat = threat_of(check.record)
+    rows, found = stored.read(check.x, threat)
     try:
-        threat.select(rows).check(found, x[rows])
+        threat.select(rows).check(found, check.x[rows])
     except AttackError as error:
-        wrong.append(str(error))
-    judge = _random if record["random_model"] else _deterministic
-    clean, told_right, held, claimed = judge(record, model, x, y, rows, found, wrong)
-    for name, share in (("clean", clean), ("worst_case", told_right)):
-        if abs(share - record[name]["accuracy"]) > (TOLERATED if record["random_model"] else 1e-6):
-            wrong.append(
-                f"{name} accuracy is {100 * share:.2f} %, the record says "
-                f"{100 * record[name]['accuracy']:.2f} %"
+        check.wrong.append(str(error))
+    return rows, found
+
+
+def _check_numbers(check: _Check, scores: _Scores) -> None:
+    record = check.record
+    parts = len(record.merged_from) if isinstance(record, AuditRecord) else 0
+    # the least of several noisy shares lies lower than a share that is measured again
+    allowed = TOLERANCE * max(parts, 1) if record.random_model else 1e-6
+    rows = (("clean", scores.clean, record.clean), ("worst_case", scores.robust, record.worst_case))
+    for name, share, recorded in rows:
+        if abs(share - recorded.value) > allowed:
+            check.wrong.append(
+                f"{name} accuracy is {100 * share:.2f} %, the record says {100 * recorded.value:.2f} %"
             )
-    if "verdict" in record and not re.search(
-        rf"(?<![\d.]){100 * record['worst_case']['accuracy']:.1f} %", record["verdict"]
-    ):
-        wrong.append("the verdict tells another number than the record's worst case")
-    if "verdict" in record and any(f["level"] == "error" for f in record["flags"]) != record[
-        "verdict"
-    ].startswith("Not reliable"):
-        wrong.append("the verdict and the flags do not agree on whether the record is reliable")
-    return Verified(claimed, held, clean, tuple(wrong))
 
 
-def _deterministic(
-    record: dict[str, Any], model: Model, x: Tensor, y: Tensor, rows: Tensor, found: Tensor, wrong: list[str]
-) -> tuple[float, float, int, int]:
-    first = torch.tensor(record["first"], device=x.device)
-    right = ~misclassified(model, x, y)
-    if bool((right != (first != CLEAN_WRONG)).any()):
-        wrong.append(
-            f"{int((right != (first != CLEAN_WRONG)).sum())} images are told wrong from the start and are "
-            "right, or the other way round"
+def _check_verdict(check: _Check, record: AuditRecord) -> None:
+    if not re.search(rf"(?<![\d.]){100 * record.worst_case.value:.1f} %", record.verdict):
+        check.wrong.append("the verdict has another number than the record's worst case")
+    if bool(record.errors) != record.verdict.startswith("Not reliable"):
+        check.wrong.append("the verdict and the flags do not agree on whether the record is reliable")
+
+
+def _deterministic(check: _Check, rows: Tensor, found: Tensor) -> _Scores:
+    record, x, y = check.record, check.x, check.y
+    first = torch.tensor(record.first_by, device=x.device)
+    right = ~misclassified(check.model, x, y)
+    if other := int((right != (first != CLEAN_WRONG)).sum()):
+        check.wrong.append(
+            f"{other} images are recorded as wrong without attack and are right, or the other way round"
         )
     claims = set(torch.nonzero(first >= 0).flatten().tolist())
     if {int(r) for r in rows} != claims:
-        wrong.append(f"{len(claims)} samples are told broken, the file holds witnesses of {len(rows)}")
-    held = misclassified(model, found, y[rows], record.get("batch_size", 0))
+        check.wrong.append(
+            f"{len(claims)} samples are recorded as broken, the file holds witnesses of {len(rows)}"
+        )
+    held = misclassified(check.model, found, y[rows], record.batch_size or 0)
     if int(held.sum()) < len(rows):
-        wrong.append(f"{len(rows) - int(held.sum())} of {len(rows)} witnesses do not break their sample")
+        check.wrong.append(
+            f"{len(rows) - int(held.sum())} of {len(rows)} witnesses do not break their sample"
+        )
     left = right.clone()
     left[rows[held]] = False
-    return float(right.double().mean()), float(left.double().mean()), int(held.sum()), len(claims)
+    return _Scores(float(right.double().mean()), float(left.double().mean()), int(held.sum()), len(claims))
 
 
-def _random(
-    record: dict[str, Any], model: Model, x: Tensor, y: Tensor, rows: Tensor, found: Tensor, wrong: list[str]
-) -> tuple[float, float, int, int]:
+def _random(check: _Check, rows: Tensor, found: Tensor) -> _Scores:
+    record, x = check.record, check.x
     if rows.tolist() != list(range(len(x))):
-        wrong.append(
+        check.wrong.append(
             f"a random model is scored at one input for each of {len(x)} images, the file holds {len(rows)}"
         )
-        return record["clean"]["accuracy"], record["worst_case"]["accuracy"], 0, len(x)
-    (clean, _), (right, _) = rescored(model, x, found, y, record["seed"], record.get("batch_size", 250))
-    never = torch.tensor(record["first"], device=x.device) == CLEAN_WRONG
+        return _Scores(record.clean.value, record.worst_case.value, 0, len(x))
+    (clean, _), (right, _) = rescored(
+        check.model, x, found, check.y, record.seed or 0, record.batch_size or 250
+    )
+    never = torch.tensor(record.first_by, device=x.device) == CLEAN_WRONG
     if known := int((never & (clean > OFTEN)).sum()):
-        wrong.append(f"{known} images are told wrong from the start and are right in many draws")
+        check.wrong.append(f"{known} images are recorded as wrong without attack and are right in many draws")
     right[never] = 0.0
-    told = torch.tensor(record["right"], device=right.device)
-    pooled = (right + told) / 2
-    more = (
-        right > told + 4 * (2 * pooled * (1 - pooled) / SCORE_DRAWS).sqrt()
-    )  # of two samples of as many draws; one in 30,000 by chance
+    recorded = torch.tensor(record.right, device=right.device)
+    pooled = (right + recorded) / 2
+    # four standard errors of two samples of as many draws: one in 30,000 by chance
+    more = right > recorded + 4 * (2 * pooled * (1 - pooled) / SCORE_DRAWS).sqrt()
     if int(more.sum()):
-        wrong.append(f"{int(more.sum())} of {len(x)} candidates are right more often than told")
-    return float(clean.double().mean()), float(right.double().mean()), int((~more).sum()), len(x)
+        check.wrong.append(f"{int(more.sum())} of {len(x)} inputs are right more often than recorded")
+    return _Scores(float(clean.double().mean()), float(right.double().mean()), int((~more).sum()), len(x))
+
+
+def check_in_fresh_process(path: Path, origin: Origin, device: str, threads: int) -> FreshCheck:
+    """What another process, which loads the model and the images again, finds in a record.
+
+    A process that fails or takes more than an hour is a record that does not hold.
+    """
+    with TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-P", "-m", "spikeguard", "verify", f"--out={answer}", str(path)]
+        command += [f"--device={device}", f"--threads={threads}"]
+        command += [f"--data-dir={origin.data_dir}"] if origin.data_dir else []
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
+            (row,) = read_json(answer)["verified"]
+        except subprocess.TimeoutExpired:
+            return FreshCheck(False, 0, (f"no answer within {LONGEST} s: run spikeguard verify {path}",))
+        except UserError:  # it ended before it had an answer
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            return FreshCheck(False, 0, (f"it ended with exit code {done.returncode}: {last}",))
+    return FreshCheck(row["ok"], row["held"], tuple(row["wrong"]))

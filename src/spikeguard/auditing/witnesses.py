@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +27,12 @@ from spikeguard.threat import Threat
 
 
 def check_batch(count: int, unlike: int) -> int:
-    """A batch size for re-checking ``count`` samples that differs from the attack's.
-
-    As a whole and for its last batch.
-    """
+    """A batch size for re-checking ``count`` samples that is not ``unlike``, the attack's."""
     return next((b for b in (97, 89, 61, 37, 11, 3, 2) if b < count and b != unlike), 1)
 
 
 def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor:
-    """Which inputs the untouched model gets wrong in float32, ``[N]`` bool.
-
-    At a batch size other than ``unlike``.
-    """
+    """Inputs that the untouched model gets wrong in float32, at a batch size that is not ``unlike``"""
     if isinstance(model, nn.Module) and any(getattr(m, "requests", None) for m in model.modules()):
         raise UserError("witnesses are checked on the untouched model: close the open tap first")
     if not len(x):
@@ -51,7 +45,7 @@ def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor
 
 @contextmanager
 def in_float32(model: Model) -> Iterator[None]:
-    """Our networks without autocast."""
+    """Run a network of this library without autocast."""
     if not isinstance(model, Classifier):
         yield
         return
@@ -64,10 +58,7 @@ def in_float32(model: Model) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """Stored inputs.
-
-    ``rows`` of the attacked set, their values on the grid, and exact ones for those that need it.
-    """
+    """Stored inputs: ``rows`` of the attacked set, their values on the grid, and exact ones where needed."""
 
     rows: Tensor
     grid: Tensor
@@ -75,10 +66,26 @@ class Witnesses:
     exact: Tensor
 
     def read(self, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-        """Rows and inputs ``[n, ...]``, for the attacked images ``x`` of the same threat."""
+        """Rows ``[n]`` and inputs ``[n, ...]``, for the attacked images ``x`` under the same threat."""
         near = x[self.rows]
         held = threat.select(self.rows).project(self.grid.to(near) / 65535.0, near)
         return torch.cat([self.rows, self.exact_rows]).to(x.device), torch.cat([held, self.exact.to(held)])
+
+    def of(self, rows: set[int]) -> Witnesses:
+        """The witnesses of these rows only."""
+        near, finer = (
+            torch.tensor([int(r) in rows for r in held], dtype=torch.bool)
+            for held in (self.rows, self.exact_rows)
+        )
+        return Witnesses(self.rows[near], self.grid[near], self.exact_rows[finer], self.exact[finer])
+
+    @staticmethod
+    def joined(parts: Sequence[Witnesses]) -> Witnesses:
+        """All witnesses of several sets."""
+        rows, exact_rows = (torch.cat([getattr(p, name) for p in parts]) for name in ("rows", "exact_rows"))
+        near, finer = rows.argsort(), exact_rows.argsort()
+        grid, exact = (torch.cat([getattr(p, name) for p in parts]) for name in ("grid", "exact"))
+        return Witnesses(rows[near], grid[near], exact_rows[finer], exact[finer])
 
     def save(self, path: Path) -> str:
         """Write them compressed; returns the file's sha256."""
@@ -107,8 +114,8 @@ class Witnesses:
             raise UserError(f"{path} holds no witnesses ({error})") from error
 
 
-def everyone(found: Tensor) -> Witnesses:
-    """An input for every image, on the grid: what a random model is scored at."""
+def candidates(found: Tensor) -> Witnesses:
+    """One input for every image, on the grid: what a random model is scored at."""
     rows = torch.arange(len(found))
     return Witnesses(rows, _on_grid(found).cpu(), rows[:0], found[:0].float().cpu())
 
@@ -120,9 +127,9 @@ def _on_grid(found: Tensor) -> Tensor:
 def keep(
     model: Model, x: Tensor, y: Tensor, found: Tensor, broken: Tensor, threat: Threat, unlike: int = 0
 ) -> tuple[Witnesses, Tensor]:
-    """Store the claimed ones of ``found`` that hold when re-checked.
+    """Store those of ``found`` that claim to break their sample and do so when checked again.
 
-    Also returns which samples those are, ``[N]`` bool.
+    Also returns which samples these are, ``[N]`` bool.
     """
     rows = torch.nonzero(broken).flatten()
     grid = _on_grid(found[rows])

@@ -68,7 +68,7 @@ def run(settings: Settings, out: Path, resume: bool = False, tell: Progress = no
         "schema": SCHEMA,
         "kind": "bench",
         "settings": plain(settings),
-        "machine": {**machine(), "device": _device(settings)},
+        "machine": replace(machine(), device=_device(settings)),
         "threads": threads,
         "path": cpp_build.path(settings.device),
         "peers": peers.versions(),

@@ -1,184 +1,296 @@
-"""spikeguard attack"""
+"""``spikeguard attack``: one attack on a network."""
 
 from __future__ import annotations
 
+import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spikeguard.cli import common
-from spikeguard.errors import UserError
+from spikeguard.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from spikeguard.auditing.suite import Member
+    from spikeguard.cli.target import Target
+    from spikeguard.records.schema import AttackRecord
+    from spikeguard.surrogates import Surrogate
+
+Settings = dict[str, Any]
+DEFAULT_STEPS = {"bim": 10, "pgd": 20}
+SPECIFIC = (
+    "steps",
+    "step_size",
+    "restarts",
+    "targets",
+    "queries",
+    "tries",
+    "searches",
+    "momentum",
+    "rule",
+    "learning_rate",
+)
+"""Options that some attacks have, in the order of a record."""
 
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser("attack", "Attack a trained network; write a record, and what it found beside it.")
-    parser.add_argument("target", help="a run folder or a weights file")
-    parser.add_argument(
+def parser() -> common.Parser:
+    from spikeguard.cli.target import HELP
+
+    made = common.Parser(
+        "attack",
+        "Attack a network by one attack; write a record, and the inputs that it found beside it.",
+        epilog="An option that an attack does not have is an error that names the attacks that have it.",
+    )
+    made.add_argument("target", help=HELP)
+    made.add_argument(
         "--attack",
         default="pgd",
-        choices=["fgsm", "rfgsm", "bim", "pgd"],
-        help="rfgsm is the literature's half-strength version",
+        metavar="NAME",
+        help="any attack of spikeguard.attacks; rfgsm is the half-strength version of the literature; "
+        "--list names all",
     )
-    parser.add_argument(
-        "--eps",
-        type=common.share,
-        default=8 / 255,
-        help="budget per pixel, images in [0, 1]; 8/255 may be written so",
+    made.add_argument("--list", action="store_true", help="list the attacks with norms and options, and end")
+    common.add_budget(made)
+    made.add_argument("--steps", type=common.positive, help="gradient steps (default 10 for bim, 20 for pgd)")
+    made.add_argument("--step-size", type=common.share, help="default max(2.5 eps / steps, eps / 16)")
+    made.add_argument("--restarts", type=common.positive, help="restarts (default 5 for pgd)")
+    made.add_argument("--no-random-start", action="store_true", help="pgd starts at the image itself, once")
+    made.add_argument("--targets", type=common.positive, help="classes that a targeted attack leads to")
+    made.add_argument("--queries", type=common.positive, help="forward passes an image of a black-box search")
+    made.add_argument("--tries", type=common.positive, help="random points an image, of random_noise")
+    made.add_argument("--searches", type=common.positive, help="searches for cw's constant")
+    made.add_argument("--momentum", type=common.share, help="momentum of pgd's gradient; 1 is MI-FGSM")
+    made.add_argument("--rule", choices=["apgd", "sapgd"], help="step rule of targeted")
+    made.add_argument("--learning-rate", type=common.share, help="learning rate of cw's optimizer")
+    made.add_argument(
+        "--loss", choices=["ce", "margin", "dlr"], help="what to maximize (default: the attack's)"
     )
-    parser.add_argument("--steps", type=common.positive, help="steps of bim and pgd (default 10 and 20)")
-    parser.add_argument("--step-size", type=common.share, help="default max(2.5 eps / steps, eps / 16)")
-    parser.add_argument("--restarts", type=common.positive, help="restarts of pgd (default 5)")
-    parser.add_argument("--no-random-start", action="store_true", help="pgd starts at the image itself, once")
-    parser.add_argument("--loss", default="ce", choices=["ce", "margin"], help="what the attack maximizes")
-    parser.add_argument(
+    made.add_argument(
         "--surrogate",
         help="derivative in the backward pass, as atan:8, triangle:2, straightthrough (default: the "
         "network's own)",
     )
-    parser.add_argument(
-        "--eot",
-        type=common.positive,
-        default=1,
-        help="gradients averaged a step, for a network with noise at inference",
+    made.add_argument(
+        "--eot", type=common.positive, default=1, help="gradients averaged per step, for a random network"
     )
-    parser.add_argument(
+    made.add_argument(
         "--images", type=common.positive, default=1000, help="test images, balanced over the classes"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of random starts")
-    parser.add_argument("--batch-size", type=common.positive, default=250, help="images a chunk")
-    parser.add_argument(
-        "--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
+    made.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+    made.add_argument("--batch-size", type=common.positive, default=250, help="images per batch")
+    common.add_data_options(made, of_user=True)
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="record to write (default: TARGET/attacks/ATTACK-EPS-SETTINGS.json)",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument(
-        "--out", type=Path, help="record to write (default: TARGET/attacks/ATTACK-EPS-SETTINGS.json)"
+    made.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted attack, to the same result"
     )
-    given = parser.parse_args(arguments)
-    kept = {
-        "steps": ("bim", "pgd"),
-        "step_size": ("bim", "pgd"),
-        "restarts": ("pgd",),
-        "no_random_start": ("pgd",),
-    }
-    for name, allowed in kept.items():
-        if getattr(given, name) and given.attack not in allowed:
-            parser.error(f"--{name.replace('_', '-')} is for {' and '.join(allowed)}, not for {given.attack}")
-    common.start(given.threads)
-    from spikeguard.auditing import run as runner
-    from spikeguard.auditing.record import attack_record, save
-    from spikeguard.auditing.suite import OWN
-    from spikeguard.data.sources import load_data
-    from spikeguard.random import draws
-    from spikeguard.runtime.float32 import exact
-    from spikeguard.threat import Linf
-    from spikeguard.training.builder import pick_device
-    from spikeguard.training.load import load_with_recipe
+    return made
 
-    net, recipe = load_with_recipe(given.target, str(pick_device(given.device)))
-    data = load_data(recipe.data, given.data_dir)
-    test = data.test.balanced(given.images).to(next(net.parameters()).device)
+
+def run(arguments: list[str]) -> int:
+    made = parser()
+    if "--list" in arguments:
+        return _list()
+    given = made.read(arguments)
+    _check(given, made)
     settings = _settings(given)
-    title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
-    member = _member(given, settings, title, OWN)
-    with common.progress() as shown, exact():
-        task = runner.Task(
-            net,
-            test.pixels(),
-            test.y,
-            Linf(given.eps),
-            [member],
-            given.seed,
-            test.index,
-            given.batch_size,
-            draws=given.eot,
-            tell=shown.tell,
-        )
-        state = runner.run(task)
-        witnesses = runner.settle(task, state)
-    if member.name in state.failed:
-        raise UserError(f"attack: {state.failed[member.name]}")
-    about = {
-        "target": str(given.target),
-        "recipe": recipe.values(),
-        "data": data.name,
-        "split": "test",
-        "attack": given.attack,
-        "settings": settings,
-    }
-    root = Path(given.target) if Path(given.target).is_dir() else Path(given.target).parent
-    which = draws.key(json.dumps(settings), given.images, given.seed) % 16**6  # other settings, another file
-    out = (
-        given.out or root / "attacks" / f"{given.attack}-{round(given.eps * 255, 3):g}of255-{which:06x}.json"
-    )
-    entry = save(attack_record(task, state, about), witnesses, out)
-    code = 1 if any(f["level"] == "error" for f in entry["flags"]) else 0
+    member = _member(given, settings)
+    common.start(given.threads)
+    from spikeguard.cli.target import find
+
+    target = find(given.target, given.images, given.data, given.data_dir, given.device)
+    out = given.out or _default_file(given, settings)
+    entry = _attack(target, member, settings, out, given)
     if given.json:
-        common.print_json(entry)
-        return code
+        common.print_json(entry.to_json())
+    else:
+        _show(entry, member.title, out, given)
+    return 1 if entry.errors else 0
+
+
+def _list() -> int:
+    """Print the registry."""
+    from spikeguard.attacks import ATTACKS
+
     rows = []
-    for name, told in (("clean", entry["clean"]), (title, entry["worst_case"])):
-        low, high = told["interval"]
-        rows.append([name, f"{100 * told['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"])
+    for name, attack in ATTACKS.items():
+        options = [f"--{o.replace('_', '-')}" for o in (*SPECIFIC, "loss") if o in attack.parameters]
+        rows.append([name, ", ".join(attack.norms), " ".join(options), attack.summary])
+    common.table("attacks", ["name", "norms", "options", "what it does"], rows)
+    print("next: spikeguard attack TARGET --attack NAME")
+    return 0
+
+
+def _check(given: argparse.Namespace, made: common.Parser) -> None:
+    """Refuse names and options that do not fit together."""
+    from spikeguard.attacks import ATTACKS
+
+    if given.attack not in ATTACKS:
+        raise unknown("attack", given.attack, ATTACKS)
+    attack = ATTACKS[given.attack]
+    if given.norm not in attack.norms:
+        made.error(f"{given.attack} works under --norm {' or '.join(attack.norms)}, not under {given.norm}")
+    common.check_budget(made, given)
+    flags = {name: name for name in (*SPECIFIC, "loss")}
+    flags |= {"no_random_start": "start", "surrogate": "gradient"}
+    for name, parameter in flags.items():
+        if getattr(given, name) and parameter not in attack.parameters:
+            able = [n for n, a in ATTACKS.items() if parameter in a.parameters]
+            made.error(
+                f"--{name.replace('_', '-')} is for {', '.join(able[:-1])}{' and ' if able[1:] else ''}"
+                f"{able[-1]}, not for {given.attack}"
+            )
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    """The settings of the attack, as a record keeps them. Random draws depend on them: keep their order."""
+    from spikeguard.attacks import ATTACKS
+
+    parameters = ATTACKS[given.attack].parameters
+    has_loss, has_gradient = "loss" in parameters, "gradient" in parameters
+    settings: Settings = {
+        **({"loss": given.loss or parameters["loss"].default} if has_loss else {}),
+        **(
+            {"surrogate": given.surrogate, "eot": given.eot if given.eot > 1 else None}
+            if has_gradient
+            else {}
+        ),
+    }
+    for name in SPECIFIC:
+        if name in parameters:
+            settings[name] = getattr(given, name) or DEFAULT_STEPS.get(
+                given.attack if name == "steps" else ""
+            )
+            if (
+                name in ("steps", "restarts", "targets", "queries", "tries", "rule")
+                and settings[name] is None
+            ):
+                settings[name] = parameters[name].default
+    if given.attack == "pgd":
+        settings["start"] = not given.no_random_start
+        if given.no_random_start:
+            settings["restarts"] = 1
+    return {name: value for name, value in settings.items() if value is not None or name in KEPT}
+
+
+KEPT = ("surrogate", "eot", "step_size")
+"""Settings that a record names even where they are not set."""
+
+
+def _member(given: argparse.Namespace, settings: Settings) -> Member:
+    """The attack as a member of a suite."""
+    from spikeguard.attacks import ATTACKS
+    from spikeguard.auditing.suite import OWN, Member
+    from spikeguard.gradients import SwapSurrogate
+
+    title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
+    gradient = None if given.surrogate is None else SwapSurrogate(_surrogate(given.surrogate))
+    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot") and v is not None}
+    return Member(title, OWN, ATTACKS[given.attack].function, keywords, gradient, all=True)
+
+
+def _surrogate(text: str) -> Surrogate:
+    """A surrogate from a text such as ``atan:8``."""
+    from spikeguard.training.settings import SURROGATES
+
+    name, colon, value = text.partition(":")
+    if name not in SURROGATES:
+        raise unknown("surrogate", name, SURROGATES, "attack: ")
+    kind = SURROGATES[name]
+    first = [f.name for f in fields(kind)][:1]  # type: ignore[arg-type]
+    if not colon:
+        return kind()
+    if not first:
+        raise UserError(f"attack: --surrogate {text}: {name} has no number")
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise UserError(f"attack: --surrogate {text}: {value!r} must be a number") from error
+    return kind(**{first[0]: number})
+
+
+def _default_file(given: argparse.Namespace, settings: Settings) -> Path:
+    """The file of the record: other settings, another file."""
+    from spikeguard.cli.target import folder_of
+    from spikeguard.random.draws import key
+
+    which = key(json.dumps(settings), given.images, given.seed) % 16**6
+    norm = "" if given.norm == "linf" else f"{given.norm}-"
+    size = common.budget(given.norm, given.eps).replace("/", "of")
+    return folder_of(given.target) / "attacks" / f"{given.attack}-{norm}{size}-{which:06x}.json"
+
+
+def _attack(
+    target: Target, member: Member, settings: Settings, out: Path, given: argparse.Namespace
+) -> AttackRecord:
+    """Run the attack; returns its record as written."""
+    from spikeguard.auditing.record import attack_record, save, weights
+    from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle
+    from spikeguard.auditing.state import digest
+    from spikeguard.runtime.float32 import exact
+    from spikeguard.runtime.stop import ctrl_c
+    from spikeguard.threat import THREATS
+
+    state_file = out.with_suffix(".state.npz")
+    if state_file.exists() and not given.resume:
+        raise UserError(
+            f"{state_file} holds an interrupted attack: go on with --resume, or name another --out"
+        )
+    x, y = target.test.pixels(), target.test.y
+    threat = THREATS[given.norm](given.eps)
+    conditions = {
+        "attack": member.id,
+        "threat": [given.norm, given.eps],
+        "seed": given.seed,
+        "eot": given.eot,
+        "batch_size": given.batch_size,
+        "images": digest(x, y),
+        "model": weights(target.model),
+    }
+    with common.progress() as shown, exact(), ctrl_c() as stop:
+        task = Task(
+            target.model,
+            x,
+            y,
+            threat,
+            [member],
+            target.test.index,
+            Plan(given.seed, given.batch_size, given.eot),
+            Session(shown.show, (state_file, conditions), stop),
+        )
+        state = run_suite(task)
+        witnesses = settle(task, state)
+    if member.id in state.failed:
+        state_file.unlink(missing_ok=True)
+        raise UserError(f"attack: {state.failed[member.id]}")
+    record = attack_record(task, state, given.attack, dict(settings), target.origin)
+    entry = save(record, witnesses, out)
+    state_file.unlink(missing_ok=True)
+    return entry
+
+
+def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace) -> None:
+    rows = []
+    for name, accuracy in (("clean", entry.clean), (title, entry.worst_case)):
+        between = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+        rows.append([name, f"{100 * accuracy.value:.1f}", between])
+    size = common.budget(given.norm, given.eps)
     common.table(
-        f"{given.target}, {entry['images']} test images, eps {given.eps * 255:.3g}/255",
+        f"{given.target}, {entry.images} test images, {given.norm} eps {size}",
         ["", "accuracy, %", "95 % interval"],
         rows,
     )
-    if entry["random_model"]:
+    if entry.random_model:
         print(
-            f"the network is random at inference: scored by the {entry['scored_by']}; --eot averages its "
+            f"the network is random at inference: scored by the {entry.scored_by}; --eot averages its "
             "gradients"
         )
-    print(
-        f"robust accuracy is at most this: a stronger attack can only lower it\nwrote {out} and its witnesses"
-    )
-    for f in entry["flags"]:
-        print(f"{f['level']}: {f['message']} (docs/flags/{f['id']}.md)")
+    print("robust accuracy is at most this: a stronger attack can only lower it")
+    common.print_flags(entry.flags)
+    print(f"wrote {out} and its witnesses")
     print(f"next: spikeguard audit {given.target} (the network may hide from this attack)")
-    return code
-
-
-def _settings(given: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "loss": given.loss,
-        "surrogate": given.surrogate,
-        "eot": given.eot if given.eot > 1 else None,
-    }
-    if given.attack in ("bim", "pgd"):
-        settings |= {
-            "steps": given.steps or (10 if given.attack == "bim" else 20),
-            "step_size": given.step_size,
-        }
-    if given.attack == "pgd":
-        settings |= {
-            "restarts": 1 if given.no_random_start else given.restarts or 5,
-            "start": not given.no_random_start,
-        }
-    return settings
-
-
-def _member(given: Any, settings: dict[str, Any], title: str, family: str) -> Any:
-    from spikeguard import attacks
-    from spikeguard.auditing.suite import Member
-    from spikeguard.gradients import SwapSurrogate
-
-    gradient = None if given.surrogate is None else SwapSurrogate(_surrogate(given.surrogate))
-    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot")}
-    return Member(title, family, getattr(attacks, given.attack), keywords, gradient, all=True)
-
-
-def _surrogate(text: str) -> Any:
-    from dataclasses import fields
-
-    from spikeguard.training.settings import SURROGATES
-
-    name, _, value = text.partition(":")
-    if name not in SURROGATES:
-        raise UserError(f"attack: unknown surrogate {name!r} (known: {', '.join(SURROGATES)})")
-    first = [f.name for f in fields(SURROGATES[name])][:1]  # type: ignore[arg-type]
-    try:
-        return SURROGATES[name](**({first[0]: float(value)} if value and first else {}))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"attack: --surrogate {text}: {value!r} must be a number") from error

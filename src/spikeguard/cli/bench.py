@@ -1,4 +1,4 @@
-"""spikeguard bench"""
+"""``spikeguard bench``: speed and memory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from typing import Any
 from spikeguard.cli import common
 
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser(
+def parser() -> common.Parser:
+    made = common.Parser(
         "bench",
         "Speed and memory against the floor of this machine and against the frameworks that are installed.",
     )
-    parser.add_argument(
+    made.add_argument(
         "--quick",
         action="store_true",
         help="the small network only, small batches, no growth curves: minutes instead of an hour",
     )
-    parser.add_argument(
+    made.add_argument(
         "--rounds",
         type=common.positive,
         help="rounds of every task, all contenders in turn; the median counts (default 5)",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument(
+    made.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    made.add_argument(
         "--out", type=Path, default=Path("spikeguard-bench"), help="folder for the record and the picture"
     )
-    parser.add_argument(
+    made.add_argument(
         "--resume", action="store_true", help="keep the tasks that an interrupted bench has finished"
     )
-    given = parser.parse_args(arguments)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would talk to stderr
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    given = parser().read(arguments)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write to stderr
     common.start(given.threads)
     from spikeguard.bench import run as bench
     from spikeguard.records.files import write_bytes
@@ -43,7 +47,7 @@ def run(arguments: list[str]) -> int:
     begun = time.perf_counter()
     settings = bench.Settings(given.quick, given.rounds or 5, pick_device(given.device).type)
     with common.progress() as shown:
-        record = bench.run(settings, given.out / "bench.json", given.resume, shown.tell)
+        record = bench.run(settings, given.out / "bench.json", given.resume, shown.show)
     write_bytes(given.out / "bench.svg", picture(record).encode())
     if given.json:
         common.print_json(record)
@@ -94,10 +98,10 @@ def _show(name: str, entry: dict[str, Any]) -> None:
                 + ", ".join(f"{part} {100 * share:.0f} %" for part, share in entry["parts"].items())
             )
     elif "bytes" in entry:
-        for subject, told in entry["bytes"].items():
+        for subject, sizes in entry["bytes"].items():
             rows = [
                 [contender, "not measured" if size is None else f"{size / 2**30:.2f}"]
-                for contender, size in told.items()
+                for contender, size in sizes.items()
             ]
             common.table(f"{name}, {subject}", ["", "GiB"], rows)
     else:

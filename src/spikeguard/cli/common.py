@@ -1,38 +1,105 @@
-"""What verbs share: parsers with one-line errors, progress with an ETA, tables, threads."""
+"""What verbs share: parsers with one-line errors, help texts, progress with an ETA, tables, threads."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import os
+import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from spikeguard.errors import UserError
+from spikeguard.errors import UserError, nearest
 from spikeguard.records.files import plain
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from spikeguard.records.schema import Flag
+
 LINE_EVERY = 30.0  # seconds between lines about the same stage in a log
-SPEED_OVER = 1800.0  # seconds that an ETA looks back: steps may take minutes
+SPEED_OVER = 1800.0  # seconds over which an ETA averages the speed: steps may take minutes
+THREADS_PER_CORE = 4  # beyond this torch only gets slower, and at some thousand threads it aborts
+NO_DEFAULT: tuple[object, ...] = (None, False, [], (), argparse.SUPPRESS)
+"""Defaults that say nothing to a reader of the help."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that shows a default where there is one, and leaves it out where the text names it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog, max_help_position=36, width=max(80, min(110, shutil.get_terminal_size().columns))
+        )
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text is None or action.default in NO_DEFAULT or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit code 2."""
+    """An argument parser whose errors are one line, with the nearest name, and exit code 2."""
 
-    def __init__(self, verb: str, description: str, **rest: Any) -> None:
-        rest.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(prog=f"spikeguard {verb}", description=description, allow_abbrev=False, **rest)
-        self.add_argument("--threads", type=positive, help="CPU threads (default: all cores)")
+    def __init__(self, verb: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"spikeguard {verb}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=Help,
+        )
+        self.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
         self.add_argument(
             "--json", action="store_true", help="print the record as JSON on stdout instead of a table"
         )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.removeprefix('spikeguard ')}: {message} (see {self.prog} --help)")
+
+    def options(self) -> list[str]:
+        """All flags, such as ``--out``."""
+        return [flag for action in self._actions for flag in action.option_strings]
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse the arguments of a verb; UserError names what is wrong and the nearest flag."""
+        given, rest = self.parse_known_args(arguments)
+        if rest:
+            flag = rest[0].partition("=")[0]
+            near = nearest(flag, self.options()) if flag.startswith("-") else None
+            hint = f"; did you mean {near}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return given
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = nearest(str(value), known)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r} (choose from {', '.join(known)}){hint}"
+            )
+
+
+def add_data_options(parser: argparse.ArgumentParser, of_user: bool = False) -> None:
+    """The flags of the verbs that read images; ``of_user``: the model may be the user's own."""
+    if of_user:
+        parser.add_argument(
+            "--data", help="data set of a package.module:factory (a run folder knows its own)"
+        )
+    parser.add_argument(
+        "--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
 
 def positive(text: str) -> int:
@@ -46,11 +113,19 @@ def positive(text: str) -> int:
     return value
 
 
+def thread_count(text: str) -> int:
+    """A number of threads that this machine can run."""
+    value, most = positive(text), THREADS_PER_CORE * (os.cpu_count() or 1)
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at most {most} on this machine")
+    return value
+
+
 def _fraction(text: str) -> float:
     """The number that a text such as 0.03 or 8/255 stands for, -1 where it is none."""
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         return -1.0
 
 
@@ -70,8 +145,32 @@ def share_or_more(text: str) -> float:
     return value
 
 
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """``--eps`` and ``--norm``."""
+    parser.add_argument(
+        "--eps",
+        type=share_or_more,
+        default="8/255",
+        help="budget, in units of images in [0, 1]; a fraction or a decimal number",
+    )
+    parser.add_argument("--norm", default="linf", choices=["linf", "l2", "l1"], help="norm of the budget")
+
+
+def check_budget(parser: Parser, given: argparse.Namespace) -> None:
+    """Under Linf a budget above 1 is a mistake: usually a forgotten /255."""
+    if given.norm == "linf" and given.eps > 1:
+        parser.error(
+            f"argument --eps: '{given.eps:g}' must lie in [0, 1], such as 8/255 or 0.03, under --norm linf"
+        )
+
+
+def budget(norm: str, eps: float) -> str:
+    """A budget as people write it: ``8/255`` under Linf, the number under other norms."""
+    return f"{round(255 * eps, 3):g}/255" if norm == "linf" else f"{eps:g}"
+
+
 def start(threads: int | None) -> None:
-    """Set up the process: log to stderr, keep memory, use the asked number of threads."""
+    """Set up the process: log to stderr, keep freed memory, use the requested number of threads."""
     import torch
 
     from spikeguard.runtime.memory import keep_freed_pages
@@ -87,39 +186,39 @@ def start(threads: int | None) -> None:
 
 
 class Progress:
-    """A progress bar on stderr, with an ETA; lines where there is no terminal: each stage, and how far it is
-    now and then. Stages that count on share a bar.
+    """A progress bar on stderr, with an ETA.
+
+    Without a terminal it prints lines: each stage, and every ``LINE_EVERY`` seconds how far it is. Stages
+    that count on share a bar.
     """
 
-    def __init__(self, bar: Any) -> None:
-        self.bar, self.stage, self.at, self.told = bar, "", (-1, 0), 0.0
-        self.task: int | None = None
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.stage, self.at, self.printed = bar, "", (-1, 0), 0.0
+        self.task: TaskID | None = None
 
-    def tell(self, stage: str, done: int, total: int, detail: str = "") -> None:
+    def show(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Show that ``done`` of ``total`` parts of the stage are done."""
         before = self.stage, self.at
         if self.task is None or (stage != self.stage and (total != self.at[1] or done <= self.at[0])):
             if self.task is not None:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task(stage, total=total)
         self.stage, self.at = stage, (done, total)
-        self.bar.update(self.task, completed=done, total=total, description=stage + detail)
+        self.bar.update(self.task, completed=done, total=total, description=printable(stage + detail))
         if not self.bar.console.is_terminal:
             self._line(before)
 
     def _line(self, before: tuple[str, tuple[int, int]]) -> None:
-        """For logs.
-
-        A line a stage, and further ones as long as it counts, at most one in ``LINE_EVERY`` seconds.
-        """
+        """A line for logs when a stage begins, then at most one in ``LINE_EVERY`` seconds as it counts."""
         now, text = time.monotonic(), self.stage
         if self.stage == before[0]:
-            if self.at == before[1] or now - self.told < LINE_EVERY:
+            if self.at == before[1] or now - self.printed < LINE_EVERY:
                 return
             text += f", {self.at[0]} of {self.at[1]}"
             left = next(t.time_remaining for t in self.bar.tasks if t.id == self.task)
             text += "" if left is None else f", {timedelta(seconds=round(left))} left"
-        self.told = now
-        print(f"spikeguard: {text}", file=sys.stderr, flush=True)
+        self.printed = now
+        print(f"spikeguard: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -130,7 +229,7 @@ def progress() -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
@@ -141,21 +240,61 @@ def progress() -> Iterator[Progress]:
         yield Progress(bar)
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would run: control characters are shown as escapes."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match.group())[1:-1], text)
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout."""
+    """Print a table on stdout. Columns wrap between words; a word is never cut or broken."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left")
-    for number, name in enumerate(header):
-        drawn.add_column(name, justify="right" if number else "left", no_wrap=not number)
-    for row in rows:
-        drawn.add_row(*row)
     console = Console()
-    console.width = max(console.width, 100) if not console.is_terminal else console.width
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = column_widths(cells, console.width if console.is_terminal else 10**4)
+    drawn = Table(title=Text(printable(title)), title_justify="left")
+    for number, (name, width) in enumerate(zip(cells[0], widths, strict=True)):
+        drawn.add_column(Text(name), justify="right" if number else "left", width=width)
+    for row in cells[1:]:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.width = max(console.width, sum(widths) + 3 * len(widths) + 1)
     console.print(drawn)
 
 
-def print_json(record: Mapping[str, Any]) -> None:
+def column_widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of the columns of a table in a terminal of ``room`` characters.
+
+    The widest column shrinks first, and none below its longest word: the table is then wider than the room.
+    """
+    from rich.cells import cell_len
+
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    lowest = [
+        max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns
+    ]
+    over = sum(widths) + 3 * len(widths) + 1 - room
+    while over > 0:
+        loose = [k for k in range(len(widths)) if widths[k] > lowest[k]]
+        if not loose:
+            break
+        widths[max(loose, key=lambda k: widths[k])] -= 1
+        over -= 1
+    return widths
+
+
+def print_json(record: Mapping[str, object]) -> None:
     """Print a record on stdout."""
     print(json.dumps(plain(record), indent=1, allow_nan=False))
+
+
+def print_flags(flags: Iterable[Flag]) -> None:
+    """Print the flags of a record, and where each is explained."""
+    for flag in flags:
+        print(printable(f"{flag.level}: {flag.message} (spikeguard explain {flag.id})"))
+
+
+Main = Callable[[list[str]], int]
+"""A verb: from its arguments to the exit code."""

@@ -1,65 +1,51 @@
-"""spikeguard demo"""
+"""``spikeguard demo``: two networks, trained and attacked, and a page."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 
+if TYPE_CHECKING:
+    from spikeguard.records.studies import DemoRecord
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser(
+
+def parser() -> common.Parser:
+    made = common.Parser(
         "demo",
         "Train a vanilla and a TGO network on the embedded images, attack both, write a page and the "
         "records.",
     )
-    parser.add_argument(
+    made.add_argument(
         "--out", type=Path, default=Path("spikeguard-demo"), help="folder for page, records and runs"
     )
-    parser.add_argument(
+    made.add_argument(
         "--images", type=common.positive, default=300, help="test images to attack, a multiple of 10"
     )
-    parser.add_argument("--epochs", type=common.positive, default=4, help="epochs of each training")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches, noise and attacks")
-    parser.add_argument("--resume", action="store_true", help="keep what an interrupted demo has finished")
-    given = parser.parse_args(arguments)
+    made.add_argument("--epochs", type=common.positive, default=4, help="epochs of each training")
+    made.add_argument("--seed", type=int, default=0, help="seed of weights, batches, noise and attacks")
+    made.add_argument("--resume", action="store_true", help="keep what an interrupted demo has finished")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    given = parser().read(arguments)
     common.start(given.threads)
     from spikeguard.demo import run as demo
-    from spikeguard.report.demo_page import percent, with_interval
+    from spikeguard.records.studies import DemoSettings
     from spikeguard.report.reading import reading
 
     begun = time.perf_counter()
     with common.progress() as shown:
         record = demo.run(
-            demo.Settings(given.images, given.epochs, given.seed), given.out, given.resume, shown.tell
+            DemoSettings(given.images, given.epochs, given.seed), given.out, given.resume, shown.show
         )
     if given.json:
-        common.print_json(record)
+        common.print_json(record.to_json())
         return 0
-    for eps in record["eps"]:
-        members = list(record["networks"][0]["attacks"][eps]["alone"])
-        rows = []
-        for n in record["networks"]:
-            a = n["attacks"][eps]
-            rows.append(
-                [n["label"], *(with_interval(t) for t in (a["clean"], *a["alone"].values(), a["worst_case"]))]
-            )
-        title = f"attacked with {eps}: accuracy in % (95 % interval), {record['images']} test images"
-        common.table(title, ["network", "clean", *members, "worst case"], rows)
-    layers = list(record["networks"][0]["neighbors"]["absolute"])
-    header = ["network", *(f"layer {k + 1} (std)" for k in range(len(layers))), "mean", "training, s"]
-    rows = []
-    for n in record["networks"]:
-        shares = n["neighbors"]
-        both = (f"{percent(shares['absolute'][k])} ({percent(shares['relative'][k])})" for k in layers)
-        rows.append([n["label"], *both, percent(shares["mean"]), f"{n['seconds']:.0f}"])
-    delta = record["delta"]
-    common.table(
-        f"potentials with |u| < {delta}, in % (in brackets: |u| < {delta} times the layer's std)",
-        header,
-        rows,
-    )
+    _show(record)
     for paragraph in reading(record):
         print(f"\n{paragraph}")
     print(
@@ -71,3 +57,31 @@ def run(arguments: list[str]) -> int:
         "train tgo --name mine"
     )
     return 0
+
+
+def _show(record: DemoRecord) -> None:
+    """The tables of accuracies and of potentials near the threshold."""
+    from spikeguard.report.text import percent, with_interval
+
+    networks = record.networks
+    for eps in record.eps:
+        titles = [m.title for m in networks[0].attacks[eps].members if m.alone is not None]
+        rows = []
+        for n in networks:
+            a = n.attacks[eps]
+            rows.append([n.label, *(with_interval(v) for v in (a.clean, *a.alone.values(), a.worst_case))])
+        title = f"attacked with {eps}: accuracy in % (95 % interval), {record.images} test images"
+        common.table(title, ["network", "clean", *titles, "worst case"], rows)
+    layers = list(networks[0].neighbors.absolute)
+    header = ["network", *(f"layer {k + 1} (std)" for k in range(len(layers))), "mean", "training, s"]
+    rows = []
+    for n in networks:
+        shares = n.neighbors
+        both = (f"{percent(shares.absolute[k])} ({percent(shares.relative[k])})" for k in layers)
+        rows.append([n.label, *both, percent(shares.mean), f"{n.seconds:.0f}"])
+    delta = record.delta
+    common.table(
+        f"potentials with |u| < {delta}, in % (in brackets: |u| < {delta} times the layer's std)",
+        header,
+        rows,
+    )

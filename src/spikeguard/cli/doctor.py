@@ -1,4 +1,4 @@
-"""spikeguard doctor"""
+"""``spikeguard doctor``: what this machine has."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from spikeguard.cli import common
 FRAMEWORKS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
-def run(arguments: list[str]) -> int:
-    parser = common.Parser(
+def parser() -> common.Parser:
+    return common.Parser(
         "doctor", "What this machine has, which path is used, and what each missing part costs."
     )
-    given = parser.parse_args(arguments)
+
+
+def run(arguments: list[str]) -> int:
+    given = parser().read(arguments)
     common.start(given.threads)
     import torch
 
@@ -25,17 +28,17 @@ def run(arguments: list[str]) -> int:
     from spikeguard.runtime.machine import machine
 
     about = machine()
-    instructions = about["instructions"]
+    instructions = list(about.instructions)
     rows = [
         (
             "python",
-            about["versions"]["python"],
+            about.versions["python"],
             "" if sys.version_info >= (3, 11) else "3.11 or later is needed",
         ),
         ("torch", torch.__version__, ""),
         (
             "processor",
-            f"{about['cores']} cores, {torch.get_num_threads()} threads; "
+            f"{about.cores} cores, {torch.get_num_threads()} threads; "
             f"{', '.join(instructions) or 'no wide vectors known'}",
             _bf16(instructions),
         ),

@@ -3,76 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 
+if TYPE_CHECKING:
+    from spikeguard.sweep.run import SweepRecord
 
-def run(arguments: list[str]) -> int:
+
+def parser() -> common.Parser:
+    """The options of a sweep over a TOML matrix; a study has its own."""
     parser = common.Parser(
         "sweep",
-        "Train every defense under the same conditions, rank them by the quick audit, confirm the best on "
-        "fresh seeds, score the finalists "
-        "once on test images. The same command goes on where it stopped.",
+        "Train and audit every network of a matrix; one record. The same command continues where an earlier "
+        "one stopped. 'spikeguard sweep embedded', from a checkout, runs the study of all defenses and has "
+        "options of its own.",
     )
-    parser.add_argument("study", choices=["embedded"], help="which study")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/embedded"), help="folder of networks, record and page"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=common.positive,
-        default=3,
-        help="seeds of every network; a larger number adds to what is there",
-    )
-    parser.add_argument("--epochs", type=common.positive, default=4, help="epochs of every training")
-    parser.add_argument(
-        "--ranked-on", type=common.positive, default=100, help="validation images of the quick audits"
-    )
-    parser.add_argument(
-        "--scored-on",
-        type=common.positive,
-        default=200,
-        help="test images of the standard audits (a multiple of the classes)",
-    )
-    parser.add_argument(
-        "--only-rank", action="store_true", help="leave the fresh seeds and the test images for later"
-    )
+    parser.add_argument("matrix", metavar="MATRIX.toml", help="base recipe, axes or rows, and how to audit")
+    parser.add_argument("--out", type=Path, help="folder of networks and record (default: runs/MATRIX)")
     parser.add_argument(
         "--jobs",
         type=common.positive,
         default=1,
         help="networks at a time, each in a process with its share of the threads",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    given = parser.parse_args(arguments)
-    common.start(given.threads)
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if this machine has it)")
+    return parser
 
-    from spikeguard.records.files import read_json, write_bytes
+
+def run(arguments: list[str]) -> int:
+    """Run a matrix or a study; returns the exit code."""
+    from spikeguard.sweep.studies import study_main
+
+    if arguments and not arguments[0].startswith("-") and not arguments[0].endswith(".toml"):
+        return study_main(arguments[0])(arguments[1:])
+    given = parser().read(arguments)
+
+    from spikeguard.errors import UserError
     from spikeguard.runtime.stop import ctrl_c
-    from spikeguard.study.matrix import Settings
-    from spikeguard.study.pages import page
-    from spikeguard.study.picture import picture
-    from spikeguard.study.sweep import MARK, run
+    from spikeguard.sweep.matrix import read_matrix
+    from spikeguard.sweep.run import RECORD_NAME, sweep
 
-    settings, record, written = (
-        Settings(given.seeds, given.epochs, given.ranked_on, given.scored_on),
-        given.out / MARK,
-        given.out / "embedded.md",
-    )
-    try:
-        with common.progress() as shown, ctrl_c() as stop:
-            told = run(settings, given.out, shown.tell, stop, given.device, not given.only_rank, given.jobs)
-    finally:
-        if record.exists() and "wanted" in (kept := read_json(record)):
-            write_bytes(written, page(kept).encode())
-            write_bytes(written.with_suffix(".svg"), picture(kept).encode())
+    if not given.matrix.endswith(".toml"):
+        raise UserError(f"sweep: name the matrix first: spikeguard sweep {given.matrix} [options]")
+    matrix = read_matrix(Path(given.matrix))
+    out = given.out or Path("runs") / matrix.name
+    common.start(given.threads)
+    with common.progress() as shown, ctrl_c() as stop:
+        record = sweep(matrix, out, device=given.device, progress=shown.show, stop=stop, jobs=given.jobs)
     if given.json:
-        common.print_json(told)
+        common.print_json(record.to_json())
         return 0
-    print(page(told))
-    print(f"wrote {record}, {written} and its picture; networks in {given.out / 'runs'}")
-    print(
-        f"next: spikeguard audit {given.out / 'runs'}/NAME --effort standard, or the same command with "
-        f"--seeds {given.seeds + 1}"
-    )
+    _print_table(record)
+    print(f"wrote {out / RECORD_NAME}; the networks are in {out / 'runs'}")
+    print(f"next: spikeguard audit {out / 'runs'}/NAME --effort standard")
     return 0
+
+
+def _print_table(record: SweepRecord) -> None:
+    """Means over the seeds of every row."""
+    from spikeguard.sweep.table import HEADER, table
+
+    settings = record.settings
+    title = (
+        f"{record.name}: accuracy in %, means over seeds; {settings.effort} audit, {settings.norm} "
+        f"{settings.eps:.4g}, {settings.images} {settings.part} images"
+    )
+    common.table(title, HEADER, table(record))

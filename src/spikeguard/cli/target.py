@@ -1,7 +1,4 @@
-"""What a verb is pointed at.
-
-A run folder, a weights file, or ``package.module:factory``, which runs the user's own code.
-"""
+"""Targets of verbs: a run folder, a weights file, or ``package.module:factory`` (the user's code)."""
 
 from __future__ import annotations
 
@@ -12,53 +9,92 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikeguard.errors import UserError
+from spikeguard.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from spikeguard.data.images import Images
+    from spikeguard.models import Model
+    from spikeguard.records.schema import Origin
+
+HELP = "a run folder, a weights file or package.module:factory (a function that returns the network)"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model with the images to judge it on, and what a record says of them."""
+    """A network with the images to judge it on, and where both come from."""
 
-    model: Any
+    model: Model
     test: Images
-    about: dict[str, Any]
+    origin: Origin
 
 
 def find(name: str, images: int | None, data: str | None, data_dir: str | None, device: str | None) -> Target:
-    """The model called ``name`` and ``images`` test images (None: all), balanced over the classes.
+    """The network called ``name`` and ``images`` test images (None: all), balanced over the classes.
 
     UserError says what is missing.
     """
-    from spikeguard.data.sources import load_data
+    from torch import nn
+
+    from spikeguard.data.sources import NAMES, load_data
+    from spikeguard.records.schema import Origin
     from spikeguard.training.builder import pick_device
     from spikeguard.training.load import load_with_recipe
 
     place = pick_device(device)
+    model: Model
     if ":" in name and not Path(name).exists():
         if data is None:
             raise UserError(
-                f"{name} does not say what it was trained on: name its data with --data (embedded, "
-                "fashion-mnist, cifar10, cifar100)"
+                f"{name} does not say what it was trained on: name its data with --data ({', '.join(NAMES)})"
             )
-        model, about = _made(name), dict[str, Any](target=name, data=data)
-        if hasattr(model, "to"):
+        model, recipe = _made(name), None
+        if isinstance(model, nn.Module):
             model = model.to(place)
     else:
-        model, recipe = load_with_recipe(name, str(place))
-        about = {"target": str(name), "recipe": recipe.values(), "data": data or recipe.data}
-    test = load_data(about["data"], data_dir).test
+        model, loaded = load_with_recipe(name, str(place))
+        data, recipe = data or loaded.data, loaded.values()
+    test = load_data(data, data_dir).test
     test = test if images is None or images >= len(test) else test.balanced(images)
-    return Target(model, test.to(place), {**about, "split": "test"})
+    return Target(model, test.to(place), Origin(name, data, data_dir, "test", images, recipe))
 
 
-def _made(name: str) -> Any:
-    module, _, factory = name.partition(":")
+def folder_of(name: str) -> Path:
+    """Where results on a target go: its run folder, the weights' folder, or ``audits/NAME`` here."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    return path.parent if path.is_file() else Path("audits") / name.replace(":", ".")
+
+
+def _made(name: str) -> Model:
+    """The network that the user's factory returns, in eval mode."""
+    from torch import nn
+
+    factory = _factory(name)
+    if [
+        p
+        for p in inspect.signature(factory).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]:
+        raise UserError(
+            f"{name} needs arguments; it must be a function without any that returns the model (from images "
+            "in [0, 1] to logits)"
+        )
+    model: Model = factory()
+    if not callable(model):
+        raise UserError(
+            f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in "
+            "[0, 1] to logits"
+        )
+    return model.eval() if isinstance(model, nn.Module) else model
+
+
+def _factory(name: str) -> Any:
+    """The function ``package.module:factory``, imported as seen from the current folder."""
+    module, _, attribute = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), factory, None)
+        found = importlib.import_module(module)
     except ImportError as error:
         raise UserError(
             f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this "
@@ -66,21 +102,9 @@ def _made(name: str) -> Any:
         ) from error
     finally:
         sys.path.pop(0)
-    if not callable(found):
-        raise UserError(f"{module} has no function {factory!r}")
-    if [
-        p
-        for p in inspect.signature(found).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]:
-        raise UserError(
-            f"{name} needs arguments; it must be a function without any that returns the model (from images "
-            "in [0, 1] to logits)"
-        )
-    model = found()
-    if not callable(model):
-        raise UserError(
-            f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in "
-            "[0, 1] to logits"
-        )
-    return model.eval() if hasattr(model, "eval") else model
+    factory = getattr(found, attribute, None)
+    if not callable(factory):
+        near = nearest(attribute, [n for n in vars(found) if not n.startswith("_")])
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"{module} has no function {attribute!r}{hint}")
+    return factory

@@ -1,111 +1,166 @@
-"""spikeguard train"""
+"""``spikeguard train``: train a network by a recipe."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spikeguard.cli import common
 from spikeguard.errors import UserError
 
+if TYPE_CHECKING:
+    from spikeguard.training.loop import Report, Run
+
+EXAMPLES = """every field of a recipe is a flag, the inner ones too:
+  --neuron.decay 0.9   --neuron.surrogate.triangle.width 1   --defenses.at.eps 2/255   --defenses.tgo off
+
+recipes: """
+FIELD = "field "
+"""Before the name of a field in the parsed arguments: fields are read apart from them."""
+
+
+def parser() -> common.Parser:
+    from spikeguard.training.recipes import RECIPES
+
+    made = common.Parser(
+        "train", "Train a network by a recipe into runs/NAME.", epilog=EXAMPLES + ", ".join(RECIPES)
+    )
+    made.usage = "spikeguard train [options] [--FIELD VALUE ...] [recipe]"
+    made.add_argument("recipe", nargs="?", help="a recipe's name or a .toml file; not needed with --resume")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the run (default: runs/NAME)")
+    made.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
+    made.add_argument(
+        "--save-every",
+        type=common.positive,
+        metavar="STEPS",
+        help="checkpoint every so many steps, besides every epoch",
+    )
+    common.add_data_options(made)
+    made.add_argument("--download", action="store_true", help="download the data set if it is missing")
+    _add_fields(made)
+    return made
+
+
+def _add_fields(made: common.Parser) -> None:
+    """A flag for every field of a recipe: for the help and for completion."""
+    from spikeguard.training.settings import describe
+
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for field in describe():
+        path = field.flag.split(".")
+        title = "fields of " + (".".join(path[: 1 + (path[0] == "defenses")]) if path[1:] else "the recipe")
+        if title not in groups:
+            groups[title] = made.add_argument_group(title)
+        default = f" (default: {field.default})" if field.default else ""
+        groups[title].add_argument(
+            f"--{field.flag.replace('_', '-')}",
+            dest=FIELD + field.flag,
+            metavar=_metavar(field.type),
+            default=argparse.SUPPRESS,
+            help=f"{field.help}{default}".replace("%", "%%"),
+        )
+
+
+def _metavar(takes: str) -> str:
+    """One word for what a field takes."""
+    words = {"whole number": "N", "number": "X", "true | false": "BOOL", "text": "TEXT", "on | off": "on|off"}
+    base = takes.removesuffix(" | none")
+    if base.startswith("list of"):
+        return "LIST"
+    return words.get(base, base.replace(" ", "") if "|" in base else "VALUE")
+
 
 def run(arguments: list[str]) -> int:
-    from spikeguard.defenses import DEFENSES
+    made = parser()
+    own = {
+        flag
+        for action in made._actions
+        if not action.dest.startswith(FIELD)
+        for flag in action.option_strings
+    }
+    rest, pairs = _split(arguments, own)
+    given = made.read(rest)
+    recipe = _recipe(given, pairs, made)
+    common.start(given.threads)
+    out = given.out or Path("runs") / recipe.name
+
+    from spikeguard.data.sources import load_data
+    from spikeguard.training.loop import train
+
+    data = load_data(recipe.data, given.data_dir, given.download)
+    with common.progress() as shown:
+
+        def show(report: Report) -> None:
+            shown.show(f"training {recipe.name}", report.step, report.steps, _detail(report))
+
+        done = train(
+            recipe,
+            out,
+            given.resume,
+            given.device,
+            data=data,
+            progress=show,
+            save_every=given.save_every or 0,
+        )
+    if given.json:
+        common.print_json(done.metrics)
+    else:
+        _show(done, recipe.name, out)
+    return 0
+
+
+def _recipe(given: argparse.Namespace, pairs: list[tuple[str, str]], made: common.Parser) -> Any:
+    """The recipe that a command names, with its flags applied."""
     from spikeguard.training.recipe import Recipe, read_toml
     from spikeguard.training.recipes import RECIPES, recipe
     from spikeguard.training.settings import override
 
-    fields = "\n".join(
-        f"  --{name.replace('_', '-')} (now {value!r})" for name, value in Recipe().values().items()
-    )
-    parser = common.Parser(
-        "train",
-        "Train a network by a recipe into runs/NAME.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"recipes: {', '.join(RECIPES)}\ndefenses: {', '.join(DEFENSES)} (docs/defenses.md)\n\n"
-        "every field of a recipe is a flag, also the inner ones: --neuron.decay 0.9 "
-        f"--neuron.surrogate.triangle.width 1 --defenses.tgo.delta 0.3 --defenses.tgo off\n{fields}",
-    )
-    parser.add_argument("recipe", nargs="?", help="a recipe's name or a .toml file; left out with --resume")
-    parser.add_argument("--out", type=Path, help="folder of the run (default runs/NAME)")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted run, to the same bits"
-    )
-    parser.add_argument(
-        "--save-every",
-        type=int,
-        default=0,
-        metavar="STEPS",
-        help="checkpoint every so many steps besides every epoch",
-    )
-    parser.add_argument(
-        "--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
-    )
-    parser.add_argument("--download", action="store_true", help="fetch the data set if it is missing")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    own, pairs = _split(arguments, {s for action in parser._actions for s in action.option_strings})
-    given = parser.parse_args(own)
     if given.recipe is None:
         if not (given.resume and given.out):
-            parser.error(f"name a recipe ({', '.join(RECIPES)}) or a .toml file")
-        values = _of_state(given.out)
+            made.error(f"name a recipe ({', '.join(RECIPES)}) or a .toml file")
+        values = _values_of_state(given.out)
     elif given.recipe.endswith(".toml"):
         values = {"name": Path(given.recipe).stem} | read_toml(Path(given.recipe))
     else:
         values = recipe(given.recipe).values()
     for flag, text in pairs:
         override(values, flag, text)
-    chosen = Recipe.of(values, given.recipe or "recipe")
-    common.start(given.threads)
-    out = given.out or Path("runs") / chosen.name
+    return Recipe.of(values, given.recipe or "recipe")
 
-    from spikeguard.data.sources import load_data
-    from spikeguard.training.loop import Report, train
 
-    data = load_data(chosen.data, given.data_dir, given.download)
-    with common.progress() as shown:
+def _detail(report: Report) -> str:
+    """Loss and last validation accuracy, for the progress bar."""
+    accuracy = report.last.get("validation_accuracy") if report.last else None
+    return f": loss {report.loss:.3f}" + ("" if accuracy is None else f", validation {100 * accuracy:.1f} %")
 
-        def tell(report: Report) -> None:
-            seen = (
-                f", validation {100 * report.last['validation_accuracy']:.1f} %"
-                if report.last and "validation_accuracy" in report.last
-                else ""
-            )
-            shown.tell(
-                f"training {chosen.name}", report.step, report.steps, f": loss {report.loss:.3f}{seen}"
-            )
 
-        done = train(
-            chosen, out, given.resume, given.device, data=data, progress=tell, save_every=given.save_every
-        )
-    if given.json:
-        common.print_json(done.metrics)
-        return 0
+def _show(done: Run, name: str, out: Path) -> None:
     rows = [
         [
-            str(r["epoch"]),
-            f"{r['loss']:.3f}",
-            f"{r['penalty']:.3f}",
-            f"{100 * r['train_accuracy']:.1f}",
-            _percent(r.get("validation_accuracy")),
+            str(epoch["epoch"]),
+            f"{epoch['loss']:.3f}",
+            f"{epoch['penalty']:.3f}",
+            f"{100 * epoch['train_accuracy']:.1f}",
+            _percent(epoch.get("validation_accuracy")),
         ]
-        for r in done.metrics["epochs"]
+        for epoch in done.metrics["epochs"]
     ]
     common.table(
-        f"{chosen.name}, {done.metrics['cost']['seconds']:.0f} s",
+        f"{name}, {done.metrics['cost']['seconds']:.0f} s",
         ["epoch", "loss", "of it penalty", "training, %", "validation, %"],
         rows,
     )
-    print(f"wrote {out} (weights.safetensors, run.json, metrics.jsonl)\nnext: spikeguard attack {out}")
-    return 0
+    print(f"wrote {out} (weights.safetensors, run.json, metrics.jsonl)")
+    print(f"next: spikeguard audit {out} --effort quick")
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _of_state(folder: Path) -> dict[str, Any]:
+def _values_of_state(folder: Path) -> dict[str, Any]:
+    """The recipe of an interrupted run."""
     from spikeguard.training.checkpoint import STATE, load_tensors
 
     _, metadata = load_tensors(folder / STATE)
@@ -116,7 +171,7 @@ def _of_state(folder: Path) -> dict[str, Any]:
 def _split(arguments: list[str], own: set[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """The parser's own arguments, and ``--field value`` pairs.
 
-    Taken out first, so that no value is mistaken for the recipe.
+    The pairs are taken out first, so that no value is mistaken for the recipe.
     """
     rest, pairs, left = [], [], list(arguments)
     while left:

@@ -1,4 +1,4 @@
-"""Batches from images that stay on the device as bytes; crop and flip for a whole batch at once."""
+"""Training batches: images stay on the device as bytes; crop and flip act on a whole batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from spikeguard.random import draws
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Shift each image of ``[N, C, H.
+    """Shift each image of a batch by up to ``pad`` pixels and mirror half of them.
 
-    W]`` by up to ``pad`` pixels (zeros come in) and mirror half of them.
+    ``x``: ``[N, C, H, W]``; the result has the same shape, with zeros where nothing was.
     """
     n, _, height, width = x.shape
     device = x.device
@@ -32,11 +32,11 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor
 def batches(
     images: Images, size: int, epoch: int, seed: int, augment: bool, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled training batches ``(x in [0, 1], y)`` of one epoch from batch ``start`` on; the last short one
-    is left out.
+    """Yield the shuffled training batches of one epoch, from batch ``start`` on.
 
-    Order and augmentation are functions of seed, epoch and batch, so that a resumed epoch goes on with the
-    same batches.
+    A batch is ``(x, y)``: float ``[size, C, H, W]`` in [0, 1] and int64 ``[size]``. A last, shorter batch is
+    left out. Order and augmentation depend on seed, epoch and batch only, so that a resumed epoch continues
+    with the same batches.
     """
     order = torch.randperm(len(images), generator=draws.generator("order", seed, epoch)).to(images.x.device)
     for b in range(start, len(images) // size):

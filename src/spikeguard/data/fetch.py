@@ -1,4 +1,4 @@
-"""Downloads that appear by rename and report their progress."""
+"""Downloads: a file appears when it is complete, and progress is logged."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = logging.getLogger("spikeguard")
 def fetch(url: str, path: Path, timeout: float = 30.0) -> None:
     """Download ``url`` to ``path``; the caller verifies the contents.
 
-    UserError if the server does not answer or breaks off.
+    Raises UserError if the server does not answer or the connection breaks.
     """
     log.info("downloading %s", url)
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
-            total = int(answer.headers.get("Content-Length") or 0)
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            total = int(response.headers.get("Content-Length") or 0)
 
             def copy(file: BinaryIO) -> None:
-                done, told = 0, time.monotonic()
-                while block := answer.read(1 << 18):
+                done, logged = 0, time.monotonic()
+                while block := response.read(1 << 18):
                     file.write(block)
                     done += len(block)
-                    if time.monotonic() - told > 2:
-                        told = time.monotonic()
+                    if time.monotonic() - logged > 2:
+                        logged = time.monotonic()
                         log.info("%s: %.1f of %.1f MB", path.name, done / 1e6, total / 1e6)
                 if total and done != total:
                     raise UserError(

@@ -1,4 +1,4 @@
-"""Sets of labeled images, kept as bytes."""
+"""Sets of labeled images, stored as bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from spikeguard.random import draws
 
 @dataclass(frozen=True)
 class Images:
-    """``x`` uint8 ``[N, C, H, W]`` and ``y`` int64 ``[N]``.
+    """Labeled images: ``x`` uint8 ``[N, C, H, W]`` and ``y`` int64 ``[N]``.
 
-    ``index`` is each image's number in its official set.
+    ``index`` int64 ``[N]`` is the number of each image in its official set.
     """
 
     x: Tensor
@@ -27,17 +27,17 @@ class Images:
 
     @staticmethod
     def of(x: Tensor, y: Tensor) -> Images:
-        """All images of an official set, in its order."""
+        """Make a set of all images of an official set, in its order."""
         return Images(x, y.long(), torch.arange(len(y)))
 
     def select(self, rows: Tensor) -> Images:
-        """The images at these rows."""
+        """Return the images at these rows."""
         return Images(self.x[rows], self.y[rows], self.index[rows.cpu()])
 
     def balanced(self, count: int) -> Images:
-        """The first ``count`` images with equally many of each class, in order.
+        """Return the first ``count`` images with equally many of each class, in order.
 
-        UserError if a class has too few.
+        Raises UserError if ``count`` is no multiple of the classes, or a class has too few images.
         """
         classes = int(self.y.max()) + 1
         if count < classes or count % classes:
@@ -47,15 +47,15 @@ class Images:
         rows = [torch.nonzero(self.y == c).flatten()[: count // classes] for c in range(classes)]
         if short := [c for c, r in enumerate(rows) if len(r) < count // classes]:
             raise UserError(
-                f"{count} images asked for, but class {short[0]} has only {len(rows[short[0]])} of "
+                f"{count} images needed, but class {short[0]} has only {len(rows[short[0]])} of "
                 f"{count // classes}"
             )
         return self.select(torch.cat(rows).sort().values)
 
     def split(self, share: float) -> tuple[Images, Images]:
-        """Training and validation part, the latter ``share`` of every class.
+        """Split into a training and a validation part; the latter gets ``share`` of every class.
 
-        The same cut whatever the seed of a training.
+        The split is the same for every seed of a training.
         """
         order = torch.randperm(len(self), generator=draws.generator("validation split", len(self)))
         held = torch.zeros(len(self), dtype=torch.bool)
@@ -65,19 +65,18 @@ class Images:
         return self.select(torch.nonzero(~held).flatten()), self.select(torch.nonzero(held).flatten())
 
     def pixels(self) -> Tensor:
-        """The images as float32 in [0, 1]."""
+        """Return the images as float32 ``[N, C, H, W]`` in [0, 1]."""
         return self.x.float() / 255.0
 
     def to(self, device: torch.device | str) -> Images:
-        """On another device."""
+        """Move the images to another device."""
         return Images(self.x.to(device), self.y.to(device), self.index)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images, the names of the classes.
-
-    And the training pixels' mean and standard deviation per channel.
+    """Training and test images, the names of the classes, and the training pixels' mean and standard
+    deviation per channel.
     """
 
     name: str
@@ -89,5 +88,5 @@ class Dataset:
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
+        """Shape of an image, (C, H, W)."""
         return tuple(self.train.x.shape[1:])

@@ -1,6 +1,6 @@
-"""The sample of Fashion-MNIST that ships inside the package.
+"""The embedded sample of Fashion-MNIST: the first 1,000 training and 200 test images of each class.
 
-The first 1,000 + 200 images of each class (MIT license, see NOTICE).
+It is part of the package (MIT license, see NOTICE).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRAIN, TEST, SIDE = 10_000, 2_000, 28
 
 
 def read(path: Path = PATH) -> tuple[Images, Images]:
-    """Training and test images; UserError if the file is missing or altered."""
+    """Read training and test images; raises UserError if the file is missing or altered."""
     try:
         raw = lzma.decompress(path.read_bytes())
     except (OSError, lzma.LZMAError, EOFError) as error:

@@ -1,6 +1,6 @@
-"""Data sets by name: where their files are looked for, how they are checked, how they are read.
+"""Data sets by name: where their files are, how they are verified and read.
 
-Every file is verified by the sha256 of its uncompressed bytes. Archives are read in place; nothing is ever
+Every file is verified by the sha256 of its uncompressed bytes. Archives are read in place; nothing is
 unpickled.
 """
 
@@ -22,7 +22,7 @@ import torch
 from spikeguard.data import sample
 from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
-from spikeguard.errors import UserError
+from spikeguard.errors import UserError, unknown
 
 FASHION = (
     "T-shirt/top",
@@ -42,7 +42,11 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one data set: name -> sha256 of the contents; where else they may lie; what to download."""
+    """The files of one data set.
+
+    ``train`` and ``test``: name -> sha256 of the contents; ``read``: from the contents to images;
+    ``subfolders`` and ``system``: further places of the files; ``downloads``: files to fetch from ``url``.
+    """
 
     train: dict[str, str]
     test: dict[str, str]
@@ -127,14 +131,22 @@ NAMES = ("embedded", *SOURCES)
 
 
 def load_data(name: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
-    """A data set: 'embedded' (ships with the package), 'fashion-mnist', 'cifar10' or 'cifar100'.
+    """Load a data set: 'embedded' (part of the package), 'fashion-mnist', 'cifar10' or 'cifar100'.
 
-    Files are looked for in ``folder``, else in ``$SPIKEGUARD_DATA``, else where the system keeps them;
-    ``download`` fetches missing ones into the first of these. UserError if a file is missing, truncated or
-    altered, saying which and where.
+    Files are read from ``folder``, else from ``$SPIKEGUARD_DATA``, else from where the system has them;
+    ``download`` fetches missing ones. Images are uint8 ``[N, C, H, W]``; ``pixels()`` gives floats in [0, 1].
+
+    Raises UserError, which names the file, if one is missing, truncated or altered.
+
+    >>> data = sg.load_data("embedded")
+    >>> len(data.train), len(data.test), data.in_shape, data.classes[0]
+    (10000, 2000, (1, 28, 28), 'T-shirt/top')
+    >>> some = data.test.balanced(20)
+    >>> some.pixels().shape, int(some.y.bincount().min())
+    (torch.Size([20, 1, 28, 28]), 2)
     """
     if name not in NAMES:
-        raise UserError(f"unknown data set {name!r} (known: {', '.join(NAMES)})")
+        raise unknown("data set", name, NAMES)
     given = folder or os.environ.get("SPIKEGUARD_DATA")
     if given and name != "embedded" and not Path(given).is_dir() and not download:
         raise UserError(f"data folder {given} does not exist")
@@ -165,7 +177,7 @@ def _complete(source: Source, place: Path) -> bool:
 
 
 def _copies(file: str, source: Source, place: Path) -> Iterator[tuple[Path, Callable[[], bytes]]]:
-    """Every place where a file's bytes can be had: as it is, gzipped, or inside the official archive."""
+    """Yield every copy of a file: plain, gzipped, or inside the official archive."""
     for folder in (place, *(place / s for s in source.subfolders)):
         if (path := folder / file).is_file():
             yield path, path.read_bytes
@@ -193,11 +205,11 @@ def _find(name: str, file: str, digest: str, source: Source, places: list[Path])
                 content = read()
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 raise UserError(
-                    f"{path} cannot be read ({error}): it is truncated or altered; delete it and get it again"
+                    f"{path} cannot be read ({error}): it is truncated or altered; download it again"
                 ) from error
             if hashlib.sha256(content).hexdigest() != digest:
                 raise UserError(
-                    f"{path} is truncated or altered (wrong checksum of {file}): delete it and get it again"
+                    f"{path} is truncated or altered (wrong checksum of {file}): download it again"
                 )
             return content
     where = " or ".join(str(p) for p in places)

@@ -1,11 +1,10 @@
 """Defenses by name.
 
-A new one is a file (or a class in the file of its kind), a line here, and what CONTRIBUTING.md lists beside
-it.
+A new one is a class in a file, and a line in ``DEFENSES``: recipes, flags, documents and the study read it.
 """
 
 from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
-from spikeguard.defenses.base import Defense, Hooks, Step, View, compose
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow, View, compose
 from spikeguard.defenses.conversion import ANNTwin, Conversion
 from spikeguard.defenses.crafting import CRAFTING_GRADIENTS, Adversary
 from spikeguard.defenses.distillation import Distillation
@@ -17,6 +16,7 @@ from spikeguard.defenses.membrane import MPDSGR
 from spikeguard.defenses.neural import DLIF, HoSNN, RandHet, StoG
 from spikeguard.defenses.parameters import DSD, EMA, RAT, EarlyStopping
 from spikeguard.defenses.tgo import TGO
+from spikeguard.errors import UserError
 
 DEFENSES: dict[str, type[Defense]] = {
     "tgo": TGO,
@@ -46,38 +46,53 @@ DEFENSES: dict[str, type[Defense]] = {
     "first_layer_guard": FirstLayerGuard,
 }
 
-__all__ = [
-    "ANNTwin",
-    "AT",
-    "CRAFTING_GRADIENTS",
-    "DEFENSES",
-    "DLIF",
-    "DSD",
-    "EMA",
-    "FEEL",
-    "MART",
-    "MPDSGR",
-    "MPPD",
-    "RAT",
-    "SR",
-    "TGO",
-    "TRADES",
-    "Adversary",
-    "Conversion",
-    "Defense",
-    "Distillation",
-    "EarlyStopping",
-    "FirstLayerGuard",
-    "FittedSurrogate",
-    "HoSNN",
-    "Hooks",
-    "InputNoise",
-    "InputQuantization",
-    "RandHet",
-    "ShiftGuard",
-    "Step",
-    "StoG",
-    "TemporalEnsemble",
-    "View",
-    "compose",
-]
+
+def register(name: str, kind: type[Defense]) -> None:
+    """Make a defense of your own known under ``name`` to recipes, flags, documents and the study.
+
+    UserError if the name is taken or no identifier, or if ``kind`` is no frozen dataclass of class Defense.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Nothing(sg.defenses.Defense):
+    ...     strength: float = 1.0
+    >>> sg.defenses.register("nothing", Nothing)
+    >>> sg.Recipe.of({"defenses": {"nothing": {"strength": "1/4"}}}).defenses
+    (Nothing(strength=0.25),)
+    >>> sg.defenses.DEFENSES.pop("nothing").__name__
+    'Nothing'
+    """
+    if not name.isidentifier() or name in DEFENSES:
+        raise UserError(
+            f"register: name = {name!r} must be an identifier that no defense has ({', '.join(DEFENSES)})"
+        )
+    if not (isinstance(kind, type) and issubclass(kind, Defense) and "__dataclass_fields__" in vars(kind)):
+        raise UserError(f"register: {kind!r} must be a frozen dataclass of class Defense")
+    DEFENSES[name] = kind
+
+
+_INTERFACE: dict[str, object] = {
+    "CRAFTING_GRADIENTS": CRAFTING_GRADIENTS,
+    "DEFENSES": DEFENSES,
+    "Adversary": Adversary,
+    "Defense": Defense,
+    "Hooks": Hooks,
+    "Step": Step,
+    "StudyRow": StudyRow,
+    "View": View,
+    "compose": compose,
+    "register": register,
+}
+__all__ = [*_INTERFACE, *(kind.__name__ for kind in DEFENSES.values())]
+
+
+def __getattr__(name: str) -> type[Defense]:
+    """Classes that were registered later, by their names."""
+    for kind in DEFENSES.values():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(kind.__name__ for kind in DEFENSES.values())})

@@ -9,26 +9,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard.defenses.base import Hooks, Step, View
-from spikeguard.defenses.crafting import Adversary, crafting_mode, jitter
+from spikeguard.attacks import sapgd, targeted
+from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
+from spikeguard.defenses.base import Hooks, Step, StudyRow, View
+from spikeguard.defenses.crafting import ADVERSARY, Adversary, crafting_mode, jitter
 from spikeguard.errors import UserError
+from spikeguard.gradients import ASSG, PerStep
 from spikeguard.networks.classifier import Classifier
-
-STRONGEST = "SA-PGD-100 ASSG atan 0.435 ce"  # crafted by one backward pass, a network may hide from that one
 
 
 @dataclass(frozen=True)
 class AT(Adversary):
-    """The loss is taken at adversaries of the cross-entropy; ``clean_share`` of it stays on the clean images.
-    Madry et al., ICLR 2018.
+    """Adversarial training: take the loss at adversaries of the cross-entropy. Madry et al., ICLR 2018.
 
-    The usual recipe for spiking networks is eps 2/255, 2 steps of 1/255.
+    ``clean_share`` of it stays on the clean images. The usual recipe for spiking networks is eps 2/255, 2
+    steps of 1/255.
+
+    >>> sg.AT(eps=8 / 255, steps=4).schedule(progress=0.5)
+    (1.0, 4)
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "train on adversaries"
+    formula: ClassVar[str] = "L(x'), x' by PGD on L"
+    source: ClassVar[str] = "Madry et al., ICLR 2018"
+    adaptive: ClassVar[AdaptiveAttack] = because(
+        SHARPEST,
+        "A network that trains on adversaries of one backward pass may hide from that pass; a surrogate "
+        "that fits every neuron is another one.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("none", ADVERSARY, group="AT")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     clean_share: float = 0.0
+    """Share of the loss that stays on clean images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,18 +72,33 @@ def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TRADES(Adversary):
-    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``, x' the adversary of that
-    divergence. Zhang et al., ICML 2019.
+    """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``.
+
+    x' is the adversary of that divergence. Zhang et al., ICML 2019.
 
     ``temperature``: tau (published for spiking networks: 2, with beta 5). The divergence is of the mean
     logits.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "small divergence between clean and disturbed outputs"
+    formula: ClassVar[str] = "L(x) + beta tau^2 KL(p(x) || p(x'))"
+    source: ClassVar[str] = "Zhang et al., ICML 2019"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd50-assg-targeted9",
+        "SA-PGD-50, ASSG, 9 target classes",
+        targeted,
+        {"rule": "sapgd", "steps": 50, "targets": 9, "loss": "margin"},
+        ASSG(),
+        "The divergence flattens the softmax, not the order of logits: the margin to every wrong class "
+        "in turn is no function of it.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("TRADES", ADVERSARY, group="regimes")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     beta: float = 6.0
+    """Weight of the divergence."""
     temperature: float = 1.0
+    """Both outputs are divided by it before the softmax."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,17 +135,29 @@ class _TRADES(Hooks):
 
 @dataclass(frozen=True)
 class MART(Adversary):
-    """Boosted cross-entropy at the adversary plus ``beta`` times a divergence that weighs samples by how
-    unsure their clean class is.
+    """Boosted cross-entropy at the adversary plus a divergence weighed by the doubt about the clean class.
 
     ``-log p'_y - log(1 - max_{k != y} p'_k) + beta KL(p || p') (1 - p_y)``; it takes the place of the task's
     loss. Wang et al., ICLR 2020.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "divergence weighed by doubt"
+    formula: ClassVar[str] = "BCE(x') + beta KL(p || p') (1 - p_y)"
+    source: ClassVar[str] = "Wang et al., ICLR 2020"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "apgd50-assg-targeted3-dlr",
+        "APGD-50, ASSG, 3 target classes, DLR loss",
+        targeted,
+        {"rule": "apgd", "steps": 50, "targets": 3, "loss": "dlr"},
+        ASSG(start_from_first=True),
+        "Its loss keeps probabilities low, which weakens the gradient of the cross-entropy; the ratio "
+        "of differences of logits has no scale.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("MART", ADVERSARY, group="regimes")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     beta: float = 5.0
+    """Weight of the divergence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,18 +186,29 @@ class _MART(Hooks):
 
 @dataclass(frozen=True)
 class TemporalEnsemble(Adversary):
-    """The steps' readouts as an ensemble: the adversary of one step drawn by lot is trained on by all, and
-    they are held together.
+    """The time steps as an ensemble: train all of them on the adversary of one that is drawn at random.
 
     ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's
     loss 'per_step' or 'tet'. Our own minimal version of the idea of arXiv 2508.11279, whose loss is not
     public.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "time steps as an ensemble, minimal version of our own"
+    formula: ClassVar[str] = "CE of all steps at the adversary of one + c KL(mean || z_t)"
+    source: ClassVar[str] = "after arXiv 2508.11279"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd50-assg-per-step",
+        "SA-PGD-50, ASSG, per-step loss",
+        sapgd,
+        {"steps": 50},
+        PerStep(ASSG(start_from_first=True)),
+        "Its members are the time steps: the loss of every step has to rise, not that of their mean alone.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("temporal self-ensemble", ADVERSARY, group="regimes", loss="per_step")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs"})
 
     consistency: float = 0.1
+    """Weight of the steps' divergence from their mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

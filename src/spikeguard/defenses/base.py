@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.random import draws
@@ -22,10 +23,10 @@ FIRST_PART = "first part of the training"
 
 @dataclass
 class View:
-    """One forward pass of a training step: its images and the weight of its loss (0: looked at, or a
-    defense's own loss).
+    """One forward pass of a training step: its images and the weight of its task loss.
 
-    ``freeze_bn``: batch norm's running averages stay, because nothing is trained to do well there.
+    Weight 0: a defense only reads the pass, or takes a loss of its own there. ``freeze_bn``: the running
+    averages of batch norm stay, because nothing is trained to do well there.
     """
 
     x: Tensor
@@ -58,7 +59,7 @@ class Step:
         return draws.key(self.key, *parts)
 
     def also_clean(self, view: str) -> None:
-        """Have the clean images pass through the network under this name, if no defense has done so."""
+        """Add a forward pass of the clean images under this name, unless a defense has done so."""
         self.views.setdefault(view, View(self.x, 0.0, freeze_bn=True))
 
     def scored(self, view: str) -> Tensor:
@@ -75,7 +76,7 @@ class Step:
 
 
 class Hooks:
-    """What a defense does during training, in the order in which the loop asks.
+    """What a defense does during training, in the order in which the loop calls it.
 
     Everything random comes from ``step.draw``.
     """
@@ -111,15 +112,12 @@ class Hooks:
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
         """Figures for the metrics, from all validation images at the end of an epoch, network in eval mode.
 
-        ``settled``: all hooks are.
+        ``settled``: the hooks of all defenses are settled.
         """
         return {}
 
     def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
-        """After the last step: change the network that is kept. ``images``.
-
-        Batches of the training images.
-        """
+        """After the last step: change the network that is kept; ``images``: batches of training images."""
 
     def state(self) -> dict[str, Tensor]:
         """What has to be kept for a training to be resumed to the same bits."""
@@ -130,10 +128,7 @@ class Hooks:
 
 
 class SameDraws:
-    """Lets the second of two forward passes of a step draw what the first one drew.
-
-    What they differ in is then not their noise.
-    """
+    """Gives two forward passes of a step the same random draws, so that they do not differ in their noise."""
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -154,20 +149,50 @@ class SameDraws:
 
 
 @dataclass(frozen=True)
-class Defense:
-    """Settings of a defense; a subclass says what it does.
+class StudyRow:
+    """The row of the study that speaks of a defense.
 
-    ``adaptive``: the member of the audit's suite that is adaptive to it. ``owns``: what it sets: in the
-    neurons (noise, decay, threshold, reset, start, gain, gate, surrogate), the training inputs, the weights
-    kept, the first part of the training. No two defenses may own the same. ``chooses``: by validation images.
-    ``reads``: it acts on potentials; ``spikes``: the network has any.
+    ``name`` '' is the class's own. ``settings`` of the defense, ``loss`` of the recipe. ``group`` '': trained
+    without and with adversarial training; 'regimes': a regime of its own, beside the defenses ``beside``;
+    'AT': the baseline of that group.
     """
 
-    adaptive: ClassVar[str] = ""
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    loss: str = "mean"
+    beside: tuple[Defense, ...] = ()
+
+
+@dataclass(frozen=True)
+class Defense:
+    """Settings of a defense; a subclass says what it does, and all that documents and the study say of it.
+
+    For documents: ``idea``, ``formula``, ``source``, each on one line. ``adaptive``: the attack made for it.
+    ``random_at_test``: the network is stochastic when it is scored. ``row``: of the study. ``owns``: what it
+    sets: in the neurons (noise, decay, threshold, reset, start, gain, gate, surrogate), the training inputs,
+    the weights kept, the first part of the training. No two defenses may own the same. ``chooses``: by
+    validation images. ``reads``: it acts on potentials; ``spikes``: the network has any.
+    """
+
+    idea: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    adaptive: ClassVar[AdaptiveAttack] = SHARPEST
+    random_at_test: ClassVar[bool] = False
+    row: ClassVar[StudyRow] = StudyRow()
     owns: ClassVar[frozenset[str]] = frozenset()
     chooses: ClassVar[bool] = False
     reads: ClassVar[bool] = False
     spikes: ClassVar[bool] = True
+
+    def is_random(self) -> bool:
+        """Whether a network with these settings is stochastic when it is scored."""
+        return self.random_at_test
+
+    def adaptive_attacks(self) -> tuple[AdaptiveAttack, ...]:
+        """What an audit of a network with these settings runs beside its suite."""
+        return (self.adaptive,)
 
     def owned(self) -> frozenset[str]:
         """What these settings set; a part of ``owns`` where a part is switched off."""
@@ -190,6 +215,12 @@ def compose(*defenses: Defense) -> tuple[Defense, ...]:
 
     UserError if one is no defense or named twice, if two set the same thing, or if one acts on potentials and
     another leaves none.
+
+    >>> [type(d).__name__ for d in sg.compose(sg.AT(eps=8 / 255), sg.TGO())]
+    ['AT', 'TGO']
+    >>> sg.compose(sg.AT(), sg.TRADES())
+    Traceback (most recent call last):
+    spikeguard.errors.UserError: compose: AT and TRADES both set the training inputs; leave one of them out
     """
     owners: dict[str, str] = {}
     for k, defense in enumerate(defenses):

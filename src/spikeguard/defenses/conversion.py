@@ -13,10 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step
+from spikeguard.attacks import apgd_targeted, sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step, StudyRow
 from spikeguard.defenses.neural import set_decay
 from spikeguard.errors import UserError
+from spikeguard.gradients import RGA
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.modifiers import Dynamics
@@ -34,12 +36,25 @@ class Conversion(Defense):
     al., ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "a quantized ANN first, then spikes"
+    formula: ClassVar[str] = "clip(floor(I T / theta + 1/2) / T, 0, 1), then soft reset from theta / 2"
+    source: ClassVar[str] = "Bu et al., ICLR 2022"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd50-rga-margin",
+        "SA-PGD-50, RGA, margin loss",
+        sapgd,
+        {"steps": 50, "loss": "margin"},
+        RGA(),
+        "A neuron without leak fires the clipped share of its mean current: the gradient of that rate "
+        "is the one of the activation it was trained as.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("conversion")
     owns: ClassVar[frozenset[str]] = frozenset(
         {"neurons' decay", "neurons' reset", "neurons' threshold", "neurons' start"}
     )
 
     share: float = 0.6
+    """Share of the training with activations in one step; 0 trains the neurons directly."""
 
     def owned(self) -> frozenset[str]:
         return self.owns | {FIRST_PART} if self.share else self.owns
@@ -68,7 +83,19 @@ class ANNTwin(Defense):
     Layers, training and passes are those of the spiking network.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "no defense, a yardstick: the same layers without spikes"
+    formula: ClassVar[str] = "ReLU(I), one step"
+    source: ClassVar[str] = "a yardstick"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "apgd50-targeted",
+        "APGD-T-50",
+        apgd_targeted,
+        {"steps": 50, "targets": 3},
+        None,
+        "Without spikes the own gradient is exact: the standard attack of the literature on ANNs needs "
+        "no surrogate.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("no spikes: the ANN twin")
     owns: ClassVar[frozenset[str]] = Conversion.owns | {
         "neurons' noise",
         "neurons' gain",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from spikeguard.random.streams import preserved_noise
 from spikeguard.surrogates import Atan, StraightThrough, Triangle
 from spikeguard.threat import Linf
 
+ADVERSARY: dict[str, Any] = {"eps": 16 / 255, "steps": 2, "warmup": 0.25}
+"""Settings of the training adversaries of the study, the same for every defense."""
 CRAFTING_GRADIENTS: dict[str, Estimator] = {
     "own": Own(),
     "assg": ASSG(start_from_first=True),
@@ -58,16 +60,27 @@ class Adversary(Defense):
     """
 
     eps: float = 8 / 255
+    """Budget of the training adversaries under Linf, of pixels in [0, 1]."""
     steps: int = 2
+    """Steps of PGD."""
     step_size: float | None = None
+    """Size of a step; none is max(2.5 eps / steps, eps / 16)."""
     random_start: bool = True
+    """Start at a random point of the ball instead of at the image."""
     warmup: float = 0.0
+    """Share of the training over which eps and the step rise from 0."""
     eps_end: float | None = None
+    """Budget at the end of the training; none keeps eps."""
     late_steps: int | None = None
+    """Steps over the last part of the training; none keeps steps."""
     late_share: float = 0.3
+    """The last part of the training, as a share of it."""
     batch_norm: Literal["eval", "train"] = "eval"
+    """Statistics of batch norm while adversaries are crafted: running averages or those of the batch."""
     noise: Literal["off", "fresh", "frozen"] = "off"
+    """Noise of the neurons while crafting: none, a new draw at every step, or the same one."""
     estimators: tuple[str, ...] = ("own",)
+    """Where gradients for crafting come from; one is drawn for every batch."""
 
     def __post_init__(self) -> None:
         self._need(0 <= self.eps <= 1, "eps", "in [0, 1] (pixels are in [0, 1]; 8/255 is 0.0314)")
@@ -104,10 +117,7 @@ class Adversary(Defense):
     def adversaries(
         self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None
     ) -> Tensor:
-        """Images ``[N, C, H.
-
-        W]`` that raise ``loss`` at the outputs of ``model`` (the network itself by default).
-        """
+        """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (default: the network)."""
         share, steps = self.schedule(step.progress)
         threat, x = Linf(min(self.eps * share, 1.0)), step.x
         if start is None and not self.random_start:
@@ -140,9 +150,9 @@ def jitter(step: Step) -> Tensor:
 
 @contextmanager
 def crafting_mode(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
-    """The network in eval mode, but for batch norm's statistics and the neurons' noise if so asked.
+    """The network in eval mode; batch statistics and the neurons' noise where the arguments say so.
 
-    Nothing of it lasts.
+    Everything is restored afterwards.
     """
     norms = (
         [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

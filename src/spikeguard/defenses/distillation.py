@@ -13,10 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.adversarial import STRONGEST, divergence
-from spikeguard.defenses.base import FIRST_PART, Hooks, Step, View
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.adversarial import divergence
+from spikeguard.defenses.base import FIRST_PART, Hooks, Step, StudyRow, View
 from spikeguard.defenses.conversion import Posing, Rectified
-from spikeguard.defenses.crafting import Adversary
+from spikeguard.defenses.crafting import ADVERSARY, Adversary
+from spikeguard.gradients import ReLUTwin
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, seed_noise
 from spikeguard.neurons.modifiers import Dynamics
@@ -33,12 +36,27 @@ class Distillation(Adversary):
     same training is ours.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "ours in this form: a robust ANN, trained first, is the teacher"
+    formula: ClassVar[str] = "(1 - c) KL(T(x) || S(x')) + c KL(T(x) || S(x))"
+    source: ClassVar[str] = "after Zi et al., ICCV 2021"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd50-relu-twin-margin",
+        "SA-PGD-50, ReLU twin, margin loss",
+        sapgd,
+        {"steps": 50, "loss": "margin"},
+        ReLUTwin(),
+        "The student goes on from the weights of its teacher, an ANN of the same layers: the gradient "
+        "of that ANN transfers.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("distillation", ADVERSARY, group="regimes")
     owns: ClassVar[frozenset[str]] = frozenset({"training inputs", FIRST_PART})
 
     share: float = 0.5
+    """Share of the training that trains the teacher."""
     clean_share: float = 1 / 6
+    """Share of the student's loss that stays on clean images."""
     temperature: float = 1.0
+    """Outputs of teacher and student are divided by it before the softmax."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

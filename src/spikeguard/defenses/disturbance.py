@@ -13,11 +13,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
-from spikeguard.defenses.crafting import Adversary, jitter
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack, because
+from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, StudyRow, View
+from spikeguard.defenses.crafting import ADVERSARY, Adversary, jitter
 from spikeguard.defenses.membrane import norms_before, rising
 from spikeguard.errors import UserError
+from spikeguard.gradients import ThresholdFirst
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import Tap, tap
@@ -26,9 +28,11 @@ QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values
 
 
 class Paired(Hooks):
-    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise: the training
-    adversary's, or one of its own where
-    there is none (only then do the settings of the inner attack matter)."""
+    """Reads the neurons in the clean pass and in the disturbed one, both under the same noise.
+
+    The disturbed pass is the training adversary's, or one of its own where there is none (only then do the
+    settings of the inner attack matter).
+    """
 
     def __init__(self, settings: Adversary, clean: Tap, disturbed: Tap) -> None:
         self.settings, self.clean, self.disturbed = settings, clean, disturbed
@@ -59,8 +63,7 @@ class Paired(Hooks):
 
 @dataclass(frozen=True)
 class MPPD(Adversary):
-    """A small difference of the last spiking layer's potentials under disturbance: ``L + rho mean |e|^2``
-    ('l2') or ``rho mean |e|`` ('l1').
+    """Small difference of the last layer's potentials under attack: ``L + rho mean |e|^2`` or ``|e|``.
 
         e[t] = decay e[t-1] + (I_clean[t] - I_adv[t]),  I_clean without gradient
 
@@ -70,14 +73,28 @@ class MPPD(Adversary):
     ICLR 2026 (rho 2.5 to 3).
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "small difference of the last layer's potentials"
+    formula: ClassVar[str] = "L + rho mean e^2 (l2) or |e| (l1), e[t] = decay e[t-1] + I - I'"
+    source: ClassVar[str] = "ICML 2024; ICLR 2026"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd60-threshold-first20-margin",
+        "SA-PGD-60, 20 steps threshold first, margin loss",
+        sapgd,
+        {"steps": 60, "loss": "margin"},
+        ThresholdFirst(pull=20),
+        "Its potentials move little under attack, so spikes flip only where they lie near the "
+        "threshold: a third of the steps pulls them there.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("MPPD")
     reads: ClassVar[bool] = True
 
     eps: float = 4 / 255
     steps: int = 1
     step_size: float | None = 4 / 255
     rho: float = 1.0
+    """Weight of the difference."""
     norm: Literal["l1", "l2"] = "l2"
+    """Squared difference ('l2') or absolute one ('l1', total variation)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,10 +122,7 @@ class _MPPD(Paired):
 
 
 def difference(clean: Tensor, disturbed: Tensor, decay: Tensor, timesteps: int) -> Tensor:
-    """The difference ``[T, N, ...]`` of two potentials that never reset, from currents ``[T or 1, N.
-
-    ...]``.
-    """
+    """The difference ``[T, N, ...]`` of two potentials without reset, from currents ``[T or 1, N, ...]``."""
     gap = (clean - disturbed).float().expand(timesteps, *clean.shape[1:])
     e, rows = torch.zeros_like(gap[0]), []
     for now in gap:
@@ -128,12 +142,27 @@ class ShiftGuard(Adversary):
     training adversary's, else ``steps`` of ``eps`` from almost x (without ``random_start``).
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "ours: potentials beyond what the attack moves them"
+    formula: ClassVar[str] = "L + lambda sum_l mean max(0, m_c - sign(u) u')"
+    source: ClassVar[str] = "ours"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd60-threshold-first30",
+        "SA-PGD-60, 30 steps threshold first",
+        sapgd,
+        {"steps": 60},
+        ThresholdFirst(pull=30),
+        "The margin is the shift that a short training attack achieves: thirty steps that only pull "
+        "potentials move them farther.",
+    )
+    row: ClassVar[StudyRow] = StudyRow(
+        "shift guard", {**ADVERSARY, "steps": 1, "step_size": ADVERSARY["eps"]}
+    )
     reads: ClassVar[bool] = True
 
     steps: int = 1
     step_size: float | None = 8 / 255
     lambda_max: float = 1.0
+    """Weight of the constraint at the end of the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,21 +208,30 @@ def quantile(shift: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FirstLayerGuard(Defense):
-    """Ours: the first layer's potentials beyond the farthest that any disturbance of size eps can move them,
-    in closed form.
+    """Ours: keep the first layer's potentials beyond the farthest shift of any disturbance of size eps.
 
         L + lambda_max (1 - cos(pi p)) / 2  mean max(0, s_c[t] - |u|)
         s_c[t] = eps ||w_c / std||_1 |gain_c| / sqrt(var_c) sum_{i <= t} decay^i
 
-    with a gradient through s_c too, so that the attainable shift shrinks. Needs batch norm between the first
+    with the gradient of s_c too, so that the attainable shift shrinks. Needs batch norm between the first
     convolution and the first neurons.
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "ours: first layer beyond the farthest attainable shift"
+    formula: ClassVar[str] = "L + lambda mean max(0, eps ||w_c||_1 g_c D_t - |u|)"
+    source: ClassVar[str] = "ours"
+    adaptive: ClassVar[AdaptiveAttack] = because(
+        THRESHOLD_FIRST,
+        "The first layer alone is guarded: potentials of all layers behind it are pulled to the "
+        "threshold first.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("first-layer guard", {"eps": ADVERSARY["eps"]})
     reads: ClassVar[bool] = True
 
     eps: float = 8 / 255
+    """Size of the disturbance that the first layer should bear, under Linf."""
     lambda_max: float = 1.0
+    """Weight of the constraint at the end of the training."""
 
     def __post_init__(self) -> None:
         self._need(0 < self.eps <= 1, "eps", "in (0, 1]")
@@ -241,9 +279,9 @@ class _FirstLayerGuard(Hooks):
 def attainable(
     eps: float, conv: nn.Conv2d, norm: nn.BatchNorm2d, std: Tensor, decay: float, timesteps: int
 ) -> Tensor:
-    """The farthest ``[T.
+    """The farthest ``[T, C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials.
 
-    C]`` that a disturbance of size ``eps`` under Linf moves a first layer's potentials that do not reset.
+    Without resets.
     """
     assert norm.running_var is not None
     reach = (

@@ -11,35 +11,51 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.attacks import targeted
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.errors import UserError
+from spikeguard.gradients import Own
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Stretched
 
-EVERY, STAYS, LEAST = (
-    10,
-    0.5,
-    1e-3,
-)  # steps from one look at the potentials to the next; share of the old mean that stays; the smallest mean
+EVERY = 10  # steps from one reading of the potentials to the next
+STAYS = 0.5  # share of the old mean that stays
+LEAST = 1e-3  # the smallest mean
 
 
 @dataclass(frozen=True)
 class FittedSurrogate(Defense):
-    """Every layer's surrogate, stretched so that its sharpness is ``1 / (reach M)``; M is a running mean of
-    ``|u|`` over the layer, from 1.
+    """Stretch every layer's surrogate to the sharpness ``1 / (reach M)``, M a running mean of ``|u|``.
 
-    The shape is the recipe's (a triangle is then ``reach M`` wide). Potentials of training passes are looked
-    at every tenth step; the last widths stay with the network: attacks with its own surrogate use them.
+    M is taken over the layer and starts at 1. The shape is the recipe's (a triangle is ``reach M`` wide).
+    Potentials of training passes are read every tenth step; the last widths stay with the network: attacks
+    with its own surrogate use them.
+
+    >>> sg.defenses.FittedSurrogate(reach=2.0)
+    FittedSurrogate(reach=2.0)
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "ours: the training surrogate as wide as a layer's potentials are large"
+    formula: ClassVar[str] = "sharpness = 1 / (reach mean |u|)"
+    source: ClassVar[str] = "ours"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd50-own-targeted3",
+        "SA-PGD-50, own gradient, 3 target classes",
+        targeted,
+        {"rule": "sapgd", "steps": 50, "targets": 3, "loss": "margin"},
+        Own(),
+        "The widths that training fitted stay with the network: its own backward pass fits its "
+        "potentials layer by layer.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("fitted surrogate")
     reads: ClassVar[bool] = True
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' surrogate"})
 
     reach: float = 1.0
+    """Width of the surrogate in units of the mean absolute potential."""
 
     def __post_init__(self) -> None:
         self._need(self.reach > 0, "reach", "above 0")

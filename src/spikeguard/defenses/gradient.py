@@ -12,10 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, View
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, StudyRow, View
 from spikeguard.defenses.crafting import crafting_mode
+from spikeguard.gradients import SwapSurrogate
 from spikeguard.networks.classifier import Classifier
+from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,25 @@ class SR(Defense):
     2024.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "flat class probability along its gradient's sign"
+    formula: ClassVar[str] = "L + w mean ((f(x + h v) - f(x)) / h)^2"
+    source: ClassVar[str] = "Liu et al., ICML 2024"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd100-atan4-margin",
+        "SA-PGD-100, Atan(4), margin loss",
+        sapgd,
+        {"steps": 100, "loss": "margin"},
+        SwapSurrogate(Atan(4.0)),
+        "It flattens a saturating probability along the sign of its own gradient near clean images: the "
+        "margin does not saturate, another surrogate points elsewhere, and the start lies on the "
+        "border.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("SR")
 
     weight: float = 0.001
+    """Weight of the squared directional derivative."""
     h: float = 0.01
+    """Step of the finite difference."""
 
     def __post_init__(self) -> None:
         self._need(self.weight > 0, "weight", "above 0")

@@ -14,12 +14,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.attacks import sapgd
+from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.errors import UserError
+from spikeguard.gradients import ThresholdFirst
 from spikeguard.models import eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import Tap, tap
+from spikeguard.surrogates import Atan
 
 Sees = Literal["trained", "clean", "adversarial", "both"]
 SEES = ("trained", "clean", "adversarial", "both")
@@ -31,10 +35,7 @@ def rising(top: float, progress: float) -> float:
 
 
 class Guarding(Hooks):
-    """
-
-    Adds ``weight(progress)`` times a term made of what a tap reads in the forward passes that ``sees`` names.
-    """
+    """Adds ``weight(progress)`` times a term of what a tap reads in the passes that ``sees`` names."""
 
     def __init__(self, name: str, sees: Sees, opened: Tap) -> None:
         self.name, self.sees, self.tap = name, sees, opened
@@ -74,25 +75,41 @@ class Guarding(Hooks):
 
 @dataclass(frozen=True)
 class MPDSGR(Defense):
-    """Regulate the distribution of potentials: the probability mass that lies inside the surrogate's support
-    is a loss.
+    """Penalize the probability mass of potentials that lies inside the surrogate's support.
 
         L = CE + eta 1/(L C T) sum_{l,c,t} [ Phi((mu + gamma) / sigma) - Phi((mu - gamma) / sigma) ]
 
     of ``u ~ N(mu, sigma^2)`` per channel and step. ``moments`` 'empirical': mean and deviation over batch and
-    space; 'batch norm': their values through batch norm's parameters alone, as the paper derives them (mu's
-    gradient through beta, sigma's through the gain; layers without batch norm are left out). ``eta`` rises by
+    space; 'batch norm': their values from batch norm's parameters alone, as the paper derives them (mu from
+    beta, sigma from the gain; layers without batch norm are left out). ``eta`` rises by
     cosine if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "little probability mass inside the surrogate's support"
+    formula: ClassVar[str] = "L + eta mean [Phi((mu + g)/s) - Phi((mu - g)/s)]"
+    source: ClassVar[str] = "arXiv 2511.12199"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd40-threshold-first-wide",
+        "SA-PGD-40, threshold first, width 1, Atan(1)",
+        sapgd,
+        {"steps": 40},
+        ThresholdFirst(width=1.0, surrogate=Atan(1.0)),
+        "Its loss empties the training surrogate's support, of half-width 1: potentials are pulled back "
+        "into it, and the attack's surrogate has tails beyond it.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("MPD-SGR")
     reads: ClassVar[bool] = True
 
     eta: float = 1.0
+    """Weight of the probability mass."""
     gamma: float = 1.0
+    """Half-width of the surrogate's support."""
     moments: Literal["empirical", "batch norm"] = "empirical"
+    """Moments of the potentials in the batch, or those that batch norm's parameters imply."""
     rises: bool = False
+    """The weight rises by cosine over the training."""
     sees: Sees = "trained"
+    """The forward passes that the loss reads."""
 
     def __post_init__(self) -> None:
         self._need(self.eta > 0, "eta", "above 0")

@@ -14,14 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard.attacks import sapgd
-from spikeguard.defenses.adversarial import STRONGEST
-from spikeguard.defenses.base import Defense, Hooks, Step
-from spikeguard.gradients import ASSG, EOT
+from spikeguard.attacks import sapgd, targeted
+from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
+from spikeguard.defenses.adversarial import AT
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
+from spikeguard.defenses.crafting import ADVERSARY
+from spikeguard.gradients import ASSG, BPDA, EOT
 from spikeguard.models import check_logits, is_stochastic
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
 from spikeguard.random import draws
+from spikeguard.surrogates import Atan, Triangle
 from spikeguard.threat import Linf
 
 REESTIMATED = 40  # batches from which batch norm's statistics are taken again
@@ -37,16 +40,29 @@ def matrices(net: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
 
 @dataclass(frozen=True)
 class RAT(Defense):
-    """After every step ``W <- (1 + beta) W - beta W W^T W``: singular values are drawn to 1. With ``AT`` it
-    is the regime RAT.
+    """After every step ``W <- (1 + beta) W - beta W W^T W``, which moves singular values towards 1.
 
-    Of linear layers with 200 rows and more, 30 % of the rows by lot. Learned convex combinations (wrn16) go
+    With ``AT`` it is the regime RAT.
+    Of linear layers with 200 rows and more, 30 % of the rows. Learned convex combinations (wrn16) go
     back onto the simplex. The published recipe trains without weight decay then. Ding et al., NeurIPS 2022.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "singular values towards 1"
+    formula: ClassVar[str] = "W <- (1 + beta) W - beta W W^T W after every step"
+    source: ClassVar[str] = "Ding et al., NeurIPS 2022"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd100x3-assg-triangle1.6",
+        "SA-PGD-100 x 3, ASSG triangle 1.6",
+        sapgd,
+        {"steps": 100, "loss": "ce", "restarts": 3},
+        ASSG(1.6, Triangle()),
+        "Layers with singular values near 1 neither shrink nor blow up a gradient: a narrow surrogate, "
+        "exact near the threshold, reaches the input.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("RAT")
 
     beta: float = 5e-4
+    """Size of the step towards singular values of 1."""
 
     def __post_init__(self) -> None:
         self._need(0 < self.beta < 0.5, "beta", "in (0, 0.5)")
@@ -85,16 +101,31 @@ def onto_simplex(v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DSD(Defense):
-    """Dominant singular deflation: every gradient matrix loses its first singular component before the
-    optimizer's step.
+    """Dominant singular deflation: remove the first singular component of every gradient matrix.
 
-    ``iterations`` of power iteration find it (the published method takes a whole decomposition). arXiv, ICLR
-    2026.
+    It happens before the optimizer's step. ``iterations`` of power iteration find the component (the
+    published method takes a whole decomposition). ICLR 2026.
+
+    >>> sg.defenses.DSD(iterations=4)
+    DSD(iterations=4)
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "gradients without their dominant direction"
+    formula: ClassVar[str] = "G <- G - s1 u1 v1^T"
+    source: ClassVar[str] = "ICLR 2026"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "sapgd20-assg-targeted9",
+        "SA-PGD-20, ASSG, 9 target classes",
+        targeted,
+        {"rule": "sapgd", "steps": 20, "targets": 9, "loss": "margin"},
+        ASSG(),
+        "What training removed is one dominant direction; a direction for every wrong class in turn "
+        "needs none that dominates.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("DSD")
 
     iterations: int = 2
+    """Steps of the power iteration that finds the component."""
 
     def __post_init__(self) -> None:
         self._need(self.iterations >= 1, "iterations", "at least 1")
@@ -126,16 +157,27 @@ def deflated(g: Tensor, iterations: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EMA(Defense):
-    """The network that is kept has the weights averaged over the training, ``w <- decay w + (1 - decay)
-    now``.
+    """Keep the weights averaged over the training, ``w <- decay w + (1 - decay) now``.
 
-    Batch norm's averages are taken anew, on clean training images.
+    Batch norm's averages are estimated anew, on clean training images.
+
+    >>> sg.defenses.EMA(decay=0.99)
+    EMA(decay=0.99)
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "averaged weights, batch norm estimated anew"
+    formula: ClassVar[str] = "w <- d w + (1 - d) now"
+    source: ClassVar[str] = "common"
+    adaptive: ClassVar[AdaptiveAttack] = because(
+        SHARPEST,
+        "Averaged weights change no pass of the network, so there is nothing to go around: the sharpest "
+        "general attack.",
+    )
+    row: ClassVar[StudyRow] = StudyRow("EMA")
     owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
 
     decay: float = 0.995
+    """Share of the old average that a training step keeps."""
 
     def __post_init__(self) -> None:
         self._need(0 <= self.decay < 1, "decay", "in [0, 1)")
@@ -195,8 +237,7 @@ def reestimate(net: nn.Module, images: Iterator[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class EarlyStopping(Defense):
-    """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG, an attack that
-    bites.
+    """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG.
 
     ``images``: how many validation images (the first ones) are attacked; ``eps`` and ``steps`` of that
     attack. PGD with the training surrogate would choose epochs that hide from it. The training itself runs to
@@ -205,13 +246,30 @@ class EarlyStopping(Defense):
     not count. UserError without validation images.
     """
 
-    adaptive: ClassVar[str] = STRONGEST
+    idea: ClassVar[str] = "keep the most robust epoch"
+    formula: ClassVar[str] = "max over epochs of validation accuracy under ASSG + SA-PGD-20"
+    source: ClassVar[str] = "ours in this form"
+    adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
+        "apgd50-bpda-targeted3",
+        "APGD-50, BPDA, 3 target classes",
+        targeted,
+        {"steps": 50, "targets": 3},
+        BPDA(Atan(4.0)),
+        "The epoch is chosen because it survives SA-PGD with ASSG; an attack of another family was not "
+        "part of that choice.",
+    )
+    row: ClassVar[StudyRow] = StudyRow(
+        "AT, early stopping", {"eps": 25 / 255}, group="regimes", beside=(AT(**ADVERSARY),)
+    )
     owns: ClassVar[frozenset[str]] = frozenset({"weights that are kept"})
     chooses: ClassVar[bool] = True
 
     eps: float = 8 / 255
+    """Budget of the attack that chooses, under Linf."""
     steps: int = 20
+    """Steps of the attack that chooses."""
     images: int = 200
+    """Validation images that are attacked, the first ones."""
 
     def __post_init__(self) -> None:
         self._need(0 <= self.eps <= 1, "eps", "in [0, 1]")

@@ -19,39 +19,69 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from spikeguard.defenses.base import Defense, Hooks
+from spikeguard.attacks import pgd
+from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack
+from spikeguard.defenses.base import Defense, Hooks, StudyRow
 from spikeguard.defenses.membrane import SEES, Guarding, Sees, rising
 from spikeguard.errors import SpikeguardWarning, UserError
+from spikeguard.gradients import NoiseFree
 from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
 from spikeguard.neurons.tap import tap
+from spikeguard.surrogates import Atan
+
+NOISE_FREE = AdaptiveAttack(
+    "pgd20-noise-free",
+    "PGD-20, noise-free copy",
+    pgd,
+    {"steps": 20, "restarts": 1, "loss": "ce"},
+    NoiseFree(Atan(4.0)),
+    "Noise that stays on blurs the gradient: that of the network without noise is taken instead.",
+)
 
 
 @dataclass(frozen=True)
 class TGO(Defense):
-    """``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
+    """Threshold Guarding Optimization; ``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
 
     ``side`` 'below' penalizes only potentials under the threshold. ``site`` 'band' (ours): noise only where
     ``|u| < delta``. ``deltas`` and ``sigmas`` (ours): one value a spiking layer, instead of one for all.
     ``sees``: the forward passes that the constraint reads, 'trained' (those that the task loss is taken at;
     under TRADES, MART and distillation the clean one), 'clean', 'adversarial' or 'both'. UserError on
     nonsense; a warning if sigma > delta / 3.
+
+    >>> sg.TGO(delta=0.5, lambda_max=1.0).weight(progress=0.5)
+    0.5
     """
 
-    adaptive: ClassVar[str] = "SA-PGD-30 pulled"
+    idea: ClassVar[str] = "potentials away from the threshold, noisy firing"
+    formula: ClassVar[str] = "L + lambda sum_l mean max(0, delta - |u|); s = step(u + sigma xi)"
+    source: ClassVar[str] = "arXiv 2602.20548"
+    adaptive: ClassVar[AdaptiveAttack] = THRESHOLD_FIRST
+    row: ClassVar[StudyRow] = StudyRow("TGO", {"lambda_max": 1.0})
     reads: ClassVar[bool] = True
     owns: ClassVar[frozenset[str]] = frozenset({"neurons' noise"})
 
     delta: float = 0.5
+    """Distance from the threshold that potentials should keep."""
     lambda_max: float = 0.4
+    """Weight of the constraint at the end of the training; 0 leaves it out."""
     sigma: float = 0.1
+    """Standard deviation of the neurons' noise; 0 leaves it out."""
     side: Literal["both", "below"] = "both"
+    """Penalize potentials on both sides of the threshold, or only those below it."""
     site: Literal["compare", "membrane", "band"] = "compare"
+    """Where the noise is added: to the comparison, to the membrane, or to the comparison of potentials
+    within delta."""
     noise_at_eval: bool = False
+    """Keep the noise when the network is scored; it is a random model then."""
     sees: Sees = "trained"
+    """The forward passes that the constraint reads."""
     deltas: tuple[float, ...] = ()
+    """One delta for each spiking layer in place of delta."""
     sigmas: tuple[float, ...] = ()
+    """One sigma for each spiking layer in place of sigma."""
 
     def __post_init__(self) -> None:
         for value in (self.delta, *self.deltas):
@@ -83,6 +113,12 @@ class TGO(Defense):
                 SpikeguardWarning,
                 stacklevel=3,
             )
+
+    def is_random(self) -> bool:
+        return self.noise_at_eval
+
+    def adaptive_attacks(self) -> tuple[AdaptiveAttack, ...]:
+        return (self.adaptive, NOISE_FREE) if self.noise_at_eval else (self.adaptive,)
 
     def owned(self) -> frozenset[str]:
         return self.owns if self.sigma or any(self.sigmas) else frozenset()

@@ -1,8 +1,8 @@
-"""How many potentials lie near the threshold, and a control that shows what that number is worth.
+"""How many potentials lie near the threshold, and a control for what that number means.
 
-The share of ``|u| < delta`` is not free of scale: a larger batch-norm gain lowers it with nothing guarded. So
-it is also told relative to the layer's own spread, and ``gain_scaled`` makes the network that reaches the
-same share by scale alone.
+The share with ``|u| < delta`` depends on scale: a larger batch-norm gain lowers it and protects nothing. So
+the share is also given relative to the layer's own standard deviation, and ``gain_scaled`` makes the network
+that reaches the same share by scale alone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ EDGES = torch.linspace(-3.0, 3.0, 121)
 
 @dataclass(frozen=True)
 class Neighbors:
-    """Per layer.
+    """Potentials near the threshold, by layer name; u is the membrane potential minus the threshold.
 
-    Share of ``|u| < delta``, share of ``|u| < delta std(u)``, std(u), and counts of u between ``EDGES``.
+    ``absolute``: share with ``|u| < delta``; ``relative``: share with ``|u| < delta std(u)``; ``spread``:
+    std(u); ``histogram``: counts of u between ``EDGES``.
     """
 
     absolute: dict[str, float]
@@ -39,9 +40,15 @@ class Neighbors:
 
 
 def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 100) -> Neighbors:
-    """Measure on images ``[N, C, H, W]``, in the mode the network is in.
+    """Measure how many potentials lie near the threshold, over samples, timesteps and neurons.
 
-    Averages over samples, steps and neurons.
+    ``x``: images ``[N, C, H, W]`` in [0, 1]. The network stays in the mode it is in. UserError unless
+    ``delta`` is above 0.
+
+    >>> from spikeguard.diagnose.neighbors import neighbors
+    >>> found = neighbors(net, x, delta=0.2)
+    >>> len(found.absolute) == len(found.relative), 0 <= found.mean <= 1
+    (True, True)
     """
     if not delta > 0:
         raise UserError(f"neighbors: delta = {delta} must be above 0")
@@ -66,11 +73,10 @@ def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 1
 def gain_scaled(
     net: Classifier, x: Tensor, share: float, delta: float = 0.2, rounds: int = 12
 ) -> tuple[Classifier, float]:
-    """A copy of ``net`` whose batch-norm gains are multiplied by one factor so that its mean neighbor share
-    is ``share``.
+    """A copy of ``net`` with all batch-norm gains times one factor, so that its mean share is ``share``.
 
-    Returns the copy and the factor: of those that a bisection in [1/8, 8] tries, the one whose share is
-    nearest (the share jumps where many pixels are alike).
+    Returns the copy and the factor: the best one that a bisection in [1/8, 8] tries. The share jumps where
+    many pixels are equal.
     """
     low, high, tried = 0.125, 8.0, []
     for _ in range(rounds):

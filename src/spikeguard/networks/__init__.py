@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from spikeguard.errors import UserError
+from spikeguard.errors import unknown as unknown_name
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.small import init_kaiming, small
 from spikeguard.networks.vgg import vgg11
@@ -44,7 +45,7 @@ def build(
     (torch.Size([2, 10]), torch.Size([4, 2, 10]))
     """
     if network not in NETWORKS:
-        raise UserError(f"build: unknown network {network!r} (known: {', '.join(NETWORKS)})")
+        raise unknown_name("network", network, NETWORKS, "build: ")
     if encoding != "direct":
         raise UserError(f"build: unknown encoding {encoding!r} (known: direct)")
     if timesteps < 1:

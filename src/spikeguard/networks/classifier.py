@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from spikeguard.errors import UserError
 from spikeguard.networks.blocks import Blocks
+
+if TYPE_CHECKING:
+    from spikeguard.attacks.adaptive import AdaptiveAttack
 
 
 class Folded(nn.Sequential):
@@ -44,9 +48,7 @@ class Classifier(nn.Module):
         self.body, self.head = body, head
         self.before = nn.ModuleList()  # changes of the input, of class ``Input``
         self.in_shape, self.timesteps = tuple(in_shape), timesteps
-        self.adaptive: frozenset[str] = (
-            frozenset()
-        )  # members of the audit's suite that are adaptive to its defenses
+        self.adaptive: tuple[AdaptiveAttack, ...] = ()  # the attacks made for its defenses
         self.channels_last = False
         self.autocast: torch.dtype | None = None
         channels = self.in_shape[0]

@@ -10,12 +10,14 @@ memory of their own.
 ``u = H - threshold``, the distance to the threshold, is what defenses, attacks and diagnoses work with.
 """
 
+from spikeguard.kernels.mode import Band
 from spikeguard.neurons.layer import IF, LIF, PLIF, Spiking
 from spikeguard.neurons.lookup import frozen_norms, recomputation, seed_noise, spiking
 from spikeguard.neurons.request import TapRequest
 from spikeguard.neurons.settings import Neuron, Noise
 
 __all__ = [
+    "Band",
     "IF",
     "LIF",
     "PLIF",

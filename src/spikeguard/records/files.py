@@ -1,13 +1,11 @@
-"""Records: how results are written down. No torch here.
+"""Files of records: JSON objects with a version. They appear by rename, so that none is ever half-written.
 
-A record is a versioned JSON object. Files appear by rename, so that none is ever seen half-written.
+Lists of numbers take one line, and so does whatever is short, so that people can read a record.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,8 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spikeguard.errors import UserError
+from spikeguard.records.build import plain as plain
 
-SCHEMA = 1
+SCHEMA = 2
+WIDTH = 110  # characters that an object or list on one line may take
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -48,9 +48,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomic(path, lambda file: file.write(content))
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
+def write_json(path: Path, record: Mapping[str, object]) -> None:
     """Write a record atomically."""
-    write_bytes(path, (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, (compact(plain(record)) + "\n").encode())
+
+
+def compact(value: object, indent: int = 0) -> str:
+    """JSON text in which lists of numbers and short values take one line."""
+    line = json.dumps(value, allow_nan=False)
+    if not isinstance(value, (dict, list)) or len(line) + indent <= WIDTH:
+        return line
+    if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value):
+        return line
+    inner, space = indent + 1, " " * (indent + 1)
+    if isinstance(value, dict):
+        rows = [f"{space}{json.dumps(k)}: {compact(v, inner)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
+    rows = [space + compact(v, inner) for v in value]
+    return "[\n" + ",\n".join(rows) + "\n" + " " * indent + "]"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,16 +83,3 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} has schema {record['schema']}; this version reads up to {SCHEMA}: update spikeguard"
         )
     return record
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as JSON values; numbers that are not finite become None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

@@ -1,1 +1,1 @@
-"""How a number is told: pages and pictures, from records only."""
+"""Pages and pictures, from records only."""

@@ -1,4 +1,4 @@
-"""The picture of a bench: how many times longer than our best each contender takes, a panel a task."""
+"""The picture of a bench: the time of each contender over that of our best, one panel for each task."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def picture(record: Mapping[str, Any]) -> str:
         (name, entry["over_best"], entry["median"], "s") for name, entry in tasks.items() if "median" in entry
     ]
     for name, entry in tasks.items():
-        for subject, told in entry.get("bytes", {}).items():
-            known = {k: v / 2**30 for k, v in told.items() if v}
+        for subject, sizes in entry.get("bytes", {}).items():
+            known = {k: v / 2**30 for k, v in sizes.items() if v}
             if known:
                 best = min(v for k, v in known.items() if k.startswith("TGO"))
                 panels.append((f"{name}, {subject}", {k: v / best for k, v in known.items()}, known, "GiB"))
@@ -46,13 +46,13 @@ def picture(record: Mapping[str, Any]) -> str:
 
 
 def _curve(axis: Any, name: str, values: Sequence[int], seconds: Sequence[float]) -> None:
-    power, told = (2, "dotted: as the area") if name == "side" else (1, "dotted: linear")
+    power, note = (2, "dotted: as the area") if name == "side" else (1, "dotted: linear")
     axis.loglog(values, [seconds[-1] * (v / values[-1]) ** power for v in values], ":", color=INK, lw=1)
     axis.loglog(values, seconds, "o-", color=OURS, ms=4)
     axis.set_xticks(values, [str(v) for v in values], fontsize=7)
     axis.tick_params(labelsize=7)
     axis.minorticks_off()
-    axis.set_title(f"seconds against {name}\n{told}", fontsize=8, loc="left")
+    axis.set_title(f"seconds against {name}\n{note}", fontsize=8, loc="left")
 
 
 def _bars(axis: Any, title: str, ratio: Mapping[str, float], value: Mapping[str, float], unit: str) -> None:

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spikeguard.records.files import write_bytes
+from spikeguard.records.studies import DemoRecord
 from spikeguard.report import plots
 from spikeguard.report.reading import reading
+from spikeguard.report.text import environment
 
 
-def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f}"
+@dataclass(frozen=True)
+class Pictures:
+    """Images ``[N, C, H, W]`` before and after an attack, with the classes that the network sees in both."""
+
+    clean: plots.Images
+    found: plots.Images
+    names: list[tuple[str, str]]
 
 
-def with_interval(told: Mapping[str, Any]) -> str:
-    """'43.1 (40.0 to 46.2)'."""
-    low, high = told["interval"]
-    return f"{percent(told['accuracy'])} ({percent(low)} to {percent(high)})"
-
-
-def environment() -> Any:
-    """The templates, with the filters that pages use."""
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("spikeguard.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"percent": percent, "with_interval": with_interval}
-    return made
-
-
-def write_page(record: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
-    """Render ``record`` (``study.demo``) and the pictured images to ``path``."""
-    networks = record["networks"]
+def write_page(record: DemoRecord, images: Pictures, path: Path) -> None:
+    """Render the demo to ``path``."""
+    networks = record.networks
     page = (
         environment()
         .get_template("demo.html")
         .render(
             record=record,
             reading=reading(record),
-            bars=plots.bars(networks, record["eps"][0]),
-            histograms=plots.histograms(networks, record["edges"], record["delta"]),
+            bars=plots.bars(networks, record.eps[0]),
+            histograms=plots.histograms(networks, record.edges, record.delta),
             curves=plots.curves(networks),
-            twins=plots.twins(images["clean"], images["found"], images["names"], 5.0)
-            if len(images["names"])
-            else "",
+            pictures=plots.image_rows(images.clean, images.found, images.names, 5.0) if images.names else "",
         )
     )
     write_bytes(path, page.encode())

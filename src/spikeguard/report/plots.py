@@ -3,60 +3,71 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
+from spikeguard.records.studies import DemoNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = {"vanilla": "#b4532a", "control": "#8a8a8a", "tgo": "#1f6f8b"}
 INK = "#22262b"
+Images = NDArray[np.floating]
+STYLE: dict[str, object] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9aa1a9",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched, read out and compared
+    "svg.hashsalt": "spikeguard",  # ids follow from what they name, not from chance
+}
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
-    """A figure in our style and its axes ``[rows][columns]``."""
+def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[list[Axes]]]:
+    """A figure in this library's style, and its axes by row and column."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    style: Any = {
-        "font.size": 9,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": "#9aa1a9",
-        "svg.fonttype": "none",
-    }
-    with matplotlib.rc_context(style | {"axes.spines.top": False, "axes.spines.right": False}):
-        return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        picture, axes = pyplot.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
+        )
+    return picture, axes.tolist()
 
 
-def svg(drawn: Any) -> str:
+def svg(picture: Figure) -> str:
     """The figure as SVG text, the same every time; it is closed."""
     from matplotlib import pyplot, rc_context
 
     out = io.StringIO()
-    with rc_context({"svg.hashsalt": "spikeguard"}):  # ids from what they name, not by chance
-        drawn.savefig(out, format="svg", metadata={"Date": None})
-    pyplot.close(drawn)
+    with rc_context(STYLE):  # what is read when the file is written, above all svg.fonttype
+        picture.savefig(out, format="svg", metadata={"Date": None})
+    pyplot.close(picture)
     text = out.getvalue()
     return text[text.index("<svg") :]
 
 
-def bars(networks: Sequence[Mapping[str, Any]], eps: str) -> str:
-    """Clean accuracy, what the training surrogate says, and the worst case, a group a network.
-
-    With 95 % intervals.
-    """
-    drawn, axes = figure(6.8, 3.0)
+def bars(networks: Sequence[DemoNetwork], eps: str) -> str:
+    """Clean accuracy, accuracy under PGD-20 with the own gradient, and the worst case of each network, with
+    95 % intervals."""
+    picture, axes = figure(6.8, 3.0)
     axis, shades = axes[0][0], (0.35, 0.65, 1.0)
     for number, network in enumerate(networks):
-        attacks = network["attacks"][eps]
-        for place, (told, shade) in enumerate(
-            zip((attacks["clean"], attacks["alone"]["PGD-20"], attacks["worst_case"]), shades, strict=True)
-        ):
-            share, (low, high) = 100 * told["accuracy"], (100 * v for v in told["interval"])
-            at = number + 0.27 * (place - 1)
-            axis.bar(at, share, 0.24, color=COLORS[network["role"]], alpha=shade, lw=0)
+        found = network.attacks[eps]
+        accuracies = (found.clean, found.alone["pgd20"], found.worst_case)
+        for column, (accuracy, shade) in enumerate(zip(accuracies, shades, strict=True)):
+            share, low, high = 100 * accuracy.value, 100 * accuracy.low, 100 * accuracy.high
+            at = number + 0.27 * (column - 1)
+            axis.bar(at, share, 0.24, color=COLORS[network.role], alpha=shade, lw=0)
             axis.errorbar(
                 at, share, [[max(share - low, 0)], [max(high - share, 0)]], color=INK, lw=1, capsize=2
             )
@@ -66,9 +77,9 @@ def bars(networks: Sequence[Mapping[str, Any]], eps: str) -> str:
                 f"{share:.0f}",
                 ha="center",
                 fontsize=9,
-                fontweight="bold" if place == 2 else "normal",
+                fontweight="bold" if column == 2 else "normal",
             )
-    axis.set_xticks(range(len(networks)), [n["label"] for n in networks])
+    axis.set_xticks(range(len(networks)), [n.label for n in networks])
     names = ("clean", "PGD-20, training surrogate", "worst case")
     keys = [axis.bar(0, 0, color=INK, alpha=shade, lw=0) for shade in shades]
     axis.legend(
@@ -76,47 +87,44 @@ def bars(networks: Sequence[Mapping[str, Any]], eps: str) -> str:
     )
     axis.set_ylabel(f"accuracy at {eps}, %")
     axis.set_ylim(0, 108)
-    return svg(drawn)
+    return svg(picture)
 
 
-def histograms(networks: Sequence[Mapping[str, Any]], edges: Sequence[float], delta: float) -> str:
-    """Potentials before reset around the threshold, a column a layer, one outline a network.
-
-    The band ``|u| < delta`` is shaded.
-    """
-    layers = list(networks[0]["neighbors"]["histogram"])
-    drawn, axes = figure(9.0, 2.9, 1, len(layers))
+def histograms(networks: Sequence[DemoNetwork], edges: Sequence[float], delta: float) -> str:
+    """Potentials before reset by layer and network; the band ``|u| < delta`` is shaded."""
+    layers = list(networks[0].neighbors.histogram)
+    picture, axes = figure(9.0, 2.9, 1, len(layers))
     middle = (np.array(edges[1:]) + np.array(edges[:-1])) / 2
     for number, (layer, axis) in enumerate(zip(layers, axes[0], strict=True)):
         axis.axvspan(-delta, delta, color="#f3e3b3", lw=0)
         axis.axvline(0, color=INK, lw=0.8)
         for network in networks:
-            counts = np.array(network["neighbors"]["histogram"][layer], dtype=float)
+            counts = np.array(network.neighbors.histogram[layer], dtype=float)
             density = counts / counts.sum() / (middle[1] - middle[0])
-            axis.plot(middle, density, color=COLORS[network["role"]], lw=1.5, label=network["label"])
+            axis.plot(middle, density, color=COLORS[network.role], lw=1.5, label=network.label)
         axis.set_title(f"layer {number + 1}", fontsize=9)
         axis.set_xlabel("u = potential - threshold")
         axis.set_xlim(-2, 2)
         axis.set_ylim(0, None)
     axes[0][0].set_ylabel("density")
     axes[0][-1].legend(frameon=False, fontsize=8)
-    return svg(drawn)
+    return svg(picture)
 
 
-def curves(networks: Sequence[Mapping[str, Any]]) -> str:
+def curves(networks: Sequence[DemoNetwork]) -> str:
     """Accuracy against eps."""
-    drawn, axes = figure(6.4, 3.2)
+    picture, axes = figure(6.4, 3.2)
     axis = axes[0][0]
     for network in networks:
-        eps, share = zip(*network["curve"], strict=True)
+        eps, share = zip(*network.curve, strict=True)
         axis.plot(
             [e * 255 for e in eps],
             [100 * s for s in share],
             "o-",
-            color=COLORS[network["role"]],
+            color=COLORS[network.role],
             lw=1.8,
             ms=4,
-            label=network["label"],
+            label=network.label,
         )
     axis.set_xlabel("eps, in 255ths of the pixel range")
     axis.set_ylabel("accuracy, %")
@@ -124,23 +132,22 @@ def curves(networks: Sequence[Mapping[str, Any]]) -> str:
     axis.set_xlim(0, None)
     axis.grid(axis="y", color="#e3e6ea")
     axis.legend(frameon=False)
-    return svg(drawn)
+    return svg(picture)
 
 
-def twins(clean: Any, found: Any, names: Sequence[tuple[str, str]], amplified: float) -> str:
-    """Rows of images ``[N, C, H, W]`` in [0, 1].
+def image_rows(clean: Images, found: Images, names: Sequence[tuple[str, str]], amplified: float) -> str:
+    """Three rows of images ``[N, C, H, W]`` in [0, 1]: clean, attacked, and their difference.
 
-    Clean, attacked, and the difference times ``amplified`` around gray.
+    The difference is multiplied by ``amplified`` and shown around gray.
     """
-    clean, found = np.asarray(clean), np.asarray(found)
     rows = (clean, found, np.clip(0.5 + amplified * (found - clean), 0, 1))
     titles = ("clean", "attacked", f"difference x {amplified:g}")
-    drawn, axes = figure(9.0, 3.6, 3, len(names))
+    picture, axes = figure(9.0, 3.6, 3, len(names))
     for r, (row, title) in enumerate(zip(rows, titles, strict=True)):
         for c, image in enumerate(row):
             axis = axes[r][c]
-            picture = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             for spine in axis.spines.values():
@@ -149,4 +156,4 @@ def twins(clean: Any, found: Any, names: Sequence[tuple[str, str]], amplified: f
                 axis.set_title(names[c][r], fontsize=8)
             if c == 0:
                 axis.set_ylabel(title, fontsize=8)
-    return svg(drawn)
+    return svg(picture)

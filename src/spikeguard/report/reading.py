@@ -1,29 +1,28 @@
-"""What the demo's numbers say, in plain words. Every sentence is chosen and filled by the record."""
+"""What the demo's numbers say, in plain words. The record chooses and fills every sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from spikeguard.records.studies import DemoNetwork, DemoRecord
 
 
-def reading(record: Mapping[str, Any]) -> list[str]:
+def reading(record: DemoRecord) -> list[str]:
     """Paragraphs that say what improved for real and what was masking."""
-    by_role = {n["role"]: n for n in record["networks"]}
+    by_role = {n.role: n for n in record.networks}
     vanilla, control, tgo = by_role["vanilla"], by_role["control"], by_role["tgo"]
-    low, high = record["eps"][0], record["eps"][-1]
+    low, high = record.eps[0], record.eps[-1]
 
-    def worst(network: Mapping[str, Any], eps: str) -> float:
-        return 100 * float(network["attacks"][eps]["worst_case"]["accuracy"])
+    def worst(network: DemoNetwork, eps: str) -> float:
+        return 100 * network.attacks[eps].worst_case.value
 
-    def own(network: Mapping[str, Any], eps: str) -> float:
-        return 100 * float(network["attacks"][eps]["alone"]["PGD-20"]["accuracy"])
+    def own(network: DemoNetwork, eps: str) -> float:
+        return 100 * network.attacks[eps].alone["pgd20"].value
 
     gain, over_control = worst(tgo, low) - worst(vanilla, low), worst(tgo, low) - worst(control, low)
     apparent, gaps = own(tgo, low) - own(vanilla, low), [own(n, low) - worst(n, low) for n in (tgo, vanilla)]
-    noise = 100 * 1.96 * (2 * 0.25 / record["images"]) ** 0.5  # 95 % of differences of two shares stay inside
-    longer = tgo["seconds"] / max(vanilla["seconds"], 1e-9)
-    lost = 100 * (vanilla["clean"]["accuracy"] - tgo["clean"]["accuracy"])
-    fewer = 100 * (1 - tgo["neighbors"]["mean"] / vanilla["neighbors"]["mean"])
+    noise = 100 * 1.96 * (2 * 0.25 / record.images) ** 0.5  # 95 % of differences of two shares stay inside
+    longer = tgo.seconds / max(vanilla.seconds, 1e-9)
+    lost = 100 * (vanilla.clean.value - tgo.clean.value)
+    fewer = 100 * (1 - tgo.neighbors.mean / vanilla.neighbors.mean)
     said = [
         f"At {low}, PGD-20 with the training surrogate says {own(tgo, low):.1f} % for TGO and "
         f"{own(vanilla, low):.1f} % for vanilla; the worst case "
@@ -37,11 +36,11 @@ def reading(record: Mapping[str, Any]) -> list[str]:
             else "TGO hides no more from its training surrogate than vanilla does: by this short suite the "
             "gain is no masking."
         ),
-        f"TGO keeps {fewer:.0f} % fewer potentials within {record['delta']:g} of the threshold "
-        f"({100 * tgo['neighbors']['mean']:.1f} % of them). "
-        f"Multiplying vanilla's batch-norm gains by {control['factor']:.2f} brings it to "
-        f"{100 * control['neighbors']['mean']:.1f} % with nothing "
-        f"guarded; that control has {100 * control['clean']['accuracy']:.1f} % clean and "
+        f"TGO keeps {fewer:.0f} % fewer potentials within {record.delta:g} of the threshold "
+        f"({100 * tgo.neighbors.mean:.1f} % of them). "
+        f"Multiplying vanilla's batch-norm gains by {control.factor:.2f} brings it to "
+        f"{100 * control.neighbors.mean:.1f} % with nothing "
+        f"guarded; that control has {100 * control.clean.value:.1f} % clean and "
         f"{worst(control, low):.1f} % in the worst case, so "
         f"{worst(control, low) - worst(vanilla, low):.1f} points come with scale alone. "
         + (
@@ -49,7 +48,7 @@ def reading(record: Mapping[str, Any]) -> list[str]:
             "lost clean accuracy by the scaling."
             if over_control > noise
             else f"TGO stands {over_control:.1f} points above the control, which the choice of "
-            f"{record['images']} images alone could explain."
+            f"{record.images} images alone could explain."
         ),
         f"The price: {lost:.1f} points of clean accuracy and {longer:.2f} times the training time (each "
         "with its compilation)."

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Package versions, processor, cores, matrix instructions; ``device``: the GPU, if one is used."""
+
+    versions: dict[str, str]
+    processor: str
+    cores: int | None
+    instructions: tuple[str, ...]
+    device: str | None = None
 
 
 @lru_cache(maxsize=1)
-def machine() -> dict[str, Any]:
-    """What a result depends on besides the code: versions, processor, matrix instructions."""
+def machine() -> Machine:
+    """The machine that this process runs on."""
     versions = {"python": platform.python_version()}
     for package in ("spikeguard", "torch", "numpy"):
         try:
@@ -22,10 +33,5 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith("flags")), "")
-    has = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in flags.split()]
-    return {
-        "versions": versions,
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "instructions": has,
-    }
+    has = tuple(f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in flags.split())
+    return Machine(versions, platform.machine(), os.cpu_count(), has)

@@ -1,12 +1,15 @@
-"""Showing how far work is."""
+"""The callback that shows progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Progress = Callable[[str, int, int], None]
-"""``progress(stage, done, total)``."""
+from typing import Protocol
 
 
-def no_progress(stage: str, done: int, total: int) -> None:
+class Progress(Protocol):
+    """Called as ``progress(stage, done, total)``, from the start of a stage to its end."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+
+
+def no_progress(stage: str, done: int, total: int, /) -> None:
     """Show nothing."""

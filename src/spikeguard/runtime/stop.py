@@ -11,25 +11,25 @@ from typing import Protocol
 
 
 class Stop(Protocol):
-    """Is the work to end? An event, of threads or of processes."""
+    """An event, of threads or of processes: once it is set, the work ends after the running step."""
 
     def is_set(self) -> bool: ...
 
 
 @contextmanager
 def ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C asks the loop to stop after the running step; a second one stops at once."""
+    """An event that Ctrl-C sets, so that a loop can end after its step; a second Ctrl-C stops at once."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    def on_signal(signum: int, frame: FrameType | None) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
         stopped.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, on_signal)
     try:
         yield stopped
     finally:

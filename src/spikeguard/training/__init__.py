@@ -1,1 +1,7 @@
 """Recipes, the training loop, checkpoints."""
+
+from __future__ import annotations
+
+from spikeguard.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

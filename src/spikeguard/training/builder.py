@@ -53,7 +53,7 @@ def make_network(recipe: Recipe, data: Dataset) -> Classifier:
     net = _network(recipe, data)
     for defense in recipe.defenses:
         defense.prepare(net)
-    net.adaptive = frozenset(d.adaptive for d in recipe.defenses)
+    net.adaptive = tuple(attack for d in recipe.defenses for attack in d.adaptive_attacks())
     precision = pick_precision(net, torch.device("cpu")) if recipe.precision == "auto" else recipe.precision
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     return net.prefer(recipe.channels_last, autocast, recipe.checkpoint)

@@ -24,10 +24,7 @@ WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "r
 
 @dataclass
 class Position:
-    """Where a training stands.
-
-    ``batch`` steps into ``epoch``, with the sums of the running epoch and the rows of the ended ones.
-    """
+    """Progress of a training: ``batch`` steps into ``epoch``, its sums, the rows of earlier epochs."""
 
     epoch: int = 0
     batch: int = 0
@@ -78,10 +75,7 @@ def save_state(
     conditions: Mapping[str, Any],
     hooks: Mapping[str, Tensor],
 ) -> None:
-    """Everything that resuming needs, in one file (``hooks``: what defenses keep).
-
-    The metrics of the ended epochs beside it.
-    """
+    """Write all that resuming needs to one file and the metrics beside it; ``hooks``: the defenses' state."""
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
     named = {id(p): n for n, p in net.named_parameters()}
     for parameter, state in optimizer.state.items():
@@ -95,9 +89,9 @@ def save_state(
 def load_state(
     folder: Path, net: nn.Module, optimizer: torch.optim.SGD, conditions: Mapping[str, Any]
 ) -> tuple[Position, dict[str, Tensor]]:
-    """Put a saved state back; gives what defenses kept, too.
+    """Restore a saved state and return the state of the defenses.
 
-    UserError if it was made under other conditions: it could not go on to the same bits.
+    UserError if it was made under other conditions, under which a run could not go on to the same bits.
     """
     path = folder / STATE
     tensors, metadata = load_tensors(path)

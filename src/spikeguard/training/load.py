@@ -15,9 +15,16 @@ from spikeguard.training.recipe import Recipe
 
 
 def load(target: str | Path, device: str = "cpu") -> Classifier:
-    """The network of a run folder or of a weights file, in eval mode, with its defenses prepared.
+    """Load the network of a run folder or of a weights file, in eval mode, with its defenses prepared.
 
-    UserError if there is none, if the run is unfinished, or if the weights are another network's.
+    Raises UserError if there is none, if the run is unfinished, or if the weights are another network's.
+
+    >>> recipe = sg.Recipe(train_images=40, validation=0.0, epochs=1, batch_size=10, options={"width": 2})
+    >>> run = sg.train(recipe, out="first")
+    >>> net = sg.load("first")
+    >>> images = sg.load_data("embedded").test.balanced(10).pixels()
+    >>> torch.equal(net(images), run.net(images))
+    True
     """
     net, _ = load_with_recipe(target, device)
     return net

@@ -48,10 +48,7 @@ log = logging.getLogger("spikeguard")
 
 @dataclass(frozen=True)
 class Report:
-    """Where a training stands, for whoever shows it.
-
-    Steps done of all, the running epoch's mean loss, the last epoch's metrics.
-    """
+    """Progress of a training: steps done of all, the epoch's mean loss so far, the last epoch's metrics."""
 
     step: int
     steps: int
@@ -80,19 +77,23 @@ def train(
     save_every: int = 0,
     stop: Stop | None = None,
 ) -> Run:
-    """Train a network by a recipe; with ``out``, keep it in that folder and let it be resumed after any
-    interruption.
+    """Train a network by a recipe; with ``out``, keep it in that folder.
 
     A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C or once ``stop``
     is set, which raises Interrupted. ``resume`` goes on from the last one to the same bits as an unbroken
     run. ``data`` None loads ``recipe.data``. UserError: the folder holds something already, the state is
     another recipe's, the loss is not finite, the disk is full.
+
+    >>> recipe = sg.Recipe(epochs=1, train_images=100, timesteps=2, batch_size=50, options={"width": 2})
+    >>> run = sg.train(recipe)
+    >>> sorted(run.metrics["cost"]), len(run.metrics["epochs"])
+    (['images', 'seconds', 'steps'], 1)
     """
     folder = Path(out) if out is not None else None
     data = data or load_data(recipe.data)
     place = pick_device(device)
     recipe = settled(recipe, data, place)
-    trainer = _Trainer(recipe, data, place)
+    trainer = Trainer(recipe, data, place)
     if folder is not None:
         trainer.open(folder, resume)
     elif resume:
@@ -128,7 +129,7 @@ def _shape(data: Dataset) -> dict[str, Any]:
     return {"classes": data.classes, "in_shape": data.in_shape, "mean": data.mean, "std": data.std}
 
 
-class _Trainer:
+class Trainer:
     """One training: network, optimizer, hooks and where it stands."""
 
     def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
@@ -150,8 +151,8 @@ class _Trainer:
             "path": cpp_build.path(device.type),
             "device": device.type,
             "torch": torch.__version__,
-            "spikeguard": machine()["versions"]["spikeguard"],
-            "instructions": machine()["instructions"],
+            "spikeguard": machine().versions["spikeguard"],
+            "instructions": list(machine().instructions),
         }
 
     def open(self, folder: Path, resume: bool) -> None:
@@ -221,9 +222,9 @@ class _Trainer:
         if (
             self.crafted
             and "validation_accuracy" in row
-            and (told := warning(row["train_accuracy"], row["validation_accuracy"]))
+            and (leak := warning(row["train_accuracy"], row["validation_accuracy"]))
         ):
-            log.warning("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, told)
+            log.warning("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, leak)
         log.debug("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
 
@@ -301,10 +302,7 @@ class _Trainer:
         return row
 
     def finish(self) -> None:
-        """What defenses do to the network that is kept.
-
-        Where one changes it, its clean accuracy is measured again.
-        """
+        """Let the defenses change the network that is kept, and measure its accuracy again if one did."""
         seed_noise(self.net, draws.key(self.recipe.seed, "finish"))
         before = [value.clone() for value in self.net.state_dict().values()]
         for hook in self.hooks:

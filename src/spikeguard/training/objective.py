@@ -1,7 +1,4 @@
-"""What a training minimizes, how fast, and what it is told by.
-
-Loss, learning rate, optimizer, clean accuracy.
-"""
+"""What a training minimizes and how fast: loss, learning rate, optimizer, clean accuracy."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from spikeguard.neurons.modifiers import Dynamics
 from spikeguard.training.recipe import Recipe
 
 TET = 0.001  # weight of its distance from 1
-# accuracy on adversaries above that on clean validation images, from which on they must be telling the class
+# accuracy on adversaries above that on clean validation images from which on they must give the class away
 LEAK = 0.1
 
 
@@ -49,10 +46,7 @@ def optimizer(recipe: Recipe, net: Classifier) -> torch.optim.SGD:
 
 
 def warning(trained: float, validation: float) -> str | None:
-    """What to say of an epoch whose training adversaries are easier than images never seen.
-
-    None where they are harder, as they should be.
-    """
+    """A warning if training adversaries are easier than clean validation images; None if not."""
     if trained <= validation + LEAK:
         return None
     return (

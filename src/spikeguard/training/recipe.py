@@ -11,13 +11,12 @@ from typing import Any, Literal
 from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
-from spikeguard.training.settings import build, unbuild
+from spikeguard.training.settings import build, read, unbuild
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one training. ``train_images`` takes a balanced part; ``validation`` is the share of it
-    that is held back.
+    """Settings of one training: data, network, neurons, defenses, optimizer.
 
     ``loss`` 'mean' is cross-entropy of the logits averaged over time, 'per_step' its average over the steps'
     own logits, 'tet' 0.999 of the latter and 0.001 of the logits' mean squared distance from 1 (Deng et al.,
@@ -25,30 +24,55 @@ class Recipe:
     to 0 by cosine; SGD with Nesterov momentum, weight decay on matrices only. ``precision`` 'bfloat16' is
     autocast; potentials stay float32. 'auto' picks by machine and network size, and the record holds the
     pick. ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass:
-    less memory, same bits.
+    less memory, same bits. UserError names a field that is out of range.
+
+    >>> recipe = sg.Recipe(network="vgg11", defenses=(sg.AT(eps=8 / 255), sg.TGO()))
+    >>> sg.Recipe.of(recipe.values()) == recipe
+    True
     """
 
     name: str = "custom"
+    """Name of the network and of its folder under runs/."""
     data: str = "embedded"
+    """Data set: embedded, or one that spikeguard can read or fetch."""
     train_images: int | None = None
+    """Use a balanced part of the training images; none uses all."""
     validation: float = 0.1
+    """Share of the training images held back for validation."""
     augment: bool = True
+    """Shift training images by up to four pixels at random and mirror half of them."""
     network: str = "small"
+    """Network: small, vgg11 or wrn16."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the network, such as {width = 16}."""
     timesteps: int = 4
+    """Time steps of the network."""
     neuron: Neuron = field(default_factory=Neuron)
+    """Settings of the neurons."""
     defenses: tuple[Defense, ...] = ()
+    """Defenses, which act in this order."""
     loss: Literal["mean", "per_step", "tet"] = "mean"
+    """Cross-entropy of the mean logits, of every step's logits, or TET."""
     epochs: int = 10
+    """Passes over the training images."""
     batch_size: int = 128
+    """Images of a training step."""
     lr: float = 0.1
+    """Highest learning rate."""
     warmup: float = 0.2
+    """Share of the training over which the learning rate rises."""
     momentum: float = 0.9
+    """Nesterov momentum of SGD."""
     weight_decay: float = 5e-4
+    """Weight decay of weight matrices."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of the layers between neurons; auto picks by machine and network size."""
     channels_last: bool = True
+    """Keep images and activations in memory with channels last."""
     checkpoint: bool = False
+    """Keep only what lies between blocks and compute the rest again: less memory, same bits."""
     seed: int = 0
+    """Seed of weights, batches and noise."""
 
     def __post_init__(self) -> None:
         for name, low in (("timesteps", 1), ("epochs", 1), ("batch_size", 2)):
@@ -76,7 +100,7 @@ class Recipe:
     @staticmethod
     def of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         """From plain values; UserError names a wrong field."""
-        return build(Recipe, values, where)
+        return build(Recipe, read(Recipe, values), where)
 
     def values(self) -> dict[str, Any]:
         """Plain values; ``Recipe.of`` gives the same recipe back."""

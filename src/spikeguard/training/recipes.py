@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spikeguard.defenses import AT, RAT, TGO, Conversion
-from spikeguard.errors import UserError
+from spikeguard.errors import unknown
 from spikeguard.neurons import Neuron
 from spikeguard.surrogates import Atan, Triangle
 from spikeguard.training.recipe import Recipe
@@ -76,5 +76,5 @@ RECIPES = {
 def recipe(name: str) -> Recipe:
     """A named recipe; UserError lists the known ones."""
     if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r} (known: {', '.join(RECIPES)}; or the path of a .toml file)")
+        raise unknown("recipe", name, RECIPES, more="; or the path of a .toml file")
     return RECIPES[name]

@@ -1,0 +1,77 @@
+"""``spikeguard export``: records as a table or as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spikeguard.cli import common
+from spikeguard.cli.records import load_records
+
+if TYPE_CHECKING:
+    from spikeguard.records.schema import Record
+
+SUFFIXES = {".csv": "csv", ".tex": "latex", ".md": "markdown", ".txt": "methods"}
+FORMATS = ("csv", "latex", "markdown", "methods")
+
+
+def parser() -> common.Parser:
+    made = common.Parser(
+        "export",
+        "Records of audits as one table, or a paragraph on the method for each.",
+        epilog="--out FILE takes the format from the file's name: "
+        + ", ".join(f"{suffix} {form}" for suffix, form in SUFFIXES.items()),
+    )
+    made.add_argument("record", nargs="+", help="records of audits (files or folders)")
+    made.add_argument(
+        "--format", choices=FORMATS, help="the default is the format of FILE's name, csv without one"
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print on stdout)")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    made = parser()
+    given = made.read(arguments)
+    form = given.format or ("csv" if given.out is None else SUFFIXES.get(given.out.suffix))
+    if form is None:
+        made.error(f"{given.out} has no known suffix ({', '.join(SUFFIXES)}): name a --format")
+    if given.out is not None and given.out.is_dir():
+        made.error(f"--out {given.out} is a folder: name a file")
+    records = load_records(given.record)
+    if given.json:
+        from spikeguard.auditing.export import rows
+
+        header, table = rows(records)
+        common.print_json({"rows": [dict(zip(header, row, strict=True)) for row in table]})
+        return 0
+    text = _writers()[form](records)
+    if given.out is None:
+        print(text, end="")
+        return 0
+    from spikeguard.records.files import write_bytes
+
+    write_bytes(given.out, text.encode())
+    print(f"wrote {given.out} ({form}, {len(records)} record{'s' * (len(records) != 1)})")
+    print("next: spikeguard compare A B, for a paired test of two of them")
+    return 0
+
+
+def _writers() -> dict[str, Callable[[Sequence[Record]], str]]:
+    from spikeguard.auditing import export
+
+    return {
+        "csv": export.as_csv,
+        "latex": export.as_latex,
+        "markdown": _as_markdown,
+        "methods": lambda records: "\n\n".join(export.methods(record) for record in records) + "\n",
+    }
+
+
+def _as_markdown(records: Sequence[Record]) -> str:
+    from spikeguard.auditing.export import rows
+
+    header, table = rows(records)
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *table]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)

@@ -1,0 +1,34 @@
+"""``spikeguard merge``: the union of audits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spikeguard.cli import common
+from spikeguard.cli.records import record_file
+
+
+def parser() -> common.Parser:
+    made = common.Parser(
+        "merge",
+        "The union of audits of the same network, images and threat: an image counts as broken where any of "
+        "them broke it.",
+    )
+    made.add_argument("record", nargs="+", help="records of audits (files or folders)")
+    made.add_argument("--out", type=Path, metavar="FILE", help="file for the merged record (required)")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    made = parser()
+    given = made.read(arguments)
+    if given.out is None or given.out.is_dir():
+        made.error("merge writes a record: name the file with --out FILE.json")
+    from spikeguard.auditing.merge import merge_files
+
+    merged = merge_files([record_file(name) for name in given.record], given.out)
+    if given.json:
+        common.print_json(merged.to_json())
+        return 0
+    print(f"{merged.verdict}\nwrote {given.out} and its witnesses\nnext: spikeguard verify {given.out}")
+    return 0

@@ -1,0 +1,53 @@
+"""The networks of the demo, and what a running demo shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spikeguard.data.images import Dataset, Images
+from spikeguard.networks.classifier import Classifier
+from spikeguard.records.schema import TrainingRecord
+from spikeguard.records.studies import DemoSettings
+from spikeguard.runtime.progress import Progress
+from spikeguard.training.builder import pick_device
+from spikeguard.training.checkpoint import RECORD
+from spikeguard.training.load import load
+from spikeguard.training.loop import Report, train
+from spikeguard.training.recipes import recipe
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A running demo: settings, folder, images, and what shows its progress."""
+
+    settings: DemoSettings
+    out: Path
+    data: Dataset
+    test: Images
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network of the demo and what its training took; ``factor`` multiplies its batch-norm gains."""
+
+    net: Classifier
+    role: str
+    label: str
+    training: TrainingRecord
+    factor: float = 1.0
+
+
+def train_network(demo: Demo, name: str, label: str) -> TrainedNetwork:
+    """The network of a recipe, trained now unless an earlier demo has done it."""
+    folder = demo.out / "runs" / name
+    if not (folder / RECORD).exists():
+
+        def progress(report: Report) -> None:
+            demo.progress(f"training {name}", report.step, report.steps)
+
+        chosen = replace(recipe(name), seed=demo.settings.seed, epochs=demo.settings.epochs)
+        train(chosen, folder, resume=folder.exists(), data=demo.data, progress=progress)
+    training = TrainingRecord.read(folder / RECORD)
+    return TrainedNetwork(load(folder, str(pick_device(None))), name, label, training)

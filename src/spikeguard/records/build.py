@@ -1,0 +1,212 @@
+"""Dataclasses to and from plain values: recipes, records and command-line flags share one builder.
+
+A field that holds one of several classes (a surrogate, a defense) is written ``{name: {fields}}``:
+``surrogate = {atan = {slope = 2.0}}``. ``Choices`` says which names a base class has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from spikeguard.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+Choices = Mapping[type, Mapping[str, type]]
+NO_CHOICES: Choices = {}
+BITS = "a string of 0 and 1 where all values are 0 or 1"
+Outcomes = Annotated[tuple[float, ...], BITS]
+"""One value an image: 0 or 1, or a share of draws. Written as '0110' where no value lies in between."""
+_NAMES: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def build(kind: type[T], values: Mapping[str, object], where: str, choices: Choices = NO_CHOICES) -> T:
+    """A frozen dataclass from plain values.
+
+    Raises:
+        UserError: names the field, the value and what is allowed, in one line.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := [k for k in values if k not in fields]:
+        raise UserError(
+            f"{where}: unknown field {unknown[0]!r} ({did_you_mean(unknown[0], fields)}known: "
+            f"{', '.join(sorted(fields)) or 'none'})"
+        )
+    missing = (dataclasses.MISSING, dataclasses.MISSING)
+    if lacking := [
+        k for k, f in fields.items() if k not in values and (f.default, f.default_factory) == missing
+    ]:
+        raise UserError(f"{where}: field {lacking[0]!r} is missing")
+    hints = _hints(kind)
+    return kind(**{k: _convert(hints[k], v, f"{where}: {k}", choices) for k, v in values.items()})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, object]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _convert(hint: Any, value: object, where: str, choices: Choices) -> object:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or hint is object:
+        return _frozen(value)
+    if origin is Annotated:
+        return _outcomes(value, where) if BITS in args[1:] else _convert(args[0], value, where, choices)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(_arm(args, value), value, where, choices)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{where} = {value!r} must be one of {', '.join(map(str, args))}")
+        return value
+    if hint in choices:
+        return _choose(hint, value, where, choices)
+    if origin is tuple:
+        return _tuple(args, value, where, choices)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else build(hint, _table(value, where), where, choices)
+    if origin is dict:
+        return {k: _convert(args[1], v, f"{where}.{k}", choices) for k, v in _table(value, where).items()}
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: object, where: str) -> object:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{where} = {value!r} must be {_NAMES.get(hint, hint.__name__)}")
+    return value
+
+
+def _arm(args: tuple[object, ...], value: object) -> object:
+    """The member of a union that a value is meant for."""
+    arms = [a for a in args if a is not type(None)]
+    if isinstance(value, (list, tuple)):
+        return next((a for a in arms if get_origin(a) is tuple), arms[0])
+    return next((a for a in arms if isinstance(a, type) and isinstance(value, a)), arms[0])
+
+
+def _tuple(args: tuple[Any, ...], value: object, where: str, choices: Choices) -> tuple[object, ...]:
+    if args[0] in choices:
+        if isinstance(value, Sequence) and all(isinstance(v, args[0]) for v in value):
+            return tuple(value)
+        if not isinstance(value, Mapping):
+            raise UserError(
+                f"{where} = {value!r} must be a table, as in {{{next(iter(choices[args[0]]))} = {{...}}}}"
+            )
+        return tuple(_choice(args[0], name, v, where, choices) for name, v in value.items())
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(f"{where} = {value!r} must be a list")
+    kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+    if len(kinds) != len(value):
+        raise UserError(f"{where} = {value!r} must be a list of {len(kinds)} values")
+    return tuple(_convert(kind, v, where, choices) for kind, v in zip(kinds, value, strict=True))
+
+
+def _outcomes(value: object, where: str) -> tuple[float, ...]:
+    if isinstance(value, str) and not set(value) - {"0", "1"}:
+        return tuple(float(c) for c in value)
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        return tuple(float(v) for v in value)
+    raise UserError(f"{where} must be a string of 0 and 1 or a list of numbers")
+
+
+def _choose(base: type, value: object, where: str, choices: Choices) -> object:
+    if isinstance(value, base):
+        return value
+    chosen = {value: {}} if isinstance(value, str) else value
+    if not isinstance(chosen, Mapping) or len(chosen) != 1:
+        raise UserError(
+            f"{where} = {value!r} must name one of {', '.join(choices[base])}, as in "
+            f"{{{next(iter(choices[base]))} = {{...}}}}"
+        )
+    ((name, fields),) = chosen.items()
+    return _choice(base, str(name), fields, where, choices)
+
+
+def _choice(base: type, name: str, fields: object, where: str, choices: Choices) -> object:
+    if name not in choices[base]:
+        raise UserError(
+            f"{where}: unknown {base.__name__.lower()} {name!r} ({did_you_mean(name, choices[base])}known: "
+            f"{', '.join(choices[base])})"
+        )
+    return build(choices[base][name], _table(fields, f"{where}.{name}"), f"{where}.{name}", choices)
+
+
+def _table(value: object, where: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} = {value!r} must be a table of fields")
+    return value
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples, so that what is read equals what was written."""
+    if isinstance(value, Mapping):
+        return {str(k): _frozen(v) for k, v in value.items()}
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def unbuild(value: object, choices: Choices = NO_CHOICES) -> Any:
+    """Plain values of a settings object, such that ``build`` gives it back."""
+    for base, names in choices.items():
+        if isinstance(value, base):
+            return {_name_of(value, names): _fields(value, choices)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value, choices)
+    if isinstance(value, Mapping):
+        return {k: unbuild(v, choices) for k, v in value.items()}
+    if isinstance(value, tuple):
+        parts = [unbuild(v, choices) for v in value]
+        chosen = parts and any(isinstance(value[0], base) for base in choices)
+        return {k: v for part in parts for k, v in part.items()} if chosen else parts
+    return value
+
+
+def _fields(value: Any, choices: Choices) -> dict[str, object]:
+    return {f.name: unbuild(getattr(value, f.name), choices) for f in dataclasses.fields(value)}
+
+
+def _name_of(value: object, names: Mapping[str, type]) -> str:
+    for name, kind in names.items():
+        if type(value) is kind:
+            return name
+    raise UserError(
+        f"{type(value).__name__} has no name in recipes (known: {', '.join(names)}): register it, or train "
+        "without recipe"
+    )
+
+
+def plain(value: object) -> Any:
+    """JSON values of a record: dataclasses as objects without their empty optional fields, tuples as lists,
+    outcomes as strings of 0 and 1, None for numbers that are not finite."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = _hints(type(value))
+        return {
+            f.name: _bits(held) if BITS in get_args(hints[f.name])[1:] else plain(held)
+            for f in dataclasses.fields(value)
+            if not _is_empty(f, held := getattr(value, f.name))
+        }
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_empty(field: dataclasses.Field[Any], value: object) -> bool:
+    optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    return optional and (value is None or value in ((), {}, ""))
+
+
+def _bits(values: Sequence[float]) -> str | list[float]:
+    if all(v in (0.0, 1.0) for v in values):
+        return "".join("1" if v else "0" for v in values)
+    return list(values)

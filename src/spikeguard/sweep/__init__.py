@@ -1,0 +1,1 @@
+"""Train and audit every network of a matrix, one record out."""

@@ -1,0 +1,1 @@
+"""Every defense under the same conditions on the embedded images."""

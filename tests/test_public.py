@@ -1,0 +1,94 @@
+"""The public surface: one list, lazily loaded, with the names of 0.1 beside it."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spikeguard as sg
+from spikeguard.deprecated import NAMES
+from spikeguard.errors import nearest, unknown
+from spikeguard.lazy import read_stub
+
+PACKAGE = Path(sg.__file__).parent
+NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
+PUBLIC_IN_0_1 = """
+    AT ANNTwin Atan AttackError Attacked Audit Band Conversion DLIF DSD Defense Distillation EMA
+    EarlyStopping Exponential FEEL FirstLayerGuard FittedSurrogate Flag Gaussian HoSNN IF InputNoise
+    InputQuantisation L1 L2 LIF Linf MART MPDSGR MPPD Member Neuron Noise PLIF RAT RandHet Recipe
+    Rectangle Run SR ShiftGuard Sigmoid StoG StraightThrough TGO TRADES TemporalEnsemble Triangle
+    UserError apgd apgd_targeted assg audit bim bptr build compose cw drawn each_step eot fab fgsm
+    hart load load_data mean_field noise pdsg pgd pulled random_search rays relu_twin rfgsm rga
+    sapgd soft square still swap tap targeted through train unlocked zeroth
+""".split()  # noqa: SIM905
+
+
+def test_the_stub_is_the_one_list_of_public_names():
+    assert sg.__all__ == dir(sg) == sorted(read_stub(sg.__file__))
+    assert {n for n in sg.__all__ if n in NAMESPACES} == set(NAMESPACES)
+    functions_and_classes = set(sg.__all__) - set(NAMESPACES) - {*sg.attacks.__all__}
+    assert len(functions_and_classes) <= 30
+    for line in (PACKAGE / "__init__.pyi").read_text().splitlines():
+        assert re.fullmatch(r'""".*"""||from \S+ import (\w+) as \1', line), line
+
+
+@pytest.mark.parametrize("name", [n for n in sg.__all__ if n not in NAMESPACES])
+def test_every_public_name_is_there_and_says_what_it_is(name):
+    assert getattr(sg, name).__doc__
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_every_name_of_a_namespace_is_there(namespace):
+    module = importlib.import_module(f"spikeguard.{namespace}")
+    assert getattr(sg, namespace) is module
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("name", PUBLIC_IN_0_1)
+def test_every_public_name_of_0_1_works_and_an_old_one_names_the_new(name):
+    if name in sg.__all__:
+        assert name not in NAMES
+        return
+    with pytest.warns(
+        DeprecationWarning, match=rf"sg\.{name} is deprecated since 0.2, use sg\.{NAMES[name]}"
+    ):
+        old = getattr(sg, name)
+    new = sg
+    for part in NAMES[name].split("."):
+        new = getattr(new, part)
+    assert old is new
+
+
+def test_no_deprecated_name_is_unknown_to_0_1():
+    assert set(NAMES) <= set(PUBLIC_IN_0_1)
+
+
+def test_a_wrong_name_names_the_nearest():
+    for name, near in (("apgdd", "'apgd'"), ("ASSG", "'gradients.ASSG'"), ("Linff", "'Linf'")):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; did you mean {near}"):
+            getattr(sg, name)
+    with pytest.raises(AttributeError) as error:
+        sg.auditing.xyzzy  # noqa: B018
+    assert str(error.value) == "module 'spikeguard.auditing' has no attribute 'xyzzy'"
+
+
+def test_errors_on_names_show_the_nearest_first():
+    assert nearest("EPOCH", ["lr", "epochs"]) == "epochs"
+    assert nearest("zzz", ["lr", "epochs"]) is None
+    error = unknown("verb", "trian", ["train", "attack"], more="; or none")
+    assert str(error) == "unknown verb 'trian' (did you mean 'train'? known: train, attack; or none)"
+
+
+def test_neither_the_import_nor_a_wrong_name_loads_torch_or_numpy():
+    code = (
+        "import sys, spikeguard as sg\n"
+        "dir(sg), hasattr(sg, 'nothing'), hasattr(sg, '__wrapped__')\n"
+        "print([m for m in ('torch', 'numpy', 'ast', 'difflib') if m in sys.modules and m != 'difflib'])\n"
+        "sg.Linf; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "True"]
