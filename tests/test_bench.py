@@ -105,6 +105,23 @@ def test_the_floor_does_the_networks_products_and_nothing_else():
     floor.attack()
 
 
+@pytest.mark.parametrize("precision", tasks.PRECISIONS)
+def test_the_plain_loop_does_what_the_training_step_does(precision):
+    """A user's own loop around ``sg.build``, without ``prefer``, gives the same weights as our step."""
+    x, y = TINY["small"].images(CPU)
+    nets = [TINY["small"].network_on(CPU) for _ in range(2)]
+    assert nets[1].autocast is None
+    steps = [
+        tasks.Step(nets[0], x, y, precision, guarded=False),
+        tasks.plain_step(nets[1], x, y, precision),
+    ]
+    for step in steps:
+        step()
+        step()
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("adversarial", [False, True])
 def test_contenders_learn_from_their_batch(adversarial):
     """Every training contender lowers its loss over some steps: none of them is timed doing nothing."""

@@ -249,7 +249,8 @@ def test_tables_never_cut_or_break_a_word():
 def test_what_a_user_names_is_printed_and_not_run(capsys):
     common.table("a[/b] \x1b[31m", ["x[/y]"], [["[red]z"]])
     printed = capsys.readouterr().out
-    assert "a[/b] \\x1b[31m" in printed
+    assert "a[/b]" in printed
+    assert "\\x1b[31m" in printed
     assert "[red]z" in printed
     assert "\x1b" not in printed
 
@@ -312,11 +313,8 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
     assert main(["audit", str(run_folder), *settings, "--out", str(out)]) in (0, 1)
     told = capsys.readouterr().out
     record = read_json(out / "audit.json")
-    assert record["fresh_process"] == {
-        "held": True,
-        "witnesses": sum(f >= 0 for f in record["first_by"]),
-        "wrong": [],
-    }
+    witnesses = sum(f >= 0 for f in record["first_by"])
+    assert record["fresh_process"] == {"held": True, "witnesses": witnesses}
     assert record["verdict"] in told
     assert "witnesses checked in a fresh process: they all hold" in told
     assert (out / "index.html").read_text().count("<svg") >= 4

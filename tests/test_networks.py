@@ -1,10 +1,11 @@
 """Networks: shapes, counts, the first convolution computed once, readout, layouts and precision."""
 
+import copy
 import itertools
 
 import pytest
 import torch
-from conftest import awake
+from conftest import awake, little_recipe
 from torch import nn
 
 import spikeguard as sg
@@ -12,6 +13,7 @@ from spikeguard.diagnose.neighbors import gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
 from spikeguard.neurons import spiking
+from spikeguard.training import builder
 
 OPTIONS = {"small": {"width": 4}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
 LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
@@ -81,6 +83,81 @@ def test_layout_and_precision_change_speed_not_classes():
     half = net.prefer(channels_last=True, autocast=torch.bfloat16)(x)
     assert half.dtype == torch.float32
     assert (half.argmax(1) == plain.argmax(1)).float().mean() >= 0.8
+
+
+KEYS = {  # as checkpoints of version 0.1 hold them
+    "small": {f"body.stages.{k}.norm.weight" for k in range(3)},
+    "vgg11": {f"body.features.stages.{k}.norm.weight" for k in range(8)},
+    "wrn16": {f"body.blocks.{k}.norm{i}.weight" for k in range(6) for i in (1, 2)} | {"body.norm.weight"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norms_keep_their_keys_and_belong_to_the_layer_after_them(name):
+    """A layer's norm is the network's: loaded with it, copied with it, and where a checkpoint has it."""
+    net, x = make(name), torch.rand(4, 3, 16, 16)
+    assert {k for k in net.state_dict() if "norm" in k and k.endswith("weight")} == KEYS[name]
+    assert not [k for k in net.state_dict() if ".fire.norm" in k]
+    norms = {n: m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    layers = [layer for layer in spiking(net).values() if layer.norm is not None]
+    assert [id(layer.norm) for layer in layers] == [id(m) for m in norms.values()]
+    loaded = make(name, seed=5)
+    loaded.load_state_dict(copy.deepcopy(net.state_dict()))
+    twin = copy.deepcopy(net)
+    logits = net(x)
+    with torch.no_grad():
+        for norm in norms.values():
+            norm.weight.mul_(0.5)
+    assert not torch.equal(net(x), logits)
+    assert torch.equal(loaded(x), logits)
+    assert torch.equal(twin(x), logits), "a copy uses the norms of the original"
+
+
+def test_a_norm_that_is_replaced_is_no_longer_used():
+    net, x = make("small"), torch.rand(4, 3, 16, 16)
+    logits, stage = net(x), net.body.stages[0]
+    kept, stage.norm = stage.norm, nn.Identity()
+    assert stage.fire.norm is stage.norm
+    assert not torch.equal(net(x), logits)
+    stage.norm = kept
+    assert torch.equal(net(x), logits)
+
+
+def test_an_open_autocast_is_followed():
+    """The plain idiom gives the bits of ``prefer(autocast=bfloat16)`` both ways; float32 can be kept."""
+    x, found = torch.rand(4, 3, 16, 16), {}
+    for way in ("float32", "preferred", "plain", "kept"):
+        net = make("vgg11").train()
+        net.prefer(autocast={"preferred": torch.bfloat16, "kept": torch.float32}.get(way))
+        with torch.autocast("cpu", torch.bfloat16, enabled=way in ("plain", "kept")):
+            logits = net(x)
+        assert logits.dtype == torch.float32
+        found[way] = (logits, *torch.autograd.grad(logits.square().sum(), list(net.parameters())))
+    for a, b in (("plain", "preferred"), ("kept", "float32")):
+        assert all(torch.equal(one, other) for one, other in zip(found[a], found[b], strict=True))
+    assert not torch.equal(found["plain"][0], found["float32"][0])
+
+
+@pytest.mark.parametrize(
+    ("network", "instructions", "precision"),
+    [
+        ("wrn16", ["avx512_bf16", "avx512f"], "bfloat16"),
+        ("wrn16", ["avx512f", "avx2"], "float32"),
+        ("small", ["amx_bf16", "avx512_bf16"], "float32"),
+    ],
+)
+def test_auto_precision_is_a_function_of_machine_and_size(network, instructions, precision, monkeypatch):
+    monkeypatch.setattr(builder, "machine", lambda: {"instructions": instructions})
+    net = sg.build(network, classes=10, in_shape=(3, 32, 32))
+    assert builder.pick_precision(net, torch.device("cpu")) == precision
+
+
+def test_the_record_says_what_auto_picked(monkeypatch):
+    monkeypatch.setattr(builder, "LARGE", 1)
+    monkeypatch.setattr(builder, "NATIVE_BFLOAT16", frozenset(builder.machine()["instructions"]))
+    run = sg.train(little_recipe(precision="auto", epochs=1))
+    assert run.metrics["recipe"]["precision"] == "bfloat16"
+    assert run.net.autocast == torch.bfloat16
 
 
 @pytest.mark.parametrize(

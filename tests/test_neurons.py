@@ -223,3 +223,26 @@ def test_layers_are_copied_with_their_settings():
     assert isinstance(twin, Spiking)
     assert twin.spec == layer.spec
     assert twin.noise == layer.noise
+
+
+def test_two_open_taps_are_one_request_and_both_are_notified():
+    layer, current = sg.LIF(decay=0.5), torch.randn(4, 3, 7)
+    with (
+        sg.tap(layer, surrogate=sg.surrogates.Atan(3.0), potentials=True) as outer,
+        sg.tap(layer, surrogate=sg.surrogates.Sigmoid(2.0), potentials=True, band=sg.Band(0.5)) as inner,
+    ):
+        assert layer.request().surrogate == sg.surrogates.Sigmoid(2.0), "the last one decides"
+        layer(current)
+    assert torch.equal(outer.potentials[""], inner.potentials[""])
+    assert not outer.penalties
+    assert len(inner.penalties) == 1
+
+
+def test_a_layer_normalizes_before_and_pools_after_its_neurons():
+    norm, current = torch.nn.BatchNorm2d(3), 2 * torch.randn(4, 5, 3, 6, 6)
+    layer = Spiking(sg.Neuron(decay=0.5), norm=norm, pool=True)
+    plain = sg.LIF(decay=0.5)(torch.nn.BatchNorm2d(3)(current.flatten(0, 1)).unflatten(0, (4, 5)))
+    expected = torch.nn.functional.avg_pool2d(plain.flatten(0, 1), 2).unflatten(0, (4, 5))
+    assert torch.equal(layer(current), expected)
+    assert int(norm.num_batches_tracked) == 1
+    assert "norm.weight" in layer.state_dict(), "a norm that is the layer's own is kept with it"

@@ -32,9 +32,8 @@ class SpikeguardWarning(UserWarning):
 class AttackError(UserError):
     """An attack whose result means nothing: no gradient reaches the input, or a result outside its budget.
 
-    >>> constant = torch.zeros(6, 10)
     >>> try:
-    ...     sg.fgsm(lambda x: constant, x, y, sg.Linf(8 / 255))
+    ...     sg.fgsm(lambda x: torch.zeros(len(x), 10), x, y, sg.Linf(8 / 255))
     ... except sg.AttackError as error:
     ...     print("gradient" in str(error))
     True

@@ -102,6 +102,7 @@ class Triangle(Stretched):
     """
 
     width: float = 1.0
+    """Width, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -127,6 +128,7 @@ class Atan(Stretched):
     """
 
     slope: float = 2.0
+    """Slope: the larger, the narrower."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -152,6 +154,7 @@ class Sigmoid(Stretched):
     """
 
     slope: float = 4.0
+    """Slope: the larger, the narrower."""
 
     def __post_init__(self) -> None:
         _positive(self, "slope", self.slope)
@@ -179,6 +182,7 @@ class Gaussian(Stretched):
     """
 
     sigma: float = 0.5
+    """Standard deviation, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "sigma", self.sigma)
@@ -203,6 +207,7 @@ class Rectangle(Stretched):
     """
 
     width: float = 1.0
+    """Width, in units of the potential."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", self.width)
@@ -227,7 +232,9 @@ class Exponential(Surrogate):
     """
 
     slope: float = 2.0
+    """Slope: the larger, the narrower."""
     height: float = 1.0
+    """Value at the threshold."""
 
     @property
     def sharpness(self) -> float:  # type: ignore[override]

@@ -38,6 +38,10 @@ class Audit:
     """Result of an audit: its record and the inputs that break samples.
 
     Accuracies are fractions; ``robust_accuracy`` is an upper bound.
+
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick")
+    >>> 0 <= result.robust_accuracy <= result.clean_accuracy <= 1
+    True
     """
 
     record: AuditRecord

@@ -41,6 +41,11 @@ class Verified:
 
     A random model has an input for every image; it holds if the image is right no more often than the record
     says, within sampling error.
+
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick", out="audit")
+    >>> check = sg.verify(result.record, "audit", net, x, y)
+    >>> check.held == check.claimed
+    True
     """
 
     claimed: int

@@ -58,7 +58,13 @@ def in_float32(model: Model) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """Stored inputs: ``rows`` of the attacked set, their values on the grid, and exact ones where needed."""
+    """Stored inputs: ``rows`` of the attacked set, their values on the grid, and exact ones where needed.
+
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick")
+    >>> rows, inputs = result.witnesses.read(x, sg.Linf(8 / 255))
+    >>> bool(((inputs - x[rows]).abs() <= 8 / 255 + 1e-6).all())
+    True
+    """
 
     rows: Tensor
     grid: Tensor

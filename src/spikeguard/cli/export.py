@@ -34,11 +34,11 @@ def parser() -> common.Parser:
 def run(arguments: list[str]) -> int:
     made = parser()
     given = made.read(arguments)
+    if given.out is not None and given.out.is_dir():
+        made.error(f"--out {given.out} is a folder: name a file")
     form = given.format or ("csv" if given.out is None else SUFFIXES.get(given.out.suffix))
     if form is None:
         made.error(f"{given.out} has no known suffix ({', '.join(SUFFIXES)}): name a --format")
-    if given.out is not None and given.out.is_dir():
-        made.error(f"--out {given.out} is a folder: name a file")
     records = load_records(given.record)
     if given.json:
         from spikeguard.auditing.export import rows

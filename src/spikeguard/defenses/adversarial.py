@@ -78,6 +78,9 @@ class TRADES(Adversary):
 
     ``temperature``: tau (published for spiking networks: 2, with beta 5). The divergence is of the mean
     logits.
+
+    >>> sg.TRADES(beta=5.0, temperature=2.0).beta
+    5.0
     """
 
     idea: ClassVar[str] = "small divergence between clean and disturbed outputs"
@@ -139,6 +142,9 @@ class MART(Adversary):
 
     ``-log p'_y - log(1 - max_{k != y} p'_k) + beta KL(p || p') (1 - p_y)``; it takes the place of the task's
     loss. Wang et al., ICLR 2020.
+
+    >>> sg.defenses.MART(eps=4 / 255, warmup=0.5).schedule(progress=0.25)
+    (0.5, 2)
     """
 
     idea: ClassVar[str] = "divergence weighed by doubt"
@@ -191,6 +197,10 @@ class TemporalEnsemble(Adversary):
     ``CE`` of every step at x' plus ``consistency`` times ``mean_t KL(stop(mean) || z_t)``; needs the recipe's
     loss 'per_step' or 'tet'. Our own minimal version of the idea of arXiv 2508.11279, whose loss is not
     public.
+
+    >>> recipe = sg.Recipe(defenses=(sg.defenses.TemporalEnsemble(),), loss="per_step")
+    >>> recipe.defenses[0].consistency
+    0.1
     """
 
     idea: ClassVar[str] = "time steps as an ensemble, minimal version of our own"

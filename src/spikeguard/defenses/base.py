@@ -27,6 +27,9 @@ class View:
 
     Weight 0: a defense only reads the pass, or takes a loss of its own there. ``freeze_bn``: the running
     averages of batch norm stay, because nothing is trained to do well there.
+
+    >>> sg.defenses.View(x, weight=0.5).freeze_bn
+    False
     """
 
     x: Tensor
@@ -41,6 +44,10 @@ class Step:
     ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the
     training. ``views`` maps a name ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came
     out: ``[N, K]``, or ``[T, N, K]`` with a loss of every step.
+
+    >>> step = sg.defenses.Step(net, x, y)
+    >>> step.main_view(), step.draw("noise") == step.draw("noise")
+    ('clean', True)
     """
 
     net: Classifier
@@ -79,6 +86,9 @@ class Hooks:
     """What a defense does during training, in the order in which the loop calls it.
 
     Everything random comes from ``step.draw``.
+
+    >>> sg.defenses.Hooks().penalty(sg.defenses.Step(net, x, y)) is None
+    True
     """
 
     settled = True  # False while the network is not yet of the kind that is kept
@@ -155,6 +165,9 @@ class StudyRow:
     ``name`` '' is the class's own. ``settings`` of the defense, ``loss`` of the recipe. ``group`` '': trained
     without and with adversarial training; 'regimes': a regime of its own, beside the defenses ``beside``;
     'AT': the baseline of that group.
+
+    >>> sg.defenses.StudyRow("wide", {"delta": 1.0}).settings
+    {'delta': 1.0}
     """
 
     name: str = ""
@@ -173,6 +186,9 @@ class Defense:
     sets: in the neurons (noise, decay, threshold, reset, start, gain, gate, surrogate), the training inputs,
     the weights kept, the first part of the training. No two defenses may own the same. ``chooses``: by
     validation images. ``reads``: it acts on potentials; ``spikes``: the network has any.
+
+    >>> sg.TGO().owned(), sg.TGO().is_random()
+    (frozenset({"neurons' noise"}), False)
     """
 
     idea: ClassVar[str] = ""

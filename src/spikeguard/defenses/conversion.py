@@ -34,6 +34,11 @@ class Conversion(Defense):
     neurons directly. With ``AT`` both halves are trained on adversaries. The scale of each layer is learned
     by the batch norm before it, channel by channel: a learned threshold is the same parameter. After Bu et
     al., ICLR 2022, and Ozdenizci and Legenstein, TMLR 2024.
+
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.Conversion(share=0.0).prepare(own)
+    >>> {layer.spec.reset for layer in own.modules() if hasattr(layer, "spec")}
+    {'soft'}
     """
 
     idea: ClassVar[str] = "a quantized ANN first, then spikes"
@@ -81,6 +86,11 @@ class ANNTwin(Defense):
     """No defense but a yardstick: ReLU in place of the neurons, in one step.
 
     Layers, training and passes are those of the spiking network.
+
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.ANNTwin().prepare(own)
+    >>> own.timesteps, own(x).shape
+    (1, torch.Size([6, 10]))
     """
 
     idea: ClassVar[str] = "no defense, a yardstick: the same layers without spikes"

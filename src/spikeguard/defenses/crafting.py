@@ -57,6 +57,9 @@ class Adversary(Defense):
     'frozen' for the same one; defenses that are random at test are so here, too. ``estimators``: names of
     ``CRAFTING_GRADIENTS``; one is drawn for every batch, so that weights cannot hide from a single backward
     pass.
+
+    >>> sg.AT(steps=2, late_steps=4).schedule(progress=0.9)
+    (1.0, 4)
     """
 
     eps: float = 8 / 255

@@ -34,6 +34,10 @@ class Distillation(Adversary):
     training and then frozen; S the spiking network, which goes on from its weights. x' is the adversary of
     the first divergence. Robust soft labels are from Zi et al., ICCV 2021; that the teacher is an ANN of the
     same training is ours.
+
+    >>> sg.defenses.Distillation(share=1.0)
+    Traceback (most recent call last):
+    spikeguard.errors.UserError: Distillation: share = 1.0 must be in (0, 1)
     """
 
     idea: ClassVar[str] = "ours in this form: a robust ANN, trained first, is the teacher"

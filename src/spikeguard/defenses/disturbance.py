@@ -71,6 +71,9 @@ class MPPD(Adversary):
     ``random_start``); decay is the layer's setting. The published loss is half clean, half disturbed:
     ``AT(clean_share=0.5)`` beside it. 'l2': Ding et al., ICML 2024 (rho 1); 'l1', the total-variation form:
     ICLR 2026 (rho 2.5 to 3).
+
+    >>> sg.defenses.MPPD(norm="l1", rho=2.5).steps
+    1
     """
 
     idea: ClassVar[str] = "small difference of the last layer's potentials"
@@ -140,6 +143,9 @@ class ShiftGuard(Adversary):
     m_c: running 0.9-quantile of ``|u_adv - u_clean|`` in the channel, without gradient. A network that
     multiplies all potentials multiplies the shifts, too, and gains nothing. The disturbed pass is the
     training adversary's, else ``steps`` of ``eps`` from almost x (without ``random_start``).
+
+    >>> sg.defenses.ShiftGuard(lambda_max=0.5).steps
+    1
     """
 
     idea: ClassVar[str] = "ours: potentials beyond what the attack moves them"
@@ -215,6 +221,9 @@ class FirstLayerGuard(Defense):
 
     with the gradient of s_c too, so that the attainable shift shrinks. Needs batch norm between the first
     convolution and the first neurons.
+
+    >>> sg.defenses.FirstLayerGuard(eps=4 / 255)
+    FirstLayerGuard(eps=0.01568627450980392, lambda_max=1.0)
     """
 
     idea: ClassVar[str] = "ours: first layer beyond the farthest attainable shift"

@@ -28,6 +28,9 @@ class SR(Defense):
 
     x is the view that is trained on; noise, where there is any, is the same in both passes. Liu et al., ICML
     2024.
+
+    >>> sg.defenses.SR(weight=0.002)
+    SR(weight=0.002, h=0.01)
     """
 
     idea: ClassVar[str] = "flat class probability along its gradient's sign"

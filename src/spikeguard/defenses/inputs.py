@@ -125,6 +125,11 @@ class FEEL(Defense):
     ``radii``: half-width of the square pass band at each step, as shares of the image's side (published for
     32 pixels and T = 4: 16, 14, 12, 10); () leaves the image alone; activations in one step see the first.
     ``leak``: trained, starts at ``leak_start``, unconstrained. Xu et al., NeurIPS 2024.
+
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.FEEL(radii=(0.5, 0.4, 0.3)).prepare(own)  # one radius for each of three steps
+    >>> own(x).shape
+    torch.Size([6, 10])
     """
 
     idea: ClassVar[str] = "low-pass narrowing over time, trained leak per neuron and step"

@@ -83,6 +83,9 @@ class MPDSGR(Defense):
     space; 'batch norm': their values from batch norm's parameters alone, as the paper derives them (mu from
     beta, sigma from the gain; layers without batch norm are left out). ``eta`` rises by
     cosine if ``rises``. arXiv 2511.12199, AAAI 2026; eta is our choice, the source does not state it.
+
+    >>> sg.defenses.MPDSGR(eta=0.5, moments="batch norm").sees
+    'trained'
     """
 
     idea: ClassVar[str] = "little probability mass inside the surrogate's support"

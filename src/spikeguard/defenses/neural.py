@@ -32,6 +32,11 @@ class StoG(Defense):
     The backward pass sees the concrete relaxation at ``temperature``; a prior ``gamma sum p^2 / 2`` acts over
     the first ``prior_share`` of the training; p stays in [``lowest``, 1] and starts at 1. Gates stay random
     at test: scored as a mean over draws. Ding et al., AAAI 2024.
+
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.StoG().prepare(own)
+    >>> own(x).shape, sg.defenses.StoG().is_random()
+    (torch.Size([6, 10]), True)
     """
 
     idea: ClassVar[str] = "learned random gates behind neurons"
@@ -175,6 +180,11 @@ class RandHet(Defense):
 
     Drawn at every time step or once a pass. Random at test, too: scored as a mean over draws. iScience 2025
     (published with threshold 0.5: set the recipe's).
+
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.RandHet().prepare(own)
+    >>> bool((own(x) == own(x)).all())  # every pass draws other decays
+    False
     """
 
     idea: ClassVar[str] = "random decays"
@@ -227,6 +237,11 @@ class HoSNN(Defense):
     is read on clean images; from then on thresholds move. The published method records H* in a network
     trained before, on clean images alone, and reads out a synaptic trace; the gradient goes through the
     thresholds here, in training and in attacks. arXiv 2308.10373.
+
+    >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
+    >>> sg.defenses.HoSNN(rate=0.1).prepare(own)
+    >>> sum("rate" in name for name, _ in own.named_parameters()) > 0  # learned per neuron
+    True
     """
 
     idea: ClassVar[str] = "thresholds that hold potentials where they were"

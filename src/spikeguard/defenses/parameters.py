@@ -45,6 +45,10 @@ class RAT(Defense):
     With ``AT`` it is the regime RAT.
     Of linear layers with 200 rows and more, 30 % of the rows. Learned convex combinations (wrn16) go
     back onto the simplex. The published recipe trains without weight decay then. Ding et al., NeurIPS 2022.
+
+    >>> sg.RAT(beta=1.0)
+    Traceback (most recent call last):
+    spikeguard.errors.UserError: RAT: beta = 1.0 must be in (0, 0.5)
     """
 
     idea: ClassVar[str] = "singular values towards 1"
@@ -244,6 +248,9 @@ class EarlyStopping(Defense):
     its end: the learning rate's schedule is made for all epochs. A network that is random at test is judged
     by a mean gradient over four draws. Epochs before the network is of its final kind (conversion, HoSNN) do
     not count. UserError without validation images.
+
+    >>> sg.defenses.EarlyStopping(images=100).chooses
+    True
     """
 
     idea: ClassVar[str] = "keep the most robust epoch"

@@ -51,7 +51,7 @@ class TGO(Defense):
     under TRADES, MART and distillation the clean one), 'clean', 'adversarial' or 'both'. UserError on
     nonsense; a warning if sigma > delta / 3.
 
-    >>> sg.TGO(delta=0.5, lambda_max=1.0).weight(progress=0.5)
+    >>> round(sg.TGO(delta=0.5, lambda_max=1.0).weight(progress=0.5), 3)
     0.5
     """
 

@@ -14,7 +14,14 @@ from spikeguard.surrogates import Surrogate
 
 @dataclass(frozen=True)
 class Band:
-    """The band around the threshold in which potentials are penalized: ``mean max(0, delta - |u|)``."""
+    """The band around the threshold in which potentials are penalized: ``mean max(0, delta - |u|)``.
+
+    >>> layer, current = sg.LIF(decay=0.0), torch.tensor([[[0.8, 1.1, 2.0]]])
+    >>> with sg.tap(layer, band=sg.neurons.Band(0.5)) as tapped:
+    ...     spikes = layer(current)
+    >>> round(float(tapped.penalties[""]), 4)
+    0.2333
+    """
 
     delta: float
     side: Literal["both", "below"] = "both"

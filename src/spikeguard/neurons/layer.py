@@ -40,7 +40,7 @@ class Spiking(StochasticModule):
         self.pool = pool
         self._norm_owner: tuple[nn.Module, str] | None = None
         if norm is not None:
-            self.add_module("norm", norm)
+            self._modules["norm"] = norm  # what ``self.norm = norm`` does
         self.dynamics = Chain()
         self.requests: list[TapRequest] = []
         self.recomputing = False

@@ -57,13 +57,21 @@ class Neuron:
     """
 
     kind: Literal["lif", "if", "plif"] = "lif"
+    """Leaky (lif), not leaky (if), or leaky with a decay that is learned (plif)."""
     decay: float = 1.0
+    """Share of the potential that a time step keeps; 1 does not leak."""
     threshold: float = 1.0
+    """A neuron fires where its potential reaches it."""
     learn_threshold: bool = False
+    """Make the threshold a parameter."""
     reset: Literal["hard", "soft"] = "hard"
+    """After a spike the potential becomes 0 (hard) or falls by the threshold (soft)."""
     detach_reset: bool = False
+    """Leave the reset out of the backward pass."""
     v_init: float = 0.0
+    """Potential before the first time step."""
     surrogate: Surrogate = field(default_factory=Triangle)
+    """Stand-in for the derivative of a spike in the backward pass."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

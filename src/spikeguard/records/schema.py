@@ -122,7 +122,12 @@ class WitnessFile:
 
 @dataclass(frozen=True)
 class Flag:
-    """One finding of an audit about its own reliability; ``evidence``: the numbers it rests on."""
+    """One finding of an audit about its own reliability; ``evidence``: the numbers it rests on.
+
+    >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick")
+    >>> [flag.level for flag in result.flags if flag.id == "few-images"]
+    ['info']
+    """
 
     id: str
     level: Level

@@ -58,7 +58,7 @@ def _curve(axis: Any, name: str, values: Sequence[int], seconds: Sequence[float]
 def _bars(axis: Any, title: str, ratio: Mapping[str, float], value: Mapping[str, float], unit: str) -> None:
     names = sorted(ratio, key=lambda n: ratio[n], reverse=True)
     for place, name in enumerate(names):
-        ours = name.startswith(("TGO", "vanilla", "all steps", "dropping"))
+        ours = name.startswith(("TGO", "vanilla", "plain loop", "all steps", "dropping"))
         axis.barh(
             place,
             ratio[name],

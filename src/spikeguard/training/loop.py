@@ -48,7 +48,12 @@ log = logging.getLogger("spikeguard")
 
 @dataclass(frozen=True)
 class Report:
-    """Progress of a training: steps done of all, the epoch's mean loss so far, the last epoch's metrics."""
+    """Progress of a training: steps done of all, the epoch's mean loss so far, the last epoch's metrics.
+
+    >>> report = sg.training.Report(step=1, steps=10, loss=2.3, last=None)
+    >>> f"{report.step} of {report.steps}"
+    '1 of 10'
+    """
 
     step: int
     steps: int
@@ -58,7 +63,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: the network in eval mode, its folder (None if not kept), the record."""
+    """A finished training: the network in eval mode, its folder (None if not kept), the record.
+
+    >>> sg.training.Run(net, None, {"kind": "training"}).net(x).shape
+    torch.Size([6, 10])
+    """
 
     net: Classifier
     path: Path | None
