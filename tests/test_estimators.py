@@ -1,7 +1,4 @@
-"""Where gradients come from.
-
-Relatives of the network, other frameworks' neurons through the graph, locks that are opened, differences.
-"""
+"""Estimators: relaxed networks, other frameworks' neurons in the autograd graph, BPDA, finite differences."""
 
 import pytest
 import torch
@@ -25,9 +22,9 @@ RELATIVES = {
     "noise-free": sg.gradients.NoiseFree(),
     "per step": sg.gradients.PerStep(),
     "PDSG": sg.gradients.PDSG(),
-    "by lot": sg.gradients.RandomSurrogate(),
-    "unlocked": sg.gradients.BPDA(sg.surrogates.Atan(4.0)),
-    "pulled": sg.gradients.ThresholdFirst(pull=2),
+    "random": sg.gradients.RandomSurrogate(),
+    "BPDA": sg.gradients.BPDA(sg.surrogates.Atan(4.0)),
+    "threshold first": sg.gradients.ThresholdFirst(pull=2),
     "differences": sg.gradients.ZerothOrder(samples=20),
 }
 
@@ -49,10 +46,10 @@ def test_points_are_judged_on_the_model_itself_and_it_is_left_as_it_was(trained,
     logits, before = trained(x), {k: v.clone() for k, v in trained.state_dict().items()}
     with RELATIVES[name].open(trained) as opened:
         for _ in range(3):
-            gradient, value, told = opened(x, y, margin)
-    torch.testing.assert_close(told, logits)  # the per-step readout adds up in another order
+            gradient, value, found = opened(x, y, margin)
+    torch.testing.assert_close(found, logits)  # the per-step readout adds up in another order
     if name != "per step":
-        assert torch.equal(told, logits)
+        assert torch.equal(found, logits)
         torch.testing.assert_close(value, margin(logits, y))
     assert gradient.shape == x.shape
     assert float(gradient.abs().sum()) > 0
@@ -61,7 +58,7 @@ def test_points_are_judged_on_the_model_itself_and_it_is_left_as_it_was(trained,
 
 
 @pytest.mark.parametrize("name", RELATIVES)
-def test_attacks_through_them_beat_noise(trained, little_data, name):
+def test_attacks_with_them_beat_noise(trained, little_data, name):
     x, y, threat = little_data.test.pixels(), little_data.test.y, sg.Linf(0.04)
     got = sg.pgd(trained, x, y, threat, steps=8, restarts=1, gradient=RELATIVES[name])
     noise = sg.pgd(trained, x, y, threat, steps=1, step_size=0.0, restarts=5)
@@ -111,14 +108,14 @@ def test_mean_field_is_the_mean_over_the_noise_for_one_layer_and_one_step():
 def test_the_relu_twin_is_the_network_with_relu(trained, case):
     x, _ = case
     with sg.tap(trained, relu=True), torch.no_grad():
-        told = trained(x)
+        logits = trained(x)
     at = ((x - trained.mean) / trained.std).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         for stage in trained.body.stages:
             at = torch.relu(stage.norm(stage.conv(at[None])[0])) / float(stage.fire.threshold)
             at = torch.nn.functional.avg_pool2d(at, 2) if stage.pool else at
         expected = trained.head(at.flatten(1))
-    torch.testing.assert_close(told, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_shifted_follows_its_formula():
@@ -139,7 +136,7 @@ def test_the_ensemble_has_the_nineteen_published_backward_passes():
     assert len(ENSEMBLE) == 19
 
 
-def test_surrogates_by_lot_change_from_step_to_step(trained, case):
+def test_random_surrogates_change_from_step_to_step(trained, case):
     x, y = case
     with sg.gradients.RandomSurrogate(seed=3).open(trained) as opened:
         gradients = [opened(x, y, ce)[0] for _ in range(4)]
@@ -148,7 +145,7 @@ def test_surrogates_by_lot_change_from_step_to_step(trained, case):
         assert torch.equal(opened(x, y, ce)[0], gradients[0])
 
 
-def test_pulling_brings_potentials_nearer_to_the_threshold(trained, case):
+def test_threshold_first_brings_potentials_nearer_to_the_threshold(trained, case):
     x, y = case
 
     def distance(x: Tensor) -> float:
@@ -182,11 +179,11 @@ def test_swapping_in_the_graph_of_a_foreign_network_equals_training_it_so(foreig
     """The same weights with another surrogate of their own give the same gradient as a swap from outside."""
     x, y = torch.rand(6, 1, 28, 28), torch.arange(6)
     assert len(custom_nodes(foreign(x.requires_grad_()).sum().grad_fn)) == 8  # two layers, four steps
-    for surrogate, told in (
+    for surrogate, settings in (
         (sg.surrogates.Atan(6.0), ("atan", 6.0)),
         (sg.surrogates.Triangle(0.7), ("triangle", 0.7)),
     ):
-        twin = Net(surrogate=told).eval()
+        twin = Net(surrogate=settings).eval()
         twin.load_state_dict(foreign.state_dict())
         expected, _, logits = derive(twin, x.detach(), y, ce)
         with sg.gradients.SwapSurrogate(surrogate).open(foreign) as opened:
@@ -249,7 +246,7 @@ def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
         "saturated logits",
     ],
 )
-def test_locks_are_opened_and_what_is_behind_them_is_the_honest_gradient(foreign, name):
+def test_bpda_gives_the_gradient_that_a_fake_hides(foreign, name):
     x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
     fake = FAKES[name](foreign)
     clear = derive(foreign, torch.round(x * 7) / 7 if name == "quantized input" else x, y, margin)[0]
@@ -272,8 +269,10 @@ def test_differences_approach_the_gradient_of_a_smooth_model():
     exact = derive(model, x, y, margin)[0]
     for law in ("nes", "spsa"):
         with sg.gradients.ZerothOrder(law, samples=3000, size=0.001).open(model) as opened:
-            told = opened(x, y, margin)[0]
-        assert float(torch.nn.functional.cosine_similarity(told.flatten(1), exact.flatten(1)).min()) > 0.97
+            estimate = opened(x, y, margin)[0]
+        assert (
+            float(torch.nn.functional.cosine_similarity(estimate.flatten(1), exact.flatten(1)).min()) > 0.97
+        )
 
 
 def test_another_network_gives_its_gradient(trained, foreign, case):

@@ -45,8 +45,8 @@ def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, 
     x, y = pair
     for layer in spiking(tiny).values():
         layer.noise = Noise(0.3, at_eval=True)
-    still = Member("nothing", "own gradient", sg.pgd, {"steps": 1, "restarts": 1}, all=True)
-    task = Task(tiny, x, y, sg.Linf(0.0), [still], plan=Plan(eot_draws=2))
+    zero_budget = Member("nothing", "own gradient", sg.pgd, {"steps": 1, "restarts": 1}, all=True)
+    task = Task(tiny, x, y, sg.Linf(0.0), [zero_budget], plan=Plan(eot_draws=2))
     state = run_suite(task)
     assert task.random
     candidates = settle(task, state)
@@ -73,7 +73,7 @@ def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
     assert averaged.backwards == 21
 
 
-def test_the_class_of_mean_logits_is_told_beside_the_share_of_right_draws():
+def test_the_class_of_mean_logits_is_reported_beside_the_share_of_right_draws():
     from spikeguard.auditing.scoring import over_draws
 
     def noisy(x):  # right at about one draw of three, but by far
@@ -101,15 +101,15 @@ def test_the_class_of_mean_logits_is_told_beside_the_share_of_right_draws():
     ids=repr,
 )
 def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(tiny, pair, inner):
-    """Without noise all draws are alike: averaged or not, the same gradients step by step."""
+    """Without noise all draws are the same: averaged or not, the same gradients step by step."""
     x, y = pair
     from spikeguard.losses import ce
 
     with inner.open(tiny) as alone, sg.gradients.EOT(3, inner).open(tiny) as averaged:
         for step in range(5):
             torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0], msg=f"gradient {step}")
-    through = sg.gradients.Transfer(tiny, inner)
-    with through.open(tiny) as alone, sg.gradients.EOT(3, through).open(tiny) as averaged:
+    transfer = sg.gradients.Transfer(tiny, inner)
+    with transfer.open(tiny) as alone, sg.gradients.EOT(3, transfer).open(tiny) as averaged:
         for _ in range(5):
             torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0])
 

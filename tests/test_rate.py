@@ -1,4 +1,4 @@
-"""Backward passes over a whole sequence: closed forms, forward values untouched, and attacks through them."""
+"""Backward passes over a whole sequence: closed forms, forward values unchanged, and attacks with them."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_gradients_are_the_closed_forms(case, decay, threshold, reset):
     current, g = case
     settings = {"decay": decay, "threshold": threshold, "reset": reset}
     got = {rule: layer_gradient(rule, current, g, **settings) for rule in RULES}
-    counts = dict.fromkeys(("fired", "silent", "steep", "flat", "outside"), 0)
+    counts = dict.fromkeys(("fired", "no spike", "steep", "flat", "outside"), 0)
     for n in range(4):
         for m in range(30):
             v, fired, potentials = 0.0, 0, []
@@ -52,7 +52,7 @@ def test_gradients_are_the_closed_forms(case, decay, threshold, reset):
                 fired += s
                 v = (0.0 if s else h) if reset == "hard" else h - threshold * s
             mean = float(current[:, n, m].mean()) / threshold
-            counts["fired" if fired else "silent"] += 1
+            counts["fired" if fired else "no spike"] += 1
             counts["steep" if 1 - decay < mean <= 2 else "flat" if 0 <= mean <= 1 - decay else "outside"] += 1
             near = g[:, n, m]
             torch.testing.assert_close(got[sg.gradients.BPTR()][:, n, m], near * (fired > 0))
@@ -94,9 +94,9 @@ def test_networks_keep_their_logits_to_the_bit(name, native, monkeypatch):
     for rule in RULES:
         leaf = x.clone().requires_grad_()
         with sg.tap(net, backward=rule):
-            told = net(leaf)
-        assert torch.equal(told, logits)
-        assert torch.autograd.grad(told.square().sum(), leaf)[0].abs().sum() > 0
+            again = net(leaf)
+        assert torch.equal(again, logits)
+        assert torch.autograd.grad(again.square().sum(), leaf)[0].abs().sum() > 0
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(not layer.requests for layer in spiking(net).values())
 
@@ -109,7 +109,7 @@ def trained(little_data):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_attacks_run_through_them_and_beat_noise(trained, little_data, rule):
+def test_attacks_with_them_beat_noise(trained, little_data, rule):
     x, y, threat = little_data.test.pixels(), little_data.test.y, sg.Linf(0.03)
     got = sg.pgd(trained, x, y, threat, steps=5, restarts=1, gradient=rule)
     assert torch.equal(trained(got.x).argmax(1) != y, got.broken)

@@ -40,10 +40,6 @@ class AdaptiveSharpness(Surrogate):
         self.mean: Tensor | None = None
         self.deviation: Tensor | None = None
 
-    @property
-    def native(self) -> str:  # type: ignore[override]
-        return self.shape.native
-
     def kernel(self) -> Surrogate:
         return self.shape.kernel()
 
