@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from spikeguard.threat import Linf
 from spikeguard.training.load import load
 from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
+from spikeguard.training.recipes import recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -132,6 +134,16 @@ def little_recipe(**changes: object) -> Recipe:
         "timesteps": 2,
     }
     return Recipe(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def little_demo(little_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo on little data with narrow networks; its own settings run in every submission's check."""
+    from spikeguard.demo import run as demo
+
+    narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "tgo")}
+    monkeypatch.setattr(demo, "load_data", lambda _: little_data)
+    monkeypatch.setattr(demo, "recipe", narrow.__getitem__)
 
 
 @pytest.fixture
