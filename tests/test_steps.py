@@ -1,4 +1,4 @@
-"""Step sizes, checkpoints and starts of gradient attacks; how witnesses are checked; who meets a sample."""
+"""Step sizes and starts of gradient attacks; how witnesses are checked; who meets a sample."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.attacks._loop import checkpoints
 from spikeguard.attacks.pgd import default_step
 from spikeguard.auditing import run
+from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witnesses import check_batch, misclassified
 from spikeguard.gradients import Own
 from spikeguard.threat import Threat
@@ -46,12 +46,6 @@ def test_pgd_takes_its_default_step() -> None:
     assert moved == {0.0, 0.025, 0.05, 0.075, 0.1}
 
 
-def test_checkpoints_are_those_of_the_paper() -> None:
-    """Croce and Hein 2020, section 3: p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)."""
-    assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert sorted(checkpoints(1000)) == [220, 410, 570, 700, 800, 870, 930, 990]
-
-
 @pytest.mark.parametrize("attack", [sg.pgd, sg.apgd])
 def test_every_restart_starts_at_a_point_of_its_own(attack: Callable[..., sg.attacks.Attacked]) -> None:
     """One step of a linear model ends in the same corner from everywhere, so that the rest are starts."""
@@ -84,13 +78,13 @@ def test_a_sample_is_attacked_until_two_families_have_broken_it() -> None:
     """Two kinds of attack per broken sample: what one kind alone breaks is a sign of masking."""
     met: dict[str, int] = {}
 
-    def breaks(name: str) -> sg.Member:
+    def breaks(name: str) -> Member:
         def attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> sg.attacks.Attacked:
             met[name] = met.get(name, 0) + len(x)
             broken, zeros = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y)
             return sg.attacks.Attacked(1 - x, broken, zeros.float(), 0, 0, zeros)
 
-        return sg.Member(name, name, attack)
+        return Member(name, name, attack)
 
     weight = torch.linspace(-1, 1, 16)
     x = (0.5 + 0.3 * weight.sign()).view(1, 1, 4, 4).repeat(20, 1, 1, 1)
