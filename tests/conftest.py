@@ -140,10 +140,12 @@ def little_recipe(**changes: object) -> Recipe:
 def little_demo(little_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """A demo on little data with narrow networks; its own settings run in every submission's check."""
     from spikeguard.demo import run as demo
+    from spikeguard.demo import training
 
     narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "tgo")}
     monkeypatch.setattr(demo, "load_data", lambda _: little_data)
-    monkeypatch.setattr(demo, "recipe", narrow.__getitem__)
+    for module in (demo, training):
+        monkeypatch.setattr(module, "recipe", narrow.__getitem__)
 
 
 @pytest.fixture

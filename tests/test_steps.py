@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.attacks.pgd import default_step
-from spikeguard.auditing import run
+from spikeguard.auditing.run import Task, run_suite
 from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witnesses import check_batch, misclassified
 from spikeguard.gradients import Own
@@ -89,5 +89,5 @@ def test_a_sample_is_attacked_until_two_families_have_broken_it() -> None:
     weight = torch.linspace(-1, 1, 16)
     x = (0.5 + 0.3 * weight.sign()).view(1, 1, 4, 4).repeat(20, 1, 1, 1)
     model = Watched().eval()
-    run.run(run.Task(model, x, torch.zeros(20).long(), sg.Linf(0.6), [breaks(n) for n in ("a", "b", "c")]))
+    run_suite(Task(model, x, torch.zeros(20).long(), sg.Linf(0.6), [breaks(n) for n in ("a", "b", "c")]))
     assert met == {"a": 20, "b": 20}
