@@ -1,10 +1,13 @@
 """Shared pieces of the tests."""
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from spikeguard.auditing import controls
@@ -18,8 +21,10 @@ from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Neuron
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
+from spikeguard.training.load import load
 from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
+from spikeguard.training.recipes import recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -34,6 +39,32 @@ def quiet_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     if not request.node.get_closest_marker("compiled"):
         monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)
+
+
+class Once:
+    """Folders whose content is made once for all workers of a test run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The folder of that name; the first who needs it fills it by ``make``, others wait."""
+        folder, done = self.root / name, self.root / f"{name}.done"
+        with FileLock(self.root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                make(folder)
+                done.touch()
+        return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """What is expensive to make and shared by several workers."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+    root.mkdir(exist_ok=True)
+    return Once(root)
 
 
 @pytest.fixture
@@ -106,6 +137,18 @@ def little_recipe(**changes: object) -> Recipe:
 
 
 @pytest.fixture
+def little_demo(little_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo on little data with narrow networks; its own settings run in every submission's check."""
+    from spikeguard.demo import run as demo
+    from spikeguard.demo import training
+
+    narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "tgo")}
+    monkeypatch.setattr(demo, "load_data", lambda _: little_data)
+    for module in (demo, training):
+        monkeypatch.setattr(module, "recipe", narrow.__getitem__)
+
+
+@pytest.fixture
 def images() -> Images:
     """Twelve random 8x8 images."""
     generator = torch.Generator().manual_seed(3)
@@ -132,11 +175,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def small_net(little_data: Dataset) -> nn.Module:
+def small_net(little_data: Dataset, once: Once) -> nn.Module:
     """A network that has learned something, for tests of whole audits."""
-    return train(
-        little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False), data=little_data
-    ).net
+    recipe = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
+    torch.set_num_threads(2)
+    return load(once("small_net", lambda folder: train(recipe, folder, data=little_data)))
 
 
 @pytest.fixture(scope="session")

@@ -411,7 +411,7 @@ def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
         "--effort",
         "quick",
         "--images",
-        "100",
+        "40",
         "--batch-size",
         "20",
         "--out",
@@ -505,7 +505,9 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.compiled
-def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, capsys, short_controls):
+def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
+    tmp_path, capsys, short_controls, little_demo
+):
     out = tmp_path / "d"
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0
     told = capsys.readouterr().out
