@@ -56,6 +56,30 @@ def test_every_member_of_the_suite_keeps_the_key_of_its_random_numbers():
 
 
 @pytest.mark.parametrize(
+    "measured",
+    [0.25, 1, True, {"body.stages.0.fire": 0.25, "body.stages.1.fire": 0.5}],
+    ids=["number", "whole", "yes", "layers"],
+)
+def test_what_a_defense_measures_is_a_number_or_yes_or_a_number_for_each_layer(measured):
+    values = TrainingRecord.read(OLD / "training.json").to_json()
+    values["epochs"][0]["measured"] = {"near_threshold": measured}
+    record = TrainingRecord.from_json(values)
+    assert record.epochs[0].measured == {"near_threshold": measured}
+    assert type(record.epochs[0].measured["near_threshold"]) is not int
+    assert TrainingRecord.from_json(record.to_json()) == record
+    beside = {k: v for k, v in values["epochs"][0].items() if k != "measured"}
+    old = {**values, "schema": 1, "epochs": [{**beside, "near_threshold": measured}]}
+    assert TrainingRecord.from_json(old).epochs[0] == record.epochs[0]
+
+
+def test_what_a_defense_measures_is_no_text():
+    values = TrainingRecord.read(OLD / "training.json").to_json()
+    values["epochs"][0]["measured"] = {"share": "high"}
+    with pytest.raises(UserError, match=r"measured.share = 'high' must be a number"):
+        TrainingRecord.from_json(values)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"extra": 1}, "unknown field 'extra'"),

@@ -17,6 +17,7 @@ from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.random import draws
 from spikeguard.random.streams import StochasticModule
+from spikeguard.records.schema import Measured
 
 FIRST_PART = "first part of the training"
 
@@ -119,7 +120,7 @@ class Hooks:
     def after(self, step: Step) -> None:
         """After the optimizer's step: change the parameters."""
 
-    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
+    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, Measured]:
         """Figures for the metrics, from all validation images at the end of an epoch, network in eval mode.
 
         ``settled``: the hooks of all defenses are settled.

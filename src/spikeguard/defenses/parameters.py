@@ -24,6 +24,7 @@ from spikeguard.models import check_logits, is_stochastic
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
 from spikeguard.random import draws
+from spikeguard.records.schema import Measured
 from spikeguard.surrogates import Atan, Triangle
 from spikeguard.threat import Linf
 
@@ -293,7 +294,7 @@ class _EarlyStopping(Hooks):
         self.best = torch.full((), -math.inf)
         self.kept = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
-    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
+    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, Measured]:
         s = self.settings
         x, y = x[: s.images], y[: s.images]
         random = is_stochastic(net, *check_logits(net, x, y))

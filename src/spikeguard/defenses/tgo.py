@@ -29,6 +29,7 @@ from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
 from spikeguard.neurons.tap import tap
+from spikeguard.records.schema import Measured
 from spikeguard.surrogates import Atan
 
 NOISE_FREE = AdaptiveAttack(
@@ -166,7 +167,7 @@ class _TGO(Guarding):
     def term(self) -> Tensor:
         return torch.stack(list(self.tap.penalties.values())).sum()
 
-    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, object]:
+    def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, Measured]:
         with torch.no_grad(), tap(net) as opened:
             net(x[:256])
         shares = {

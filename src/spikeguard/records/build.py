@@ -89,6 +89,8 @@ def _arm(args: tuple[object, ...], value: object) -> object:
     arms = [a for a in args if a is not type(None)]
     if isinstance(value, (list, tuple)):
         return next((a for a in arms if get_origin(a) is tuple), arms[0])
+    if isinstance(value, Mapping):
+        return next((a for a in arms if get_origin(a) is dict), arms[0])
     return next((a for a in arms if isinstance(a, type) and isinstance(value, a)), arms[0])
 
 

@@ -434,6 +434,10 @@ class TrainingCost:
     images: int
 
 
+Measured = float | bool | dict[str, float]
+"""What a defense reports of an epoch: a number, yes or no, or a number for each layer."""
+
+
 @dataclass(frozen=True)
 class EpochRow:
     """Means over an epoch; ``measured``: what defenses report, by name."""
@@ -445,7 +449,7 @@ class EpochRow:
     train_accuracy: float
     seconds: float
     validation_accuracy: float | None = None
-    measured: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
