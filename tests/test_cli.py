@@ -271,7 +271,7 @@ def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, caps
     rows = [
         json.loads(line) for line in (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert rows[0]["near_threshold"].keys() == {f"body.stages.{k}.fire" for k in range(3)}
+    assert rows[0]["measured"]["near_threshold"].keys() == {f"body.stages.{k}.fire" for k in range(3)}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -332,8 +332,8 @@ def test_a_converted_network_does_what_it_did_before(data):
 def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
     run_recipe = little_recipe(defenses=(AT, sg.defenses.EarlyStopping(eps=EPS, steps=5)), epochs=4, lr=0.4)
     run = train(run_recipe, data=data)
-    robust = [row["validation_robust_accuracy"] for row in run.metrics["epochs"]]
-    kept = [row["kept"] for row in run.metrics["epochs"]]
+    robust = [row.measured["validation_robust_accuracy"] for row in run.record.epochs]
+    kept = [row.measured["kept"] for row in run.record.epochs]
     assert max(k for k, chosen in enumerate(kept) if chosen) == robust.index(max(robust))
     held = training_parts(run_recipe, data)[1]
     got = sg.sapgd(

@@ -350,7 +350,7 @@ def test_helpers_of_sr():
 
 
 def test_weight_decay_leaves_the_parameters_of_neurons_alone(little_data):
-    from spikeguard.training.loop import Trainer
+    from spikeguard.training.trainer import Trainer
 
     trainer = Trainer(little_recipe(defenses=(sg.defenses.FEEL(radii=()),)), little_data, torch.device("cpu"))
     decayed = {id(p) for p in trainer.optimizer.param_groups[0]["params"]}

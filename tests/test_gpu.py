@@ -84,7 +84,8 @@ def test_every_network_of_the_study_trains_and_moves_to_the_cpu(little_data, tmp
     recipe = replace(CELLS[name], epochs=1, options={"width": 3}, batch_size=50, validation=0.2)
     done = sg.train(recipe, tmp_path / "run", device="cuda", data=little_data)
     assert next(done.net.parameters()).is_cuda
-    assert all(v == v for row in done.metrics["epochs"] for v in row.values() if isinstance(v, float)), "NaN"
+    figures = [v for row in done.record.epochs for v in vars(row).values() if isinstance(v, float)]
+    assert all(v == v for v in figures), "NaN"
     there, here = done.net, sg.load(tmp_path / "run")
     x = little_data.test.pixels()
     with torch.no_grad():

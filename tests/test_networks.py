@@ -156,7 +156,7 @@ def test_the_record_says_what_auto_picked(monkeypatch):
     monkeypatch.setattr(builder, "LARGE", 1)
     monkeypatch.setattr(builder, "NATIVE_BFLOAT16", frozenset(builder.machine()["instructions"]))
     run = sg.train(little_recipe(precision="auto", epochs=1))
-    assert run.metrics["recipe"]["precision"] == "bfloat16"
+    assert run.record.recipe["precision"] == "bfloat16"
     assert run.net.autocast == torch.bfloat16
 
 

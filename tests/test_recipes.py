@@ -85,8 +85,14 @@ def test_flags_reach_inner_fields_and_change_choices():
 )
 def test_recipe_options_train(little_data, changes):
     run = train(little_recipe(**changes), data=little_data)
-    rows = run.metrics["epochs"]
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    rows = run.record.epochs
+    assert rows[-1].loss < rows[0].loss
+
+
+@pytest.mark.parametrize("name", ["encoding", "seed", "strength"])
+def test_an_option_that_the_network_lacks_is_refused(little_data, name):
+    with pytest.raises(UserError, match=f"small has no option '{name}'"):
+        train(little_recipe(options={name: 1}), data=little_data)
 
 
 def test_recipes_with_old_names_are_read():

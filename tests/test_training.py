@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ import spikeguard as sg
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.neurons import spiking
 from spikeguard.records.files import read_json
-from spikeguard.training import loop
-from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, load_tensors
+from spikeguard.records.plain import plain
+from spikeguard.records.schema import TrainingRecord
+from spikeguard.training import trainer
+from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, Position, load_tensors
 from spikeguard.training.loop import train
 from spikeguard.training.objective import task_loss
 
@@ -38,7 +41,7 @@ def test_a_run_can_be_loaded_and_gives_the_same_logits(little_data, tmp_path):
         assert torch.equal(net(x), run.net(x))
         assert all(layer.noise == sg.Noise(0.1) for layer in spiking(net).values())
     record = read_json(tmp_path / "r" / RECORD)
-    assert record["recipe"] == run.metrics["recipe"]
+    assert TrainingRecord.read(tmp_path / "r" / RECORD) == run.record
     assert len((tmp_path / "r" / METRICS).read_text().splitlines()) == 2
     assert not (tmp_path / "r" / STATE).exists()
     assert record["conditions"]["threads"] == 2
@@ -66,8 +69,29 @@ def test_a_stopped_run_resumes_to_the_same_bits(little_data, tmp_path, defenses)
             train(recipe, tmp_path / "broken", resume=stop_at > 3, data=little_data, progress=stop)
     resumed = train(recipe, tmp_path / "broken", resume=True, data=little_data)
     assert same(weights(whole.net), weights(resumed.net))
-    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in whole.metrics["epochs"]]
-    assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.metrics["epochs"]]
+    rows, again = ([replace(row, seconds=0.0) for row in run.record.epochs] for run in (whole, resumed))
+    assert rows == again
+
+
+def test_the_record_is_also_given_as_in_version_0_1(little_data):
+    run = train(little_recipe(epochs=1, defenses=(sg.TGO(),), validation=0.2), data=little_data)
+    with pytest.warns(DeprecationWarning, match=r"use Run\.record"):
+        values = run.metrics
+    (row,) = values["epochs"]
+    assert row["near_threshold"].keys() == run.record.epochs[0].measured["near_threshold"].keys()
+    assert values["cost"]["steps"] == run.record.cost.steps
+    assert TrainingRecord.from_json({**values, "schema": 1}) == run.record
+
+
+def test_progress_of_version_0_1_and_of_today_is_read():
+    row = {"epoch": 1, "loss": 2.0, "task_loss": 1.5, "penalty": 0.5, "train_accuracy": 0.25, "seconds": 1.0}
+    old = {"epoch": 1, "batch": 3, "seconds": 1.0, "sums": {"loss": 6.0}}
+    position = Position.of({**old, "rows": [{**row, "near_threshold": {"fire": 0.125}}]}, "state")
+    assert position.rows[0].measured == {"near_threshold": {"fire": 0.125}}
+    assert (position.epoch, position.batch, position.sums) == (1, 3, {"loss": 6.0})
+    assert Position.of(plain(position), "state") == position
+    with pytest.raises(UserError, match="state = None must be a table"):
+        Position.of(None, "state")
 
 
 KILLED = """
@@ -162,11 +186,11 @@ def test_weights_that_are_not_finite_are_never_saved(little_data, tmp_path, monk
         with torch.no_grad():
             spoiled[0].fill_(float("nan"))
 
-    from spikeguard.training import loop
+    from spikeguard.training import trainer
 
-    spoiled, original = [], loop.make_network
+    spoiled, original = [], trainer.make_network
     monkeypatch.setattr(
-        loop, "make_network", lambda *a: (net := original(*a), spoiled.append(next(net.parameters())))[0]
+        trainer, "make_network", lambda *a: (net := original(*a), spoiled.append(next(net.parameters())))[0]
     )
     with pytest.raises(UserError, match="not finite"):
         train(little_recipe(epochs=1), tmp_path / "r", data=little_data, progress=spoil)
@@ -217,7 +241,7 @@ def test_tet_is_its_formula():
 def test_adversaries_that_are_easier_than_clean_images_are_told(
     little_data, monkeypatch, caplog, defenses, held, told
 ):
-    monkeypatch.setattr(loop, "accuracy", lambda net, images: held)
+    monkeypatch.setattr(trainer, "accuracy", lambda net, images: held)
     with caplog.at_level("WARNING", "spikeguard"):
         train(little_recipe(defenses=defenses, validation=0.2), data=little_data)
     assert ("catastrophic overfitting" in caplog.text) == told

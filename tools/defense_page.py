@@ -25,8 +25,8 @@ from spikeguard.records.files import SCHEMA, read_json, write_json
 from spikeguard.records.studies import StudyRecord, StudyRow
 from spikeguard.report.markdown import bullets, table
 from spikeguard.runtime.machine import machine
-from spikeguard.training.loop import Trainer
 from spikeguard.training.recipes import recipe
+from spikeguard.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))

@@ -52,7 +52,7 @@ def main() -> None:
                 {
                     "seed": seed,
                     "precision": precision,
-                    "seconds": run.metrics["cost"]["seconds"],
+                    "seconds": run.record.cost.seconds,
                     "clean": accuracy(net, data.test),
                     "left": left,
                 }

@@ -75,7 +75,7 @@ def run(
         "path": cpp_build.path(settings.device),
         "peers": peers.versions(),
     }
-    record = {**head, "tasks": {}}
+    record: dict[str, Any] = {**head, "tasks": {}}
     if resume and out.exists():
         before = read_json(out)
         if any(before.get(k) != plain(v) for k, v in head.items()):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
-    from spikeguard.training.loop import Report, Run
+    from spikeguard.training.loop import Run
+    from spikeguard.training.recipe import Recipe
+    from spikeguard.training.trainer import Report
 
 EXAMPLES = """every field of a recipe is a flag, the inner ones too:
   --neuron.decay 0.9   --neuron.surrogate.triangle.width 1   --defenses.at.eps 2/255   --defenses.tgo off
@@ -104,14 +106,15 @@ def run(arguments: list[str]) -> int:
             save_every=given.save_every or 0,
         )
     if given.json:
-        common.print_json(done.metrics)
+        common.print_json(done.record.to_json())
     else:
         _show(done, recipe.name, out)
     return 0
 
 
-def _recipe(given: argparse.Namespace, pairs: list[tuple[str, str]], made: common.Parser) -> Any:
+def _recipe(given: argparse.Namespace, pairs: list[tuple[str, str]], made: common.Parser) -> Recipe:
     """The recipe that a command names, with its flags applied."""
+    from spikeguard.training.checkpoint import recipe_of_state
     from spikeguard.training.recipe import Recipe, read_toml
     from spikeguard.training.recipes import RECIPES, recipe
     from spikeguard.training.settings import override
@@ -119,7 +122,7 @@ def _recipe(given: argparse.Namespace, pairs: list[tuple[str, str]], made: commo
     if given.recipe is None:
         if not (given.resume and given.out):
             made.error(f"name a recipe ({', '.join(RECIPES)}) or a .toml file")
-        values = _values_of_state(given.out)
+        values = recipe_of_state(given.out)
     elif given.recipe.endswith(".toml"):
         values = {"name": Path(given.recipe).stem} | read_toml(Path(given.recipe))
     else:
@@ -131,23 +134,23 @@ def _recipe(given: argparse.Namespace, pairs: list[tuple[str, str]], made: commo
 
 def _detail(report: Report) -> str:
     """Loss and last validation accuracy, for the progress bar."""
-    accuracy = report.last.get("validation_accuracy") if report.last else None
+    accuracy = report.last.validation_accuracy if report.last else None
     return f": loss {report.loss:.3f}" + ("" if accuracy is None else f", validation {100 * accuracy:.1f} %")
 
 
 def _show(done: Run, name: str, out: Path) -> None:
     rows = [
         [
-            str(epoch["epoch"]),
-            f"{epoch['loss']:.3f}",
-            f"{epoch['penalty']:.3f}",
-            f"{100 * epoch['train_accuracy']:.1f}",
-            _percent(epoch.get("validation_accuracy")),
+            str(row.epoch),
+            f"{row.loss:.3f}",
+            f"{row.penalty:.3f}",
+            f"{100 * row.train_accuracy:.1f}",
+            _percent(row.validation_accuracy),
         ]
-        for epoch in done.metrics["epochs"]
+        for row in done.record.epochs
     ]
     common.table(
-        f"{name}, {done.metrics['cost']['seconds']:.0f} s",
+        f"{name}, {done.record.cost.seconds:.0f} s",
         ["epoch", "loss", "of it penalty", "training, %", "validation, %"],
         rows,
     )
@@ -157,15 +160,6 @@ def _show(done: Run, name: str, out: Path) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _values_of_state(folder: Path) -> dict[str, Any]:
-    """The recipe of an interrupted run."""
-    from spikeguard.training.checkpoint import STATE, load_tensors
-
-    _, metadata = load_tensors(folder / STATE)
-    values: dict[str, Any] = metadata["conditions"]["recipe"]
-    return values
 
 
 def _split(arguments: list[str], own: set[str]) -> tuple[list[str], list[tuple[str, str]]]:

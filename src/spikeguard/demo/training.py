@@ -13,8 +13,9 @@ from spikeguard.runtime.progress import Progress
 from spikeguard.training.builder import pick_device
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
-from spikeguard.training.loop import Report, train
+from spikeguard.training.loop import train
 from spikeguard.training.recipes import recipe
+from spikeguard.training.trainer import Report
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,25 @@ A field that holds one of several classes (a surrogate, a defense) is written ``
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from spikeguard.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 Choices = Mapping[type, Mapping[str, type]]
@@ -42,16 +53,17 @@ def build(kind: type[T], values: Mapping[str, object], where: str, choices: Choi
         k for k, f in fields.items() if k not in values and (f.default, f.default_factory) == missing
     ]:
         raise UserError(f"{where}: field {lacking[0]!r} is missing")
-    hints = _hints(kind)  # type: ignore[arg-type]
-    return kind(**{k: _convert(hints[k], v, f"{where}: {k}", choices) for k, v in values.items()})
+    types_ = hints(kind)  # type: ignore[arg-type]
+    return kind(**{k: _convert(types_[k], v, f"{where}: {k}", choices) for k, v in values.items()})
 
 
 @cache
-def _hints(kind: Any) -> dict[str, object]:
+def hints(kind: type) -> dict[str, object]:
+    """The types of a class's fields, by name."""
     return get_type_hints(kind, include_extras=True)
 
 
-def _convert(hint: Any, value: object, where: str, choices: Choices) -> object:
+def _convert(hint: object, value: object, where: str, choices: Choices) -> object:
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or hint is object:
         return _frozen(value)
@@ -65,14 +77,16 @@ def _convert(hint: Any, value: object, where: str, choices: Choices) -> object:
         if value not in args:
             raise UserError(f"{where} = {value!r} must be one of {', '.join(map(str, args))}")
         return value
-    if hint in choices:
-        return _choose(hint, value, where, choices)
     if origin is tuple:
         return _tuple(args, value, where, choices)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return value if isinstance(value, hint) else build(hint, _table(value, where), where, choices)
     if origin is dict:
-        return {k: _convert(args[1], v, f"{where}.{k}", choices) for k, v in _table(value, where).items()}
+        return {k: _convert(args[1], v, f"{where}.{k}", choices) for k, v in table(value, where).items()}
+    if not isinstance(hint, type):
+        raise TypeError(f"{where}: no field can have the type {hint!r}")
+    if hint in choices:
+        return _choose(hint, value, where, choices)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, table(value, where), where, choices)
     return _scalar(hint, value, where)
 
 
@@ -94,15 +108,16 @@ def _arm(args: tuple[object, ...], value: object) -> object:
     return next((a for a in arms if isinstance(a, type) and isinstance(value, a)), arms[0])
 
 
-def _tuple(args: tuple[Any, ...], value: object, where: str, choices: Choices) -> tuple[object, ...]:
-    if args[0] in choices:
-        if isinstance(value, Sequence) and all(isinstance(v, args[0]) for v in value):
+def _tuple(args: tuple[object, ...], value: object, where: str, choices: Choices) -> tuple[object, ...]:
+    base = args[0]
+    if isinstance(base, type) and base in choices:
+        if isinstance(value, Sequence) and all(isinstance(v, base) for v in value):
             return tuple(value)
         if not isinstance(value, Mapping):
             raise UserError(
-                f"{where} = {value!r} must be a table, as in {{{next(iter(choices[args[0]]))} = {{...}}}}"
+                f"{where} = {value!r} must be a table, as in {{{next(iter(choices[base]))} = {{...}}}}"
             )
-        return tuple(_choice(args[0], name, v, where, choices) for name, v in value.items())
+        return tuple(_choice(base, name, v, where, choices) for name, v in value.items())
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise UserError(f"{where} = {value!r} must be a list")
     kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
@@ -138,40 +153,53 @@ def _choice(base: type, name: str, fields: object, where: str, choices: Choices)
             f"{where}: unknown {base.__name__.lower()} {name!r} ({did_you_mean(name, choices[base])}known: "
             f"{', '.join(choices[base])})"
         )
-    return build(choices[base][name], _table(fields, f"{where}.{name}"), f"{where}.{name}", choices)
+    return build(choices[base][name], table(fields, f"{where}.{name}"), f"{where}.{name}", choices)
 
 
-def _table(value: object, where: str) -> Mapping[str, object]:
+def table(value: object, where: str) -> Mapping[str, object]:
+    """A value that has to be a table of fields; UserError if it is none."""
     if not isinstance(value, Mapping):
         raise UserError(f"{where} = {value!r} must be a table of fields")
     return value
 
 
+def frozen(values: Mapping[str, object]) -> dict[str, object]:
+    """Plain values with lists as tuples, so that what is read equals what was written."""
+    return {str(k): _frozen(v) for k, v in values.items()}
+
+
 def _frozen(value: object) -> object:
-    """Lists as tuples, so that what is read equals what was written."""
     if isinstance(value, Mapping):
-        return {str(k): _frozen(v) for k, v in value.items()}
+        return frozen(value)
     return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def unbuild(value: object, choices: Choices = NO_CHOICES) -> Any:
-    """Plain values of a settings object, such that ``build`` gives it back."""
-    for base, names in choices.items():
-        if isinstance(value, base):
-            return {_name_of(value, names): _fields(value, choices)}
+def unbuild(settings: DataclassInstance, choices: Choices = NO_CHOICES) -> dict[str, object]:
+    """Plain values of all fields of a settings object, such that ``build`` gives it back."""
+    return {f.name: _unbuilt(getattr(settings, f.name), choices) for f in dataclasses.fields(settings)}
+
+
+def _unbuilt(value: object, choices: Choices) -> object:
+    if named := _named(value, choices):
+        return named
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value, choices)
+        return unbuild(value, choices)
     if isinstance(value, Mapping):
-        return {k: unbuild(v, choices) for k, v in value.items()}
+        return {k: _unbuilt(v, choices) for k, v in value.items()}
     if isinstance(value, tuple):
-        parts = [unbuild(v, choices) for v in value]
-        chosen = parts and any(isinstance(value[0], base) for base in choices)
-        return {k: v for part in parts for k, v in part.items()} if chosen else parts
+        tables = [_named(v, choices) for v in value]
+        if tables and all(tables):
+            return {k: v for t in tables for k, v in t.items()}
+        return [_unbuilt(v, choices) for v in value]
     return value
 
 
-def _fields(value: Any, choices: Choices) -> dict[str, object]:
-    return {f.name: unbuild(getattr(value, f.name), choices) for f in dataclasses.fields(value)}
+def _named(value: object, choices: Choices) -> dict[str, object]:
+    """``{name: {fields}}`` of an object whose class is chosen by name; empty for others."""
+    for base, names in choices.items():
+        if isinstance(value, base) and dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {_name_of(value, names): unbuild(value, choices)}
+    return {}
 
 
 def _name_of(value: object, names: Mapping[str, type]) -> str:
@@ -182,33 +210,3 @@ def _name_of(value: object, names: Mapping[str, type]) -> str:
         f"{type(value).__name__} has no name in recipes (known: {', '.join(names)}): register it, or train "
         "without recipe"
     )
-
-
-def plain(value: object) -> Any:
-    """JSON values of a record: dataclasses as objects without their empty optional fields, tuples as lists,
-    outcomes as strings of 0 and 1, None for numbers that are not finite."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
-        return {
-            f.name: _bits(held) if BITS in get_args(hints[f.name])[1:] else plain(held)
-            for f in dataclasses.fields(value)
-            if not _is_empty(f, held := getattr(value, f.name))
-        }
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
-
-
-def _is_empty(field: dataclasses.Field[Any], value: object) -> bool:
-    optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-    return optional and (value is None or value in ((), {}, ""))
-
-
-def _bits(values: Sequence[float]) -> str | list[float]:
-    if all(v in (0.0, 1.0) for v in values):
-        return "".join("1" if v else "0" for v in values)
-    return list(values)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spikeguard.errors import UserError
-from spikeguard.records.build import plain as plain
+from spikeguard.records.plain import plain as plain
 
 SCHEMA = 2
 WIDTH = 110  # characters that an object or list on one line may take

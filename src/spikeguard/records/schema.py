@@ -13,8 +13,9 @@ from typing import ClassVar, Literal, Self
 
 from spikeguard.errors import UserError
 from spikeguard.records import schema1
-from spikeguard.records.build import Outcomes, build, plain
+from spikeguard.records.build import Outcomes, build
 from spikeguard.records.files import SCHEMA, read_json, write_json
+from spikeguard.records.plain import plain
 from spikeguard.runtime.machine import Machine
 from spikeguard.stats import wilson
 

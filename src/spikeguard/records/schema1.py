@@ -177,18 +177,17 @@ def _attack(old: Old) -> New:
 EPOCH = ("epoch", "loss", "task_loss", "penalty", "train_accuracy", "validation_accuracy", "seconds")
 
 
+def epoch(old: Old) -> New:
+    """The row of an epoch, which held what defenses measure beside the rest. Rows of schema 2 stay."""
+    beside = {k: v for k, v in old.items() if k not in (*EPOCH, "measured")}
+    return {
+        **{k: v for k, v in old.items() if k in EPOCH},
+        "measured": {**old.get("measured", {}), **beside},
+    }
+
+
 def _training(old: Old) -> New:
-    rows = [
-        {
-            **{k: v for k, v in row.items() if k in (*EPOCH, "measured")},
-            "measured": {
-                **row.get("measured", {}),
-                **{k: v for k, v in row.items() if k not in (*EPOCH, "measured")},
-            },
-        }
-        for row in old.get("epochs", [])
-    ]
-    new = {"schema": 2, "epochs": rows}
+    new: New = {"schema": 2, "epochs": [epoch(row) for row in old.get("epochs", [])]}
     if "kept" in old:
         new["kept_accuracy"] = old["kept"]["validation_accuracy"]
     return new

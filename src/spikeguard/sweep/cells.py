@@ -25,8 +25,9 @@ from spikeguard.threat import Threat
 from spikeguard.training.builder import pick_device
 from spikeguard.training.checkpoint import RECORD
 from spikeguard.training.load import load
-from spikeguard.training.loop import Report, train
+from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
+from spikeguard.training.trainer import Report
 
 CONTINUE = "finished work is kept: run the same command again"
 

@@ -1,5 +1,5 @@
 """The public names of spikeguard.training."""
 
-from spikeguard.training.loop import Report as Report
 from spikeguard.training.loop import Run as Run
 from spikeguard.training.recipes import RECIPES as RECIPES
+from spikeguard.training.trainer import Report as Report

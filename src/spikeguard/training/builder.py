@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Literal
 
@@ -60,6 +61,8 @@ def make_network(recipe: Recipe, data: Dataset) -> Classifier:
 
 
 def _network(recipe: Recipe, data: Dataset) -> Classifier:
+    if taken := sorted(set(recipe.options) & set(inspect.signature(build).parameters)):
+        raise UserError(f"recipe: {recipe.network} has no option {taken[0]!r}")
     return build(
         recipe.network,
         classes=len(data.classes),
@@ -68,6 +71,7 @@ def _network(recipe: Recipe, data: Dataset) -> Classifier:
         neuron=recipe.neuron,
         mean=data.mean,
         std=data.std,
+        encoding="direct",
         seed=recipe.seed,
         **recipe.options,
     )

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from spikeguard.data.images import Dataset
 from spikeguard.errors import UserError
+from spikeguard.kernels import cpp_build
+from spikeguard.records import schema1
+from spikeguard.records.build import build, table, unbuild
 from spikeguard.records.files import write_bytes
+from spikeguard.records.plain import Json, plain
+from spikeguard.records.schema import Conditions, EpochRow
+from spikeguard.runtime.machine import machine
+from spikeguard.training.recipe import Recipe
 
 WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 
@@ -30,16 +37,53 @@ class Position:
     batch: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: tuple[EpochRow, ...] = ()
+
+    @staticmethod
+    def of(values: Json, where: str) -> Position:
+        """From plain values, with rows as this version or version 0.1 wrote them; UserError if damaged."""
+        progress = dict(table(values, where))
+        rows = progress.get("rows", ())
+        if isinstance(rows, list):
+            progress["rows"] = [schema1.epoch(table(row, where)) for row in rows]
+        return build(Position, progress, where)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class DataShape:
+    """What a network knows of its data set: classes, shape of an image, mean and std of a channel."""
+
+    classes: tuple[str, ...]
+    in_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def conditions_here(device: torch.device) -> Conditions:
+    """What a training on this device, in this process, depends on besides its recipe."""
+    return Conditions(
+        threads=torch.get_num_threads(),
+        path=cpp_build.path(device.type),
+        device=device.type,
+        torch=torch.__version__,
+        spikeguard=machine().versions["spikeguard"],
+        instructions=machine().instructions,
+    )
+
+
+def save_weights(path: Path, net: nn.Module, recipe: Recipe, data: Dataset) -> None:
+    """Write weights, recipe and what the network knows of its data: enough to load it."""
+    shape = DataShape(data.classes, data.in_shape, data.mean, data.std)
+    save_tensors(path, net.state_dict(), {"recipe": recipe.values(), "data": unbuild(shape)})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
     """Write tensors and metadata to one file, atomically."""
     held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     write_bytes(path, save(held, {k: json.dumps(v) for k, v in metadata.items()}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Json]]:
     """Tensors and metadata of a file; UserError if it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"no file {path}")
@@ -72,7 +116,8 @@ def save_state(
     net: nn.Module,
     optimizer: torch.optim.SGD,
     progress: Position,
-    conditions: Mapping[str, Any],
+    recipe: Recipe,
+    conditions: Conditions,
     hooks: Mapping[str, Tensor],
 ) -> None:
     """Write all that resuming needs to one file and the metrics beside it; ``hooks``: the defenses' state."""
@@ -82,12 +127,26 @@ def save_state(
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{named[id(parameter)]}"] = state["momentum_buffer"]
     tensors |= {f"hook.{k}": v for k, v in hooks.items()}
-    save_tensors(folder / STATE, tensors, {"progress": asdict(progress), "conditions": dict(conditions)})
-    write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in progress.rows).encode())
+    needed = {"progress": plain(progress), "conditions": _needed(recipe, conditions)}
+    save_tensors(folder / STATE, tensors, needed)
+    write_bytes(folder / METRICS, "".join(json.dumps(plain(row)) + "\n" for row in progress.rows).encode())
+
+
+def _needed(recipe: Recipe, conditions: Conditions) -> dict[str, object]:
+    """What has to be the same for a training to resume to the same bits."""
+    return {"recipe": recipe.values(), **unbuild(conditions)}
+
+
+def recipe_of_state(folder: Path) -> dict[str, object]:
+    """Plain values of the recipe of an interrupted run; UserError if the folder has none."""
+    path = folder / STATE
+    _, metadata = load_tensors(path)
+    conditions = table(metadata.get("conditions"), f"{path}: conditions")
+    return dict(table(conditions.get("recipe"), f"{path}: recipe"))
 
 
 def load_state(
-    folder: Path, net: nn.Module, optimizer: torch.optim.SGD, conditions: Mapping[str, Any]
+    folder: Path, net: nn.Module, optimizer: torch.optim.SGD, recipe: Recipe, conditions: Conditions
 ) -> tuple[Position, dict[str, Tensor]]:
     """Restore a saved state and return the state of the defenses.
 
@@ -95,8 +154,9 @@ def load_state(
     """
     path = folder / STATE
     tensors, metadata = load_tensors(path)
-    for name, value in conditions.items():
-        if (before := metadata["conditions"].get(name)) != value:
+    conditions_then = table(metadata.get("conditions"), f"{path}: conditions")
+    for name, value in _needed(recipe, conditions).items():
+        if (before := conditions_then.get(name)) != value:
             raise UserError(
                 f"{path} was made with {name} = {before}, now {name} = {value}: resume with the same to get "
                 "the same bits"
@@ -105,6 +165,5 @@ def load_state(
     for name, parameter in net.named_parameters():
         if (buffer := tensors.get(f"momentum.{name}")) is not None:
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    return Position(**metadata["progress"]), {
-        k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")
-    }
+    hooks = {k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")}
+    return Position.of(metadata.get("progress"), f"{path}: progress"), hooks

@@ -9,8 +9,9 @@ import torch
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
+from spikeguard.records.build import build, table
 from spikeguard.training.builder import make_network, pick_device
-from spikeguard.training.checkpoint import STATE, WEIGHTS, load_tensors, put_weights
+from spikeguard.training.checkpoint import STATE, WEIGHTS, DataShape, load_tensors, put_weights
 from spikeguard.training.recipe import Recipe
 
 
@@ -47,11 +48,10 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
     tensors, metadata = load_tensors(path)
     if not {"recipe", "data"} <= set(metadata):
         raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
-    recipe, shape = Recipe.of(metadata["recipe"], str(path)), metadata["data"]
-    images = Images.of(torch.zeros(1, *shape["in_shape"], dtype=torch.uint8), torch.zeros(1))
-    like = Dataset(
-        recipe.data, images, images, tuple(shape["classes"]), tuple(shape["mean"]), tuple(shape["std"])
-    )
+    recipe = Recipe.of(table(metadata["recipe"], f"{path}: recipe"), str(path))
+    shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
+    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1))
+    like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
     return net.to(pick_device(device)).eval(), recipe

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
@@ -43,7 +43,7 @@ class Recipe:
     """Shift training images by up to four pixels at random and mirror half of them."""
     network: str = "small"
     """Network: small, vgg11 or wrn16."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     """Arguments of the network, such as {width = 16}."""
     timesteps: int = 4
     """Time steps of the network."""
@@ -98,18 +98,18 @@ class Recipe:
             )
 
     @staticmethod
-    def of(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    def of(values: Mapping[str, object], where: str = "recipe") -> Recipe:
         """From plain values; UserError names a wrong field."""
         return build(Recipe, read(Recipe, values), where)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, object]:
         """Plain values; ``Recipe.of`` gives the same recipe back."""
-        plain: dict[str, Any] = unbuild(self)
+        plain = unbuild(self)
         plain["defenses"] = plain["defenses"] or {}
         return plain
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, object]:
     """Plain values of a recipe file; UserError if it is missing or no TOML."""
     try:
         return tomllib.loads(path.read_text())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from spikeguard import surrogates
 from spikeguard.defenses import DEFENSES, Defense
@@ -15,6 +15,9 @@ from spikeguard.records import build as plain_values
 from spikeguard.surrogates import Surrogate
 from spikeguard.training import describe as description
 from spikeguard.training.describe import FieldHelp
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 SURROGATES: dict[str, type[Surrogate]] = {
@@ -29,17 +32,17 @@ ALIASES: dict[str, str] = {"defenses.input_quantisation": "defenses.input_quanti
 either."""
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+def build(kind: type[T], values: Mapping[str, object], where: str) -> T:
     """A frozen dataclass from plain values; UserError names the field, the value and what is allowed."""
     return plain_values.build(kind, values, where, CHOICES)
 
 
-def unbuild(value: object) -> Any:
+def unbuild(settings: DataclassInstance) -> dict[str, object]:
     """Plain values of a settings object, such that ``build`` gives it back."""
-    return plain_values.unbuild(value, CHOICES)
+    return plain_values.unbuild(settings, CHOICES)
 
 
-def read(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def read(kind: type, values: Mapping[str, object]) -> dict[str, object]:
     """Plain values as a person or an older version wrote them, ready for ``build``.
 
     Old names become new ones (``ALIASES``), '8/255' a number where a number belongs, 'on' and 'off' true and
@@ -47,23 +50,25 @@ def read(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     hints = {node.path: node.hint for node in description.walk(kind, CHOICES)}
 
-    def inner(path: str, value: Any) -> Any:
+    def table(path: str, values: Mapping[str, object]) -> dict[str, object]:
+        named = {ALIASES.get(f"{path}{k}", f"{path}{k}"): v for k, v in values.items()}
+        return {name.removeprefix(path): inner(f"{name}.", v) for name, v in named.items()}
+
+    def inner(path: str, value: object) -> object:
         if isinstance(value, Mapping):
-            named = {ALIASES.get(f"{path}{k}", f"{path}{k}"): v for k, v in value.items()}
-            return {name.removeprefix(path): inner(f"{name}.", v) for name, v in named.items()}
+            return table(path, value)
         hint = hints.get(path[:-1])
         if isinstance(value, (list, tuple)):
             return type(value)(_of_text(hint, v) for v in value)
         return _of_text(hint, value)
 
-    read_values: dict[str, Any] = inner("", values)
-    return read_values
+    return table("", values)
 
 
 _FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
-def _of_text(hint: Any, value: Any) -> Any:
+def _of_text(hint: object, value: object) -> object:
     if not isinstance(value, str):
         return value
     kind = None if hint is None else description.element(hint)
@@ -76,22 +81,23 @@ def _of_text(hint: Any, value: Any) -> Any:
     return value
 
 
-def override(values: dict[str, Any], dotted: str, text: str) -> None:
+def override(values: dict[str, object], dotted: str, text: str) -> None:
     """Set one value from a flag, ``override(v, "neuron.decay", "0.5")``.
 
     'on' and 'off' add a defense with its default settings and remove it.
     """
     *path, last = dotted.replace("-", "_").split(".")
-    here: Any = values
+    here = values
     for depth, name in enumerate(path):
-        if here.get(name) is None or not isinstance(here[name], dict):
-            if isinstance(here.get(name), (int, float, str)) and here[name] != "on":
+        inner = here.get(name)
+        if not isinstance(inner, dict):
+            if isinstance(inner, (int, float, str)) and inner != "on":
                 raise UserError(f"--{dotted}: {'.'.join(path[: depth + 1])} is not a table")
-            here[name] = {}
+            inner = here[name] = {}
         if name in SURROGATES:  # another choice takes the place of the one before
             for other in [k for k in here if k != name]:
                 del here[other]
-        here = here[name]
+        here = inner
     if text == "off" and (isinstance(here.get(last), dict) or path == ["defenses"]):
         here.pop(last, None)
     elif text == "on" and path == ["defenses"]:
@@ -100,11 +106,12 @@ def override(values: dict[str, Any], dotted: str, text: str) -> None:
         here[last] = _parsed(text)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """A flag's text as TOML (fractions in a list, too), else as it stands."""
     for attempt in (text, _FRACTION.sub(r'"\1/\2"', text)):
         try:
-            return tomllib.loads(f"v = {attempt}")["v"]
+            value: object = tomllib.loads(f"v = {attempt}")["v"]
+            return value
         except tomllib.TOMLDecodeError:
             continue
     return None if text == "none" else text
