@@ -72,6 +72,13 @@ def test_what_a_defense_measures_is_a_number_or_yes_or_a_number_for_each_layer(m
     assert TrainingRecord.from_json(old).epochs[0] == record.epochs[0]
 
 
+def test_the_accuracy_of_a_network_that_a_defense_changed_at_the_end_is_read():
+    old = {**read_json(OLD / "training.json"), "kept": {"validation_accuracy": 0.75}}
+    record = TrainingRecord.from_json(old)
+    assert record.kept_accuracy == record.validation_accuracy == 0.75
+    assert TrainingRecord.from_json(record.to_json()) == record
+
+
 def test_what_a_defense_measures_is_no_text():
     values = TrainingRecord.read(OLD / "training.json").to_json()
     values["epochs"][0]["measured"] = {"share": "high"}

@@ -16,7 +16,7 @@ def upgraded(values: Old) -> New:
     """A record in today's keys. Records of schema 2 come back as they are."""
     kind = str(values.get("kind"))
     if kind == "training":  # its rows held what defenses measure beside the rest
-        return {**values, **_training(values)}
+        return {**{k: v for k, v in values.items() if k != "kept"}, **_training(values)}
     if values.get("schema", 1) != 1 or kind not in KINDS:
         return dict(values)
     return {"schema": 2, "kind": kind, **KINDS[kind](values)}
