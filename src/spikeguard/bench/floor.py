@@ -1,9 +1,8 @@
-"""The floor: what the convolutions and linear layers of a step cost alone, on this machine, through the same
-library.
+"""The floor: the time that the convolutions and linear layers of a step take alone on this machine.
 
-Each layer runs on stored random tensors of its own shapes, channels-last. What is constant over time is
-computed once. Nothing can be faster than this with the same products by the same library, so it is the
-yardstick for everything around them.
+Each layer runs on stored random tensors of its own shapes, channels-last, by the same library. What is
+constant over time is computed once. Nothing can be faster than this with the same products by the same
+library, so it is the yardstick for everything around them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class LayerPass:
 class SequenceRule(Protocol):
     """A backward pass of a whole layer."""
 
-    def back(self, g: Tensor, seen: LayerPass, /) -> Tensor:
+    def back(self, g: Tensor, layer: LayerPass, /) -> Tensor:
         """The gradient of the currents from the gradient of the spikes, both ``[T, N, ...]``."""
 
 
