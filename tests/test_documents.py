@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from spikeguard.auditing.suite import STANDARD
+from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import read_json
 from spikeguard.records.studies import DemoRecord, StudyRecord
 from spikeguard.report.reading import reading
@@ -29,9 +30,8 @@ def tool_named(name: str) -> ModuleType:
 
 
 def test_the_page_of_the_bench_is_that_of_its_record():
-    assert (ROOT / "docs" / "bench.md").read_text() == tool_named("bench_page").page(
-        read_json(ROOT / "results" / "bench.json")
-    )
+    tool = tool_named("bench_page")
+    assert tool.PAGE.read_text() == tool.page(BenchRecord.read(tool.RECORD))
 
 
 def test_the_page_on_the_audit_is_that_of_its_record():
