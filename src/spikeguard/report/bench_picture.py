@@ -21,11 +21,8 @@ def picture(record: BenchRecord) -> str:
         known = {name: size / 2**30 for name, size in sizes.items() if size}
         if known:
             best = min(size for name, size in known.items() if name.startswith("TGO"))
-            title, over = (
-                f"peak memory of a training step, {subject}",
-                {k: v / best for k, v in known.items()},
-            )
-            panels.append((title, over, known, "GiB"))
+            over = {name: size / best for name, size in known.items()}
+            panels.append((f"peak memory of a training step, {subject}", over, known, "GiB"))
     curves = list(record.growth.curves.items()) if record.growth else []
     rows = -(-len(panels) // 2) + (1 if curves else 0)
     drawn, axes = figure(11, 2.9 * rows, rows, 4 if curves else 2)
