@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -13,14 +13,16 @@ from spikeguard.bench import growth, memory, parts, peers, run, tasks, timing
 from spikeguard.bench.floor import Floor
 from spikeguard.cli.main import main
 from spikeguard.errors import UserError
+from spikeguard.records.bench import BenchRecord, BenchSettings, Growth, GrowthCurve, LargeCase, Subject
 from spikeguard.records.files import read_json
 from spikeguard.report.bench_picture import picture
+from spikeguard.runtime.machine import machine
 
 CPU = torch.device("cpu")
 TINY = {
-    "small": tasks.Subject("small", "small", 8, {"width": 4, "depth": 2}, 3, (3, 16, 16)),
-    "vgg11": tasks.Subject("vgg11", "vgg11", 8, {"hidden": (16, 12)}, 3, (3, 16, 16)),
-    "wrn16": tasks.Subject("wrn16", "wrn16", 8, {"widen": 1}, 3, (3, 16, 16)),
+    "small": Subject("small", "small", 8, {"width": 4, "depth": 2}, 3, (3, 16, 16)),
+    "vgg11": Subject("vgg11", "vgg11", 8, {"hidden": (16, 12)}, 3, (3, 16, 16)),
+    "wrn16": Subject("wrn16", "wrn16", 8, {"widen": 1}, 3, (3, 16, 16)),
 }
 
 
@@ -56,11 +58,11 @@ def stand_in() -> peers.Framework:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_twin_is_the_same_network(name):
-    net = TINY[name].network_on(CPU)
-    x, _ = TINY[name].images(CPU)
-    told = run.agreement(net, x, {"stand-in": stand_in()})["stand-in"]
-    assert told["same_classes"] == 1.0
-    assert told["classes_used"] >= 3, "all images in one class would agree with anything"
+    net = tasks.network_of(TINY[name], CPU)
+    x, _ = tasks.batch_of(TINY[name], CPU)
+    agreement = run.agreement(net, x, {"stand-in": stand_in()})["stand-in"]
+    assert agreement.same_classes == 1.0
+    assert agreement.classes_used >= 3, "all images in one class would agree with anything"
     with torch.no_grad():
         torch.testing.assert_close(tasks.theirs(net, stand_in(), None)(x), net(x), rtol=1e-3, atol=1e-3)
 
@@ -70,26 +72,26 @@ def test_a_twin_is_the_same_network(name):
 def test_installed_frameworks_give_the_same_network(name):
     if not peers.installed():
         pytest.skip("no framework to compare with is installed")
-    net = TINY[name].network_on(CPU)
+    net = tasks.network_of(TINY[name], CPU)
     found = run.agreement(
-        net, TINY[name].images(CPU)[0], {n: make() for n, make in peers.installed().items()}
+        net, tasks.batch_of(TINY[name], CPU)[0], {n: make() for n, make in peers.installed().items()}
     )
-    assert all(t["same_classes"] >= run.SAME_CLASSES for t in found.values())
+    assert all(t.same_classes >= run.SAME_CLASSES for t in found.values())
 
 
 def test_another_network_is_refused_before_anything_is_timed():
-    net = TINY["small"].network_on(CPU)
+    net = tasks.network_of(TINY["small"], CPU)
     other = replace(
         stand_in(),
         run=lambda body, x, timesteps: torch.nn.functional.one_hot(torch.full((len(x),), 9), 10).float(),
     )
     with pytest.raises(UserError, match="stand-in is not the same network as ours"):
-        run.agreement(net, TINY["small"].images(CPU)[0], {"stand-in": other})
+        run.agreement(net, tasks.batch_of(TINY["small"], CPU)[0], {"stand-in": other})
 
 
 def test_the_floor_does_the_networks_products_and_nothing_else():
-    net = TINY["small"].network_on(CPU)
-    x, _ = TINY["small"].images(CPU)
+    net = tasks.network_of(TINY["small"], CPU)
+    x, _ = tasks.batch_of(TINY["small"], CPU)
     floor = Floor(net, x, torch.float32)
     assert [layer.first for layer in floor.layers] == [True] + [False] * 6
     assert [len(layer.x) for layer in floor.layers] == [8] + [24] * 5 + [8], (
@@ -108,8 +110,8 @@ def test_the_floor_does_the_networks_products_and_nothing_else():
 @pytest.mark.parametrize("precision", tasks.PRECISIONS)
 def test_the_plain_loop_does_what_the_training_step_does(precision):
     """A user's own loop around ``sg.build``, without ``prefer``, gives the same weights as our step."""
-    x, y = TINY["small"].images(CPU)
-    nets = [TINY["small"].network_on(CPU) for _ in range(2)]
+    x, y = tasks.batch_of(TINY["small"], CPU)
+    nets = [tasks.network_of(TINY["small"], CPU) for _ in range(2)]
     assert nets[1].autocast is None
     steps = [
         tasks.Step(nets[0], x, y, precision, guarded=False),
@@ -125,9 +127,9 @@ def test_the_plain_loop_does_what_the_training_step_does(precision):
 @pytest.mark.parametrize("adversarial", [False, True])
 def test_contenders_learn_from_their_batch(adversarial):
     """Every training contender lowers its loss over some steps: none of them is timed doing nothing."""
-    x, y = TINY["small"].images(CPU)
+    x, y = tasks.batch_of(TINY["small"], CPU)
     for guarded in (False, True):
-        step = tasks.Step(TINY["small"].network_on(CPU), x, y, "float32", guarded, adversarial)
+        step = tasks.Step(tasks.network_of(TINY["small"], CPU), x, y, "float32", guarded, adversarial)
         for group in step.optimizer.param_groups:
             group["lr"] = 0.05
         with torch.no_grad():
@@ -136,7 +138,7 @@ def test_contenders_learn_from_their_batch(adversarial):
             step()
         with torch.no_grad():
             assert torch.nn.functional.cross_entropy(step.net(x), y) < before
-    net = tasks.theirs(TINY["small"].network_on(CPU), stand_in(), None)
+    net = tasks.theirs(tasks.network_of(TINY["small"], CPU), stand_in(), None)
     before = [p.clone() for p in net.parameters()]
     tasks.their_step(net, x, y, (lambda x, y: x) if adversarial else None)()
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -144,17 +146,17 @@ def test_contenders_learn_from_their_batch(adversarial):
 
 def test_ratios_are_those_of_the_rounds():
     seconds = {
-        "floor float32": [1.0, 2.0, 3.0],
-        "TGO float32": [2.0, 3.0, 6.0],
-        "floor bfloat16": [4.0, 4.0, 4.0],
-        "TGO bfloat16": [9.0, 9.0, 9.0],
+        "floor float32": (1.0, 2.0, 3.0),
+        "TGO float32": (2.0, 3.0, 6.0),
+        "floor bfloat16": (4.0, 4.0, 4.0),
+        "TGO bfloat16": (9.0, 9.0, 9.0),
     }
-    told = run.summary(seconds, 10)
-    assert told["best"] == "TGO float32"
-    assert told["over_floor"] == {"TGO float32": 2.0, "TGO bfloat16": 2.25}
-    assert told["best_over_floor"] == 2.0
-    assert told["over_best"]["floor bfloat16"] == pytest.approx(4 / 3)
-    assert told["images_per_second"]["TGO float32"] == pytest.approx(10 / 3)
+    timed = run.summary(seconds, 10)
+    assert timed.best == "TGO float32"
+    assert timed.over_floor == {"TGO float32": 2.0, "TGO bfloat16": 2.25}
+    assert timed.best_over_floor == 2.0
+    assert timed.over_best["floor bfloat16"] == pytest.approx(4 / 3)
+    assert timed.images_per_second["TGO float32"] == pytest.approx(10 / 3)
 
 
 def test_rounds_start_with_another_contender_each_time():
@@ -166,7 +168,9 @@ def test_rounds_start_with_another_contender_each_time():
 
 
 def test_parts_add_up_and_know_their_operations():
-    step = tasks.Step(TINY["wrn16"].network_on(CPU), *TINY["wrn16"].images(CPU), "float32", True)
+    step = tasks.Step(
+        tasks.network_of(TINY["wrn16"], CPU), *tasks.batch_of(TINY["wrn16"], CPU), "float32", True
+    )
     step()
     found = parts.parts(step, CPU)
     assert sum(found.values()) == pytest.approx(1.0)
@@ -178,8 +182,8 @@ def test_parts_add_up_and_know_their_operations():
 
 def test_half_of_the_images_survive_at_the_eps_that_is_found():
     subject = replace(TINY["small"], batch=40)
-    net = subject.network_on(CPU)
-    x, _ = subject.images(CPU)
+    net = tasks.network_of(subject, CPU)
+    x, _ = tasks.batch_of(subject, CPU)
     with torch.no_grad():
         y = net(x).argmax(1)
     eps, share = run.half_eps(net, x, y)
@@ -199,15 +203,16 @@ def test_peak_memory_is_that_of_the_step():
     """
     small = replace(TINY["small"], batch=64, options={"width": 32})
     big = replace(small, batch=1024)
-    sizes = [memory.peak("vanilla", "float32", asdict(s), "cpu", 2) for s in (small, big)]
+    sizes = [memory.peak(memory.Case("vanilla", "float32", s, "cpu", 2)) for s in (small, big)]
     currents = 3 * 1024 * 4 * (32 * 256 + 64 * 64 + 128 * 16)
     assert currents < sizes[1] < 20 * currents
     assert sizes[0] < sizes[1] - currents / 2
-    assert memory.peak("no such framework", "float32", {}, "cpu", 2) is None
+    unknown = replace(small, network="no such network")
+    assert memory.peak(memory.Case("vanilla", "float32", unknown, "cpu", 2)) is None
 
 
 def test_powers_of_growth():
-    assert growth._curve((1, 2, 4), {"1": [1.0], "2": [3.0], "4": [12.0]})["power"] == pytest.approx(2.0)
+    assert growth._curve((1, 2, 4), {"1": (1.0,), "2": (3.0,), "4": (12.0,)}).power == pytest.approx(2.0)
 
 
 def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch, capsys):
@@ -226,18 +231,18 @@ def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch,
     shown = capsys.readouterr().out
     record = read_json(tmp_path / "bench.json")
     assert record["finished"]
-    assert set(record["tasks"]) == {
+    assert list(record["timed"]) == [
         "training step, small",
         "adversarial step, small",
         "PGD-20, small network, trained",
-        "peak memory of a training step",
-    }
+    ]
+    assert "small" in record["memory"]["bytes"]
     assert "times our best" in shown
     assert "dropping broken samples is" in shown
     assert "next: install spikingjelly, snntorch beside spikeguard" in shown
     assert (tmp_path / "bench.svg").read_text().startswith("<svg")
-    del record["tasks"]["peak memory of a training step"]
-    kept = json.dumps(record["tasks"])
+    del record["memory"]
+    kept = json.dumps(record["timed"])
     (tmp_path / "bench.json").write_text(json.dumps(record))
     monkeypatch.setattr(tasks, "training", lambda *a: pytest.fail("a finished task was run again"))
     assert (
@@ -260,8 +265,8 @@ def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch,
         == 0
     )
     again = json.loads(capsys.readouterr().out)
-    assert "peak memory of a training step" in again["tasks"]
-    assert json.dumps({k: v for k, v in again["tasks"].items() if "memory" not in k}) == kept
+    assert "small" in again["memory"]["bytes"]
+    assert json.dumps(again["timed"]) == kept
     assert (
         main(
             [
@@ -284,13 +289,20 @@ def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch,
 
 
 def test_growth_is_drawn_too():
-    curve = {"values": [1, 2], "seconds": [1.0, 2.0], "power": 1.0}
-    record = {
-        "tasks": {
-            "training step, small": run.summary({"floor float32": [1.0], "TGO float32": [1.2]}, 4),
-            "growth": {"curves": {"side": curve}},
-        }
-    }
+    subject = TINY["small"]
+    record = BenchRecord(
+        settings=BenchSettings(),
+        machine=machine(),
+        threads=2,
+        path="eager",
+        peers={},
+        timed={"training step, small": run.summary({"floor float32": (1.0,), "TGO float32": (1.2,)}, 4)},
+        growth=Growth(
+            curves={"side": GrowthCurve((1, 2), (1.0, 2.0), 1.0)},
+            base=subject,
+            large=LargeCase(subject, {"bfloat16": None}),
+        ),
+    )
     assert "seconds against side" in picture(record)
 
 
@@ -302,7 +314,7 @@ def test_the_bench_starts_without_any_framework():
 
 
 def test_versions_are_those_installed():
-    for name, told in peers.versions().items():
-        assert version(name) == told
+    for name, installed in peers.versions().items():
+        assert version(name) == installed
     with pytest.raises(PackageNotFoundError):
         version("no-such-framework")

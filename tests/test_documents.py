@@ -4,12 +4,14 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from spikeguard.auditing.suite import STANDARD
+from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import read_json
+from spikeguard.records.schema import Accuracy
 from spikeguard.records.studies import DemoRecord, StudyRecord
 from spikeguard.report.reading import reading
 from studies.embedded.page import page
@@ -29,9 +31,8 @@ def tool_named(name: str) -> ModuleType:
 
 
 def test_the_page_of_the_bench_is_that_of_its_record():
-    assert (ROOT / "docs" / "bench.md").read_text() == tool_named("bench_page").page(
-        read_json(ROOT / "results" / "bench.json")
-    )
+    tool = tool_named("bench_page")
+    assert tool.PAGE.read_text() == tool.page(BenchRecord.read(tool.RECORD))
 
 
 def test_the_page_on_the_audit_is_that_of_its_record():
@@ -93,22 +94,25 @@ def test_the_numbers_of_the_readme_are_those_of_its_record():
     )
 
 
-def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, float]) -> dict:
-    """A demo's record with these shares: (PGD-20 alone, worst case)."""
+def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, float]) -> SimpleNamespace:
+    """What the reading uses of a demo's record, with these shares: (PGD-20 alone, worst case)."""
 
-    def network(role, own, worst):
-        told = {"alone": {"PGD-20": {"accuracy": own}}, "worst_case": {"accuracy": worst}}
-        return {
-            "role": role,
-            "factor": 1.5,
-            "seconds": 10.0,
-            "clean": {"accuracy": 0.9},
-            "neighbors": {"mean": 0.1},
-            "attacks": {"8/255": told, "25/255": told},
-        }
+    def share(value: float) -> Accuracy:
+        return Accuracy(value, value, value, 300)
+
+    def network(role: str, own: float, worst: float) -> SimpleNamespace:
+        audit = SimpleNamespace(alone={"pgd20": share(own)}, worst_case=share(worst))
+        return SimpleNamespace(
+            role=role,
+            factor=1.5,
+            seconds=10.0,
+            clean=share(0.9),
+            neighbors=SimpleNamespace(mean=0.1),
+            attacks={"8/255": audit, "25/255": audit},
+        )
 
     networks = [network("vanilla", *vanilla), network("control", control, control), network("tgo", *tgo)]
-    return {"networks": networks, "eps": ["8/255", "25/255"], "images": 300, "delta": 0.2}
+    return SimpleNamespace(networks=networks, eps=["8/255", "25/255"], images=300, delta=0.2)
 
 
 def test_the_reading_calls_masking_what_is_masking_and_nothing_else():

@@ -18,20 +18,6 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 WIDTH = 100
 
-# Parts that other changes are rewriting at this moment: path prefixes, removed one by one.
-NOT_YET = (
-    "src/spikeguard/bench/",
-    "src/spikeguard/defenses/membrane.py",
-    "src/spikeguard/defenses/neural.py",
-    "src/spikeguard/kernels/",
-    "src/spikeguard/networks/",
-    "src/spikeguard/random/streams.py",
-    "docs/audit.md",
-    "docs/bench.md",
-    "docs/defenses.md",
-    "docs/results/embedded.md",
-)
-
 REFUSED = re.compile(
     r"\b(?:told|tells?|asked|asks|by lot|likewise|still|(?<!straight[- ])through|look(?:s|ed|ing)? "
     r"(?:at|away)|alike|at rest|posed|heard|silent(?! neurons?\b))\b",
@@ -127,10 +113,6 @@ def offenders(path: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def to_be_checked(path: Path) -> bool:
-    return not name_of(path).startswith(NOT_YET)
-
-
 def prose(text: str) -> str:
     """A document without tables, code and pictures."""
     text = re.sub(r"```.*?```", "", text, flags=re.S)
@@ -140,12 +122,12 @@ def prose(text: str) -> str:
 def test_the_package_speaks_plain_american_english():
     files = [p for p in tracked("src", "studies") if p.suffix in (".py", ".pyi", ".html", ".cpp")]
     assert len(files) > 50
-    found = [line for path in files if to_be_checked(path) for line in offenders(path)]
+    found = [line for path in files for line in offenders(path)]
     assert not found, "\n" + "\n".join(found)
 
 
 def test_the_documents_speak_plain_american_english():
-    files = [p for p in documents() if to_be_checked(p) and p.name != "LAB.md"]  # a diary keeps its voice
+    files = [p for p in documents() if p.name != "LAB.md"]  # a diary keeps its voice
     assert len(files) > 20
     found = [line for path in files for line in offenders(path)]
     assert not found, "\n" + "\n".join(found)
@@ -156,7 +138,7 @@ def test_no_file_cites_a_document_that_a_reader_cannot_see():
     found = [
         f"{name_of(path)}:{line}: {match[0]!r} in {text.strip()[:90]}"
         for path in files
-        if to_be_checked(path) and path != Path(__file__).resolve()
+        if path != Path(__file__).resolve()
         for line, text in pieces(path, names=False)
         for match in INVISIBLE.finditer(text)
     ]
@@ -167,7 +149,6 @@ def test_lines_of_documents_fit_a_narrow_window():
     found = [
         f"{name_of(path)}:{number}: {len(line)} characters"
         for path in documents()
-        if to_be_checked(path)
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if len(line) > WIDTH and not line.lstrip().startswith("|") and "](" not in line
     ]
@@ -189,7 +170,7 @@ def test_documents_name_files_that_exist():
     found = [
         f"{name_of(path)}:{number}: {file}"
         for path in documents()
-        if to_be_checked(path) and path.name not in ("LAB.md", "CHANGELOG.md")
+        if path.name not in ("LAB.md", "CHANGELOG.md")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         for file in FILE.findall(line)
         if file != "utils.py" and not any((folder / file).exists() for folder in (ROOT, package, study))

@@ -8,6 +8,7 @@ import pytest
 
 from spikeguard.auditing.suite import FULL
 from spikeguard.errors import UserError
+from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import compact, read_json, write_json
 from spikeguard.records.member_names import IDS, OLD_NAMES, id_of
 from spikeguard.records.read import KINDS, read_record
@@ -21,6 +22,7 @@ TYPES = {
     "training": TrainingRecord,
     "demo": DemoRecord,
     "study": StudyRecord,
+    "bench": BenchRecord,
 }
 
 
@@ -46,6 +48,20 @@ def test_numbers_of_an_old_audit_stay_the_same():
     assert [m.attempted for m in new.members] == [m["met"] for m in old["members"]]
     assert [OLD_NAMES[m.id] for m in new.members] == [m["name"] for m in old["members"]]
     assert new.alone["pgd20"].value == old["alone"]["PGD-20"]["accuracy"]
+
+
+def test_numbers_of_an_old_bench_stay_the_same():
+    old, new = read_json(OLD / "bench.json"), BenchRecord.read(OLD / "bench.json")
+    step, attack = old["tasks"]["training step, vgg11"], old["tasks"]["PGD-20, small network, trained"]
+    timed = new.timed["training step, vgg11"]
+    assert {k: list(v) for k, v in timed.seconds.items()} == step["seconds"]
+    assert timed.over_best == step["over_best"]
+    assert timed.parts == step["parts"]
+    dropping = new.timed["PGD-20, small network, trained"].dropping
+    assert (dropping.faster, dropping.eps) == (attack["dropping_faster"], attack["eps"])
+    assert new.memory.bytes == old["tasks"]["peak memory of a training step"]["bytes"]
+    assert new.growth.large.bytes == old["tasks"]["growth"]["large"]["bytes"]
+    assert new.growth.curves["side"].power == old["tasks"]["growth"]["curves"]["side"]["power"]
 
 
 def test_every_member_of_the_suite_keeps_the_key_of_its_random_numbers():

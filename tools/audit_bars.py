@@ -216,7 +216,7 @@ def members_section(panel: PanelRecord) -> list[str]:
         if places
     )
     kept = ", ".join(m.title for m in STANDARD if not alone.get(m.id))
-    reserve = ", ".join(m.title for m in RESERVE)
+    reserve = "; ".join(m.title for m in RESERVE)
     notes = [
         f"Every member of `standard` in suite-v1 attacked {tried} images that are right without attack, of "
         f"{len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "

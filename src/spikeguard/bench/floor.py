@@ -1,15 +1,14 @@
-"""The floor: what the convolutions and linear layers of a step cost alone, on this machine, through the same
-library.
+"""The floor: the time that the convolutions and linear layers of a step take alone on this machine.
 
-Each layer runs on stored random tensors of its own shapes, channels-last. What is constant over time is
-computed once. Nothing can be faster than this with the same products by the same library, so it is the
-yardstick for everything around them.
+Each layer runs on stored random tensors of its own shapes, channels-last, by the same library. What is
+constant over time is computed once. Nothing can be faster than this with the same products by the same
+library, so it is the yardstick for everything around them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +76,7 @@ class Floor:
     def __init__(self, net: Classifier, x: Tensor, dtype: torch.dtype) -> None:
         self.layers: list[Layer] = []
         modules = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        handles = [m.register_forward_hook(self._seen(dtype, m is modules[0])) for m in modules]
+        handles = [m.register_forward_hook(self._recorder(m, dtype, m is modules[0])) for m in modules]
         try:
             with torch.no_grad():
                 net(x)
@@ -85,8 +84,10 @@ class Floor:
             for handle in handles:
                 handle.remove()
 
-    def _seen(self, dtype: torch.dtype, first: bool) -> Any:
-        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _recorder(
+        self, module: nn.Conv2d | nn.Linear, dtype: torch.dtype, first: bool
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             layout = torch.channels_last if isinstance(module, nn.Conv2d) else torch.contiguous_format
             x, weight, g = (
                 t.detach().to(dtype).contiguous(memory_format=layout)

@@ -11,35 +11,32 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from spikeguard.records.bench import Subject
+from spikeguard.records.build import build, plain
 
 TIMEOUT = 600  # seconds
 
 
-def peak(
-    contender: str,
-    precision: str,
-    subject: dict[str, Any],
-    device: str,
-    threads: int,
-    checkpoint: bool = False,
-) -> int | None:
-    """Bytes of a step of 'TGO', 'vanilla' or a framework.
+@dataclass(frozen=True)
+class Case:
+    """A step to measure: of 'TGO', 'vanilla' or a framework, on a subject."""
 
-    None where it cannot be measured (not Linux, out of memory, too slow).
-    """
+    contender: str
+    precision: str
+    subject: Subject
+    device: str
+    threads: int
+    checkpoint: bool = False
+
+
+def peak(case: Case) -> int | None:
+    """Bytes of the step; None where it cannot be measured (not Linux, out of memory, too slow)."""
     if not sys.platform.startswith("linux"):
         return None
-    settings = {
-        "contender": contender,
-        "precision": precision,
-        "subject": subject,
-        "device": device,
-        "threads": threads,
-        "checkpoint": checkpoint,
-    }
-    command = [sys.executable, "-W", "ignore", "-m", "spikeguard.bench.memory", json.dumps(settings)]
+    command = [sys.executable, "-W", "ignore", "-m", "spikeguard.bench.memory", json.dumps(plain(case))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
@@ -54,29 +51,29 @@ def _resident(name: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _measure(
-    contender: str, precision: str, subject: dict[str, Any], device: str, threads: int, checkpoint: bool
-) -> int:
+def _measure(case: Case) -> int:
     import torch
 
     from spikeguard.bench import peers, tasks
+    from spikeguard.bench.timing import Work
     from spikeguard.runtime.memory import keep_freed_pages
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(case.threads)
     keep_freed_pages()
     known = {name.split()[0]: make for name, make in peers.installed().items()}
-    framework = known[contender]() if contender in known else None
-    where, it = torch.device(device), tasks.Subject(**subject)
+    framework = known[case.contender]() if case.contender in known else None
+    where, subject = torch.device(case.device), case.subject
     torch.ones(1, device=where)
     before = _resident("VmRSS")
-    x, y = it.images(where)
-    net = it.network_on(where, settle=False)
+    x, y = tasks.batch_of(subject, where)
+    net = tasks.network_of(subject, where, settle=False)
     if framework is None:
-        step = tasks.Step(net, x, y, precision, contender == "TGO", checkpoint=checkpoint)
+        guarded = case.contender == "TGO"
+        step: Work = tasks.Step(net, x, y, case.precision, guarded, checkpoint=case.checkpoint)
     else:
-        theirs = tasks.theirs(net, framework, tasks.PRECISIONS[precision])
+        theirs = tasks.theirs(net, framework, tasks.PRECISIONS[case.precision])
         del net
-        step = tasks.their_step(theirs, x, y)  # type: ignore[assignment]
+        step = tasks.their_step(theirs, x, y)
     step()
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
@@ -88,4 +85,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    print(_measure(**json.loads(sys.argv[1])))
+    print(_measure(build(Case, json.loads(sys.argv[1]), "bench")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from spikeguard.bench.timing import Work, finish
@@ -36,8 +34,7 @@ def parts(work: Work, device: torch.device) -> dict[str, float]:
         finish(device)
     spent: dict[str, float] = {}
     for event in profiled.key_averages():
-        row: Any = event
-        seconds = row.self_device_time_total if cuda else row.self_cpu_time_total
-        spent[kind(row.key)] = spent.get(kind(row.key), 0.0) + seconds
+        seconds = event.self_device_time_total if cuda else event.self_cpu_time_total
+        spent[kind(event.key)] = spent.get(kind(event.key), 0.0) + seconds
     total = sum(spent.values()) or 1.0
     return {name: value / total for name, value in sorted(spent.items(), key=lambda item: -item[1])}

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,40 +63,41 @@ def versions() -> dict[str, str]:
 
 def _spikingjelly() -> Framework:
     base = "spikingjelly.activation_based"
-    neuron, surrogate, layer, functional = (
+    neuron, surrogate, folding, functional = (
         import_module(f"{base}.{m}") for m in ("neuron", "surrogate", "layer", "functional")
     )
 
-    def fire() -> Any:
-        sharp = surrogate.ATan(alpha=2.0)
-        return neuron.LIFNode(
+    def fire() -> nn.Module:
+        layer: nn.Module = neuron.LIFNode(
             tau=2.0,
             decay_input=False,
             v_reset=0.0,
-            surrogate_function=sharp,
+            surrogate_function=surrogate.ATan(alpha=2.0),
             detach_reset=True,
             step_mode="m",
         )
+        return layer
 
     def run(body: nn.Module, x: Tensor, timesteps: int) -> Tensor:
         functional.reset_net(body)
         logits: Tensor = body(x.unsqueeze(0).repeat(timesteps, *[1] * x.dim())).mean(0)
         return logits
 
-    return Framework("spikingjelly", layer.SeqToANNContainer, fire, run)
+    return Framework("spikingjelly", folding.SeqToANNContainer, fire, run)
 
 
 def _snntorch() -> Framework:
     snntorch, surrogate = import_module("snntorch"), import_module("snntorch.surrogate")
 
-    def fire() -> Any:
-        return snntorch.Leaky(
+    def fire() -> nn.Module:
+        layer: nn.Module = snntorch.Leaky(
             beta=0.5,
             threshold=1.0,
             spike_grad=surrogate.atan(alpha=2.0),
             init_hidden=True,
             reset_mechanism="zero",
         )
+        return layer
 
     def run(body: nn.Module, x: Tensor, timesteps: int) -> Tensor:
         for layer in body.modules():
@@ -132,14 +132,9 @@ def _copy(layer: nn.Module) -> nn.Module:
     """A plain layer of torch with the same settings and values, contiguous as its users have it."""
     with torch.no_grad():
         if isinstance(layer, nn.Conv2d):
-            sizes: Any = (
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel_size,
-                layer.stride,
-                layer.padding,
-            )
-            made: nn.Module = nn.Conv2d(*sizes, bias=layer.bias is not None)  # type: ignore[misc]
+            window = (layer.kernel_size, layer.stride, layer.padding)
+            channels = (layer.in_channels, layer.out_channels)
+            made: nn.Module = nn.Conv2d(*channels, *window, bias=layer.bias is not None)  # type: ignore[arg-type]
         elif isinstance(layer, nn.Linear):
             made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         elif isinstance(layer, nn.BatchNorm2d):

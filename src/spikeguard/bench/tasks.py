@@ -8,16 +8,14 @@ with TGO does more than theirs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeguard.attacks import pgd
+from spikeguard.attacks import Attacked, pgd
 from spikeguard.attacks.pgd import default_step
 from spikeguard.bench.floor import Floor
 from spikeguard.bench.peers import NEURON, Framework, Twin
@@ -28,6 +26,7 @@ from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
+from spikeguard.records.bench import Subject
 from spikeguard.threat import Linf
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
@@ -35,59 +34,48 @@ GUARD = TGO(delta=0.5, lambda_max=0.4, sigma=0.1)
 ADVERSARY = AT(eps=8 / 255, steps=2, step_size=5 / 255)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network and the batch it is timed on."""
-
-    name: str
-    network: str
-    batch: int
-    options: dict[str, Any] = field(default_factory=dict)
-    timesteps: int = 4
-    in_shape: tuple[int, int, int] = (3, 32, 32)
-
-    def network_on(self, device: torch.device, settle: bool = True) -> Classifier:
-        """The network; ``settle``: in eval mode, with settled batch norms and balanced classes.
-
-        Untrained neurons do not spike.
-        """
-        net = build(
-            self.network,
-            classes=10,
-            in_shape=self.in_shape,
-            timesteps=self.timesteps,
-            neuron=NEURON,
-            mean=(0.5,),
-            std=(0.25,),
-            **self.options,
-        )
-        net = net.to(device).train()
-        if not settle:
-            return net
-        x, _ = self.images(device)
-        with torch.no_grad():
-            for _ in range(20):
-                net(x[:32])
-            net.eval()
-            logits = net(x)
-            net.head.weight.mul_(
-                10 / logits.std(0).mean().clamp(min=1e-3)
-            )  # far enough apart that rounding seldom decides
-            net.head.bias.sub_(net(x).mean(0))
-        return net
-
-    def images(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Patches of four pixels, from a fixed seed, and labels."""
-        generator = draws.generator("bench", self.batch)
-        channels, height, width = self.in_shape
-        coarse = torch.rand(self.batch, channels, -(-height // 4), -(-width // 4), generator=generator)
-        x = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width].contiguous()
-        return x.to(device), torch.randint(0, 10, (self.batch,), generator=generator).to(device)
-
-
 SMALL = Subject("small", "small", 128, {"width": 32, "depth": 2})
 VGG11 = Subject("vgg11", "vgg11", 64)
 WRN16 = Subject("wrn16", "wrn16", 64)
+
+
+def network_of(subject: Subject, device: torch.device, settle: bool = True) -> Classifier:
+    """The network; ``settle``: in eval mode, with settled batch norms and balanced classes.
+
+    Untrained neurons do not spike.
+    """
+    net = build(
+        subject.network,
+        classes=10,
+        in_shape=subject.in_shape,
+        timesteps=subject.timesteps,
+        neuron=NEURON,
+        mean=(0.5,),
+        std=(0.25,),
+        **subject.options,
+    )
+    net = net.to(device).train()
+    if not settle:
+        return net
+    x, _ = batch_of(subject, device)
+    with torch.no_grad():
+        for _ in range(20):
+            net(x[:32])
+        net.eval()
+        logits = net(x)
+        # far enough apart that rounding seldom decides
+        net.head.weight.mul_(10 / logits.std(0).mean().clamp(min=1e-3))
+        net.head.bias.sub_(net(x).mean(0))
+    return net
+
+
+def batch_of(subject: Subject, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images ``[N, C, H, W]`` of patches of four pixels, from a fixed seed, and labels."""
+    generator = draws.generator("bench", subject.batch)
+    channels, height, width = subject.in_shape
+    coarse = torch.rand(subject.batch, channels, -(-height // 4), -(-width // 4), generator=generator)
+    x = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width].contiguous()
+    return x.to(device), torch.randint(0, 10, (subject.batch,), generator=generator).to(device)
 
 
 class Step:
@@ -181,10 +169,10 @@ def their_attack(
 
 def our_attack(
     net: Classifier, x: Tensor, y: Tensor, eps: float, steps: int, drop: bool
-) -> Callable[[], Any]:
+) -> Callable[[], Attacked]:
     """Our PGD from the image itself, ``drop``: broken samples leave the batch."""
 
-    def attack() -> Any:
+    def attack() -> Attacked:
         return pgd(
             net, x, y, Linf(eps), steps=steps, step_size=step_size(eps, steps), start=False, early_stop=drop
         )
@@ -198,11 +186,11 @@ def step_size(eps: float, steps: int) -> float:
 
 
 def training(
-    subject: Subject, frameworks: dict[str, Framework], device: torch.device, adversarial: bool = False
+    subject: Subject, frameworks: Mapping[str, Framework], device: torch.device, adversarial: bool = False
 ) -> dict[str, Work]:
     """Contenders of the training step."""
-    x, y = subject.images(device)
-    net = subject.network_on(device)
+    x, y = batch_of(subject, device)
+    net = network_of(subject, device)
     work: dict[str, Work] = {}
     for precision, dtype in PRECISIONS.items():
         work[f"floor {precision}"] = _floor(
@@ -210,10 +198,10 @@ def training(
         )
         for guarded in (False, True):
             work[f"{'TGO' if guarded else 'vanilla'} {precision}"] = Step(
-                subject.network_on(device), x, y, precision, guarded, adversarial
+                network_of(subject, device), x, y, precision, guarded, adversarial
             )
         if not adversarial:
-            work[f"plain loop {precision}"] = plain_step(subject.network_on(device), x, y, precision)
+            work[f"plain loop {precision}"] = plain_step(network_of(subject, device), x, y, precision)
         for name, framework in frameworks.items():
             other = theirs(net, framework, dtype)
             adversary = None
@@ -229,11 +217,11 @@ def attacking(
     y: Tensor,
     eps: float,
     steps: int,
-    frameworks: dict[str, Framework],
+    frameworks: Mapping[str, Framework],
     drop: bool,
-) -> dict[str, Callable[[], Any]]:
-    """Contenders of PGD. Ours give ``Attacked``, theirs the images found."""
-    work: dict[str, Callable[[], Any]] = {}
+) -> dict[str, Work]:
+    """Contenders of PGD. Ours return ``Attacked``, theirs the images found."""
+    work: dict[str, Work] = {}
     for precision, dtype in PRECISIONS.items():
         own = copy.deepcopy(net).eval().prefer(True, dtype)
         work[f"floor {precision}"] = _floor(Floor(net, x, dtype or torch.float32), steps, False)

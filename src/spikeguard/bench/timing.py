@@ -17,7 +17,7 @@ def interleaved(
     device: torch.device,
     report: Callable[[int, int], None] = lambda done, total: None,
     warm: int = 1,
-) -> dict[str, list[float]]:
+) -> dict[str, tuple[float, ...]]:
     """Seconds of each piece of work in each of ``rounds``.
 
     Every round runs all of them, each time starting with another one.
@@ -32,7 +32,7 @@ def interleaved(
         for name in names[first:] + names[:first]:
             seconds[name].append(once(work[name], device))
         report(turn + 1, rounds)
-    return seconds
+    return {name: tuple(values) for name, values in seconds.items()}
 
 
 def once(work: Work, device: torch.device) -> float:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+
+if TYPE_CHECKING:
+    from spikeguard.records.bench import Growth, PeakMemory, Timing
 
 
 def parser() -> common.Parser:
@@ -50,17 +53,19 @@ def run(arguments: list[str]) -> int:
         record = bench.run(settings, given.out / "bench.json", given.resume, shown.show)
     write_bytes(given.out / "bench.svg", picture(record).encode())
     if given.json:
-        common.print_json(record)
+        common.print_json(record.to_json())
         return 0
-    for name, entry in record["tasks"].items():
-        _show(name, entry)
+    for name, timing in record.timed.items():
+        _show_timing(name, timing)
+    if record.memory:
+        _show_memory(record.memory)
+    if record.growth:
+        _show_growth(record.growth)
     print(
         f"\nwrote {given.out / 'bench.json'} and {given.out / 'bench.svg'} (open it in a browser); "
         f"{time.perf_counter() - begun:.0f} s"
     )
-    if missing := [
-        name for name in ("spikingjelly", "snntorch", "torchattacks") if name not in record["peers"]
-    ]:
+    if missing := [name for name in ("spikingjelly", "snntorch", "torchattacks") if name not in record.peers]:
         print(
             f"next: install {', '.join(missing)} beside spikeguard, and what needs them is timed as well "
             "(--no-deps keeps your torch)"
@@ -68,59 +73,55 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _show(name: str, entry: dict[str, Any]) -> None:
-    if "median" in entry:
-        rows = [
-            [
-                contender,
-                f"{seconds:.3f}",
-                f"{entry['images_per_second'][contender]:.0f}",
-                f"{entry['over_best'][contender]:.2f}",
-            ]
-            for contender, seconds in sorted(entry["median"].items(), key=lambda item: item[1])
+def _show_timing(name: str, timing: Timing) -> None:
+    rows = [
+        [
+            contender,
+            f"{seconds:.3f}",
+            f"{timing.images_per_second[contender]:.0f}",
+            f"{timing.over_best[contender]:.2f}",
         ]
-        title = (
-            f"{name}: {entry['images']} images; our best is {entry['best']}, "
-            f"{entry['best_over_floor']:.2f} times the fastest floor"
+        for contender, seconds in sorted(timing.median.items(), key=lambda item: item[1])
+    ]
+    title = (
+        f"{name}: {timing.images} images; our best is {timing.best}, "
+        f"{timing.best_over_floor:.2f} times the fastest floor"
+    )
+    common.table(title, ["", "seconds", "images/s", "times our best"], rows)
+    if dropping := timing.dropping:
+        print(
+            f"{100 * dropping.survive:.0f} % survive at {255 * dropping.eps:.1f}/255; dropping broken "
+            f"samples is {dropping.faster:.2f} times faster"
         )
-        common.table(title, ["", "seconds", "images/s", "times our best"], rows)
-        if "dropping_faster" in entry:
-            survive, eps = 100 * entry["survive"], 255 * entry["eps"]
-            print(
-                f"{survive:.0f} % survive at {eps:.1f}/255; dropping broken samples is "
-                f"{entry['dropping_faster']:.2f} times faster"
-            )
-            for other, share in entry["same_outcome"].items():
-                print(f"the same outcome as {other} with torchattacks for {100 * share:.1f} % of the images")
-        if "parts" in entry:
-            print(
-                "where the time goes: "
-                + ", ".join(f"{part} {100 * share:.0f} %" for part, share in entry["parts"].items())
-            )
-    elif "bytes" in entry:
-        for subject, sizes in entry["bytes"].items():
-            rows = [
-                [contender, "not measured" if size is None else f"{size / 2**30:.2f}"]
-                for contender, size in sizes.items()
-            ]
-            common.table(f"{name}, {subject}", ["", "GiB"], rows)
-    else:
+        for other, share in dropping.same_outcome.items():
+            print(f"the same outcome as {other} with torchattacks for {100 * share:.1f} % of the images")
+    if timing.parts:
+        shares = (f"{part} {100 * share:.0f} %" for part, share in timing.parts.items())
+        print("where the time goes: " + "; ".join(shares))
+
+
+def _show_memory(memory: PeakMemory) -> None:
+    for subject, sizes in memory.bytes.items():
         rows = [
-            [
-                axis,
-                " ".join(f"{v}: {s:.3f}" for v, s in zip(c["values"], c["seconds"], strict=True)),
-                f"{c['power']:.2f}",
-            ]
-            for axis, c in entry["curves"].items()
+            [contender, "not measured" if size is None else f"{size / 2**30:.2f}"]
+            for contender, size in sizes.items()
         ]
-        common.table(
-            f"{name} of a guarded training step (and of PGD), seconds",
-            ["", "value: seconds", "power at the end"],
-            rows,
-        )
-        large = entry["large"]
-        sizes = ", ".join(
-            f"{kind}: {'does not fit' if size is None else f'{size / 2**30:.1f} GiB'}"
-            for kind, size in large["bytes"].items()
-        )
-        print(f"wrn16 at 224x224, T = 16, batch 8: {sizes}")
+        common.table(f"peak memory of a training step, {subject}", ["", "GiB"], rows)
+
+
+def _show_growth(growth: Growth) -> None:
+    rows = [
+        [
+            axis,
+            " ".join(f"{v}: {s:.3f}" for v, s in zip(curve.values, curve.seconds, strict=True)),
+            f"{curve.power:.2f}",
+        ]
+        for axis, curve in growth.curves.items()
+    ]
+    title = "growth of a guarded training step (and of PGD), seconds"
+    common.table(title, ["", "value: seconds", "power at the end"], rows)
+    sizes = "; ".join(
+        f"{kind}: {'does not fit' if size is None else f'{size / 2**30:.1f} GiB'}"
+        for kind, size in growth.large.bytes.items()
+    )
+    print(f"wrn16 at 224x224, T = 16, batch 8: {sizes}")

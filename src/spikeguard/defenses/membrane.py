@@ -1,6 +1,6 @@
 """Regularizers of the membrane potential.
 
-What is measured differs, which passes are read and how its weight rises do not.
+They measure different terms. Which forward passes they read and how their weight rises is the same code.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class _MPDSGR(Guarding):
             if self.settings.moments == "batch norm":
                 if name not in self.norms:
                     continue
-                mean, deviation = through_norm(
+                mean, deviation = moments_after_norm(
                     mean,
                     self.norms[name],
                     float(self.layers[name].decay.detach()),
@@ -181,19 +181,19 @@ def moments(u: Tensor) -> tuple[Tensor, Tensor]:
     return flat.mean(2), flat.var(2, unbiased=False).add(1e-8).sqrt()
 
 
-def through_norm(
-    seen: Tensor, norm: nn.BatchNorm2d, decay: float, threshold: Tensor
+def moments_after_norm(
+    measured: Tensor, norm: nn.BatchNorm2d, decay: float, threshold: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Moments ``[T, C]`` as functions of batch norm: ``mu = beta D(decay) - threshold - S``, ``sigma^2 =
     gain^2 D(decay^2)``.
 
-    ``D(r)[t] = sum_{i <= t} r^i``; S, what resets take away, is read off the mean that was ``seen`` and
-    carries no gradient.
+    ``D(r)[t] = sum_{i <= t} r^i``; S, what resets take away, is the rest of the
+    ``measured`` mean and carries no gradient.
     """
-    powers = decay ** torch.arange(len(seen), dtype=seen.dtype, device=seen.device)
+    powers = decay ** torch.arange(len(measured), dtype=measured.dtype, device=measured.device)
     sums, squares = powers.cumsum(0)[:, None], powers.square().cumsum(0)[:, None]
-    free = norm.bias * sums - threshold.to(seen.dtype)
-    return free + (seen - free).detach(), norm.weight.abs() * squares.sqrt() + 1e-4
+    free = norm.bias * sums - threshold.to(measured.dtype)
+    return free + (measured - free).detach(), norm.weight.abs() * squares.sqrt() + 1e-4
 
 
 def mass(mean: Tensor, deviation: Tensor, gamma: float) -> Tensor:

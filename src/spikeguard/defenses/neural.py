@@ -235,8 +235,8 @@ class HoSNN(Defense):
 
     Over the first ``share`` of the training neurons are plain and H*, the mean potential per neuron and step,
     is read on clean images; from then on thresholds move. The published method records H* in a network
-    trained before, on clean images alone, and reads out a synaptic trace; the gradient goes through the
-    thresholds here, in training and in attacks. arXiv 2308.10373.
+    trained before, on clean images alone, and reads out a synaptic trace. Here training and attacks
+    also differentiate by the thresholds. arXiv 2308.10373.
 
     >>> own = sg.build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, width=4)
     >>> sg.defenses.HoSNN(rate=0.1).prepare(own)

@@ -8,8 +8,8 @@ reports that it needs no gradient, and modules that behave differently in eval m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,12 @@ class StraightThroughMode(TorchFunctionMode):
     """The replacements above, for every torch function called inside."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func in IDENTITY:
             return args[0]
@@ -111,7 +115,7 @@ class BPDAOpened(Opened):
 def own_neurons_excepted(model: Model) -> Iterator[None]:
     """Our own neurons run outside the mode: they need no bypass, and their kernels would not run under it."""
     layers = spiking(model).values() if isinstance(model, nn.Module) else ()
-    open_guards: list[Any] = []
+    open_guards: list[AbstractContextManager[object]] = []
 
     def enter(*_: object) -> None:
         open_guards.append(torch._C.DisableTorchFunction())

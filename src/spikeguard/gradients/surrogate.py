@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
 
 from spikeguard.gradients.base import Gradient, Opened, derive
 from spikeguard.losses import Loss
@@ -23,6 +23,7 @@ from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Surrogate
 
+Grads = tuple[Tensor | None, ...]
 Choice = Callable[[str], Surrogate]
 """The surrogate of a layer, by the layer's name."""
 
@@ -78,9 +79,11 @@ def replace_derivatives(total: Tensor, choose: Choice) -> None:
         node.register_hook(_replacing(_potential(node), choose(str(number))))
 
 
-def custom_nodes(root: Any) -> list[Any]:
+def custom_nodes(root: Node | None) -> list[BackwardCFunction]:
     """The custom functions of an autograd graph, always in the same order."""
-    seen, stack, found = {root}, [root], []
+    seen: set[Node | BackwardCFunction | None] = {root}
+    stack: list[Node | BackwardCFunction] = [] if root is None else [root]
+    found: list[BackwardCFunction] = []
     while stack:
         node = stack.pop()
         if isinstance(node, BackwardCFunction):
@@ -92,13 +95,13 @@ def custom_nodes(root: Any) -> list[Any]:
     return found
 
 
-def _potential(node: Any) -> Tensor | None:
+def _potential(node: BackwardCFunction) -> Tensor | None:
     saved = (t for t in node.saved_tensors if isinstance(t, Tensor) and t.is_floating_point() and t.dim())
     return next(saved, None)
 
 
-def _replacing(u: Tensor | None, surrogate: Surrogate) -> Callable[[Any, Any], Any]:
-    def hook(given: tuple[Tensor | None, ...], got: tuple[Tensor | None, ...]) -> Any:
+def _replacing(u: Tensor | None, surrogate: Surrogate) -> Callable[[Grads, Grads], Grads | None]:
+    def hook(given: Grads, got: Grads) -> Grads | None:
         g = got[0]
         if g is None or (given[0] is not None and given[0].shape != g.shape):
             return None  # not elementwise, so not a spike

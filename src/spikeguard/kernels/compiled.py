@@ -11,23 +11,51 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spikeguard.kernels import compiler
+from spikeguard.kernels.context import Context
 from spikeguard.kernels.layout import Layout
 from spikeguard.kernels.mode import LayerOutput, Mode, wide, widen
 from spikeguard.surrogates import Stretched, Triangle
 
 _ANY = Triangle()
+P = ParamSpec("P")
+R = TypeVar("R")
+Forward = Callable[[Tensor, Tensor | None, Tensor, Tensor], tuple[Tensor, Tensor | None, Tensor | None]]
+"""Spikes, potentials and penalty of currents, noise, decay and threshold."""
+
+
+class Backward(Protocol):
+    """Gradients of currents, decay and threshold, the last two only if they are needed."""
+
+    def __call__(
+        self,
+        g_spikes: Tensor,
+        g_u: Tensor | None,
+        g_penalty: Tensor | None,
+        current: Tensor,
+        noise: Tensor | None,
+        sharpness: Tensor | None,
+        decay: Tensor,
+        threshold: Tensor,
+        /,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]: ...
 
 
 def _step(
-    mode: Mode, t: int, v: Any, current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor
-) -> Any:
+    mode: Mode,
+    t: int,
+    v: Tensor | float,
+    current: Tensor,
+    noise: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One time step: potential h, distance to the threshold u, step input w, spike s, next potential."""
     h = (decay[t] if decay.dim() else decay) * v + widen(current[t if current.shape[0] > 1 else 0])
     if noise is not None and mode.site == "membrane":
@@ -38,9 +66,11 @@ def _step(
     return h, u, w, s, (h * (1 - s) if mode.reset == "hard" else h - threshold * s)
 
 
-def _forward(mode: Mode, want_u: bool) -> Callable[..., Any]:
-    def forward(current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor) -> Any:
-        v: Any = mode.v_init
+def _forward(mode: Mode, want_u: bool) -> Forward:
+    def forward(
+        current: Tensor, noise: Tensor | None, decay: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        v: Tensor | float = mode.v_init
         spikes, potentials, hinge = [], [], None
         for t in range(mode.timesteps):
             _, u, _, s, v = _step(mode, t, v, current, noise, decay, threshold)
@@ -60,7 +90,7 @@ def _forward(mode: Mode, want_u: bool) -> Callable[..., Any]:
     return forward
 
 
-def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
+def _backward(mode: Mode, want_scalars: bool) -> Backward:
     def backward(
         g_spikes: Tensor,
         g_u: Tensor | None,
@@ -70,8 +100,9 @@ def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
         sharpness: Tensor | None,
         decay: Tensor,
         threshold: Tensor,
-    ) -> Any:
-        past, v = [], mode.v_init
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        past: list[tuple[Tensor | float, Tensor, Tensor, Tensor, Tensor]] = []
+        v: Tensor | float = mode.v_init
         for t in range(mode.timesteps):
             before = v
             h, u, w, s, v = _step(mode, t, v, current, noise, decay, threshold)
@@ -126,19 +157,27 @@ def _backward(mode: Mode, want_scalars: bool) -> Callable[..., Any]:
     return backward
 
 
-def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with a code object of its own: the compiler counts recompilations by code object."""
-    f: Any = function
-    return types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+def _compiled(f: Callable[P, R]) -> Callable[P, R]:
+    """Compile a copy with a code object of its own: the compiler counts recompilations by code object."""
+    assert isinstance(f, types.FunctionType)
+    code = f.__code__.replace()
+    return compiler.compile(
+        types.FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    )
 
 
 @cache
-def _ready(
-    make: Callable[..., Any], mode: Mode, flag: bool, compiled: bool, *variant: object
-) -> Callable[..., Any]:
+def _forward_kernel(mode: Mode, want_u: bool, compiled: bool, *variant: object) -> Forward:
     """A kernel for each ``variant`` (tensors given, dtype, device), so that none is compiled twice."""
-    function = make(mode, flag)
-    return compiler.compile(_own_code(function)) if compiled else function
+    kernel = _forward(mode, want_u)
+    return _compiled(kernel) if compiled else kernel
+
+
+@cache
+def _backward_kernel(mode: Mode, want_scalars: bool, compiled: bool, *variant: object) -> Backward:
+    """As ``_forward_kernel``."""
+    kernel = _backward(mode, want_scalars)
+    return _compiled(kernel) if compiled else kernel
 
 
 def _variant(current: Tensor, *others: Tensor | None) -> tuple[object, ...]:
@@ -147,10 +186,16 @@ def _variant(current: Tensor, *others: Tensor | None) -> tuple[object, ...]:
     )
 
 
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]
+    mode: Mode
+    compiled: bool
+
+
 class _Integrate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Kept,
         current: Tensor,
         decay: Tensor,
         threshold: Tensor,
@@ -159,14 +204,14 @@ class _Integrate(torch.autograd.Function):
         sharpness: Tensor | Callable[[Tensor], Tensor | None] | None,
         want_u: bool,
         compiled: bool,
-    ) -> Any:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         key = mode if mode.smooth else replace(mode, surrogate=_ANY)
         current, decay, threshold = current.detach(), decay.detach(), threshold.detach()
         all_u = want_u or callable(sharpness)
-        spikes, u, penalty = _ready(_forward, key, all_u, compiled, *_variant(current, noise, decay))(
-            current, noise, decay, threshold
-        )
+        kernel = _forward_kernel(key, all_u, compiled, *_variant(current, noise, decay))
+        spikes, u, penalty = kernel(current, noise, decay, threshold)
         if callable(sharpness):
+            assert u is not None
             sharpness = sharpness(u)
         if sharpness is None and isinstance(
             mode.surrogate, Stretched
@@ -179,10 +224,11 @@ class _Integrate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # a second derivative raises instead of returning wrong values
-    def backward(ctx: Any, *grads: Any) -> Any:
-        g_spikes, g_u, g_penalty = grads
+    def backward(
+        ctx: _Kept, g_spikes: Tensor | None, g_u: Tensor | None, g_penalty: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         current, noise, sharpness, decay, threshold = ctx.saved_tensors
-        mode: Mode = ctx.mode
+        mode = ctx.mode
         if not mode.smooth:
             mode = replace(mode, surrogate=mode.surrogate.kernel())
         if g_spikes is None:
@@ -190,12 +236,24 @@ class _Integrate(torch.autograd.Function):
                 mode.timesteps, current.shape[1], dtype=current.dtype, device=current.device
             )
         variant = _variant(current, noise, sharpness, g_u, g_penalty, decay)
-        ready = _ready(_backward, mode, any(ctx.needs_input_grad[1:3]), ctx.compiled, *variant)
-        g = ready(g_spikes.contiguous(), g_u, g_penalty, current, noise, sharpness, decay, threshold)
+        kernel = _backward_kernel(mode, any(ctx.needs_input_grad[1:3]), ctx.compiled, *variant)
+        g = kernel(g_spikes.contiguous(), g_u, g_penalty, current, noise, sharpness, decay, threshold)
         return *g, None, None, None, None, None
 
 
-_integrate: Callable[..., Any] = _Integrate.apply
+_integrate: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor,
+        Mode,
+        Tensor | None,
+        Tensor | Callable[[Tensor], Tensor | None] | None,
+        bool,
+        bool,
+    ],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _Integrate.apply
 
 
 def integrate(

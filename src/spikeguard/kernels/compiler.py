@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger("spikeguard")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 WORTHWHILE = 2**18  # elements; below, starting a compiled kernel for one more shape costs more than it saves
 
@@ -54,7 +56,6 @@ def path(device: str = "cpu") -> str:
     return "compiled" if verdict(device)[0] else "eager"
 
 
-def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile(function: Callable[P, R]) -> Callable[P, R]:
     """torch.compile for elementwise kernels: shapes stay symbolic, a graph break is an error."""
-    compiled: Callable[..., Any] = torch.compile(function, dynamic=True, fullgraph=True)
-    return compiled
+    return torch.compile(function, dynamic=True, fullgraph=True)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spikeguard.kernels import cpp_build
+from spikeguard.kernels.context import Context
 from spikeguard.kernels.cpp_build import BACKWARD, FORWARD, SMALL, Args
 from spikeguard.kernels.equation import Moving
 from spikeguard.kernels.expressions import expression
@@ -183,10 +184,15 @@ class _Layer:
         return self.shape.step * len(self.current) // self.shape.channels
 
 
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor | None, Tensor | None]
+    layer: _Layer
+
+
 class _Integrate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Kept,
         current: Tensor,
         decay: Tensor,
         threshold: Tensor,
@@ -194,7 +200,7 @@ class _Integrate(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         call: Call,
-    ) -> Any:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         layer = _Layer(current.detach(), decay, threshold, call)
         mode, sizes = call.mode, tuple(current.shape[1:])
         full = (mode.timesteps, *sizes)
@@ -205,8 +211,10 @@ class _Integrate(torch.autograd.Function):
         band = _BAND[mode.band.side] if mode.band else 0
         sums = layer.run(FORWARD, "forward", 1, {"WANT_U": int(want_u), "BAND": band}, spikes=spikes, u=u)
         penalty = (sums[0] / (mode.timesteps * layer.shape.step)).float() if band else None
-        given = call.sharpness
-        sharpness = given if given is None or isinstance(given, Tensor) else given(u)  # type: ignore[arg-type]
+        sharpness = call.sharpness
+        if callable(sharpness):
+            assert u is not None
+            sharpness = sharpness(u)
         saved = None if sharpness is None else dense(sharpness.float(), layer.shape)
         ctx.save_for_backward(layer.current, saved, layer.own.pop("decays", None))
         ctx.layer = layer
@@ -216,9 +224,10 @@ class _Integrate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # a second derivative raises instead of returning wrong values
-    def backward(ctx: Any, *grads: Any) -> Any:
-        g_spikes, g_u, g_penalty = grads
-        layer: _Layer = ctx.layer
+    def backward(
+        ctx: _Kept, g_spikes: Tensor | None, g_u: Tensor | None, g_penalty: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        layer = ctx.layer
         layer.current, sharpness, decays = ctx.saved_tensors
         call, mode, shape = layer.call, layer.call.mode, layer.shape
         dtype = layer.current.dtype
@@ -290,4 +299,7 @@ class _Integrate(torch.autograd.Function):
         )
 
 
-_integrate: Callable[..., Any] = _Integrate.apply
+_integrate: Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Call],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _Integrate.apply

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from spikeguard.kernels import compiler
 
@@ -115,13 +114,13 @@ def verdict() -> tuple[bool, str]:
 
 
 @cache
-def function(name: str, which: int, derivative: str, **flags: int) -> Callable[[Any], None]:
+def function(name: str, which: int, derivative: str, **flags: int) -> Callable[[object], None]:
     """A function of the library for these macros; those not named are 0."""
     found = getattr(
         _library(which, derivative, tuple(sorted({**dict.fromkeys(_ZERO, 0), **flags}.items()))), name
     )
     found.argtypes, found.restype = [ctypes.c_void_p], None
-    called: Callable[[Any], None] = found
+    called: Callable[[object], None] = found
     return called
 
 

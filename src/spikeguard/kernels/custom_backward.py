@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spikeguard.kernels.context import Context
 from spikeguard.kernels.mode import widen
 
 
@@ -27,14 +28,19 @@ class LayerPass:
 class SequenceRule(Protocol):
     """A backward pass of a whole layer."""
 
-    def back(self, g: Tensor, seen: LayerPass, /) -> Tensor:
+    def back(self, g: Tensor, layer: LayerPass, /) -> Tensor:
         """The gradient of the currents from the gradient of the spikes, both ``[T, N, ...]``."""
+
+
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor, Tensor]
+    rest: tuple[float, float, SequenceRule]
 
 
 class _Custom(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Kept,
         current: Tensor,
         spikes: Tensor,
         u: Tensor,
@@ -48,11 +54,11 @@ class _Custom(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: _Kept, g: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         current, spikes, u = ctx.saved_tensors
         decay, threshold, rule = ctx.rest
         done = LayerPass(widen(current), widen(spikes), u, decay, threshold)
-        return rule.back(widen(grads[0]), done).to(current.dtype), None, None, None, None, None
+        return rule.back(widen(g), done).to(current.dtype), None, None, None, None, None
 
 
 custom_backward: Callable[[Tensor, Tensor, Tensor, float, float, SequenceRule], Tensor] = _Custom.apply

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from spikeguard.kernels.context import Context
 from spikeguard.kernels.mode import LayerOutput, Mode, wide, widen
 from spikeguard.surrogates import Surrogate
 
@@ -22,20 +23,24 @@ class Moving(Protocol):
     def goal(self) -> Tensor: ...
 
 
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor | None]
+    surrogate: Surrogate
+
+
 class _Step(torch.autograd.Function):
     """step(w) with a surrogate derivative."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, surrogate: Surrogate, sharpness: Tensor | None) -> Tensor:
+    def forward(ctx: _Kept, w: Tensor, surrogate: Surrogate, sharpness: Tensor | None) -> Tensor:
         ctx.save_for_backward(w, sharpness)
         ctx.surrogate = surrogate
         return (w >= 0).to(w.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: _Kept, g: Tensor) -> tuple[Tensor, None, None]:
         w, sharpness = ctx.saved_tensors
-        surrogate: Surrogate = ctx.surrogate
-        return grads[0] * surrogate.derivative(w, sharpness), None, None
+        return g * ctx.surrogate.derivative(w, sharpness), None, None
 
 
 _step: Callable[[Tensor, Surrogate, Tensor | None], Tensor] = _Step.apply

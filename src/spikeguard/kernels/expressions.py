@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from spikeguard.surrogates import (
     Atan,
@@ -16,13 +15,19 @@ from spikeguard.surrogates import (
     Triangle,
 )
 
-_EXPRESSIONS: dict[type[Surrogate], str | Callable[[Any], str]] = {
+
+def _exponential(surrogate: Surrogate) -> str:
+    assert isinstance(surrogate, Exponential)
+    return f"(float){float(surrogate.height)!r} * exp(-a * abs(u))"
+
+
+_EXPRESSIONS: dict[type[Surrogate], str | Callable[[Surrogate], str]] = {
     Triangle: "a * max0(1.0f - abs(a * u))",
     Atan: "a * (0.5f / (1.0f + (1.57079633f * (a * u)) * (1.57079633f * (a * u))))",
     Sigmoid: "a * [](V s) { return s * (1.0f - s); }(1.0f / (1.0f + exp(-(a * u))))",
     Gaussian: "a * (exp(-0.5f * (a * u) * (a * u)) * 0.398942280f)",
     Rectangle: "choose(abs(a * u) < 0.5f, a, V{})",
-    Exponential: lambda surrogate: f"(float){float(surrogate.height)!r} * exp(-a * abs(u))",
+    Exponential: _exponential,
     StraightThrough: "all(1.0f)",
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from spikeguard.kernels.context import Running
 
-def needs_grad(ctx: Any, place: int, among: int | None = None) -> bool:
+
+def needs_grad(ctx: Running, place: int, among: int | None = None) -> bool:
     """Will the gradient of this argument be used? ``needs_input_grad`` only says if it could be.
 
     ``place`` counts all arguments, ``among`` only the tensors.

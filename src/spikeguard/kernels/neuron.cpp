@@ -1,5 +1,5 @@
-// A layer of spiking neurons, forward and backward, each in one pass over memory. reference.py says what is computed; native.py
-// compiles this file once for each combination of the macros below and hands in tensors.
+// A layer of spiking neurons, forward and backward, each in one pass over memory. equation.py has the same
+// equation, readable; cpp_build.py compiles this file once for each combination of the macros below, and cpp.py passes tensors.
 //
 //   PASS           1 forward, 2 backward, 3 the small ones
 //   STEPS          time steps; CONSTANT: one current for all of them
@@ -113,7 +113,7 @@ template <class T, class X> static inline void write(T *to, X x, int n) {
     else memcpy(to, &x, sizeof(T) * n);
 }
 
-// ---- noise: draws.py in vectors --------------------------------------------------------------------------------------------------
+// ---- noise: gaussian.py in vectors --------------------------------------------------------------------------------------------------
 
 static inline U mix(U x) {
     x = (x ^ (x >> 16)) * 0x21f0aaadu;
@@ -137,7 +137,7 @@ static inline void normals(U bits, float sigma, V &even, V &odd) {
     odd = sigma * (radius * turn(0.25f - abs(back)));
 }
 
-// ---- one neuron's walk through time ------------------------------------------------------------------------------------------------
+// ---- one neuron, step by step in time ----------------------------------------------------------------------------------------------
 
 struct Place {
     int64_t sample, row, at;  // at: where the row's lanes begin, within one time step
@@ -390,7 +390,7 @@ extern "C" void spread(const Args *args) {
     });
 }
 
-// Random numbers into u, as draws.py has them: STEPS normal ones a position, [STEPS, samples, length], or one uniform one.
+// Random numbers into u, as gaussian.py has them: STEPS normal ones a position, [STEPS, samples, length], or one uniform one.
 extern "C" void normal(const Args *args) {
     const Args &a = *args;
     parallel(a, a.samples, 0, [&](int64_t from, int64_t to, double *) {
@@ -421,7 +421,7 @@ extern "C" void uniform(const Args *args) {
     });
 }
 
-// A weighted sum, decay current + threshold other, and its way back: from g_spikes to spikes and g_current, and the weights' own sums.
+// A weighted sum, decay current + threshold other, and its backward pass: from g_spikes to spikes and g_current, and the weights' own sums.
 extern "C" void join(const Args *args) {
     const Args &a = *args;
     parallel(a, (a.samples + LANES - 1) / LANES, 0, [&](int64_t from, int64_t to, double *) {

@@ -7,12 +7,13 @@ images at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikeguard.kernels.context import Context
 from spikeguard.kernels.needs_grad import needs_grad
 
 # pixels; with AVX2 alone the product is 1.2 to 1.5 times faster up to here, and slower above; with AVX-512
@@ -53,16 +54,19 @@ def pays() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor]
+
+
 class _Small(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: _Kept, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return torch.conv2d(x, weight, None, 1, 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (g,) = grads
+    def backward(ctx: _Kept, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         g_x = g_weight = None
         if needs_grad(ctx, 0):
@@ -85,8 +89,17 @@ class Conv(nn.Conv2d):
     spikes are exact in it.
     """
 
-    def __init__(self, *sizes: int, exact: bool = False, **options: Any) -> None:
-        super().__init__(*sizes, **options)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
         self.exact = exact
 
     def forward(self, x: Tensor) -> Tensor:

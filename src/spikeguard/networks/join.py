@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spikeguard.kernels import cpp_build
+from spikeguard.kernels.context import Context
 from spikeguard.kernels.cpp_build import SMALL, Args
 from spikeguard.kernels.needs_grad import needs_grad
 
@@ -55,9 +56,13 @@ def _call(name: str, x: Tensor, y: Tensor, weight: Tensor, affine: bool, **tenso
     return sums
 
 
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor, Tensor]
+
+
 class _Join(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: _Kept, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         y = _laid_out_as(y, x)
         out = torch.empty_like(x)
         _call("join", x, y, weight, False, spikes=out)
@@ -66,9 +71,9 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: _Kept, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, y, weight = ctx.saved_tensors
-        g = _laid_out_as(grads[0], x)
+        g = _laid_out_as(g, x)
         g_x, g_y = torch.empty_like(x), torch.empty_like(x)
         learned = needs_grad(ctx, 2)
         sums = _call("part", x, y, weight, learned, g_spikes=g, spikes=g_x, g_current=g_y)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from spikeguard.errors import UserError
+from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import read_json
 from spikeguard.records.schema import AttackRecord, AuditRecord, Record, TrainingRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
 
 KINDS: dict[str, type[Record]] = {
-    kind.kind: kind for kind in (AuditRecord, AttackRecord, TrainingRecord, DemoRecord, StudyRecord)
+    kind.kind: kind
+    for kind in (AuditRecord, AttackRecord, TrainingRecord, DemoRecord, StudyRecord, BenchRecord)
 }
 
 

@@ -243,4 +243,28 @@ def _study_audit(old: Old) -> New | None:
     }
 
 
-KINDS: dict[str, Callable[[Old], New]] = {"audit": _audit, "attack": _attack, "demo": _demo, "study": _study}
+def _bench(old: Old) -> New:
+    tasks: dict[str, Old] = old["tasks"]
+    return {
+        **_rest(old, "tasks"),
+        "timed": {name: _timing(task) for name, task in tasks.items() if "median" in task},
+        "memory": next((task for task in tasks.values() if "bytes" in task), None),
+        "growth": next((task for task in tasks.values() if "curves" in task), None),
+    }
+
+
+def _timing(old: Old) -> New:
+    if "dropping_faster" not in old:
+        return dict(old)
+    kept = {k: old[k] for k in ("eps", "survive", "same_outcome")}
+    dropping = {**kept, "faster": old["dropping_faster"]}
+    return {**_rest(old, *kept, "dropping_faster"), "dropping": dropping}
+
+
+KINDS: dict[str, Callable[[Old], New]] = {
+    "audit": _audit,
+    "attack": _attack,
+    "demo": _demo,
+    "study": _study,
+    "bench": _bench,
+}

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+from spikeguard.records.bench import BenchRecord
 from spikeguard.report.plots import COLORS, INK, figure, svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OURS, FLOOR, OTHERS = COLORS["tgo"], "#c9ced4", COLORS["vanilla"]
 
 
-def picture(record: Mapping[str, Any]) -> str:
+def picture(record: BenchRecord) -> str:
     """SVG text of a bench's record: timed tasks, peak memory, growth curves."""
-    tasks = record["tasks"]
-    panels = [
-        (name, entry["over_best"], entry["median"], "s") for name, entry in tasks.items() if "median" in entry
-    ]
-    for name, entry in tasks.items():
-        for subject, sizes in entry.get("bytes", {}).items():
-            known = {k: v / 2**30 for k, v in sizes.items() if v}
-            if known:
-                best = min(v for k, v in known.items() if k.startswith("TGO"))
-                panels.append((f"{name}, {subject}", {k: v / best for k, v in known.items()}, known, "GiB"))
-    curves = [(axis, c) for entry in tasks.values() for axis, c in entry.get("curves", {}).items()]
+    panels = [(name, timing.over_best, timing.median, "s") for name, timing in record.timed.items()]
+    for subject, sizes in record.memory.bytes.items() if record.memory else ():
+        known = {name: size / 2**30 for name, size in sizes.items() if size}
+        if known:
+            best = min(size for name, size in known.items() if name.startswith("TGO"))
+            over = {name: size / best for name, size in known.items()}
+            panels.append((f"peak memory of a training step, {subject}", over, known, "GiB"))
+    curves = list(record.growth.curves.items()) if record.growth else []
     rows = -(-len(panels) // 2) + (1 if curves else 0)
     drawn, axes = figure(11, 2.9 * rows, rows, 4 if curves else 2)
     if curves:
@@ -41,11 +42,11 @@ def picture(record: Mapping[str, Any]) -> str:
     for axis in slots[len(panels) :]:
         axis.remove()
     for axis, (name, curve) in zip(axes[-1] if curves else (), curves, strict=False):
-        _curve(axis, name, curve["values"], curve["seconds"])
+        _curve(axis, name, curve.values, curve.seconds)
     return svg(drawn)
 
 
-def _curve(axis: Any, name: str, values: Sequence[int], seconds: Sequence[float]) -> None:
+def _curve(axis: Axes, name: str, values: Sequence[int], seconds: Sequence[float]) -> None:
     power, note = (2, "dotted: as the area") if name == "side" else (1, "dotted: linear")
     axis.loglog(values, [seconds[-1] * (v / values[-1]) ** power for v in values], ":", color=INK, lw=1)
     axis.loglog(values, seconds, "o-", color=OURS, ms=4)
@@ -55,7 +56,7 @@ def _curve(axis: Any, name: str, values: Sequence[int], seconds: Sequence[float]
     axis.set_title(f"seconds against {name}\n{note}", fontsize=8, loc="left")
 
 
-def _bars(axis: Any, title: str, ratio: Mapping[str, float], value: Mapping[str, float], unit: str) -> None:
+def _bars(axis: Axes, title: str, ratio: Mapping[str, float], value: Mapping[str, float], unit: str) -> None:
     names = sorted(ratio, key=lambda n: ratio[n], reverse=True)
     for place, name in enumerate(names):
         ours = name.startswith(("TGO", "vanilla", "plain loop", "all steps", "dropping"))
