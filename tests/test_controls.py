@@ -100,9 +100,8 @@ def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_nois
 
 
 def test_a_handful_of_images_accuses_nobody():
-    few = Task(
-        Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), known_random=False
-    )  # four times as much breaks nothing
+    # four times as much breaks nothing
+    few = Task(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), plan=Plan(random=False))
     assert controls.against_noise(few) == ()
     assert {
         f.id

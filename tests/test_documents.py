@@ -3,15 +3,16 @@
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 
 from spikeguard.auditing.suite import STANDARD
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import read_json
-from spikeguard.records.schema import Accuracy
+from spikeguard.records.schema import AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
 from spikeguard.report.reading import reading
 from studies.embedded.page import page
@@ -94,25 +95,22 @@ def test_the_numbers_of_the_readme_are_those_of_its_record():
     )
 
 
-def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, float]) -> SimpleNamespace:
-    """What the reading uses of a demo's record, with these shares: (PGD-20 alone, worst case)."""
+def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, float]) -> DemoRecord:
+    """A demo's record with these shares: (PGD-20 alone, worst case)."""
+    record = DemoRecord.read(ROOT / "results" / "demo.json")
+    shares = {"vanilla": vanilla, "control": (control, control), "tgo": tgo}
 
-    def share(value: float) -> Accuracy:
-        return Accuracy(value, value, value, 300)
-
-    def network(role: str, own: float, worst: float) -> SimpleNamespace:
-        audit = SimpleNamespace(alone={"pgd20": share(own)}, worst_case=share(worst))
-        return SimpleNamespace(
-            role=role,
-            factor=1.5,
-            seconds=10.0,
-            clean=share(0.9),
-            neighbors=SimpleNamespace(mean=0.1),
-            attacks={"8/255": audit, "25/255": audit},
+    def with_shares(audit: AuditRecord, own: float, worst: float) -> AuditRecord:
+        members = tuple(
+            replace(m, alone=replace(m.alone, value=own)) if m.id == "pgd20" else m for m in audit.members
         )
+        return replace(audit, members=members, worst_case=replace(audit.worst_case, value=worst))
 
-    networks = [network("vanilla", *vanilla), network("control", control, control), network("tgo", *tgo)]
-    return SimpleNamespace(networks=networks, eps=["8/255", "25/255"], images=300, delta=0.2)
+    networks = tuple(
+        replace(n, attacks={eps: with_shares(a, *shares[n.role]) for eps, a in n.attacks.items()})
+        for n in record.networks
+    )
+    return replace(record, networks=networks)
 
 
 def test_the_reading_calls_masking_what_is_masking_and_nothing_else():

@@ -448,8 +448,8 @@ def test_a_compiler_that_breaks_down_is_asked_for_less(tmp_path, monkeypatch):
 
 def test_a_machine_without_compiler_says_so_and_goes_on(tmp_path):
     code = (
-        "import torch, spikeguard as sg; from spikeguard.kernels import builder; "
-        "print(builder.verdict()); sg.LIF()(torch.rand(4, 90, 1000)).sum()"
+        "import torch, spikeguard as sg; from spikeguard.kernels import cpp_build; "
+        "print(cpp_build.verdict()); sg.LIF()(torch.rand(4, 90, 1000)).sum()"
     )
     environment = {**os.environ, "CXX": "no-such-compiler", "SPIKEGUARD_CACHE": str(tmp_path)}
     got = subprocess.run(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from spikeguard.diagnose.neighbors import gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
 from spikeguard.neurons import spiking
+from spikeguard.runtime.machine import machine
 from spikeguard.training import builder
 
 OPTIONS = {"small": {"width": 4}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
@@ -147,14 +149,14 @@ def test_an_open_autocast_is_followed():
     ],
 )
 def test_auto_precision_is_a_function_of_machine_and_size(network, instructions, precision, monkeypatch):
-    monkeypatch.setattr(builder, "machine", lambda: {"instructions": instructions})
+    monkeypatch.setattr(builder, "machine", lambda: replace(machine(), instructions=tuple(instructions)))
     net = sg.build(network, classes=10, in_shape=(3, 32, 32))
     assert builder.pick_precision(net, torch.device("cpu")) == precision
 
 
 def test_the_record_says_what_auto_picked(monkeypatch):
     monkeypatch.setattr(builder, "LARGE", 1)
-    monkeypatch.setattr(builder, "NATIVE_BFLOAT16", frozenset(builder.machine()["instructions"]))
+    monkeypatch.setattr(builder, "NATIVE_BFLOAT16", frozenset(machine().instructions))
     run = sg.train(little_recipe(precision="auto", epochs=1))
     assert run.record.recipe["precision"] == "bfloat16"
     assert run.net.autocast == torch.bfloat16
@@ -165,7 +167,7 @@ def test_the_record_says_what_auto_picked(monkeypatch):
     [
         (
             lambda: sg.build("vgg12", classes=10, in_shape=(3, 32, 32)),
-            "unknown network 'vgg12' (known: small, vgg11, wrn16)",
+            "unknown network 'vgg12' (did you mean 'vgg11'? known: small, vgg11, wrn16)",
         ),
         (lambda: make("small", timesteps=0), "timesteps = 0 must be at least 1"),
         (lambda: make("small", in_shape=(3, 4, 4)), "at least 8 pixels"),

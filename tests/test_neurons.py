@@ -229,7 +229,9 @@ def test_two_open_taps_are_one_request_and_both_are_notified():
     layer, current = sg.LIF(decay=0.5), torch.randn(4, 3, 7)
     with (
         sg.tap(layer, surrogate=sg.surrogates.Atan(3.0), potentials=True) as outer,
-        sg.tap(layer, surrogate=sg.surrogates.Sigmoid(2.0), potentials=True, band=sg.Band(0.5)) as inner,
+        sg.tap(
+            layer, surrogate=sg.surrogates.Sigmoid(2.0), potentials=True, band=sg.neurons.Band(0.5)
+        ) as inner,
     ):
         assert layer.request().surrogate == sg.surrogates.Sigmoid(2.0), "the last one decides"
         layer(current)
