@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spikeguard.records.bench import Subject
-from spikeguard.records.build import build, plain
+from spikeguard.records.build import build
+from spikeguard.records.files import plain
 
 TIMEOUT = 600  # seconds
 
