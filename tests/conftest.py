@@ -74,7 +74,7 @@ def short_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
 
 
-def awake(net: Classifier) -> Classifier:
+def awake(net: Classifier, batches: int = 30) -> Classifier:
     """The network in eval mode after its batch norms have seen some images.
 
     Before that its neurons are silent.
@@ -82,7 +82,7 @@ def awake(net: Classifier) -> Classifier:
     net.train()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for _ in range(30):
+        for _ in range(batches):
             net(torch.rand(32, *net.in_shape, generator=generator))
     return net.eval()
 

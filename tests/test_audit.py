@@ -51,7 +51,7 @@ def test_the_worst_case_is_the_union_of_all_members(small_audit):
 
 def test_leaving_a_family_out_gives_what_an_audit_without_it_would_find(small_net, small_images):
     """Held against an audit that really lacks the family."""
-    x, y = small_images
+    x, y = (part[:30] for part in small_images)
     rows, _ = members("quick", THREAT, traits(small_net, False))
     task = Task(small_net, x, y, THREAT, rows)
     state = run_suite(task)
@@ -72,13 +72,13 @@ def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have
     assert small_audit.reliable
 
 
-def test_at_eps_zero_it_returns_the_clean_accuracy(small_net, small_images):
+def test_at_eps_zero_it_returns_the_clean_accuracy(small_net, small_images, short_controls):
     zero = sg.audit(small_net, *small_images, sg.Linf(0.0), effort="quick")
     assert zero.robust_accuracy == zero.clean_accuracy
     assert zero.reliable
 
 
-def test_batch_size_does_not_change_the_number(small_net, small_images, small_audit):
+def test_batch_size_does_not_change_the_number(small_net, small_images, small_audit, short_controls):
     other = sg.audit(small_net, *small_images, THREAT, effort="quick", batch_size=13)
     assert (
         abs(other.robust_accuracy - small_audit.robust_accuracy) <= 1 / 60 + 1e-9
@@ -87,13 +87,14 @@ def test_batch_size_does_not_change_the_number(small_net, small_images, small_au
     assert agree >= 54
 
 
-def test_a_budget_an_image_and_other_norms_are_judged_too(small_net, small_images):
+def test_a_budget_an_image_and_other_norms_are_judged_too(small_net, small_images, short_controls):
     x, y = small_images
     mixed = torch.where(torch.arange(60) < 30, 0.0, 0.1)
     got = sg.audit(small_net, x, y, sg.Linf(mixed), effort="quick")
     right = torch.tensor(got.record.right)
     assert float(right[:30].mean()) == float((small_net(x[:30]).argmax(1) == y[:30]).float().mean())
     assert float(right[30:].mean()) < 0.3
+    x, y = x[:30], y[:30]
     for threat in (sg.L2(0.8), sg.L1(6.0)):
         other = sg.audit(small_net, x, y, threat, effort="quick")
         assert other.robust_accuracy < other.clean_accuracy
@@ -203,7 +204,7 @@ def test_a_plain_function_is_audited_too(small_images):
     assert got.reliable
 
 
-def test_other_networks_and_members_of_ones_own_take_part(small_net, small_images):
+def test_other_networks_and_members_of_ones_own_take_part(small_net, small_images, short_controls):
     x, y = small_images
     mine = sg.auditing.Member("mine", "mine", sg.pgd, {"steps": 2, "restarts": 1})
     got = sg.audit(small_net, x[:20], y[:20], THREAT, effort="quick", extra=[mine, small_net])
@@ -212,7 +213,9 @@ def test_other_networks_and_members_of_ones_own_take_part(small_net, small_image
     assert "pgd40-transfer2" in names
 
 
-def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(small_net, small_images):
+def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(
+    small_net, small_images, short_controls
+):
     x, y = small_images[0][:20], small_images[1][:20]
 
     def outside(model, x, y, threat):

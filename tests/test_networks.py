@@ -30,7 +30,7 @@ def make(name, **rest):
         "std": (0.2, 0.3, 0.4),
         **OPTIONS[name],
     }
-    return awake(sg.build(name, **settings | rest))
+    return awake(sg.build(name, **settings | rest), batches=30 if name == "small" else 10)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
