@@ -113,7 +113,7 @@ def test_the_relu_twin_is_the_network_with_relu(trained, case):
     with torch.no_grad():
         for stage in trained.body.stages:
             at = torch.relu(stage.norm(stage.conv(at[None])[0])) / float(stage.fire.threshold)
-            at = torch.nn.functional.avg_pool2d(at, 2) if stage.pool else at
+            at = torch.nn.functional.avg_pool2d(at, 2) if stage.fire.pool else at
         expected = trained.head(at.flatten(1))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
