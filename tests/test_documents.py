@@ -61,7 +61,7 @@ def test_the_pages_on_defenses_are_those_of_their_records():
 
 def test_the_page_on_the_demos_seeds_is_that_of_its_record():
     tool = tool_named("demo_results_page")
-    assert tool.PAGE.read_text() == tool.page(read_json(tool.RECORD))
+    assert tool.PAGE.read_text() == tool.page(read_json(tool.RECORD), read_json(tool.SHOWN))
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():

@@ -20,7 +20,7 @@ MARKS = re.compile(r"(<!-- demo numbers -->\n).*(<!-- end of demo numbers -->)",
 
 
 def numbers(record: DemoRecord) -> str:
-    """The README's table, and what one attack overstates."""
+    """The README's table, how it was measured, what one attack overstates, and the flags of the audits."""
     eps = record.eps[0]
     lines = [
         "| accuracy in % at " + eps + " | clean | PGD-20, training surrogate | worst case |",
@@ -35,11 +35,35 @@ def numbers(record: DemoRecord) -> str:
         [
             *lines,
             "",
+            _conditions(record),
             f"PGD-20 with the training surrogate overstates vanilla by {vanilla:.1f} points and TGO by "
             f"{tgo:.1f}.",
+            _flags(record),
             "",
         ]
     )
+
+
+def _conditions(record: DemoRecord) -> str:
+    """What the numbers rest on."""
+    suite = record.networks[0].attacks[record.eps[0]].suite
+    return (
+        f"{record.images} images, {suite.version} {suite.effort}, seed {record.seed}; 95 % Wilson intervals "
+        "over images, not over trainings."
+    )
+
+
+def _flags(record: DemoRecord) -> str:
+    """Every flag of the audits, with the networks that have it."""
+    raised: dict[str, list[str]] = {}
+    for n in record.networks:
+        for flag in n.attacks[record.eps[0]].flags:
+            raised.setdefault(flag.id, []).append(n.label)
+    parts = [
+        f"[{id}](docs/flags/{id}.md) ({'all' if len(labels) == len(record.networks) else ', '.join(labels)})"
+        for id, labels in raised.items()
+    ]
+    return f"Flags of these audits: {'; '.join(parts) or 'none'}."
 
 
 def _overstated(record: DemoRecord, role: str, eps: str) -> float:

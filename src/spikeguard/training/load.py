@@ -42,8 +42,8 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
         path = path / WEIGHTS
     if not path.is_file():
         raise UserError(
-            f"no network {str(target)!r}: neither a run folder nor a weights file (networks that ship with "
-            "spikeguard: none yet)"
+            f"no network {str(target)!r}: neither a run folder nor a weights file; train one: "
+            "spikeguard train tgo --name first"
         )
     tensors, metadata = load_tensors(path)
     if not {"recipe", "data"} <= set(metadata):
