@@ -117,7 +117,7 @@ train(recipe, {out!r}, resume=True, data=little, progress=tell, save_every=3)
 @pytest.mark.compiled
 def test_a_run_killed_at_random_steps_resumes_to_the_same_bits(little_data, tmp_path):
     whole = train(little_recipe(defenses=(sg.TGO(),), epochs=4), data=little_data)
-    code = KILLED.format(tests=str(Path(__file__).parent), out=str(tmp_path / "k"))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), out=str(tmp_path / "k"))
     steps = torch.randint(1, 12, (3,), generator=torch.Generator().manual_seed(0)).tolist()
     for kill_after in steps:
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

@@ -532,7 +532,7 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
 
 
 def test_the_package_names_no_folder_outside_itself():
-    root = Path(__file__).parents[1] / "src"
+    root = Path(__file__).parents[2] / "src"
     assert not [p for p in root.rglob("*.py") if "../shared" in p.read_text()]
 
 

@@ -231,7 +231,7 @@ def test_a_full_audit_of_a_network_that_was_trained_again_starts_again(small_stu
 
 
 def test_the_recipe_robust_is_what_the_record_calls_the_most_robust():
-    best = StudyRecord.read(Path(__file__).parents[1] / "results" / "embedded.json").most_robust
+    best = StudyRecord.read(Path(__file__).parents[2] / "results" / "embedded.json").most_robust
     cell = next(c for c in matrix.cells(StudySize(1)) if c.key == best)
     assert recipe("robust") == replace(cell.recipe, name="robust")
 

@@ -23,7 +23,7 @@ from spikeguard.training.recipe import Recipe
 from spikeguard.training.settings import describe, override
 from studies.embedded import matrix
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

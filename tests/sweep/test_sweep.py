@@ -146,7 +146,7 @@ def test_images_that_are_not_there_are_refused_before_the_training(small_matrix,
 
 def test_a_study_is_found_in_the_current_folder_or_in_the_checkout(monkeypatch, tmp_path):
     assert study_main("embedded").__module__ == "studies.embedded.study"
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     assert study_main("embedded").__module__ == "studies.embedded.study"
     for name in ("imagenet", "../embedded", ""):
         with pytest.raises(UserError, match="nor a study"):

@@ -15,7 +15,7 @@ from spikeguard.records.read import KINDS, read_record
 from spikeguard.records.schema import AttackRecord, AuditRecord, TrainingRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
 
-OLD = Path(__file__).parent / "data" / "schema1"
+OLD = Path(__file__).parents[1] / "data" / "schema1"
 TYPES = {
     "audit": AuditRecord,
     "attack": AttackRecord,
