@@ -403,9 +403,9 @@ def member_of(adaptive: AdaptiveAttack) -> Member:
         if same == (adaptive.attack, settings, adaptive.gradient):
             return member
     source = _source(adaptive.gradient)
-    family = next((m.family for m in FULL if _source(m.gradient) is source), "adaptive")
-    exact, title = source is Own, adaptive.title
-    return Member(adaptive.id, family, adaptive.attack, settings, adaptive.gradient, exact=exact, title=title)
+    own, title = source is Own, adaptive.title
+    family = OWN if own else next((m.family for m in FULL if _source(m.gradient) is source), "adaptive")
+    return Member(adaptive.id, family, adaptive.attack, settings, adaptive.gradient, exact=own, title=title)
 
 
 def _source(gradient: Estimator | None) -> type:
