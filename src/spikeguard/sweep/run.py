@@ -10,6 +10,7 @@ from spikeguard.auditing.suite import fingerprint
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
+from spikeguard.records.build import frozen
 from spikeguard.records.schema import Record
 from spikeguard.records.studies import StudyRow
 from spikeguard.runtime.progress import Progress, no_progress
@@ -99,7 +100,7 @@ def sweep(
         _audited_images(matrix.settings, cell, context.data)  # before hours of training
     before = SweepRecord.read(path).cells if path.exists() else {}
     valid = {c.name: before[c.name] for c in cells if _is_valid(before.get(c.name), work.fingerprint(c))}
-    recipes = {row: chosen.values() for row, chosen in matrix.rows.items()}
+    recipes = {row: frozen(chosen.values()) for row, chosen in matrix.rows.items()}
     record = SweepRecord(matrix.name, matrix.settings, recipes, valid)
     record.write(path)
     for cell, row in rows_of(context, work, [c for c in cells if c.name not in valid], jobs):
