@@ -428,7 +428,7 @@ def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
     assert not (out / "audit.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.returncode == 2
-    assert "resume with --resume" in again.stderr
+    assert "go on with --resume" in again.stderr
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr
     assert (out / "audit.json").exists()
@@ -494,7 +494,7 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "resume with --resume" in told
+    assert "go on with --resume" in told
     assert not (out / "run.json").exists()
     done = subprocess.run(
         [*command, "--resume", "--out", str(out)], capture_output=True, text=True, timeout=120
