@@ -92,3 +92,10 @@ def test_neither_the_import_nor_a_wrong_name_loads_torch_or_numpy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "True"]
+
+
+def test_the_version_is_that_of_the_built_package():
+    from setuptools.config.pyprojecttoml import read_configuration
+
+    declared = read_configuration(PACKAGE.parents[1] / "pyproject.toml")
+    assert sg.__version__ == declared["project"]["version"]

@@ -38,6 +38,7 @@ from spikeguard.neurons import PLIF as PLIF
 from spikeguard.neurons import Neuron as Neuron
 from spikeguard.neurons import Noise as Noise
 from spikeguard.neurons.tap import tap as tap
+from spikeguard.runtime.version import __version__ as __version__
 from spikeguard.threat import L1 as L1
 from spikeguard.threat import L2 as L2
 from spikeguard.threat import Linf as Linf

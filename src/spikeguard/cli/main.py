@@ -8,6 +8,8 @@ import sys
 import warnings
 from importlib import import_module
 
+from spikeguard.runtime.version import __version__
+
 VERBS = {
     "demo": "train vanilla and TGO on the embedded images, attack both, write a page",
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
@@ -43,9 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(HELP.format(verbs="\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())))
         return 0
     if arguments[0] in ("-V", "--version"):
-        from importlib.metadata import version
-
-        print(f"spikeguard {version('spikeguard')}")
+        print(f"spikeguard {__version__}")
         return 0
     from spikeguard.errors import SpikeguardWarning
 

@@ -67,10 +67,10 @@ def _bars(axis: Axes, title: str, ratio: Mapping[str, float], value: Mapping[str
             color=OURS if ours else FLOOR if name.startswith("floor") else OTHERS,
             lw=0,
         )
-        axis.text(
-            ratio[name], place, f" {ratio[name]:.2f}  ({value[name]:.2f} {unit})", va="center", fontsize=7
-        )
+        text = f" {ratio[name]:.2f}  ({value[name]:.2f} {unit})"
+        label = axis.text(ratio[name], place, text, va="center", fontsize=7)
+        label.set_bbox({"facecolor": "white", "lw": 0, "pad": 0.5})  # above the line at 1
     axis.set_yticks(range(len(names)), names, fontsize=7)
-    axis.axvline(1, color=INK, lw=0.8)
+    axis.axvline(1, color=INK, lw=0.8, zorder=0.5)
     axis.set_xlim(0, 1.3 * max(ratio.values()))
     axis.set_title(f"{title}: times our best", fontsize=9, loc="left")

@@ -9,6 +9,8 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from spikeguard.runtime.version import __version__
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -24,8 +26,8 @@ class Machine:
 @lru_cache(maxsize=1)
 def machine() -> Machine:
     """The machine that this process runs on."""
-    versions = {"python": platform.python_version()}
-    for package in ("spikeguard", "torch", "numpy"):
+    versions = {"python": platform.python_version(), "spikeguard": __version__}
+    for package in ("torch", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
