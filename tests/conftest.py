@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeguard.auditing import controls
 from spikeguard.auditing.audit import Audit, audit
@@ -93,7 +93,7 @@ def tiny() -> Classifier:
     neuron = Neuron(decay=0.5, surrogate=Atan(2.0))
     net = awake(build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=neuron, width=8, seed=1))
     with torch.no_grad():
-        net.head.bias -= net(torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))).mean(0)
+        net.head.bias.sub_(net(torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))).mean(0))
     return net
 
 
@@ -171,11 +171,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(
                 f"a skip that tests/allowed_skips.txt does not name: {report.nodeid}: {reason}", red=True
             )
+            assert terminalreporter._session
             terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
-def small_net(little_data: Dataset, once: Once) -> nn.Module:
+def small_net(little_data: Dataset, once: Once) -> Classifier:
     """A network that has learned something, for tests of whole audits."""
     recipe = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
     torch.set_num_threads(2)
@@ -189,6 +190,6 @@ def small_images(little_data: Dataset) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def small_audit(small_net: nn.Module, small_images: tuple[Tensor, Tensor]) -> Audit:
+def small_audit(small_net: Classifier, small_images: tuple[Tensor, Tensor]) -> Audit:
     """A quick audit of the small network at 0.03."""
     return audit(small_net, *small_images, Linf(0.03), effort="quick")

@@ -41,7 +41,8 @@ class Spike(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         shape, width = ctx.surrogate
-        return grad * DERIVATIVES[shape](*ctx.saved_tensors, width), None, None
+        (u,) = ctx.saved_tensors
+        return grad * DERIVATIVES[shape](u, width), None, None
 
 
 class Net(nn.Module):
@@ -57,7 +58,7 @@ class Net(nn.Module):
         relu: bool = False,
         sigma: float = 0.0,
         decay: float = 0.5,
-    ):
+    ) -> None:
         super().__init__()
         self.options: dict[str, Any] = {
             "timesteps": timesteps,
@@ -79,7 +80,8 @@ class Net(nn.Module):
 
     def current(self, x: Tensor) -> Tensor:
         """The input of the first neurons, the same in every step."""
-        return self.conv1(F.avg_pool2d((x - MEAN) / STD, 2))
+        current: Tensor = self.conv1(F.avg_pool2d((x - MEAN) / STD, 2))
+        return current
 
     def fire(self, current: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Spikes and the membrane after the hard reset.
@@ -90,7 +92,7 @@ class Net(nn.Module):
             return current.relu(), v
         h = self.decay * v + current
         noise = self.sigma * torch.randn(h.shape, dtype=h.dtype, device=h.device) if self.sigma else 0.0
-        s = Spike.apply(h - 1 + noise, *self.surrogate)
+        s: Tensor = Spike.apply(h - 1 + noise, *self.surrogate)  # type: ignore[no-untyped-call]
         return s, h * (1 - s)
 
     def run(self, x: Tensor, v1: Tensor = REST, v2: Tensor = REST) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -119,7 +121,7 @@ class Guarded(Net):
             return super().fire(current, v, layer)
         h = self.decay * v + current
         self.hinge = self.hinge + (0.5 - (h - 1).abs()).clamp(min=0).mean() / self.timesteps
-        s = Spike.apply(h - 1 + 0.1 * torch.randn_like(h), *self.surrogate)
+        s: Tensor = Spike.apply(h - 1 + 0.1 * torch.randn_like(h), *self.surrogate)  # type: ignore[no-untyped-call]
         return s, h * (1 - s)
 
 
@@ -258,6 +260,10 @@ class Wrapped(nn.Module):
         return self.after(self.net(x + (z - x).detach() if self.straight else z))
 
 
+def _wrapping(before: Change, after: Change = lambda logits: logits) -> Callable[[Net], nn.Module]:
+    return lambda net: Wrapped(remade(Net, net), before, after)
+
+
 def _shift(x: Tensor) -> Tensor:
     """Every image moved by up to one pixel each way, by chance."""
     windows = F.pad(x, (1, 1, 1, 1)).unfold(2, 28, 1).unfold(3, 28, 1)  # [N, 1, 3, 3, 28, 28]
@@ -299,11 +305,8 @@ FAKES: dict[str, Callable[[Net], nn.Module]] = {
     "state carried over": lambda net: remade(Carried, net, decay=0.9),
     "one-timestep gradient": lambda net: remade(LastStep, net, spoil=lambda s, v, layer: (s, v.detach())),
     "decoy logits": lambda net: remade(Decoy, net),
-    **{name: lambda net, warp=warp: Wrapped(remade(Net, net), warp) for name, warp in WARPS.items()},
-    **{
-        name: lambda net, after=after: Wrapped(remade(Net, net), torch.clone, after)
-        for name, after in OUTPUTS.items()
-    },
+    **{name: _wrapping(warp) for name, warp in WARPS.items()},
+    **{name: _wrapping(torch.clone, after) for name, after in OUTPUTS.items()},
 }
 
 
@@ -395,5 +398,5 @@ def true_accuracy(name: str, fake: nn.Module, honest: Net, x: Tensor, y: Tensor,
 
 def reference_accuracy(net: Net, x: Tensor, y: Tensor, eps: float) -> float:
     """The same for an honest net, by its own gradient and by those of the judge's surrogates."""
-    twins = [net, *(remade(Net, net, surrogate=("atan", slope)) for slope in SLOPES)]
+    twins: list[nn.Module] = [net, *(remade(Net, net, surrogate=("atan", slope)) for slope in SLOPES)]
     return _attacked(net, twins, x, y, eps, net.sigma > 0, False)

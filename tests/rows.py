@@ -1,12 +1,15 @@
 """Records of a study, made up."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from spikeguard.records.schema import Accuracy, Masking, SuiteId
+from spikeguard.records.schema import Accuracy, Level, Masking, SuiteId
 from spikeguard.records.studies import StudyAudit, StudyRecord, StudyRow, StudySettings
 
 
-def made_up_row(group, row, seed, clean, robust, **changes):
+def made_up_row(
+    group: str, row: str, seed: int, clean: float, robust: float, fingerprint: str | None = None
+) -> StudyRow:
     """A network with these accuracies on a hundred images."""
     audit = StudyAudit(
         clean=Accuracy(clean, clean, clean, 100),
@@ -19,21 +22,23 @@ def made_up_row(group, row, seed, clean, robust, **changes):
         seconds=1.0,
     )
     low = replace(audit, worst_case=Accuracy(0.5, 0.4, 0.6, 100))
-    cell = StudyRow(group, row, seed, seconds=1.0, validation_accuracy=clean, audit=audit, low=low)
-    return replace(cell, **changes)
+    return StudyRow(
+        group, row, seed, fingerprint, seconds=1.0, validation_accuracy=clean, audit=audit, low=low
+    )
 
 
-def flagged(cell, *flags):
+def flagged(cell: StudyRow, *flags: tuple[str, Level]) -> StudyRow:
     """A network whose audit has these flags."""
+    assert cell.audit
     return replace(cell, audit=replace(cell.audit, flags=flags))
 
 
-def failed(cell, why):
+def failed(cell: StudyRow, why: str) -> StudyRow:
     """A network that failed."""
     return replace(cell, audit=None, failed=why)
 
 
-def many(seeds, lift=0.05, start=0):
+def many(seeds: int, lift: float = 0.05, start: int = 0) -> dict[str, StudyRow]:
     """Two points of the frontier and a row ``lift`` above it, whose level differs from seed to seed."""
     cells = {}
     for seed in range(start, start + seeds):
@@ -44,13 +49,12 @@ def many(seeds, lift=0.05, start=0):
     return cells
 
 
-def record_of(cells, **changes):
+def record_of(cells: Mapping[str, StudyRow]) -> StudyRecord:
     """A study's record that holds these networks in its ranking and nothing else."""
     planned = tuple((c.group, c.row, c.seed) for c in cells.values())
-    record = StudyRecord(StudySettings(4, 100, 200), 25 / 255, 8 / 255, cells, planned=planned)
-    return replace(record, **changes)
+    return StudyRecord(StudySettings(4, 100, 200), 25 / 255, 8 / 255, dict(cells), planned=planned)
 
 
-def text_of(page):
+def text_of(page: str) -> str:
     """A page without its line breaks."""
     return " ".join(page.split())

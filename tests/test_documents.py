@@ -1,13 +1,11 @@
 """What the documents say against the records it comes from."""
 
-import importlib.util
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from narrow import present
 
 from spikeguard.auditing.suite import STANDARD
 from spikeguard.records.bench import BenchRecord
@@ -21,28 +19,21 @@ from studies.embedded.picture import picture
 ROOT = Path(__file__).parents[1]
 
 
-def tool_named(name: str) -> ModuleType:
-    if str(ROOT / "tools") not in sys.path:  # tools import each other as scripts do
-        sys.path.append(str(ROOT / "tools"))
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    sys.modules[name] = tool  # dataclasses of a tool look their module up there
-    spec.loader.exec_module(tool)
-    return tool
+def test_the_page_of_the_bench_is_that_of_its_record() -> None:
+    import bench_page as tool
 
-
-def test_the_page_of_the_bench_is_that_of_its_record():
-    tool = tool_named("bench_page")
     assert tool.PAGE.read_text() == tool.page(BenchRecord.read(tool.RECORD))
 
 
-def test_the_page_on_the_audit_is_that_of_its_record():
-    tool = tool_named("audit_bars")
+def test_the_page_on_the_audit_is_that_of_its_record() -> None:
+    import audit_bars as tool
+
     assert tool.PAGE.read_text() == tool.page(tool.BarsRecord.read(tool.OUT))
 
 
-def test_the_pages_on_defenses_are_those_of_their_records():
-    tool = tool_named("defense_page")
+def test_the_pages_on_defenses_are_those_of_their_records() -> None:
+    import defense_page as tool
+
     assert tool.PAGE.read_text() == tool.page()
     record, path = (
         StudyRecord.read(ROOT / "results" / "embedded.json"),
@@ -59,13 +50,16 @@ def test_the_pages_on_defenses_are_those_of_their_records():
     assert markers[0] == pytest.approx(markers[1], abs=0.1)
 
 
-def test_the_page_on_the_demos_seeds_is_that_of_its_record():
-    tool = tool_named("demo_results_page")
+def test_the_page_on_the_demos_seeds_is_that_of_its_record() -> None:
+    import demo_results_page as tool
+
     assert tool.PAGE.read_text() == tool.page(read_json(tool.RECORD), read_json(tool.SHOWN))
 
 
-def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():
-    tool, ids = tool_named("audit_panel"), frozenset(m.id for m in STANDARD)
+def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel() -> None:
+    import audit_panel as tool
+
+    ids = frozenset(m.id for m in STANDARD)
     record = tool.PanelRecord.read(tool.OUT)
     alone = tool.earned(record.networks, ids)
     kept_for_masking = {"pgd40x2", "apgd50"}
@@ -75,24 +69,24 @@ def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_
         assert set().union(*broken.values()) == set().union(*(b for m, b in broken.items() if m in ids))
 
 
-def test_the_bars_of_the_audit_hold_in_their_record():
-    tool = tool_named("audit_bars")
+def test_the_bars_of_the_audit_hold_in_their_record() -> None:
+    import audit_bars as tool
+
     rows = tool.BarsRecord.read(tool.OUT).networks
     assert set(rows) == {"vanilla", "at", "tgo", "at-tgo"}
     for row in rows.values():
-        assert row.audit.worst_case.value <= min(row.autoattack, row.sapgd100)
-    assert rows["at"].pgd100 - rows["at"].sapgd100 >= 0.08
+        assert present(row.audit).worst_case.value <= min(present(row.autoattack), present(row.sapgd100))
+    assert present(rows["at"].pgd100) - present(rows["at"].sapgd100) >= 0.08
     assert rows["tgo"].seconds["audit_1000"] <= 15 * 60
 
 
-def test_the_numbers_of_the_readme_are_those_of_its_record():
-    tool = tool_named("readme_picture")
+def test_the_numbers_of_the_readme_are_those_of_its_record() -> None:
+    import readme_picture as tool
+
     record = DemoRecord.read(ROOT / "results" / "demo.json")
     text = (ROOT / "README.md").read_text()
-    assert (
-        tool.MARKS.search(text)[0]
-        == tool.MARKS.search(text)[1] + tool.numbers(record) + tool.MARKS.search(text)[2]
-    )
+    marked = present(tool.MARKS.search(text))
+    assert marked[0] == marked[1] + tool.numbers(record) + marked[2]
 
 
 def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, float]) -> DemoRecord:
@@ -102,7 +96,8 @@ def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, floa
 
     def with_shares(audit: AuditRecord, own: float, worst: float) -> AuditRecord:
         members = tuple(
-            replace(m, alone=replace(m.alone, value=own)) if m.id == "pgd20" else m for m in audit.members
+            replace(m, alone=replace(present(m.alone), value=own)) if m.id == "pgd20" else m
+            for m in audit.members
         )
         return replace(audit, members=members, worst_case=replace(audit.worst_case, value=worst))
 
@@ -113,7 +108,7 @@ def made_up(vanilla: tuple[float, float], control: float, tgo: tuple[float, floa
     return replace(record, networks=networks)
 
 
-def test_the_reading_calls_masking_what_is_masking_and_nothing_else():
+def test_the_reading_calls_masking_what_is_masking_and_nothing_else() -> None:
     masked = " ".join(reading(made_up((0.30, 0.28), 0.28, (0.60, 0.29))))
     assert "29.0 points of TGO's apparent gain were masking" in masked
     assert "which the choice of 300 images alone could explain" in masked

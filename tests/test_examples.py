@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrog
 
 def public() -> dict[str, object]:
     """Name -> function or class, each once, under its shortest name."""
-    found = {name: getattr(sg, name) for name in sg.__all__}
+    found = {name: getattr(sg, name) for name in dir(sg)}
     for namespace in NAMESPACES:
         module = importlib.import_module(f"spikeguard.{namespace}")
         found |= {f"{namespace}.{name}": getattr(module, name) for name in module.__all__}
@@ -35,7 +36,7 @@ MISSING: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
-def short_audits(monkeypatch):
+def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Audits of three attacks and short controls: an example shows a call, not a number."""
     monkeypatch.setitem(suite.SUITES, "quick", [m for m in suite.SUITES["quick"] if m.all])
     monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
@@ -55,13 +56,15 @@ def namespace() -> dict[str, object]:
     return {"sg": sg, "torch": torch, "net": net, "x": x, "y": net(x).argmax(1)}
 
 
-def test_the_list_of_missing_examples_is_up_to_date():
+def test_the_list_of_missing_examples_is_up_to_date() -> None:
     missing = {name for name, value in PUBLIC.items() if not has_example(value)}
     assert missing == MISSING, f"MISSING should be: {' '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if has_example(value)])
-def test_the_example_runs(name, namespace, tmp_path, monkeypatch):
+def test_the_example_runs(
+    name: str, namespace: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     value = PUBLIC[name]
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner(verbose=False)

@@ -119,21 +119,21 @@ def prose(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith(("|", "    ", "!", "#")))
 
 
-def test_the_package_speaks_plain_american_english():
+def test_the_package_speaks_plain_american_english() -> None:
     files = [p for p in tracked("src", "studies") if p.suffix in (".py", ".pyi", ".html", ".cpp")]
     assert len(files) > 50
     found = [line for path in files for line in offenders(path)]
     assert not found, "\n" + "\n".join(found)
 
 
-def test_the_documents_speak_plain_american_english():
+def test_the_documents_speak_plain_american_english() -> None:
     files = [p for p in documents() if p.name != "LAB.md"]  # a diary keeps its voice
     assert len(files) > 20
     found = [line for path in files for line in offenders(path)]
     assert not found, "\n" + "\n".join(found)
 
 
-def test_no_file_cites_a_document_that_a_reader_cannot_see():
+def test_no_file_cites_a_document_that_a_reader_cannot_see() -> None:
     files = [p for p in tracked() if p.suffix in (".py", ".md", ".html", ".toml", ".cpp", ".pyi", ".yml", "")]
     found = [
         f"{name_of(path)}:{line}: {match[0]!r} in {text.strip()[:90]}"
@@ -145,7 +145,7 @@ def test_no_file_cites_a_document_that_a_reader_cannot_see():
     assert not found, "\n" + "\n".join(found)
 
 
-def test_lines_of_documents_fit_a_narrow_window():
+def test_lines_of_documents_fit_a_narrow_window() -> None:
     found = [
         f"{name_of(path)}:{number}: {len(line)} characters"
         for path in documents()
@@ -155,7 +155,7 @@ def test_lines_of_documents_fit_a_narrow_window():
     assert not found, "\n" + "\n".join(found)
 
 
-def test_links_between_documents_resolve():
+def test_links_between_documents_resolve() -> None:
     found = [
         f"{name_of(path)}: {link}"
         for path in documents()
@@ -165,7 +165,7 @@ def test_links_between_documents_resolve():
     assert not found, "\n" + "\n".join(found)
 
 
-def test_documents_name_files_that_exist():
+def test_documents_name_files_that_exist() -> None:
     package, study = ROOT / "src" / "spikeguard", ROOT / "studies" / "embedded"
     found = [
         f"{name_of(path)}:{number}: {file}"
@@ -185,7 +185,7 @@ def fields_in_table(document: str, heading: str) -> set[str]:
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
-def test_both_tables_of_a_members_row_name_every_field():
+def test_both_tables_of_a_members_row_name_every_field() -> None:
     long = fields_in_table("docs/reference/records.md", "## A member's row")
     assert long == fields_in_table("docs/architecture.md", "## A member's row")
     assert {"attempted", "broken", "first_by", "only_this_family", "alone"} < long
@@ -195,7 +195,7 @@ def test_both_tables_of_a_members_row_name_every_field():
         assert long == set(re.findall(r"^    (\w+): ", row, re.M))
 
 
-def test_the_readme_is_one_screen_with_its_two_commands_on_top():
+def test_the_readme_is_one_screen_with_its_two_commands_on_top() -> None:
     lines = README.read_text().splitlines()
     assert len(lines) <= 70
     first = "\n".join(lines[:15])
@@ -203,13 +203,13 @@ def test_the_readme_is_one_screen_with_its_two_commands_on_top():
     assert "python3 dev.py test" in first
 
 
-def test_no_sentence_of_the_readme_is_a_list_of_numbers():
+def test_no_sentence_of_the_readme_is_a_list_of_numbers() -> None:
     sentences = re.split(r"(?<=[.:;])\s+", prose(README.read_text()))
     assert len(sentences) > 10
     assert not [s for s in sentences if len(NUMBER.findall(s)) >= 4]
 
 
-def test_the_readme_counts_the_defenses():
+def test_the_readme_counts_the_defenses() -> None:
     assert f"[{len(DEFENSES) - 1} defenses, one table]" in README.read_text()  # one is a yardstick
 
 
@@ -230,12 +230,12 @@ def test_the_readme_counts_the_defenses():
         ("through another surrogate", True),
     ],
 )
-def test_the_word_list_refuses_what_it_should(text: str, refused: bool):
+def test_the_word_list_refuses_what_it_should(text: str, refused: bool) -> None:
     british = [m for m in BRITISH.finditer(text) if not AMERICAN.fullmatch(m[0])]
     assert bool(REFUSED.search(text) or british) == refused
 
 
-def test_identifiers_are_read_as_words():
+def test_identifiers_are_read_as_words() -> None:
     assert REFUSED.search(words_of("at_rest"))
     assert REFUSED.search(words_of("lookAt"))
     assert BRITISH.search(words_of("InputQuantisation"))

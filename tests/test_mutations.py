@@ -1,28 +1,22 @@
 """The list of mutations fits the code: every snippet and every test that it names is there."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
+import mutate
 import pytest
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
-spec = importlib.util.spec_from_file_location("mutate", ROOT / "tools" / "mutate.py")
-assert spec
-assert spec.loader
-mutate = sys.modules["mutate"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(mutate)
 MUTATIONS = mutate.read(ROOT / "tests" / "mutations.toml")
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
-def test_every_mutation_has_one_place_and_tests_that_exist(mutation):
+def test_every_mutation_has_one_place_and_tests_that_exist(mutation: mutate.Mutation) -> None:
     _, match = mutate.place(ROOT, mutation)
     assert match.group() != mutation.after
     assert mutate.node_ids(ROOT, mutation)
 
 
-def test_a_snippet_is_found_in_any_layout_and_refused_where_it_is_not_unique(tmp_path):
+def test_a_snippet_is_found_in_any_layout_and_refused_where_it_is_not_unique(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("x = f(\n    a + b,\n)\ny = 1\ny = 1\n")
     found = mutate.place(tmp_path, mutate.Mutation("layout", "a + b,", "a - b,", ()))

@@ -38,7 +38,7 @@ class OneNeuron(nn.Module):
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 4])
-def test_one_neuron_is_broken_exactly_beyond_its_distance(wanted):
+def test_one_neuron_is_broken_exactly_beyond_its_distance(wanted: int) -> None:
     """Every pixel may move by eps, so the mean does.
 
     Class 0 turns into 1 if mean + eps reaches the threshold.
@@ -72,11 +72,12 @@ class Binary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bits = (x.flatten(1) >= 0.5).to(x) + x.flatten(1) - x.flatten(1).detach()  # straight through
-        return self.last(self.fire(4 * self.first(bits)[None], 3).mean(0))
+        logits: Tensor = self.last(self.fire(4 * self.first(bits)[None], 3).mean(0))
+        return logits
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_never_better_than_exhaustive_search_and_seldom_worse(seed):
+def test_never_better_than_exhaustive_search_and_seldom_worse(seed: int) -> None:
     """Pixels at 0.4 and 0.6, budget 0.15 on four of them, 0 on none: every corner is tried."""
     model = Binary(seed).eval()
     x = 0.4 + 0.2 * torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)))[::4].view(-1, 1, 2, 4)
@@ -96,7 +97,7 @@ def test_never_better_than_exhaustive_search_and_seldom_worse(seed):
 # a certificate: interval bounds through currents, potentials and spikes
 
 
-def interval_logits(net: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def interval_logits(net: "Certified", low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of the logits of ``Certified`` for inputs in [low, high].
 
     Spikes in {0, 1} where the potential's interval meets the threshold.
@@ -134,10 +135,11 @@ class Certified(nn.Module):
         self.fire = sg.LIF(decay=self.decay, surrogate=sg.surrogates.Atan(2.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.fire(self.first(x.flatten(1))[None], self.steps)).mean(0)
+        logits: Tensor = self.last(self.fire(self.first(x.flatten(1))[None], self.steps)).mean(0)
+        return logits
 
 
-def test_a_certified_sample_is_never_broken():
+def test_a_certified_sample_is_never_broken() -> None:
     """S-IBP: whoever the bounds say is safe, no attack of the suite breaks; and both kinds occur."""
     net = Certified().double().eval()
     with torch.no_grad():

@@ -1,12 +1,14 @@
 """APGD and l1-APGD step by step against plain loops written from their papers; the losses they raise."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.attacks import Attacked
 from spikeguard.attacks.apgd import MomentumStep, checkpoints
 from spikeguard.attacks.batch import Batch
 from spikeguard.attacks.loop import Rule
@@ -14,6 +16,7 @@ from spikeguard.attacks.sparse import SparseStep
 from spikeguard.errors import UserError
 from spikeguard.gradients import Own
 from spikeguard.losses import Targeted, ce, dlr, margin
+from spikeguard.networks.classifier import Classifier
 
 
 def wavy(x: Tensor) -> Tensor:
@@ -82,7 +85,7 @@ def by_hand(x: list[float], start: list[float], eps: float, steps: int) -> list[
 
 
 @pytest.mark.parametrize("steps", [1, 7, 40, 100])
-def test_every_step_is_that_of_the_paper(steps):
+def test_every_step_is_that_of_the_paper(steps: int) -> None:
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(6, 5, generator=generator, dtype=torch.float64)
     threat = sg.Linf(0.3)
@@ -98,7 +101,7 @@ def test_every_step_is_that_of_the_paper(steps):
         torch.testing.assert_close(torch.stack([p[sample] for p in path]), expected, rtol=0, atol=1e-12)
 
 
-def test_checkpoints_are_those_of_the_paper():
+def test_checkpoints_are_those_of_the_paper() -> None:
     """``p_1 = 0.22``, ``p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)``, after ``ceil(p_j n)`` steps."""
     before, at, shares = 0, 22, []
     while at < 100:
@@ -108,7 +111,7 @@ def test_checkpoints_are_those_of_the_paper():
         assert sorted(checkpoints(steps)) == [share * steps // 100 for share in shares]
 
 
-def test_a_sample_does_not_notice_that_others_leave(tiny):
+def test_a_sample_does_not_notice_that_others_leave(tiny: Classifier) -> None:
     x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     y = tiny(x).argmax(1)
     together = sg.apgd(tiny, x, y, sg.Linf(0.004), steps=12, index=torch.arange(12))
@@ -119,7 +122,7 @@ def test_a_sample_does_not_notice_that_others_leave(tiny):
         torch.testing.assert_close(apart.x, together.x[rows], rtol=0, atol=1e-6)
 
 
-def test_losses_are_their_formulas_and_free_of_scale():
+def test_losses_are_their_formulas_and_free_of_scale() -> None:
     logits = torch.tensor([[2.0, 5.0, 1.0, 0.0, 4.0], [9.0, 1.0, 3.0, 2.0, 5.0]], dtype=torch.float64)
     y = torch.tensor([4, 0])
     torch.testing.assert_close(margin(logits, y), torch.tensor([1.0, -4.0], dtype=torch.float64))
@@ -142,14 +145,15 @@ class Saturated(nn.Module):
         self.flat = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return 1e7 * self.flat(x.flatten(1))
+        logits: Tensor = 1e7 * self.flat(x.flatten(1))
+        return logits
 
 
-def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated():
+def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated() -> None:
     torch.manual_seed(0)
     model, x = Saturated(), 0.3 + 0.4 * torch.rand(100, 1, 4, 4)
     with torch.no_grad():
-        model.flat.bias -= model.flat(x.flatten(1)).mean(0)
+        model.flat.bias.sub_(model.flat(x.flatten(1)).mean(0))
     y = model(x).argmax(1)
     assert float(torch.autograd.grad(ce(model(x.requires_grad_()), y).sum(), x)[0].abs().max()) == 0, (
         "not saturated: the test shows nothing"
@@ -172,7 +176,7 @@ def test_dlr_breaks_a_model_whose_cross_entropy_is_saturated():
 def by_hand_sparse(x: list[float], start: list[float], eps: float, steps: int) -> list[list[float]]:
     """l1-APGD's steps for one sample, entry by entry."""
     here, path, count, moved_before, eta = start, [start], 0.2 * len(x), len(x), eps
-    best, best_loss, best_gradient = None, -math.inf, None
+    best, best_loss, best_gradient = start, -math.inf, start
     for k in range(steps):
         loss, gradient = loss_and_gradient(here)
         if loss > best_loss:
@@ -201,7 +205,7 @@ def by_hand_sparse(x: list[float], start: list[float], eps: float, steps: int) -
 
 
 @pytest.mark.parametrize("steps", [1, 30, 100])
-def test_every_sparse_step_is_that_of_its_paper(steps):
+def test_every_sparse_step_is_that_of_its_paper(steps: int) -> None:
     generator = torch.Generator().manual_seed(4)
     x = (1.4 * torch.rand(6, 12, generator=generator, dtype=torch.float64) - 0.2).clamp(
         0, 1
@@ -221,7 +225,9 @@ def test_every_sparse_step_is_that_of_its_paper(steps):
 
 
 @pytest.mark.parametrize("attack", [sg.apgd, sg.sapgd])
-def test_under_l1_a_linear_model_falls_at_its_least_budget_and_not_below(attack):
+def test_under_l1_a_linear_model_falls_at_its_least_budget_and_not_below(
+    attack: Callable[..., Attacked],
+) -> None:
     """The least budget is known.
 
     Pixels move one after another, those of largest weight first, each as far as the box allows.
@@ -230,9 +236,10 @@ def test_under_l1_a_linear_model_falls_at_its_least_budget_and_not_below(attack)
     x = (2 * torch.rand(20, 1, 8, 8, generator=generator) - 0.5).clamp(
         0, 1
     )  # half of the pixels are black or white
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
+    last = nn.Linear(64, 2)
+    net = nn.Sequential(nn.Flatten(), last).eval()
     y = net(x).argmax(1)
-    weight = (net[1].weight[1] - net[1].weight[0]).detach()
+    weight = (last.weight[1] - last.weight[0]).detach()
     least = []
     for image, label in zip(x.flatten(1), y, strict=True):
         up = weight if label == 0 else -weight  # moves along it fool the model

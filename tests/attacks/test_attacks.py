@@ -1,11 +1,15 @@
 """Attacks: inside their budget, honest about cost, and as strong as their textbook."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard import attacks
+from spikeguard.attacks import Attacked
 from spikeguard.auditing import witnesses
 from spikeguard.auditing.run import Task, run_suite
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
@@ -13,10 +17,12 @@ from spikeguard.auditing.suite import QUICK
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import Own
 from spikeguard.losses import Targeted, margin
+from spikeguard.models import Model
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.threat import THREATS
+from spikeguard.threat import THREATS, Threat
 
-CALLS = {
+CALLS: dict[str, Callable[[Model, Tensor, Tensor, Threat], Attacked]] = {
     "fgsm": lambda m, x, y, t: sg.fgsm(m, x, y, t),
     "rfgsm": lambda m, x, y, t: sg.rfgsm(m, x, y, t),
     "bim": lambda m, x, y, t: sg.bim(m, x, y, t, steps=4),
@@ -53,14 +59,17 @@ class Linear(nn.Module):
         self.flat = nn.Linear(side * side, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.flat(x.flatten(1))
+        logits: Tensor = self.flat(x.flatten(1))
+        return logits
 
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
     "eps", [0.03, torch.tensor([0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0])], ids=["one", "per sample"]
 )
-def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps):
+def test_inside_the_budget_and_the_model_is_left_unchanged(
+    tiny: Classifier, pair: tuple[Tensor, Tensor], name: str, eps: float | Tensor
+) -> None:
     x, y = pair
     tiny.train()
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
@@ -90,7 +99,9 @@ def test_inside_the_budget_and_the_model_is_left_unchanged(tiny, pair, name, eps
 @pytest.mark.parametrize(
     "name", ["fgsm", "bim", "pgd", "mi", "sapgd", "apgd", "apgd targeted margin", "pgd targeted"]
 )
-def test_inside_the_budget_of_other_norms_and_it_is_used(tiny, pair, name, threat):
+def test_inside_the_budget_of_other_norms_and_it_is_used(
+    tiny: Classifier, pair: tuple[Tensor, Tensor], name: str, threat: Threat
+) -> None:
     x, y = pair
     got = CALLS[name](tiny, x, y, threat)
     threat.check(got.x, x)
@@ -101,7 +112,7 @@ def test_inside_the_budget_of_other_norms_and_it_is_used(tiny, pair, name, threa
 
 
 @pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "pgd textbook", "sapgd own", "apgd", "square"])
-def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
+def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name: str) -> None:
     """With two classes the margin can fall by at most eps |w_1 - w_0|_1.
 
     And every attack but random search reaches that.
@@ -109,15 +120,16 @@ def test_a_linear_model_is_broken_exactly_where_the_closed_form_says(name):
     torch.manual_seed(0)
     model, x = Linear(), 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
     with torch.no_grad():
-        model.flat.bias -= model(x).mean(0)  # about half of the samples on either side
+        model.flat.bias.sub_(model(x).mean(0))  # about half of the samples on either side
     y = model(x).argmax(1)
     eps = 0.03
     weight = (model.flat.weight[1] - model.flat.weight[0]).abs().sum()
     breakable = margin(model(x), y) + eps * weight > 0
     assert 0.2 < float(breakable.float().mean()) < 0.8
-    got = (sg.square if name == "square" else CALLS[name])(
-        model, x, y, sg.Linf(eps), **({"queries": 400} if name == "square" else {})
-    )
+    if name == "square":
+        got = sg.square(model, x, y, sg.Linf(eps), queries=400)
+    else:
+        got = CALLS[name](model, x, y, sg.Linf(eps))
     close = (margin(model(x), y) + eps * weight).abs() < (0.05 if name in ("square", "sapgd own") else 1e-5)
     assert torch.equal(got.broken[~close], breakable[~close])
 
@@ -127,7 +139,9 @@ SHORT = {"steps": 3, "queries": 8, "tries": 3, "restarts": 1, "targets": 2, "sea
 
 @pytest.mark.parametrize("norm", THREATS)
 @pytest.mark.parametrize("name", attacks.ATTACKS)
-def test_every_attack_of_the_registry_runs_under_its_norms_and_refuses_others(tiny, pair, name, norm):
+def test_every_attack_of_the_registry_runs_under_its_norms_and_refuses_others(
+    tiny: Classifier, pair: tuple[Tensor, Tensor], name: str, norm: str
+) -> None:
     x, y = pair
     entry = attacks.ATTACKS[name]
     assert getattr(attacks, name) is entry.function
@@ -143,12 +157,14 @@ def test_every_attack_of_the_registry_runs_under_its_norms_and_refuses_others(ti
     assert torch.equal(tiny(got.x).argmax(1) != y, got.broken)
 
 
-def test_the_registry_holds_every_public_attack():
+def test_the_registry_holds_every_public_attack() -> None:
     others = {"ATTACKS", "Attack", "Attacked"}
     assert set(attacks.ATTACKS) == set(attacks.__all__) - others
 
 
-def test_a_loss_with_a_target_per_sample_keeps_its_targets_over_restarts(tiny, pair):
+def test_a_loss_with_a_target_per_sample_keeps_its_targets_over_restarts(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
     loss = Targeted("margin", (y + 1) % 10)
     whole = sg.pgd(tiny, x, y, sg.Linf(0.01), steps=3, restarts=3, loss=loss)
@@ -167,12 +183,14 @@ def test_a_loss_with_a_target_per_sample_keeps_its_targets_over_restarts(tiny, p
     assert torch.equal(loss.targets, (y + 1) % 10)
 
 
-def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
+def test_more_steps_restarts_or_members_never_raise_robust_accuracy(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
     threat = sg.Linf(0.02)
-    for one, more in (({"restarts": 1}, {"restarts": 3}), ({"steps": 3}, {"steps": 9})):
-        settings_ = {"steps": 4, "restarts": 1, "step_size": 0.005}
-        a, b = sg.pgd(tiny, x, y, threat, **settings_ | one), sg.pgd(tiny, x, y, threat, **settings_ | more)
+    for (steps, restarts), (more_steps, more_restarts) in (((4, 1), (4, 3)), ((3, 1), (9, 1))):
+        a = sg.pgd(tiny, x, y, threat, steps=steps, restarts=restarts, step_size=0.005)
+        b = sg.pgd(tiny, x, y, threat, steps=more_steps, restarts=more_restarts, step_size=0.005)
         assert (b.broken | ~a.broken).all()
     fewer = run_suite(Task(tiny, x, y, threat, QUICK[:2]))
     more = run_suite(Task(tiny, x, y, threat, QUICK[:4]))
@@ -180,7 +198,9 @@ def test_more_steps_restarts_or_members_never_raise_robust_accuracy(tiny, pair):
     assert list(fewer.after.values()) == sorted(fewer.after.values(), reverse=True)
 
 
-def test_at_eps_zero_the_worst_case_is_the_clean_accuracy(tiny, pair):
+def test_at_eps_zero_the_worst_case_is_the_clean_accuracy(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
     y = torch.where(torch.arange(7) < 2, (y + 1) % 10, y)
     state = run_suite(Task(tiny, x, y, sg.Linf(0.0), QUICK[:5]))
@@ -188,7 +208,9 @@ def test_at_eps_zero_the_worst_case_is_the_clean_accuracy(tiny, pair):
     assert state.first_by.tolist() == [CLEAN_WRONG] * 2 + [ROBUST] * 5
 
 
-def test_results_do_not_depend_on_batch_size_or_on_company(tiny, pair):
+def test_results_do_not_depend_on_batch_size_or_on_company(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
     threat, index = sg.Linf(0.02), torch.arange(100, 107)
     whole = sg.pgd(tiny, x, y, threat, steps=4, restarts=2, index=index)
@@ -200,7 +222,7 @@ def test_results_do_not_depend_on_batch_size_or_on_company(tiny, pair):
     torch.testing.assert_close(whole.x, torch.cat([p.x for p in parts]), atol=1e-6, rtol=0)
 
 
-def test_a_missing_gradient_is_an_error_not_robustness(pair):
+def test_a_missing_gradient_is_an_error_not_robustness(pair: tuple[Tensor, Tensor]) -> None:
     x, _ = pair
 
     class Detached(nn.Module):
@@ -209,19 +231,21 @@ def test_a_missing_gradient_is_an_error_not_robustness(pair):
             self.inner = Linear(10, 8)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x.detach())
+            logits: Tensor = self.inner(x.detach())
+            return logits
 
     class NoGrad(Detached):
         @torch.no_grad()
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x)
+            logits: Tensor = self.inner(x)
+            return logits
 
     for model in (Detached(), NoGrad()):
         with pytest.raises(AttackError, match="no gradient reaches the input"):
             sg.pgd(model, x, model(x).argmax(1), sg.Linf(0.1), steps=2)
 
 
-def test_a_gradient_that_is_not_finite_is_an_error(pair):
+def test_a_gradient_that_is_not_finite_is_an_error(pair: tuple[Tensor, Tensor]) -> None:
     x, _ = pair
 
     class Root(nn.Module):
@@ -250,7 +274,9 @@ def test_a_gradient_that_is_not_finite_is_an_error(pair):
         (torch.zeros(2, 1, 8, 8), torch.zeros(2), "labels are"),
     ],
 )
-def test_bad_images_are_refused_in_one_line(tiny, images, labels, message):
+def test_bad_images_are_refused_in_one_line(
+    tiny: Classifier, images: Tensor, labels: Tensor | None, message: str
+) -> None:
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     for attack in (sg.pgd, sg.fgsm, sg.sapgd, sg.square):
         with pytest.raises(UserError) as error:
@@ -259,7 +285,9 @@ def test_bad_images_are_refused_in_one_line(tiny, images, labels, message):
         assert "\n" not in str(error.value)
 
 
-def test_witnesses_survive_storage_and_an_altered_one_does_not_count(tiny, pair, tmp_path):
+def test_witnesses_survive_storage_and_an_altered_one_does_not_count(
+    tiny: Classifier, pair: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
     x, _ = pair
     model, threat = Linear(10, 8), sg.Linf(0.05)
     y = model(x).argmax(1)
@@ -279,13 +307,13 @@ def test_witnesses_survive_storage_and_an_altered_one_does_not_count(tiny, pair,
         witnesses.Witnesses.load(path)
 
 
-def test_witnesses_are_not_checked_through_an_open_tap(tiny, pair):
+def test_witnesses_are_not_checked_through_an_open_tap(tiny: Classifier, pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     with sg.tap(tiny, noise=0.5), pytest.raises(UserError, match="untouched model"):
         witnesses.misclassified(tiny, x, y)
 
 
-def test_momentum_follows_its_formula(tiny, pair):
+def test_momentum_follows_its_formula(tiny: Classifier, pair: tuple[Tensor, Tensor]) -> None:
     from spikeguard.attacks.pgd import SignStep
 
     x, _ = pair
@@ -296,7 +324,7 @@ def test_momentum_follows_its_formula(tiny, pair):
         torch.testing.assert_close(rule.step(k, x, g, torch.zeros(7)), x + 0.01 * total.sign())
 
 
-def test_the_step_at_which_a_sample_breaks_is_reported(tiny, pair):
+def test_the_step_at_which_a_sample_breaks_is_reported(tiny: Classifier, pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     long = sg.pgd(tiny, x, y, sg.Linf(0.05), steps=8, step_size=0.01, restarts=1)
     assert torch.equal(long.when >= 0, long.broken)
@@ -306,7 +334,7 @@ def test_the_step_at_which_a_sample_breaks_is_reported(tiny, pair):
     assert torch.equal(shorter.broken, long.broken & (long.when < last))
 
 
-def test_steps_are_counted_over_restarts(tiny, pair):
+def test_steps_are_counted_over_restarts(tiny: Classifier, pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     whole = sg.pgd(tiny, x, y, sg.Linf(0.004), steps=2, step_size=0.004, restarts=6)
     counts = [

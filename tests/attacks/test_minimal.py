@@ -1,11 +1,14 @@
 """Attacks that minimize the change, need only classes, or draw at random: against closed forms and APGD."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.attacks import Attacked
 from spikeguard.attacks.batch import Batch
 from spikeguard.attacks.cw import cw, cw_minimal
 from spikeguard.attacks.fab import boundary_step, fab, minimal
@@ -14,10 +17,13 @@ from spikeguard.attacks.rays import rays
 from spikeguard.attacks.square import Query, proposal, pulse, square
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import margin
+from spikeguard.networks.classifier import Classifier
+from spikeguard.threat import Threat
 
-THREATS = {"linf": sg.Linf, "l2": sg.L2, "l1": sg.L1}
+Kind = Callable[[float | Tensor], Threat]
+THREATS: dict[str, Kind] = {"linf": sg.Linf, "l2": sg.L2, "l1": sg.L1}
 DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
-CASES = {
+CASES: dict[str, tuple[Kind, Callable[..., Attacked]]] = {
     "fab linf": (sg.Linf, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
     "fab l2": (sg.L2, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
     "fab l1": (sg.L1, lambda *a, **k: fab(*a, steps=8, targets=3, restarts=2, **k)),
@@ -34,7 +40,7 @@ CASES = {
     "random search l2": (sg.L2, lambda *a, **k: random_search(*a, queries=30, **k)),
     "random search l1": (sg.L1, lambda *a, **k: random_search(*a, queries=30, **k)),
 }
-EPS = {sg.Linf: 0.04, sg.L2: 0.3, sg.L1: 2.0}
+EPS: dict[Kind, float] = {sg.Linf: 0.04, sg.L2: 0.3, sg.L1: 2.0}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +60,8 @@ class Linear(nn.Module):
         self.flat = nn.Linear(size, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.flat(x.flatten(1))
+        logits: Tensor = self.flat(x.flatten(1))
+        return logits
 
 
 class OneHot(nn.Module):
@@ -69,15 +76,18 @@ class OneHot(nn.Module):
         return F.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
 
 
+Flat = tuple[Linear, Tensor, Tensor, dict[str, Tensor]]
+
+
 @pytest.fixture
-def flat():
+def flat() -> Flat:
     """Model, images so far from the box that it does not matter, labels.
 
     And the smallest norm that misleads, by norm.
     """
     model, x = Linear(), 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
     with torch.no_grad():
-        model.flat.bias -= model(x).mean(0)
+        model.flat.bias.sub_(model(x).mean(0))
         y = model(x).argmax(1)
         weight = model.flat.weight[1] - model.flat.weight[0]
         nearest = {
@@ -88,7 +98,7 @@ def flat():
 
 
 @pytest.mark.parametrize("name", THREATS)
-def test_fab_finds_the_closed_form(flat, name):
+def test_fab_finds_the_closed_form(flat: Flat, name: str) -> None:
     model, x, y, nearest = flat
     found, known = minimal(model, x, y, THREATS[name](0.03), steps=20), ~nearest[name].isnan()
     assert known.sum() > 100
@@ -97,7 +107,7 @@ def test_fab_finds_the_closed_form(flat, name):
     assert ratio.max() <= 1.02
 
 
-def test_cw_finds_the_closed_form(flat):
+def test_cw_finds_the_closed_form(flat: Flat) -> None:
     model, x, y, nearest = flat
     found = cw_minimal(model, x, y, steps=100)
     far = (
@@ -109,7 +119,7 @@ def test_cw_finds_the_closed_form(flat):
     assert ratio[far].max() <= 1.05
 
 
-SEARCHES = {
+SEARCHES: dict[str, tuple[str, Callable[..., Attacked], float]] = {
     "fab linf": ("linf", lambda *a: fab(*a, steps=20), 0.95),
     "fab l2": ("l2", lambda *a: fab(*a, steps=20), 0.95),
     "fab l1": ("l1", lambda *a: fab(*a, steps=20), 0.95),
@@ -127,7 +137,7 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_breaks_only_what_can_be_broken_and_nearly_all_of_it(flat, name):
+def test_breaks_only_what_can_be_broken_and_nearly_all_of_it(flat: Flat, name: str) -> None:
     model, x, y, nearest = flat
     norm, attack, least = SEARCHES[name]
     eps = float(nearest[norm].nanmedian())
@@ -139,7 +149,7 @@ def test_breaks_only_what_can_be_broken_and_nearly_all_of_it(flat, name):
 
 
 @pytest.mark.parametrize("name", THREATS)
-def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name):
+def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name: str) -> None:
     """The change is feasible, and no random feasible change of the same gain is shorter.
 
     Where the box allows no such gain it goes to the corner.
@@ -167,7 +177,7 @@ def test_the_way_to_a_border_is_the_shortest_one_inside_the_box(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_inside_the_budget_and_independent_of_the_batch(tiny, name):
+def test_inside_the_budget_and_independent_of_the_batch(tiny: Classifier, name: str) -> None:
     kind, attack = CASES[name]
     tiny.train()
     x = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round(decimals=1)
@@ -186,8 +196,11 @@ def test_inside_the_budget_and_independent_of_the_batch(tiny, name):
     torch.testing.assert_close(whole.x, torch.cat([p.x for p in parts]), atol=1e-5, rtol=0)
 
 
+Trained = tuple[nn.Module, Tensor, Tensor]
+
+
 @pytest.fixture(scope="module")
-def trained():
+def trained() -> Trained:
     """A small ReLU network, trained a little, with 30 to 70 % robust accuracy under Linf 4/255."""
     torch.manual_seed(0)
     data = sg.load_data("embedded")
@@ -202,7 +215,7 @@ def trained():
     return net.eval(), test.x / 255, test.y
 
 
-def test_fab_on_a_relu_network_is_within_two_points_of_apgd(trained):
+def test_fab_on_a_relu_network_is_within_two_points_of_apgd(trained: Trained) -> None:
     net, x, y = trained
     threat = sg.Linf(4 / 255)
     ours, theirs = fab(net, x, y, threat, steps=20), sg.apgd_targeted(net, x, y, threat, steps=50)
@@ -210,7 +223,7 @@ def test_fab_on_a_relu_network_is_within_two_points_of_apgd(trained):
     assert float(ours.broken.float().mean()) >= float(theirs.broken.float().mean()) - 0.02
 
 
-def test_searches_beat_the_control_and_never_the_gradient_by_much(trained):
+def test_searches_beat_the_control_and_never_the_gradient_by_much(trained: Trained) -> None:
     """On one network: noise breaks least, random search and RayS more, APGD most."""
     net, x, y = trained
     threat = sg.Linf(4 / 255)
@@ -223,7 +236,7 @@ def test_searches_beat_the_control_and_never_the_gradient_by_much(trained):
 
 
 @pytest.mark.parametrize("threat", [sg.Linf(16 / 255), sg.L2(1.5), sg.L1(15.0)], ids=THREATS)
-def test_rays_breaks_a_model_that_gives_only_its_class(trained, threat):
+def test_rays_breaks_a_model_that_gives_only_its_class(trained: Trained, threat: Threat) -> None:
     net, x, y = trained
     hidden = OneHot(net)
     with pytest.raises(AttackError, match="no gradient"):
@@ -234,7 +247,7 @@ def test_rays_breaks_a_model_that_gives_only_its_class(trained, threat):
     assert int(shut.broken.sum()) > int(clean_wrong.sum()) + 40
 
 
-def test_a_pulse_is_a_peak_beside_a_trough():
+def test_a_pulse_is_a_peak_beside_a_trough() -> None:
     rows = torch.tensor(
         [[1 / 4, 1 / 4, 1 / 4], [1 / 4, 5 / 4, 1 / 4]]
     )  # its middle: both squares of a stack of two
@@ -246,13 +259,21 @@ def test_a_pulse_is_a_peak_beside_a_trough():
 
 
 @pytest.mark.parametrize("threat", [sg.L2(0.5), sg.L1(2.0)], ids=["l2", "l1"])
-def test_squares_pass_the_budget_on_and_lose_none_of_it(threat, monkeypatch):
+def test_squares_pass_the_budget_on_and_lose_none_of_it(
+    threat: Threat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Far from the box every proposal is as long as the budget.
 
     And differs from the last one inside two squares only, but for a common factor.
     """
-    sides, window = [], Query.window
-    monkeypatch.setattr(Query, "window", lambda self, drawn, s: (sides.append(s), window(self, drawn, s))[1])
+    sides: list[int] = []
+    window = Query.window
+
+    def watched(self: Query, drawn: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
+        sides.append(s)
+        return window(self, drawn, s)
+
+    monkeypatch.setattr(Query, "window", watched)
     x = torch.full((40, 3, 12, 12), 0.5)
     at, batch = x, Batch.of(x, torch.zeros(40, dtype=torch.int64), threat)
     for query in (0, 1, 60, 300):
@@ -268,7 +289,7 @@ def test_squares_pass_the_budget_on_and_lose_none_of_it(threat, monkeypatch):
     assert all(s % 2 for s in sides)
 
 
-def test_the_uniform_half_of_the_control_fills_the_ball():
+def test_the_uniform_half_of_the_control_fills_the_ball() -> None:
     """A ball's radius to the power of its dimension is uniform.
 
     Mean 1/2, in every norm, within five standard errors.
@@ -285,25 +306,25 @@ def test_the_uniform_half_of_the_control_fills_the_ball():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda *a: fab(*a, sg.Linf(0.1), steps=0), "fab: steps = 0"),
-        (lambda *a: fab(*a, sg.L2(0.1), restarts=0), "restarts = 0"),
-        (lambda *a: minimal(*a, sg.L1(0.1), targets=0), "targets = 0"),
-        (lambda *a: cw(*a, sg.L2(0.1), searches=0), "searches = 0"),
-        (lambda *a: cw(*a, sg.L2(0.1), learning_rate=float("nan")), "learning_rate = nan"),
-        (lambda *a: cw(*a, sg.Linf(0.1)), "cw is an attack under L2, not under Linf"),
-        (lambda *a: rays(*a, sg.Linf(0.1), queries=0), "queries = 0"),
-        (lambda *a: square(*a, sg.L2(0.1), queries=0), "queries = 0"),
-        (lambda x, *a: square(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),
-        (lambda *a: random_noise(*a, sg.L1(0.1), tries=0), "tries = 0"),
-        (lambda *a: random_search(*a, sg.L1(0.1), queries=0), "queries = 0"),
-        (lambda x, *a: random_search(x, torch.zeros(7, 16), a[1], sg.L1(0.1)), "must be [N, C, H, W]"),
-        (lambda *a: random_noise(*a, sg.L1(0.1), index=torch.arange(3)), "index has shape (3,)"),
-        (lambda *a: cw(*a, sg.L2(0.1), index=torch.arange(3)), "index has shape (3,)"),
+        (lambda m, x, y: fab(m, x, y, sg.Linf(0.1), steps=0), "fab: steps = 0"),
+        (lambda m, x, y: fab(m, x, y, sg.L2(0.1), restarts=0), "restarts = 0"),
+        (lambda m, x, y: minimal(m, x, y, sg.L1(0.1), targets=0), "targets = 0"),
+        (lambda m, x, y: cw(m, x, y, sg.L2(0.1), searches=0), "searches = 0"),
+        (lambda m, x, y: cw(m, x, y, sg.L2(0.1), learning_rate=float("nan")), "learning_rate = nan"),
+        (lambda m, x, y: cw(m, x, y, sg.Linf(0.1)), "cw is an attack under L2, not under Linf"),
+        (lambda m, x, y: rays(m, x, y, sg.Linf(0.1), queries=0), "queries = 0"),
+        (lambda m, x, y: square(m, x, y, sg.L2(0.1), queries=0), "queries = 0"),
+        (lambda m, x, y: square(m, torch.zeros(7, 16), y, sg.L1(0.1)), "must be [N, C, H, W]"),
+        (lambda m, x, y: random_noise(m, x, y, sg.L1(0.1), tries=0), "tries = 0"),
+        (lambda m, x, y: random_search(m, x, y, sg.L1(0.1), queries=0), "queries = 0"),
+        (lambda m, x, y: random_search(m, torch.zeros(7, 16), y, sg.L1(0.1)), "must be [N, C, H, W]"),
+        (lambda m, x, y: random_noise(m, x, y, sg.L1(0.1), index=torch.arange(3)), "index has shape (3,)"),
+        (lambda m, x, y: cw(m, x, y, sg.L2(0.1), index=torch.arange(3)), "index has shape (3,)"),
         (lambda m, x, y: rays(m, x, y + 9, sg.Linf(0.1)), "labels lie in"),
         (lambda m, x, y: fab(m, x * 255, y, sg.Linf(0.1)), "divide by 255"),
     ],
 )
-def test_nonsense_is_refused_in_one_line(call, message):
+def test_nonsense_is_refused_in_one_line(call: Callable[..., object], message: str) -> None:
     with pytest.raises(UserError) as error:
         call(Linear(), torch.rand(7, 1, 4, 4), torch.ones(7, dtype=torch.int64))
     assert message in str(error.value)

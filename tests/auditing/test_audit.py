@@ -6,19 +6,27 @@ Numbers, witnesses, resuming, records together, what is refused.
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from narrow import present
+from torch import Tensor
 
 import spikeguard as sg
-from spikeguard.auditing.audit import RECORD, STATE
+from spikeguard.attacks import Attacked
+from spikeguard.auditing.audit import RECORD, STATE, Audit
 from spikeguard.auditing.findings import without_each_family
 from spikeguard.auditing.run import Task, run_suite, traits
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import members
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records.schema import Cost
+from spikeguard.models import Model
+from spikeguard.networks.classifier import Classifier
+from spikeguard.records.schema import AuditRecord, Cost
+from spikeguard.threat import Threat
 
 THREAT = sg.Linf(0.03)
 
@@ -26,16 +34,16 @@ THREAT = sg.Linf(0.03)
 pytestmark = pytest.mark.compiled
 
 
-def without_times(record):
+def without_times(record: AuditRecord) -> AuditRecord:
     return replace(
         record, members=tuple(replace(m, seconds=0.0) for m in record.members), cost=Cost(), witnesses=None
     )
 
 
-def test_the_worst_case_is_the_union_of_all_members(small_audit):
+def test_the_worst_case_is_the_union_of_all_members(small_audit: Audit) -> None:
     record = small_audit.record
     assert record.worst_case.value == small_audit.robust_accuracy < small_audit.clean_accuracy
-    assert small_audit.robust_accuracy <= min(m.after for m in small_audit.attacks) + 1e-9
+    assert small_audit.robust_accuracy <= min(present(m.after) for m in small_audit.attacks) + 1e-9
     assert all(small_audit.robust_accuracy <= alone.value for alone in record.alone.values())
     assert list(record.after.values()) == sorted(record.after.values(), reverse=True)
     first = torch.tensor(record.first_by)
@@ -43,13 +51,15 @@ def test_the_worst_case_is_the_union_of_all_members(small_audit):
     assert float((first != CLEAN_WRONG).double().mean()) == pytest.approx(small_audit.clean_accuracy)
     assert sum(m.first_by for m in small_audit.attacks) == int((first >= 0).sum())
     assert all(v >= small_audit.robust_accuracy - 1e-9 for v in record.without_family.values())
-    parts = record.masking
+    parts = present(record.masking)
     assert parts.pgd20 == pytest.approx(parts.worst_case + parts.optimizer + parts.gradient + parts.rest)
     assert parts.worst_case == pytest.approx(small_audit.robust_accuracy)
     assert min(parts.optimizer, parts.gradient, parts.rest) >= 0
 
 
-def test_leaving_a_family_out_gives_what_an_audit_without_it_would_find(small_net, small_images):
+def test_leaving_a_family_out_gives_what_an_audit_without_it_would_find(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor]
+) -> None:
     """Held against an audit that really lacks the family."""
     x, y = (part[:30] for part in small_images)
     rows, _ = members("quick", THREAT, traits(small_net, False))
@@ -62,7 +72,9 @@ def test_leaving_a_family_out_gives_what_an_audit_without_it_would_find(small_ne
         assert shares[family] == pytest.approx(float(really.right.double().mean()), abs=1e-9), family
 
 
-def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have_said(small_audit):
+def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have_said(
+    small_audit: Audit,
+) -> None:
     worst = small_audit.record.worst_case
     low, high = 100 * worst.low, 100 * worst.high
     assert small_audit.verdict.startswith(
@@ -72,13 +84,17 @@ def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have
     assert small_audit.reliable
 
 
-def test_at_eps_zero_it_returns_the_clean_accuracy(small_net, small_images, short_controls):
+def test_at_eps_zero_it_returns_the_clean_accuracy(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_controls: None
+) -> None:
     zero = sg.audit(small_net, *small_images, sg.Linf(0.0), effort="quick")
     assert zero.robust_accuracy == zero.clean_accuracy
     assert zero.reliable
 
 
-def test_batch_size_does_not_change_the_number(small_net, small_images, small_audit, short_controls):
+def test_batch_size_does_not_change_the_number(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, short_controls: None
+) -> None:
     other = sg.audit(small_net, *small_images, THREAT, effort="quick", batch_size=13)
     assert (
         abs(other.robust_accuracy - small_audit.robust_accuracy) <= 1 / 60 + 1e-9
@@ -87,7 +103,9 @@ def test_batch_size_does_not_change_the_number(small_net, small_images, small_au
     assert agree >= 54
 
 
-def test_a_budget_an_image_and_other_norms_are_judged_too(small_net, small_images, short_controls):
+def test_a_budget_an_image_and_other_norms_are_judged_too(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_controls: None
+) -> None:
     x, y = small_images
     mixed = torch.where(torch.arange(60) < 30, 0.0, 0.1)
     got = sg.audit(small_net, x, y, sg.Linf(mixed), effort="quick")
@@ -103,10 +121,12 @@ def test_a_budget_an_image_and_other_norms_are_judged_too(small_net, small_image
         threat.check(found, x[rows])
 
 
-def test_a_stopped_audit_goes_on_to_the_same_record(small_net, small_images, small_audit, tmp_path):
+def test_a_stopped_audit_goes_on_to_the_same_record(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
     stop = threading.Event()
 
-    def progress(stage, number, total):
+    def progress(stage: str, number: int, total: int) -> None:
         if "SA-PGD-20, ASSG triangle" in stage:
             stop.set()
 
@@ -114,7 +134,7 @@ def test_a_stopped_audit_goes_on_to_the_same_record(small_net, small_images, sma
         sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path, progress=progress, stop=stop)
     assert (tmp_path / STATE).exists()
     assert not (tmp_path / RECORD).exists()
-    seen = []
+    seen: list[str] = []
     with pytest.raises(UserError, match="seed = 0, not 1"):
         sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path, seed=1)
     held = State.load(
@@ -135,17 +155,20 @@ def test_a_stopped_audit_goes_on_to_the_same_record(small_net, small_images, sma
     assert without_times(resumed.record) == without_times(
         replace(small_audit.record, witnesses=resumed.record.witnesses)
     )
-    assert resumed.record.cost.total_seconds > held.earlier
+    assert present(resumed.record.cost.total_seconds) > held.earlier
     assert not (tmp_path / STATE).exists()
     (tmp_path / STATE).write_bytes(b"half")
     with pytest.raises(UserError, match="no audit to resume"):
         sg.audit(small_net, *small_images, THREAT, effort="quick", out=tmp_path)
 
 
-def test_a_long_attack_is_stopped_inside_and_begun_anew(small_net, small_images, small_audit, tmp_path):
-    stop, passes = threading.Event(), []
+def test_a_long_attack_is_stopped_inside_and_begun_anew(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    passes: list[int] = []
 
-    def count(*_):
+    def count(*_: object) -> None:
         passes.append(1)
         if len(passes) == 300:
             stop.set()
@@ -164,26 +187,28 @@ def test_a_long_attack_is_stopped_inside_and_begun_anew(small_net, small_images,
     )
 
 
-def test_a_model_that_changes_while_it_is_attacked_is_noticed(small_images):
+def test_a_model_that_changes_while_it_is_attacked_is_noticed(small_images: tuple[Tensor, Tensor]) -> None:
     class Counting(torch.nn.Module):
         """Well-behaved for as long as the checks run."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.lin, self.calls = torch.nn.Linear(784, 10), 0
             self.register_buffer("seen", torch.zeros(()))
+            self.seen: Tensor
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
             if self.calls > 200:
                 self.seen += 1
-            return self.lin(x.flatten(1))
+            logits: Tensor = self.lin(x.flatten(1))
+            return logits
 
     x, y = (part[:10] for part in small_images)
     assert "model-changed" in {f.id for f in sg.audit(Counting(), x, y, THREAT, effort="quick").flags}
 
 
-def test_a_plain_function_is_audited_too(small_images):
+def test_a_plain_function_is_audited_too(small_images: tuple[Tensor, Tensor]) -> None:
     """Any callable: here a linear map, whose worst case is known in closed form."""
     x, y = small_images
     weight = torch.randn(784, 10, generator=torch.Generator().manual_seed(0)) / 28
@@ -204,7 +229,9 @@ def test_a_plain_function_is_audited_too(small_images):
     assert got.reliable
 
 
-def test_other_networks_and_members_of_ones_own_take_part(small_net, small_images, short_controls):
+def test_other_networks_and_members_of_ones_own_take_part(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_controls: None
+) -> None:
     x, y = small_images
     mine = sg.auditing.Member("mine", "mine", sg.pgd, {"steps": 2, "restarts": 1})
     got = sg.audit(small_net, x[:20], y[:20], THREAT, effort="quick", extra=[mine, small_net])
@@ -214,14 +241,14 @@ def test_other_networks_and_members_of_ones_own_take_part(small_net, small_image
 
 
 def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(
-    small_net, small_images, short_controls
-):
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_controls: None
+) -> None:
     x, y = small_images[0][:20], small_images[1][:20]
 
-    def outside(model, x, y, threat):
-        return sg.attacks.Attacked(1 - x, torch.ones_like(y, dtype=torch.bool), y.float(), 0, 0, y)
+    def outside(model: Model, x: Tensor, y: Tensor, threat: Threat) -> Attacked:
+        return Attacked(1 - x, torch.ones_like(y, dtype=torch.bool), y.float(), 0, 0, y)
 
-    def breaks(model, x, y, threat):
+    def breaks(model: Model, x: Tensor, y: Tensor, threat: Threat) -> Attacked:
         raise IndexError("out of reach")
 
     rows = [sg.auditing.Member("outside", "mine", outside), sg.auditing.Member("breaks", "mine", breaks)]
@@ -244,9 +271,17 @@ def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(
         ({"extra": [3]}, "extra holds"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(small_net, small_images, change, message):
+def test_bad_input_is_refused_in_one_line(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], change: dict[str, Any], message: str
+) -> None:
     x, y = small_images
-    given = {"model": small_net, "x": x[:4], "y": y[:4], "threat": THREAT, "effort": "quick"} | change
+    given: dict[str, Any] = {
+        "model": small_net,
+        "x": x[:4],
+        "y": y[:4],
+        "threat": THREAT,
+        "effort": "quick",
+    } | change
     with pytest.raises(UserError) as error:
         sg.audit(given.pop("model"), given.pop("x"), given.pop("y"), given.pop("threat"), **given)
     assert message in str(error.value)

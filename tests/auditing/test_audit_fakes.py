@@ -6,7 +6,7 @@ Judged against attacks that know each trick and share no line with the audit (``
 import pytest
 import torch
 from conftest import Once
-from fakes import FAKES, HONEST, RANDOM, Net, honest, reference_accuracy, true_accuracy
+from fakes import FAKES, HONEST, RANDOM, Carried, Net, honest, reference_accuracy, true_accuracy
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,13 +49,13 @@ def vanilla(data: Data, once: Once) -> Net:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAKES)
-def test_a_fake_is_broken_or_flagged(name, vanilla, data, short_controls):
+def test_a_fake_is_broken_or_flagged(name: str, vanilla: Net, data: Data, short_controls: None) -> None:
     _, _, x, y = data
     if name in RANDOM:
         x, y = x[:FEWER], y[:FEWER]
     fake = FAKES[name](vanilla)
     true = true_accuracy(name, fake, vanilla, x, y, EPS)
-    if name == "state carried over":
+    if isinstance(fake, Carried):
         fake.memory.clear()
     got = sg.audit(fake, x, y, sg.Linf(EPS), effort="quick")
     errors = {f.id for f in got.flags if f.level == "error"}
@@ -67,14 +67,16 @@ def test_a_fake_is_broken_or_flagged(name, vanilla, data, short_controls):
     assert got.record.worst_case.value == got.robust_accuracy
 
 
-def test_most_fakes_have_to_be_really_broken_not_only_flagged():
+def test_most_fakes_have_to_be_really_broken_not_only_flagged() -> None:
     assert len(FAKES) >= 14
     assert len(set(FAKES) - set(FLAGGED)) >= 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
-def test_an_honest_network_is_not_accused_and_is_judged_as_hard_as_by_a_reference(name, data, vanilla):
+def test_an_honest_network_is_not_accused_and_is_judged_as_hard_as_by_a_reference(
+    name: str, data: Data, vanilla: Net
+) -> None:
     train_x, train_y, x, y = data
     if name == "noisy":
         x, y = x[:FEWER], y[:FEWER]

@@ -2,12 +2,16 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from markupsafe import escape
+from narrow import changed, present
+from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.auditing.audit import Audit
 from spikeguard.auditing.compare import compare
 from spikeguard.auditing.export import as_csv, as_latex, methods
 from spikeguard.auditing.merge import merge, merge_files
@@ -18,6 +22,7 @@ from spikeguard.auditing.suite import fingerprint, members
 from spikeguard.auditing.verify import threat_of, verify
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
 from spikeguard.records.schema import (
     Accuracy,
@@ -37,7 +42,9 @@ THREAT = sg.Linf(0.03)
 pytestmark = pytest.mark.compiled
 
 
-def test_anyone_can_check_a_record_and_a_forged_one_is_caught(small_net, small_images, small_audit, tmp_path):
+def test_anyone_can_check_a_record_and_a_forged_one_is_caught(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
     x, y = small_images
     path = small_audit.save(tmp_path / "audit.json")
     record = AuditRecord.read(path)
@@ -46,8 +53,8 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(small_net, small_i
     assert held.claimed == held.held == sum(f >= 0 for f in record.first_by) > 0
     assert threat_of(record) == THREAT
 
-    def said(**changes):
-        return verify(replace(record, **changes), tmp_path, small_net, x, y).wrong
+    def said(**changes: object) -> tuple[str, ...]:
+        return verify(changed(record, **changes), tmp_path, small_net, x, y).wrong
 
     kinder = replace(record.worst_case, value=0.9)
     assert any("worst_case accuracy is" in w for w in said(worst_case=kinder))
@@ -63,7 +70,7 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(small_net, small_i
     )
     assert any(
         "not the one that the record was written with" in w
-        for w in said(witnesses=WitnessFile(record.witnesses.file, "0"))
+        for w in said(witnesses=WitnessFile(present(record.witnesses).file, "0"))
     )
     forged = replace(record, first_by=tuple(0 if f == ROBUST else f for f in record.first_by))
     assert any("recorded as broken" in w for w in verify(forged, tmp_path, small_net, x, y).wrong)
@@ -81,8 +88,8 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(small_net, small_i
 
 
 def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(
-    small_net, small_images, short_controls, tmp_path
-):
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_controls: None, tmp_path: Path
+) -> None:
     x, y = (part[:10] for part in small_images)
     noisy = copy.deepcopy(small_net)
     for layer in spiking(noisy).values():
@@ -107,7 +114,7 @@ def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(
     assert "with five restarts" in text
 
 
-def test_what_a_fresh_process_does_not_find_is_not_reliable(small_audit):
+def test_what_a_fresh_process_does_not_find_is_not_reliable(small_audit: Audit) -> None:
     good = with_fresh_check(small_audit.record, FreshCheck(True, 3))
     assert (good.verdict, good.flags) == (small_audit.record.verdict, small_audit.record.flags)
     bad = with_fresh_check(
@@ -118,7 +125,9 @@ def test_what_a_fresh_process_does_not_find_is_not_reliable(small_audit):
     assert "1 of 3 witnesses" in bad.flags[0].message
 
 
-def test_a_union_is_verified_and_tabulated_like_its_parts(small_net, small_images, small_audit, tmp_path):
+def test_a_union_is_verified_and_tabulated_like_its_parts(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
     x, y = small_images
     again = sg.audit(small_net, x, y, THREAT, effort="quick", seed=1)
     paths = [one.save(tmp_path / name / "audit.json") for name, one in (("a", small_audit), ("b", again))]
@@ -141,7 +150,9 @@ def test_a_union_is_verified_and_tabulated_like_its_parts(small_net, small_image
         verify(bare, tmp_path, small_net, x, y)
 
 
-def test_records_are_compared_and_shown(small_images, small_audit, tmp_path):
+def test_records_are_compared_and_shown(
+    small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
     x, y = small_images
     record = small_audit.record
     even = compare(record, record)
@@ -177,8 +188,8 @@ def test_records_are_compared_and_shown(small_images, small_audit, tmp_path):
 
 
 def test_a_model_is_known_by_its_tensors_and_by_its_neurons_and_noise(
-    small_net, small_images, small_audit, tmp_path
-):
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
     record = AuditRecord.read(small_audit.save(tmp_path / "audit.json"))
     noisy, narrow = copy.deepcopy(small_net), copy.deepcopy(small_net)
     assert (weights(noisy), description(noisy)) == (weights(small_net), description(small_net))
@@ -193,7 +204,7 @@ def test_a_model_is_known_by_its_tensors_and_by_its_neurons_and_noise(
         )
 
 
-def test_a_table_holds_networks_of_one_shape(small_audit):
+def test_a_table_holds_networks_of_one_shape(small_audit: Audit) -> None:
     recipe = {"network": "small", "options": {"width": 6}, "timesteps": 4, "neuron": {"decay": 0.5}}
     a, b = (replace(small_audit.record, origin=Origin(t, recipe=recipe)) for t in "ab")
     assert len(as_csv([a, b, small_audit.record]).splitlines()) == 4
@@ -206,7 +217,7 @@ def test_a_table_holds_networks_of_one_shape(small_audit):
             as_latex([a, replace(b, origin=Origin("b", recipe={**recipe, **change}))])
 
 
-def test_random_models_are_compared_by_their_shares(small_audit):
+def test_random_models_are_compared_by_their_shares(small_audit: Audit) -> None:
     a = replace(
         small_audit.record,
         random_model=True,
@@ -223,7 +234,7 @@ def test_random_models_are_compared_by_their_shares(small_audit):
     assert compare(a, a).p == 1.0
 
 
-def test_statistics_against_values_from_tables():
+def test_statistics_against_values_from_tables() -> None:
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(5, 0) == pytest.approx(2 / 32)
     assert mcnemar(8, 2) == pytest.approx(2 * (1 + 10 + 45) / 1024)
@@ -239,7 +250,9 @@ def test_statistics_against_values_from_tables():
         assert tail == pytest.approx(0.05, abs=1e-4)
 
 
-def test_a_state_is_read_back_as_it_was(small_net, small_images, tmp_path):
+def test_a_state_is_read_back_as_it_was(
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
     x, y = small_images
     rows, _ = members("quick", THREAT, traits(small_net, False))
     task = Task(small_net, x, y, THREAT, rows[:3])

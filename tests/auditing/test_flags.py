@@ -1,13 +1,14 @@
 """Every flag: something that provokes it, and something like it that does not."""
 
-import importlib.util
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from narrow import changed
 from torch import Tensor, nn
 
 import spikeguard as sg
@@ -28,7 +29,6 @@ from spikeguard.records.schema import (
     ZeroBudget,
 )
 
-ROOT = Path(__file__).parents[2]
 ERRORS = {
     "no-gradient",
     "nothing-ran",
@@ -48,14 +48,13 @@ ERRORS = {
 X, Y = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 
 
-def test_level_error_is_kept_for_what_makes_the_number_worthless():
+def test_level_error_is_kept_for_what_makes_the_number_worthless() -> None:
     assert {name for name, kind in KINDS.items() if kind.level == "error"} == ERRORS
 
 
-def test_every_flag_has_its_page_written_from_the_code():
-    spec = importlib.util.spec_from_file_location("flag_pages", ROOT / "tools" / "flag_pages.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_every_flag_has_its_page_written_from_the_code() -> None:
+    import flag_pages as tool
+
     for name, kind in KINDS.items():
         assert (tool.FOLDER / f"{name}.md").read_text() == tool.page(name, kind)
     assert (tool.FOLDER / "README.md").read_text() == tool.index()
@@ -71,10 +70,12 @@ class Plain(nn.Module):
         torch.manual_seed(3)
         self.map = nn.Linear(16, 3)
         self.register_buffer("calls", torch.zeros(()))
+        self.calls: Tensor
         self.last = torch.zeros(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return 5 * self.map(x.flatten(1))
+        logits: Tensor = 5 * self.map(x.flatten(1))
+        return logits
 
 
 class Counting(Plain):
@@ -136,7 +137,8 @@ class Bent(Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         kept = x.flatten(1)
-        return 5 * self.map(torch.cat([kept[:, :2], kept[:, 2:].detach()], 1))
+        logits: Tensor = 5 * self.map(torch.cat([kept[:, :2], kept[:, 2:].detach()], 1))
+        return logits
 
 
 class Noisy(Plain):
@@ -157,14 +159,14 @@ SEEN = {
 
 
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in SEEN.items() for k in kinds])
-def test_a_check_before_the_attacks_sees_it(name, kind):
+def test_a_check_before_the_attacks_sees_it(name: str, kind: type[Plain]) -> None:
     found = checks.check_model(kind().eval(), X, Y, random=False).findings
     assert name in found, found
     assert from_checks(found)[0].evidence
 
 
 @pytest.mark.parametrize("kind", [Plain, Noisy])
-def test_nothing_is_found_in_an_honest_model(kind):
+def test_nothing_is_found_in_an_honest_model(kind: type[Plain]) -> None:
     found = checks.check_model(kind().eval(), X, Y, random=kind is Noisy)
     assert found.findings == {}
 
@@ -180,7 +182,7 @@ def controls(**changes: object) -> Controls:
         against_noise=(NoiseRow(right=45, noise=5, gradient=40, p=1e-9, better=True),) * 2,
         pairs=(PairRow("PGD-20", "FGSM", only_weaker=0, only_stronger=9, p=0.004),),
     )
-    return replace(good, **changes)
+    return changed(good, **changes)
 
 
 def pair(strong: str, weak: str) -> tuple[PairRow, ...]:
@@ -202,12 +204,12 @@ def pair(strong: str, weak: str) -> tuple[PairRow, ...]:
         ("eot-weaker", {"pairs": pair("EOT-10", "EOT-1")}),
     ],
 )
-def test_a_control_that_fails_is_a_flag(name, changes):
+def test_a_control_that_fails_is_a_flag(name: str, changes: dict[str, object]) -> None:
     assert from_controls(controls()) == []
     assert [f.id for f in from_controls(controls(**changes))] == [name]
 
 
-def test_a_network_that_noise_breaks_too_is_not_accused():
+def test_a_network_that_noise_breaks_too_is_not_accused() -> None:
     easy = (NoiseRow(right=45, noise=44, gradient=45, p=1.0, better=True),) * 2
     assert from_controls(controls(against_noise=easy)) == []
     for right, noise in (
@@ -320,34 +322,34 @@ def _random(a: SimpleNamespace) -> None:
         ("random-model", _random),
     ],
 )
-def test_what_follows_from_the_result_is_a_flag(name, change):
+def test_what_follows_from_the_result_is_a_flag(name: str, change: Callable[[SimpleNamespace], None]) -> None:
     assert after_an_audit() == []
     assert after_an_audit(change=change) == [name]
 
 
-def test_an_audit_of_which_nothing_ran_is_not_reliable():
+def test_an_audit_of_which_nothing_ran_is_not_reliable() -> None:
     assert set(after_an_audit(change=_nothing)) == {"nothing-ran", "attack-failed"}
 
 
-def test_no_flag_without_need():
+def test_no_flag_without_need() -> None:
     assert after_an_audit(change=_settled) == []
     assert after_an_audit(effort="standard") == []
 
 
-def test_values_that_are_not_finite_are_flagged_as_that_and_nothing_else():
+def test_values_that_are_not_finite_are_flagged_as_that_and_nothing_else() -> None:
     class Broken(Plain):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             logits = super().forward(x)
             return logits.masked_fill(x.flatten(1)[:, :1] > 0.5, float("nan"))
 
     found = checks.check_model(Broken().eval(), X, Y, random=False)
     assert set(found.findings) - {"zero-gradient"} == {"no-logits"}
-    assert "not finite" in found.findings["no-logits"]["reason"]
+    assert "not finite" in str(found.findings["no-logits"]["reason"])
 
 
-def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line():
+def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line() -> None:
     class Rigid(Plain):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             assert len(x) in (8, len(X))
             return super().forward(x)
 
@@ -355,12 +357,12 @@ def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line():
         sg.audit(Rigid().eval(), X, Y, sg.Linf(0.1), effort="quick")
 
 
-def test_few_images_are_flagged():
+def test_few_images_are_flagged() -> None:
     got = sg.audit(Plain().eval(), X[:20], Plain()(X[:20]).argmax(1), sg.Linf(0.01), effort="quick")
     assert "few-images" in {f.id for f in got.flags}
 
 
-def test_a_random_model_attacked_without_averaging_is_an_error():
+def test_a_random_model_attacked_without_averaging_is_an_error() -> None:
     from spikeguard.auditing.record import attack_record
 
     model = Noisy().eval()
@@ -378,7 +380,7 @@ def test_a_random_model_attacked_without_averaging_is_an_error():
         assert [f.id for f in attack_record(task, state, "pgd", {}, Origin()).flags] == expected
 
 
-def test_every_flag_is_provoked_somewhere():
+def test_every_flag_is_provoked_somewhere() -> None:
     here = "".join(
         next(Path(__file__).parents[1].rglob(f"test_{name}.py")).read_text()
         for name in ("flags", "audit", "audit_records")

@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.auditing.run import Plan, Task, run_suite, settle
 from spikeguard.auditing.suite import Member
-from spikeguard.gradients import Own
+from spikeguard.gradients import Estimator, Own
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
 from spikeguard.random import draws
 
 
-def test_index_and_seed_decide_the_random_start():
+def test_index_and_seed_decide_the_random_start() -> None:
     samples = torch.tensor([5, 9, 5])
     a = draws.uniform(draws.key(0, "start"), samples, 50)
     assert torch.equal(a[0], a[2])
@@ -19,7 +21,7 @@ def test_index_and_seed_decide_the_random_start():
     assert not torch.equal(a, draws.uniform(draws.key(1, "start"), samples, 50))
 
 
-def test_draws_follow_their_laws():
+def test_draws_follow_their_laws() -> None:
     """Moments within five standard errors; neighbors in position, sample and time are unrelated."""
     n = torch.arange(1000)
     steps = draws.normal(draws.step_keys(draws.key("test"), n, 2), 400, 2)
@@ -37,7 +39,9 @@ def test_draws_follow_their_laws():
     assert u.max() < 1
 
 
-def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, pair):
+def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     """Labels are right in nearly every draw.
 
     'first success in any draw' would break most samples, fresh draws do not.
@@ -57,7 +61,7 @@ def test_a_random_model_is_scored_on_fresh_draws_not_by_the_first_success(tiny, 
     assert float(state.right.mean()) == pytest.approx(float(state.clean.mean()), abs=0.08)
 
 
-def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
+def test_eot_gradient_is_the_mean_of_its_draws(tiny: Classifier, pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     for layer in spiking(tiny).values():
         layer.noise = Noise(0.3, at_eval=True)
@@ -73,10 +77,10 @@ def test_eot_gradient_is_the_mean_of_its_draws(tiny, pair):
     assert averaged.backwards == 21
 
 
-def test_the_class_of_mean_logits_is_reported_beside_the_share_of_right_draws():
+def test_the_class_of_mean_logits_is_reported_beside_the_share_of_right_draws() -> None:
     from spikeguard.auditing.scoring import over_draws
 
-    def noisy(x):  # right at about one draw of three, but by far
+    def noisy(x: Tensor) -> Tensor:  # right at about one draw of three, but by far
         return torch.stack([torch.where(torch.rand(len(x)) < 1 / 3, 9.0, 0.0), torch.ones(len(x))], 1)
 
     share, of_mean = over_draws(noisy, torch.rand(20, 1, 2, 2), torch.zeros(20).long(), 0, 300)
@@ -100,7 +104,9 @@ def test_the_class_of_mean_logits_is_reported_beside_the_share_of_right_draws():
     ],
     ids=repr,
 )
-def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(tiny, pair, inner):
+def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(
+    tiny: Classifier, pair: tuple[Tensor, Tensor], inner: Estimator
+) -> None:
     """Without noise all draws are the same: averaged or not, the same gradients step by step."""
     x, y = pair
     from spikeguard.losses import ce
@@ -114,7 +120,9 @@ def test_averaging_over_draws_leaves_the_schedule_of_an_estimator_as_it_is(tiny,
             torch.testing.assert_close(averaged(x, y, ce)[0], alone(x, y, ce)[0])
 
 
-def test_a_member_that_averages_already_is_not_averaged_again(tiny, pair):
+def test_a_member_that_averages_already_is_not_averaged_again(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
     member = Member(
         "own", "own gradient", sg.pgd, {"steps": 2, "restarts": 1, "early_stop": False}, sg.gradients.EOT(3)

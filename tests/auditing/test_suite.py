@@ -13,11 +13,12 @@ from spikeguard.auditing.suite import (
     members,
 )
 from spikeguard.defenses import DEFENSES, TGO, ANNTwin, InputNoise
+from spikeguard.networks.classifier import Classifier
 
 THREAT = sg.Linf(0.03)
 
 
-def test_every_defense_brings_the_attack_that_is_adaptive_to_it():
+def test_every_defense_brings_the_attack_that_is_adaptive_to_it() -> None:
     for name, kind in DEFENSES.items():
         made = member_of(kind.adaptive)
         assert kind.adaptive.why.endswith("."), f"{name} does not say why its attack is adaptive"
@@ -29,7 +30,7 @@ def test_every_defense_brings_the_attack_that_is_adaptive_to_it():
     assert len(shared) <= 4, f"defenses share an attack: {shared}"
 
 
-def test_an_adaptive_attack_that_the_suite_has_is_its_member():
+def test_an_adaptive_attack_that_the_suite_has_is_its_member() -> None:
     assert member_of(TGO.adaptive) in FULL
     assert member_of(TGO.adaptive).needs == "neurons"
     new = member_of(InputNoise.adaptive)
@@ -41,7 +42,7 @@ def test_an_adaptive_attack_that_the_suite_has_is_its_member():
     assert len([m for m in met if m.covers(member_of(TGO.adaptive))]) == 1
 
 
-def test_suites_grow_and_their_hash_changes_with_any_constant():
+def test_suites_grow_and_their_hash_changes_with_any_constant() -> None:
     quick, standard, full = ([m.id for m in SUITES[e]] for e in ("quick", "standard", "full"))
     assert {m.id for m in SUITES["quick"] if m.all} < set(standard)
     assert [m for m in full if m in standard] == standard
@@ -61,7 +62,7 @@ def test_suites_grow_and_their_hash_changes_with_any_constant():
         del old["loss"]
 
 
-def test_members_that_make_no_sense_are_left_out_with_a_reason(small_net):
+def test_members_that_make_no_sense_are_left_out_with_a_reason(small_net: Classifier) -> None:
     chosen, left = members("standard", sg.L2(1.0), traits(lambda x: x, False))
     names = {m.id for m in chosen}
     assert "cw100" in names

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 import torch
+from narrow import present
 
 from spikeguard.bench import growth, memory, parts, peers, run, tasks, timing
 from spikeguard.bench.floor import Floor
@@ -48,16 +51,18 @@ def stand_in() -> peers.Framework:
             self.layer = layer
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            logits: torch.Tensor = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            return logits
 
     def over_time(body: torch.nn.Module, x: torch.Tensor, timesteps: int) -> torch.Tensor:
-        return body(x.unsqueeze(0).repeat(timesteps, 1, 1, 1, 1)).mean(0)
+        found: torch.Tensor = body(x.unsqueeze(0).repeat(timesteps, 1, 1, 1, 1)).mean(0)
+        return found
 
     return peers.Framework("stand-in", Fold, Fire, over_time)
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_twin_is_the_same_network(name):
+def test_a_twin_is_the_same_network(name: str) -> None:
     net = tasks.network_of(TINY[name], CPU)
     x, _ = tasks.batch_of(TINY[name], CPU)
     agreement = run.agreement(net, x, {"stand-in": stand_in()})["stand-in"]
@@ -69,7 +74,7 @@ def test_a_twin_is_the_same_network(name):
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", TINY)
-def test_installed_frameworks_give_the_same_network(name):
+def test_installed_frameworks_give_the_same_network(name: str) -> None:
     if not peers.installed():
         pytest.skip("no framework to compare with is installed")
     net = tasks.network_of(TINY[name], CPU)
@@ -79,7 +84,7 @@ def test_installed_frameworks_give_the_same_network(name):
     assert all(t.same_classes >= run.SAME_CLASSES for t in found.values())
 
 
-def test_another_network_is_refused_before_anything_is_timed():
+def test_another_network_is_refused_before_anything_is_timed() -> None:
     net = tasks.network_of(TINY["small"], CPU)
     other = replace(
         stand_in(),
@@ -89,7 +94,7 @@ def test_another_network_is_refused_before_anything_is_timed():
         run.agreement(net, tasks.batch_of(TINY["small"], CPU)[0], {"stand-in": other})
 
 
-def test_the_floor_does_the_networks_products_and_nothing_else():
+def test_the_floor_does_the_networks_products_and_nothing_else() -> None:
     net = tasks.network_of(TINY["small"], CPU)
     x, _ = tasks.batch_of(TINY["small"], CPU)
     floor = Floor(net, x, torch.float32)
@@ -108,12 +113,12 @@ def test_the_floor_does_the_networks_products_and_nothing_else():
 
 
 @pytest.mark.parametrize("precision", tasks.PRECISIONS)
-def test_the_plain_loop_does_what_the_training_step_does(precision):
+def test_the_plain_loop_does_what_the_training_step_does(precision: str) -> None:
     """A user's own loop around ``sg.build``, without ``prefer``, gives the same weights as our step."""
     x, y = tasks.batch_of(TINY["small"], CPU)
     nets = [tasks.network_of(TINY["small"], CPU) for _ in range(2)]
     assert nets[1].autocast is None
-    steps = [
+    steps: list[Callable[[], object]] = [
         tasks.Step(nets[0], x, y, precision, guarded=False),
         tasks.plain_step(nets[1], x, y, precision),
     ]
@@ -125,7 +130,7 @@ def test_the_plain_loop_does_what_the_training_step_does(precision):
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
-def test_contenders_learn_from_their_batch(adversarial):
+def test_contenders_learn_from_their_batch(adversarial: bool) -> None:
     """Every training contender lowers its loss over some steps: none of them is timed doing nothing."""
     x, y = tasks.batch_of(TINY["small"], CPU)
     for guarded in (False, True):
@@ -139,12 +144,12 @@ def test_contenders_learn_from_their_batch(adversarial):
         with torch.no_grad():
             assert torch.nn.functional.cross_entropy(step.net(x), y) < before
     net = tasks.theirs(tasks.network_of(TINY["small"], CPU), stand_in(), None)
-    before = [p.clone() for p in net.parameters()]
+    held = [p.clone() for p in net.parameters()]
     tasks.their_step(net, x, y, (lambda x, y: x) if adversarial else None)()
-    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(held, net.parameters(), strict=True))
 
 
-def test_ratios_are_those_of_the_rounds():
+def test_ratios_are_those_of_the_rounds() -> None:
     seconds = {
         "floor float32": (1.0, 2.0, 3.0),
         "TGO float32": (2.0, 3.0, 6.0),
@@ -159,7 +164,7 @@ def test_ratios_are_those_of_the_rounds():
     assert timed.images_per_second["TGO float32"] == pytest.approx(10 / 3)
 
 
-def test_rounds_start_with_another_contender_each_time():
+def test_rounds_start_with_another_contender_each_time() -> None:
     order: list[str] = []
     work = {name: (lambda name=name: order.append(name)) for name in "abc"}
     seconds = timing.interleaved(work, 3, CPU, warm=1)
@@ -167,7 +172,7 @@ def test_rounds_start_with_another_contender_each_time():
     assert all(len(v) == 3 for v in seconds.values())
 
 
-def test_parts_add_up_and_know_their_operations():
+def test_parts_add_up_and_know_their_operations() -> None:
     step = tasks.Step(
         tasks.network_of(TINY["wrn16"], CPU), *tasks.batch_of(TINY["wrn16"], CPU), "float32", True
     )
@@ -180,7 +185,7 @@ def test_parts_add_up_and_know_their_operations():
     assert parts.kind("aten::copy_") == "the rest"
 
 
-def test_half_of_the_images_survive_at_the_eps_that_is_found():
+def test_half_of_the_images_survive_at_the_eps_that_is_found() -> None:
     subject = replace(TINY["small"], batch=40)
     net = tasks.network_of(subject, CPU)
     x, _ = tasks.batch_of(subject, CPU)
@@ -196,14 +201,14 @@ def test_half_of_the_images_survive_at_the_eps_that_is_found():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux")
-def test_peak_memory_is_that_of_the_step():
+def test_peak_memory_is_that_of_the_step() -> None:
     """A step keeps at least its currents, and sixteen times the batch needs more.
 
     Nonsense gives no number.
     """
     small = replace(TINY["small"], batch=64, options={"width": 32})
     big = replace(small, batch=1024)
-    sizes = [memory.peak(memory.Case("vanilla", "float32", s, "cpu", 2)) for s in (small, big)]
+    sizes = [present(memory.peak(memory.Case("vanilla", "float32", s, "cpu", 2))) for s in (small, big)]
     currents = 3 * 1024 * 4 * (32 * 256 + 64 * 64 + 128 * 16)
     assert currents < sizes[1] < 20 * currents
     assert sizes[0] < sizes[1] - currents / 2
@@ -211,11 +216,13 @@ def test_peak_memory_is_that_of_the_step():
     assert memory.peak(memory.Case("vanilla", "float32", unknown, "cpu", 2)) is None
 
 
-def test_powers_of_growth():
+def test_powers_of_growth() -> None:
     assert growth._curve((1, 2, 4), {"1": (1.0,), "2": (3.0,), "4": (12.0,)}).power == pytest.approx(2.0)
 
 
-def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch, capsys):
+def test_bench_verb_writes_record_and_picture_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(run.Settings, "subjects", property(lambda self: (TINY["small"],)))
     monkeypatch.setattr(run.Settings, "small", property(lambda self: TINY["small"]))
     monkeypatch.setattr(run.Settings, "images", property(lambda self: 20))
@@ -288,7 +295,7 @@ def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch,
     assert "made with other settings" in capsys.readouterr().err
 
 
-def test_growth_is_drawn_too():
+def test_growth_is_drawn_too() -> None:
     subject = TINY["small"]
     record = BenchRecord(
         settings=BenchSettings(),
@@ -306,14 +313,14 @@ def test_growth_is_drawn_too():
     assert "seconds against side" in picture(record)
 
 
-def test_the_bench_starts_without_any_framework():
+def test_the_bench_starts_without_any_framework() -> None:
     """In a process where none can be imported."""
     hidden = "import sys; sys.modules.update(dict.fromkeys(('spikingjelly', 'snntorch', 'torchattacks')))"
     code = f"{hidden}; import spikeguard.cli.bench, spikeguard.bench.run"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_versions_are_those_installed():
+def test_versions_are_those_installed() -> None:
     for name, installed in peers.versions().items():
         assert version(name) == installed
     with pytest.raises(PackageNotFoundError):

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from conftest import little_recipe
+from narrow import present
 
 from spikeguard.attacks import ATTACKS
 from spikeguard.auditing.flags import KINDS
@@ -30,14 +32,14 @@ NONE_OF = (
 
 
 @pytest.mark.parametrize("argv", [["spikeguard", "--help"], ["spikeguard", "--version"]])
-def test_help_and_version_import_neither_torch_nor_numpy(argv):
+def test_help_and_version_import_neither_torch_nor_numpy(argv: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NONE_OF.format(argv=argv)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_importing_spikeguard_does_not_import_torch():
+def test_importing_spikeguard_does_not_import_torch() -> None:
     code = (
         "import sys, spikeguard as sg; assert 'torch' not in sys.modules; assert 'pgd' in dir(sg); "
         "sg.Linf; print('torch' in sys.modules)"
@@ -51,7 +53,7 @@ def test_importing_spikeguard_does_not_import_torch():
 
 
 @pytest.mark.slow
-def test_help_takes_less_than_three_tenths_of_a_second():
+def test_help_takes_less_than_three_tenths_of_a_second() -> None:
     command, times = [sys.executable, "-m", "spikeguard", "--help"], []
     for _ in range(7):
         begun = time.perf_counter()
@@ -61,14 +63,14 @@ def test_help_takes_less_than_three_tenths_of_a_second():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(little_recipe(train_images=500, epochs=1), folder)
     return folder
 
 
 @pytest.fixture
-def run_folder(trained, tmp_path_factory):
+def run_folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(trained, tmp_path_factory.mktemp("copy") / "tiny"))
 
 
@@ -143,7 +145,14 @@ BAD = [
 @pytest.mark.parametrize(
     ("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else ""
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, run_folder, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("")
     before = sorted(p for p in run_folder.rglob("*"))
@@ -156,7 +165,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, run_folder, t
     assert [p.name for p in tmp_path.iterdir() if p.name != "spikeguard-demo"] == ["FILE"]
 
 
-def help_of(verb, capsys):
+def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
     assert stop.value.code == 0
@@ -164,7 +173,7 @@ def help_of(verb, capsys):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb, capsys):
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(verb, capsys)
     assert f"usage: spikeguard {verb}" in text
     assert "None" not in text
@@ -174,7 +183,7 @@ def test_every_verb_explains_itself(verb, capsys):
     assert "==SUPPRESS==" not in text
 
 
-def test_the_help_of_train_explains_every_field(capsys):
+def test_the_help_of_train_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of("train", capsys)
     for field in describe():
         flag = f"--{field.flag.replace('_', '-')} "
@@ -184,14 +193,14 @@ def test_the_help_of_train_explains_every_field(capsys):
     assert "(default: 8/255)" in " ".join(text.split())
 
 
-def test_the_default_effort_is_that_of_python(capsys):
+def test_the_default_effort_is_that_of_python(capsys: pytest.CaptureFixture[str]) -> None:
     from spikeguard.auditing.audit import audit
 
     default = inspect.signature(audit).parameters["effort"].default
     assert f"(default: {default})" in " ".join(help_of("audit", capsys).split())
 
 
-def test_the_flags_explain_themselves(capsys):
+def test_the_flags_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain"]) == 0
     listed = capsys.readouterr().out
     for name, kind in KINDS.items():
@@ -204,7 +213,7 @@ def test_the_flags_explain_themselves(capsys):
     assert json.loads(capsys.readouterr().out)["masking"]["level"] == KINDS["masking"].level
 
 
-def test_the_attacks_are_listed_with_their_options(capsys):
+def test_the_attacks_are_listed_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["attack", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(f" {name} " in listed for name in ATTACKS)
@@ -212,7 +221,9 @@ def test_the_attacks_are_listed_with_their_options(capsys):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_valid_script_that_knows_verbs_and_flags(shell, capsys, tmp_path):
+def test_completion_is_a_valid_script_that_knows_verbs_and_flags(
+    shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     for word in (*VERBS, "effort", "autoattack", "defenses.at.eps", "cifar100"):
@@ -224,7 +235,7 @@ def test_completion_is_a_valid_script_that_knows_verbs_and_flags(shell, capsys, 
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes_a_verb_and_a_flag(capsys, tmp_path):
+def test_bash_completes_a_verb_and_a_flag(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
     for words, expected in (("spikeguard ver", "verify"), ("spikeguard audit --eff", "--effort")):
@@ -236,7 +247,7 @@ def test_bash_completes_a_verb_and_a_flag(capsys, tmp_path):
         assert expected in done.stdout.split(), done.stderr
 
 
-def test_tables_never_cut_or_break_a_word():
+def test_tables_never_cut_or_break_a_word() -> None:
     cells = [["attack", "family"], ["SA-PGD-40 ASSG atan", "adaptive sharpness gradient"], ["x", "y"]]
     for room in (10, 30, 45, 100):
         widths = common.column_widths(cells, room)
@@ -247,7 +258,7 @@ def test_tables_never_cut_or_break_a_word():
     assert common.column_widths(cells, 100) == [19, 27]
 
 
-def test_what_a_user_names_is_printed_and_not_run(capsys):
+def test_what_a_user_names_is_printed_and_not_run(capsys: pytest.CaptureFixture[str]) -> None:
     common.table("a[/b] \x1b[31m", ["x[/y]"], [["[red]z"]])
     printed = capsys.readouterr().out
     assert "a[/b]" in printed
@@ -256,7 +267,9 @@ def test_what_a_user_names_is_printed_and_not_run(capsys):
     assert "\x1b" not in printed
 
 
-def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, capsys):
+def test_train_writes_a_run_and_says_what_to_do_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(
         "train_images = 300\nepochs = 1\ntimesteps = 2\noptions = {width = 3}\n[neuron]\ndecay = "
@@ -275,7 +288,9 @@ def test_train_writes_a_run_and_says_what_to_do_next(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, capsys):
+def test_attack_writes_a_record_with_witnesses(
+    attack: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, norm = tmp_path / "a.json", ATTACKS[attack].norms[-1]
     options = {"steps": "3", "restarts": "2", "surrogate": "atan:8", "queries": "20", "tries": "3"}
     parameters = {"surrogate": "gradient"}
@@ -300,7 +315,9 @@ def test_attack_writes_a_record_with_witnesses(attack, run_folder, tmp_path, cap
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.witnesses.npz"]
 
 
-def test_the_settings_of_an_attack_are_those_that_its_random_draws_depend_on(run_folder, tmp_path):
+def test_the_settings_of_an_attack_are_those_that_its_random_draws_depend_on(
+    run_folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "a.json"
     assert main(["attack", str(run_folder), "--images", "20", "--steps", "2", "--out", str(out)]) == 0
     settings = read_json(out)["settings"]
@@ -308,7 +325,9 @@ def test_the_settings_of_an_attack_are_those_that_its_random_draws_depend_on(run
     assert (settings["steps"], settings["restarts"], settings["start"]) == (2, 5, True)
 
 
-def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder, tmp_path, capsys):
+def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "a"
     settings = ["--effort", "quick", "--images", "20", "--eps", "16/255"]
     assert main(["audit", str(run_folder), *settings, "--out", str(out)]) in (0, 1)
@@ -358,7 +377,9 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(run_folder
         assert f"is now 'spikeguard {verb}'" in error
 
 
-def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_path, monkeypatch, capsys):
+def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mynets.py").write_text(
         "import torch\n\n\ndef probable():\n    torch.manual_seed(0)\n    net = "
         "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))\n"
@@ -400,7 +421,7 @@ def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
+def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
     command = [
         sys.executable,
@@ -418,7 +439,7 @@ def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
         str(out),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
+        for line in present(process.stderr):
             if "PGD-20" in line:
                 process.send_signal(signal.SIGINT)
                 break
@@ -434,13 +455,17 @@ def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder, tmp_path):
     assert (out / "audit.json").exists()
 
 
-def test_other_settings_never_overwrite_a_record(run_folder, capsys):
+def test_other_settings_never_overwrite_a_record(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for steps in ("1", "2"):
         assert main(["attack", str(run_folder), "--attack", "bim", "--images", "20", "--steps", steps]) == 0
     assert len(list((run_folder / "attacks").glob("bim-*.json"))) == 2
 
 
-def test_json_goes_to_stdout_alone(run_folder, tmp_path, capsys):
+def test_json_goes_to_stdout_alone(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
         main(
             [
@@ -460,7 +485,7 @@ def test_json_goes_to_stdout_alone(run_folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == read_json(tmp_path / "a.json")
 
 
-def test_doctor_says_which_path_is_used(capsys):
+def test_doctor_says_which_path_is_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["neurons"]["found"].startswith(cpp_build.path())
@@ -469,7 +494,7 @@ def test_doctor_says_which_path_is_used(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
+def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "spikeguard", "train"]
     settings = [
         "vanilla",
@@ -506,8 +531,8 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
-    tmp_path, capsys, short_controls, little_demo
-):
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], short_controls: None, little_demo: None
+) -> None:
     out = tmp_path / "d"
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0
     told = capsys.readouterr().out
@@ -531,24 +556,31 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
     assert main(["demo", "--out", str(out), "--images", "30", "--epochs", "1", "--resume"]) == 2
 
 
-def test_the_package_names_no_folder_outside_itself():
+def test_the_package_names_no_folder_outside_itself() -> None:
     root = Path(__file__).parents[2] / "src"
     assert not [p for p in root.rglob("*.py") if "../shared" in p.read_text()]
 
 
-def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others():
+def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others() -> None:
     from types import SimpleNamespace
+
+    from rich.progress import Progress as Bar
 
     from spikeguard.cli.common import Progress
 
-    told = []
+    told: list[str] = []
+
+    def add_task(stage: str, total: int) -> int:
+        told.append(stage)
+        return len(told)
+
     bar = SimpleNamespace(
         console=SimpleNamespace(is_terminal=True),
-        add_task=lambda stage, total: told.append(("new", stage, total)) or len(told),
-        remove_task=lambda task: told.append(("gone", task)),
+        add_task=add_task,
+        remove_task=lambda task: None,
         update=lambda task, completed, total, description: None,
     )
-    shown = Progress(bar)
+    shown = Progress(cast(Bar, bar))
     for stage, done, total in (
         ("1 of 2: FGSM", 0, 4),
         ("1 of 2: FGSM", 1, 4),
@@ -557,14 +589,16 @@ def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others():
         ("again", 0, 5),
     ):
         shown.show(stage, done, total)
-    assert [t[1] for t in told if t[0] == "new"] == ["1 of 2: FGSM", "control: nothing", "again"]
+    assert told == ["1 of 2: FGSM", "control: nothing", "again"]
 
 
-def test_a_log_gets_a_line_a_stage_and_later_ones_with_the_time_that_is_left(monkeypatch, capsys):
+def test_a_log_gets_a_line_a_stage_and_later_ones_with_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     clock = iter(range(0, 1000, 10))
     with common.progress() as shown:
         now = [0.0]
-        monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
         shown.bar.get_time = lambda: now[0]
         for done in (0, 0, 1, 2, 3):
             now[0] = float(next(clock) + 100 * done)

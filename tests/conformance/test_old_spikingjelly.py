@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("old_spikingjelly.py")
 @pytest.mark.skipif(
     not FOLDER.is_dir(), reason="spikingjelly 0.0.0.0.14 is not installed (dev.py test installs it)"
 )
-def test_the_audit_does_not_fall_for_the_missing_gradient():
+def test_the_audit_does_not_fall_for_the_missing_gradient() -> None:
     path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     done = subprocess.run(
         [sys.executable, str(SCRIPT)],

@@ -1,9 +1,13 @@
 """Readers, the embedded sample, batches: true bytes, or one clear line."""
 
 import gzip
+import importlib
 import io
 import sys
 import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeguard.data import fetch, sample, sources
+from spikeguard.data import sample, sources
 from spikeguard.data.batches import batches, crop_and_flip
 from spikeguard.data.images import Images
 from spikeguard.data.sources import DEBIAN, load_data
@@ -24,7 +28,7 @@ def official_cifar(folder: Path, name: str) -> None:
     """Write the official binary files from the packed copies in the shared folder."""
     sys.path.insert(0, str(SHARED))
     try:
-        import load
+        load = importlib.import_module("load")
     finally:
         sys.path.pop(0)
     read = getattr(load, name)
@@ -43,7 +47,7 @@ def official_cifar(folder: Path, name: str) -> None:
                 (folder / f"data_batch_{k + 1}.bin").write_bytes(rows[k * 10000 : (k + 1) * 10000].tobytes())
 
 
-def test_embedded_sample_is_balanced_and_small():
+def test_embedded_sample_is_balanced_and_small() -> None:
     data = load_data("embedded")
     assert (len(data.train), len(data.test), data.in_shape) == (10_000, 2_000, (1, 28, 28))
     assert data.train.y.bincount().tolist() == [1000] * 10
@@ -51,7 +55,7 @@ def test_embedded_sample_is_balanced_and_small():
     assert sample.PATH.stat().st_size < 6_000_000
 
 
-def test_an_altered_or_truncated_sample_is_refused(tmp_path):
+def test_an_altered_or_truncated_sample_is_refused(tmp_path: Path) -> None:
     held = sample.PATH.read_bytes()
     for name, content in (("cut.xz", held[:-1000]), ("other.xz", held[:200_000] + b"x" + held[200_001:])):
         (tmp_path / name).write_bytes(content)
@@ -60,7 +64,7 @@ def test_an_altered_or_truncated_sample_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_the_sample_is_part_of_the_official_set():
+def test_the_sample_is_part_of_the_official_set() -> None:
     full, embedded = load_data("fashion-mnist"), load_data("embedded")
     assert (len(full.train), len(full.test)) == (60_000, 10_000)
     for part, each in (("train", 10_000), ("test", 2_000)):
@@ -72,13 +76,13 @@ def test_the_sample_is_part_of_the_official_set():
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not here")
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
-def test_official_cifar_files_are_read_exactly(tmp_path, name, classes):
+def test_official_cifar_files_are_read_exactly(tmp_path: Path, name: str, classes: int) -> None:
     official_cifar(tmp_path, name)
     data = load_data(name, tmp_path)
     assert data.train.x.shape == (50_000, 3, 32, 32)
     assert data.train.y.bincount().tolist() == [50_000 // classes] * classes
     sys.path.insert(0, str(SHARED))
-    import load
+    load = importlib.import_module("load")
 
     sys.path.pop(0)
     x, y = getattr(load, name)("test")
@@ -93,15 +97,18 @@ def test_official_cifar_files_are_read_exactly(tmp_path, name, classes):
         load_data(name, tmp_path)
 
 
+Files = dict[str, bytes]
+
+
 @pytest.fixture
-def toy(monkeypatch):
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     """A data set of our own with two tiny files, so that looking.
 
     Checking and reading run without the real one.
     """
     import hashlib
 
-    def content(count, seed):
+    def content(count: int, seed: int) -> bytes:
         generator = np.random.default_rng(seed)
         rows = generator.integers(0, 256, (count, 3073), dtype=np.uint8)
         rows[:, 0] = np.arange(count) % 10
@@ -139,7 +146,9 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 @pytest.mark.parametrize("layout", ["plain", "subfolder", "gzip", "archive"])
 @pytest.mark.parametrize("how", ["folder", "environment"])
-def test_files_are_found_however_they_lie(toy, tmp_path, monkeypatch, layout, how):
+def test_files_are_found_however_they_lie(
+    toy: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, how: str
+) -> None:
     if layout == "archive":
         (tmp_path / "toy.tar.gz").write_bytes(archive(toy))
     else:
@@ -156,8 +165,8 @@ def test_files_are_found_however_they_lie(toy, tmp_path, monkeypatch, layout, ho
     assert data.train.y.tolist() == [i % 10 for i in range(20)]
 
 
-def test_missing_altered_and_unknown_data_are_one_line(toy, tmp_path):
-    cases = [
+def test_missing_altered_and_unknown_data_are_one_line(toy: Files, tmp_path: Path) -> None:
+    cases: list[tuple[Callable[[], object], str]] = [
         (lambda: load_data("nope"), "unknown data set 'nope' (known: embedded"),
         (lambda: load_data("toy", tmp_path / "gone"), "does not exist"),
         (lambda: load_data("toy", tmp_path), "no a.bin in"),
@@ -181,24 +190,26 @@ class Answer(io.BytesIO):
         self.headers = {"Content-Length": str(length)}
 
 
-def test_downloads_appear_whole_or_not_at_all(toy, tmp_path, monkeypatch):
+def test_downloads_appear_whole_or_not_at_all(
+    toy: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = archive(toy)
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda url, timeout: Answer(whole[:500], len(whole)))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Answer(whole[:500], len(whole)))
     with pytest.raises(UserError, match="broke off after 500"):
         load_data("toy", tmp_path, download=True)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda url, timeout: Answer(whole, len(whole)))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Answer(whole, len(whole)))
     assert len(load_data("toy", tmp_path, download=True).train) == 20
 
-    def unreachable(url, timeout):
-        raise fetch.urllib.error.URLError("no route")
+    def unreachable(url: str, timeout: float) -> None:
+        raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(UserError, match="cannot download"):
         load_data("toy", tmp_path / "new", download=True)
 
 
-def test_the_validation_split_is_stratified_disjoint_and_the_same_for_all():
+def test_the_validation_split_is_stratified_disjoint_and_the_same_for_all() -> None:
     images = load_data("embedded").train
     training, held = images.split(0.1)
     assert (len(training), len(held)) == (9000, 1000)
@@ -207,7 +218,7 @@ def test_the_validation_split_is_stratified_disjoint_and_the_same_for_all():
     assert torch.equal(images.split(0.1)[1].index, held.index)
 
 
-def test_unbalanced_requests_are_refused(images):
+def test_unbalanced_requests_are_refused(images: Images) -> None:
     for count, message in ((7, "multiple of 10"), (30, "has only")):
         with pytest.raises(UserError, match=message):
             images.balanced(count)
@@ -215,7 +226,7 @@ def test_unbalanced_requests_are_refused(images):
 
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(st.integers(0, 4), st.integers(0, 10**6))
-def test_crop_and_flip_equals_a_loop(pad, seed):
+def test_crop_and_flip_equals_a_loop(pad: int, seed: int) -> None:
     x = torch.randint(0, 256, (5, 3, 9, 7), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     got = crop_and_flip(x, torch.Generator().manual_seed(seed), pad)
     generator = torch.Generator().manual_seed(seed)
@@ -228,7 +239,7 @@ def test_crop_and_flip_equals_a_loop(pad, seed):
         assert torch.equal(got[i], cropped.flip(2) if mirrored[i] else cropped)
 
 
-def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images):
+def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images: Images) -> None:
     whole = list(batches(images, 4, epoch=1, seed=0, augment=True))
     assert len(whole) == 3
     late = list(batches(images, 4, epoch=1, seed=0, augment=True, start=2))
@@ -239,7 +250,7 @@ def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images)
     assert seen.sort().values.tolist() == images.y.sort().values.tolist()
 
 
-def test_images_keep_their_official_numbers():
+def test_images_keep_their_official_numbers() -> None:
     images = Images.of(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1]))
     assert images.balanced(4).index.tolist() == [0, 1, 2, 3]
     assert images.select(torch.tensor([5, 2])).index.tolist() == [5, 2]

@@ -6,28 +6,39 @@ And a training with it resumes to the same bits.
 import copy
 import math
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import little_recipe
+from narrow import as_a, conv_of, stages_of
+from torch import Tensor
 
 import spikeguard as sg
-from spikeguard.defenses import DEFENSES, disturbance, fitted, membrane
+from spikeguard.data.images import Dataset
+from spikeguard.defenses import DEFENSES, Defense, disturbance, fitted, membrane
 from spikeguard.defenses.adversarial import divergence
 from spikeguard.defenses.gradient import best_wrong, chance
+from spikeguard.defenses.inputs import Leaks
+from spikeguard.defenses.neural import Gains, Gates, Homeostatic
 from spikeguard.diagnose.neighbors import gain_scaled, neighbors
 from spikeguard.errors import Interrupted
 from spikeguard.losses import ce
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, seed_noise, spiking
 from spikeguard.training import loop
 from spikeguard.training.builder import make_network, training_parts
 from spikeguard.training.loop import train
+from spikeguard.training.trainer import Report
 
 EPS = 16 / 255
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> Dataset:
     from spikeguard.data.images import Dataset
 
     full = sg.load_data("embedded")
@@ -36,16 +47,21 @@ def data():
     )
 
 
+Trained = Callable[..., Classifier]
+"""(*defenses, **changes of the recipe) -> network"""
+Measure = Callable[[Classifier, Tensor, Tensor], float]
+
+
 @pytest.fixture(scope="module")
-def trained(data):
+def trained(data: Dataset) -> Iterator[Trained]:
     """A network by its defenses, trained once a module."""
     from spikeguard.kernels import compiler
 
     before, compiler.WORTHWHILE = compiler.WORTHWHILE, 2**62
     torch.set_num_threads(2)
-    made = {}
+    made: dict[object, Classifier] = {}
 
-    def get(*defenses, **changes):
+    def get(*defenses: Defense, **changes: object) -> Classifier:
         key = (defenses, tuple(changes.items()))
         if key not in made:
             made[key] = train(
@@ -57,15 +73,15 @@ def trained(data):
     compiler.WORTHWHILE = before
 
 
-def images(data):
+def images(data: Dataset) -> tuple[Tensor, Tensor]:
     return data.test.pixels(), data.test.y
 
 
-def disturbed(net, x, y):
+def disturbed(net: Classifier, x: Tensor, y: Tensor) -> Tensor:
     return sg.pgd(net, x, y, sg.Linf(EPS), steps=3, restarts=1, early_stop=False).x
 
 
-def slope(net, x, y):
+def slope(net: Classifier, x: Tensor, y: Tensor) -> float:
     """l1 norm of the input gradient of the class's chance."""
     x = x.clone().requires_grad_()
     z = net(x)
@@ -73,25 +89,25 @@ def slope(net, x, y):
     return float(g.abs().sum())
 
 
-def difference(net, x, y):
+def difference(net: Classifier, x: Tensor, y: Tensor) -> float:
     found = disturbed(net, x, y)
     with torch.no_grad(), sg.tap(net, currents=True) as t:
         net(x)
         net(found)
     layer = list(spiking(net))[-1]
-    clean, found = t.currents[layer], t.currents[f"{layer}#1"]
+    clean, moved = t.currents[layer], t.currents[f"{layer}#1"]
     return float(
-        disturbance.difference(clean, found, spiking(net)[layer].decay, 2).abs().mean() / clean.abs().mean()
+        disturbance.difference(clean, moved, spiking(net)[layer].decay, 2).abs().mean() / clean.abs().mean()
     )
 
 
-def mass(net, x, y):
+def mass(net: Classifier, x: Tensor, y: Tensor) -> float:
     with torch.no_grad(), sg.tap(net) as t:
         net(x)
     return sum(float(membrane.mass(*membrane.moments(u), 1.0).mean()) for u in t.potentials.values())
 
 
-def within_shift(net, x, y):
+def within_shift(net: Classifier, x: Tensor, y: Tensor) -> float:
     """Share of potentials that lie nearer to the threshold than the attack moves their channel."""
     found = disturbed(net, x, y)
     with torch.no_grad(), sg.tap(net) as t:
@@ -105,26 +121,26 @@ def within_shift(net, x, y):
     return sum(shares) / len(shares)
 
 
-def within_reach(net, x, y):
-    stage = net.body.stages[0]
+def within_reach(net: Classifier, x: Tensor, y: Tensor) -> float:
+    stage = stages_of(net)[0]
     with torch.no_grad(), sg.tap(net) as t:
         net(x)
     u = t.potentials["body.stages.0.fire"]
-    bound = disturbance.attainable(EPS, stage.conv[0], stage.norm, net.std, float(stage.fire.decay), len(u))
+    bound = disturbance.attainable(EPS, conv_of(stage), stage.norm, net.std, float(stage.fire.decay), len(u))
     return float((u.abs() < bound[:, None, :, None, None]).float().mean())
 
 
-def gap(net, x, y):
+def gap(net: Classifier, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         return float(divergence(net(x), net(disturbed(net, x, y))).mean())
 
 
-def broken(net, x, y):
+def broken(net: Classifier, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         return float((net(disturbed(net, x, y)).argmax(1) != y).float().mean())
 
 
-def broken_by_assg(net, x, y):
+def broken_by_assg(net: Classifier, x: Tensor, y: Tensor) -> float:
     return float(
         sg.sapgd(
             net, x, y, sg.Linf(EPS), steps=10, restarts=1, gradient=sg.gradients.ASSG(start_from_first=True)
@@ -134,27 +150,27 @@ def broken_by_assg(net, x, y):
     )
 
 
-def loss_there(net, x, y):
+def loss_there(net: Classifier, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         return float(ce(net(disturbed(net, x, y)), y).mean())
 
 
-def spread(net, x, y):
+def spread(net: Classifier, x: Tensor, y: Tensor) -> float:
     """How far the steps' readouts lie apart, over the temperature of their mean."""
     with torch.no_grad():
         z = net(x, per_step=True)
     return float(divergence(z.mean(0)[None].expand_as(z), z).mean())
 
 
-def stretched(net, x, y):
+def stretched(net: Classifier, x: Tensor, y: Tensor) -> float:
     """How far the singular values of the convolutions lie from 1."""
     return sum(
-        float((torch.linalg.svdvals(s.conv[0].weight.detach().flatten(1)) - 1).abs().mean())
-        for s in net.body.stages
+        float((torch.linalg.svdvals(conv_of(s).weight.detach().flatten(1)) - 1).abs().mean())
+        for s in stages_of(net)
     )
 
 
-def misfit(net, x, y):
+def misfit(net: Classifier, x: Tensor, y: Tensor) -> float:
     """How far the width of the surrogate lies from the mean of |u|, as a ratio."""
     with torch.no_grad(), sg.tap(net) as t:
         net(x)
@@ -164,41 +180,43 @@ def misfit(net, x, y):
     )
 
 
-def kept_open(net, x, y):
+def kept_open(net: Classifier, x: Tensor, y: Tensor) -> float:
     return float(
-        torch.cat([layer.dynamics[0].keep.detach().flatten() for layer in spiking(net).values()]).mean()
+        torch.cat(
+            [as_a(Gates, layer.dynamics[0]).keep.detach().flatten() for layer in spiking(net).values()]
+        ).mean()
     )
 
 
-def drawn_loss(net, x, y):
+def drawn_loss(net: Classifier, x: Tensor, y: Tensor) -> float:
     seed_noise(net, 7)
     with torch.no_grad():
         return float(torch.stack([ce(net(x), y).mean() for _ in range(10)]).mean())
 
 
-def under_noise_of_neurons(net, x, y):
+def under_noise_of_neurons(net: Classifier, x: Tensor, y: Tensor) -> float:
     net = copy.deepcopy(net)
     for layer in spiking(net).values():
         layer.noise = Noise(0.4, at_eval=True)
     return drawn_loss(net, x, y)
 
 
-def under_noise_of_the_image(net, x, y):
+def under_noise_of_the_image(net: Classifier, x: Tensor, y: Tensor) -> float:
     return drawn_loss(net, x + 0.4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), y)
 
 
-def under_two_gray_levels(net, x, y):
+def under_two_gray_levels(net: Classifier, x: Tensor, y: Tensor) -> float:
     return drawn_loss(net, (x > torch.rand(x.shape, generator=torch.Generator().manual_seed(1))).float(), y)
 
 
-def under_random_decays(net, x, y):
+def under_random_decays(net: Classifier, x: Tensor, y: Tensor) -> float:
     net = copy.deepcopy(net)
     if not any(len(layer.dynamics) for layer in spiking(net).values()):
         sg.defenses.RandHet(sigma=2.0).prepare(net)
     return drawn_loss(net, x, y)
 
 
-def dominance(net, x, y):
+def dominance(net: Classifier, x: Tensor, y: Tensor) -> float:
     """
 
     Share of the largest singular value in how far the convolutions have moved since the start of the
@@ -206,15 +224,15 @@ def dominance(net, x, y):
     """
     start = make_network(little_recipe(options={"width": 4}), sg.load_data("embedded"))
     moved = [
-        (a.conv[0].weight - b.conv[0].weight).detach().flatten(1)
-        for a, b in zip(net.body.stages, start.body.stages, strict=True)
+        (conv_of(a).weight - conv_of(b).weight).detach().flatten(1)
+        for a, b in zip(stages_of(net), stages_of(start), strict=True)
     ]
     shares = [torch.linalg.svdvals(m).square() for m in moved]
     return sum(float(s[0] / s.sum()) for s in shares) / len(shares)
 
 
 AT = sg.AT(eps=EPS, steps=1)
-CLAIMS = {
+CLAIMS: dict[str, tuple[tuple[Defense, ...], tuple[Defense, ...], Measure, dict[str, object]]] = {
     "AT": ((), (AT,), broken, {}),
     "TRADES": ((), (sg.TRADES(eps=EPS),), gap, {}),
     "MART": ((), (sg.defenses.MART(eps=EPS),), loss_there, {}),
@@ -252,7 +270,7 @@ CLAIMS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
-def test_a_defense_lowers_what_it_is_meant_to_lower(name, trained, data):
+def test_a_defense_lowers_what_it_is_meant_to_lower(name: str, trained: Trained, data: Dataset) -> None:
     without, with_it, measure, changes = CLAIMS[name]
     x, y = images(data)
     before, after = measure(trained(*without, **changes), x, y), measure(trained(*with_it, **changes), x, y)
@@ -260,7 +278,9 @@ def test_a_defense_lowers_what_it_is_meant_to_lower(name, trained, data):
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_every_defense_trains_by_its_defaults_and_is_loaded_as_it_was(name, little_data, tmp_path):
+def test_every_defense_trains_by_its_defaults_and_is_loaded_as_it_was(
+    name: str, little_data: Dataset, tmp_path: Path
+) -> None:
     loss = "tet" if name == "temporal_ensemble" else "mean"
     recipe = little_recipe(
         defenses=(DEFENSES[name](),), epochs=1, options={"width": 2}, loss=loss, timesteps=4
@@ -274,7 +294,7 @@ def test_every_defense_trains_by_its_defaults_and_is_loaded_as_it_was(name, litt
 
 
 @pytest.mark.slow
-def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained, data):
+def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained: Trained, data: Dataset) -> None:
     x, y = images(data)
     plain, guarded = trained(), trained(sg.TGO(lambda_max=2.0, sigma=0.0))
     share = neighbors(guarded, x, 0.2).mean
@@ -287,23 +307,28 @@ def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained, da
 
 
 @pytest.mark.slow
-def test_parameters_of_the_neurons_are_trained(trained):
-    gains = [layer.dynamics[0].gain for layer in spiking(trained(sg.defenses.DLIF())).values()]
+def test_parameters_of_the_neurons_are_trained(trained: Trained) -> None:
+    gains = [as_a(Gains, layer.dynamics[0]).gain for layer in spiking(trained(sg.defenses.DLIF())).values()]
     assert all(bool((g != 1).any()) for g in gains)
     leaks = [
-        layer.dynamics[0].leak for layer in spiking(trained(sg.defenses.FEEL(radii=(0.5, 0.3)))).values()
+        as_a(Leaks, layer.dynamics[0]).leak
+        for layer in spiking(trained(sg.defenses.FEEL(radii=(0.5, 0.3)))).values()
     ]
     assert all(bool((leak != 1).any()) for leak in leaks)
     for layer in spiking(trained(sg.defenses.HoSNN())).values():
-        assert bool(layer.dynamics[0].moves)
-        assert float(layer.dynamics[0].goal.abs().sum()) > 0
-        assert bool((layer.dynamics[0].rate != 0.2).any())
-    keeps = [layer.dynamics[0].keep for layer in spiking(trained(sg.defenses.StoG(gamma=0.0))).values()]
+        moving = as_a(Homeostatic, layer.dynamics[0])
+        assert bool(moving.moves)
+        assert float(moving.goal.abs().sum()) > 0
+        assert bool((moving.rate != 0.2).any())
+    keeps = [
+        as_a(Gates, layer.dynamics[0]).keep
+        for layer in spiking(trained(sg.defenses.StoG(gamma=0.0))).values()
+    ]
     assert any(bool((keep < 1).any()) for keep in keeps)  # by the task's loss alone
 
 
 @pytest.mark.slow
-def test_a_converted_network_does_what_it_did_before(data):
+def test_a_converted_network_does_what_it_did_before(data: Dataset) -> None:
     """
 
     The weights give nearly the same classes as spikes and as the activations that most of the training went
@@ -329,10 +354,10 @@ def test_a_converted_network_does_what_it_did_before(data):
 
 
 @pytest.mark.slow
-def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
+def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data: Dataset) -> None:
     run_recipe = little_recipe(defenses=(AT, sg.defenses.EarlyStopping(eps=EPS, steps=5)), epochs=4, lr=0.4)
     run = train(run_recipe, data=data)
-    robust = [row.measured["validation_robust_accuracy"] for row in run.record.epochs]
+    robust = [as_a(float, row.measured["validation_robust_accuracy"]) for row in run.record.epochs]
     kept = [row.measured["kept"] for row in run.record.epochs]
     assert max(k for k, chosen in enumerate(kept) if chosen) == robust.index(max(robust))
     held = training_parts(run_recipe, data)[1]
@@ -367,21 +392,27 @@ def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data):
         "fitted_surrogate",
     ],
 )
-def test_a_training_with_it_resumes_to_the_same_bits(name, at, tmp_path, little_data, monkeypatch):
+def test_a_training_with_it_resumes_to_the_same_bits(
+    name: str, at: int, tmp_path: Path, little_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fitted, "EVERY", 3)
-    settings = {"distillation": {"steps": 1, "share": 0.6}, "feel": {"radii": (0.5, 0.3)}, "at": {"steps": 1}}
+    settings: dict[str, dict[str, Any]] = {
+        "distillation": {"steps": 1, "share": 0.6},
+        "feel": {"radii": (0.5, 0.3)},
+        "at": {"steps": 1},
+    }
     chosen = tuple(DEFENSES[part](**settings.get(part, {})) for part in name.split(" + "))
     recipe = little_recipe(defenses=chosen, epochs=3, options={"width": 2})
     whole = train(recipe, tmp_path / "whole", data=little_data)
-    seen = []
+    seen: list[Report] = []
 
-    def interrupt(report):
+    def interrupt(report: Report) -> None:
         seen.append(report)
         if len(seen) == at:
             stopped.set()
 
     stopped = threading.Event()
-    monkeypatch.setattr(loop, "ctrl_c", lambda: Given(stopped))
+    monkeypatch.setattr(loop, "ctrl_c", lambda: nullcontext(stopped))
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "broken", data=little_data, progress=interrupt)
     stopped.clear()
@@ -394,14 +425,3 @@ def test_a_training_with_it_resumes_to_the_same_bits(name, at, tmp_path, little_
     for net in (whole.net, loaded):
         seed_noise(net, 1)
     assert torch.equal(whole.net(x), loaded(x))
-
-
-class Given:
-    def __init__(self, event):
-        self.event = event
-
-    def __enter__(self):
-        return self.event
-
-    def __exit__(self, *rest):
-        return False

@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -22,8 +22,6 @@ from spikeguard.networks import build
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.settings import describe, override
 from studies.embedded import matrix
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ class Drop(Defense):
 
 
 @pytest.fixture
-def drop(monkeypatch):
+def drop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(defenses, "DEFENSES", DEFENSES)  # the same dictionary
     defenses.register("drop", Drop)
     yield
     del DEFENSES["drop"]
 
 
-def test_a_defense_is_a_class_and_a_line(drop):
+def test_a_defense_is_a_class_and_a_line(drop: None) -> None:
     values = sg.Recipe().values()
     override(values, "defenses.drop.share", "1/8")
     recipe = Recipe.of(values)
@@ -71,14 +69,13 @@ def test_a_defense_is_a_class_and_a_line(drop):
     assert member_of(Drop.adaptive).id == "pgd3-per-step"
 
 
-def test_the_page_of_defenses_has_a_row_for_a_new_one(drop, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+def test_the_page_of_defenses_has_a_row_for_a_new_one(drop: None) -> None:
     import defense_page
 
     assert "| `drop` | Drop | fewer gradients | G <- G \\|b\\| | this test | not run |" in defense_page.page()
 
 
-def test_the_study_without_it_is_as_before(drop):
+def test_the_study_without_it_is_as_before(drop: None) -> None:
     with_it = [c.name for c in matrix.cells(matrix.StudySize(seeds=1))]
     del DEFENSES["drop"]
     try:
@@ -96,20 +93,20 @@ def test_the_study_without_it_is_as_before(drop):
         ("other", int, "frozen dataclass"),
     ],
 )
-def test_what_is_no_defense_is_not_registered(name, kind, message):
+def test_what_is_no_defense_is_not_registered(name: str, kind: type, message: str) -> None:
     with pytest.raises(UserError, match=message):
         defenses.register(name, kind)
     assert name == "tgo" or name not in DEFENSES
 
 
-def test_names_of_the_package_are_those_of_the_registry():
+def test_names_of_the_package_are_those_of_the_registry() -> None:
     assert {kind.__name__ for kind in DEFENSES.values()} <= set(defenses.__all__)
     code = "import spikeguard.defenses as d; assert all(hasattr(d, n) for n in d.__all__)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_the_adaptive_attack_of_a_defense_runs_on_its_network(name):
+def test_the_adaptive_attack_of_a_defense_runs_on_its_network(name: str) -> None:
     net = build("small", classes=10, in_shape=(1, 8, 8), timesteps=4, width=4, seed=1)
     defense = DEFENSES[name]()
     defense.prepare(net)
@@ -124,6 +121,6 @@ def test_the_adaptive_attack_of_a_defense_runs_on_its_network(name):
         assert got.backwards > 0
 
 
-def test_noise_that_stays_on_meets_the_network_without_it_too():
+def test_noise_that_stays_on_meets_the_network_without_it_too() -> None:
     assert len(sg.TGO(noise_at_eval=True).adaptive_attacks()) == 2
     assert sg.TGO().adaptive_attacks() == (sg.TGO.adaptive,)

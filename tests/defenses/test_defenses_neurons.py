@@ -5,28 +5,36 @@ import math
 import pytest
 import torch
 from conftest import awake
+from narrow import as_a, present
 from plain import fired, loop
-from torch import nn
+from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.defenses import Step, View
+from spikeguard.defenses.neural import Gates, Homeostatic
 from spikeguard.errors import UserError
-from spikeguard.neurons import seed_noise, spiking
+from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import Spiking, seed_noise, spiking
 from spikeguard.neurons.modifiers import Dynamics, Homeostasis, Input
+from spikeguard.random.streams import StochasticModule
 
 
 @pytest.fixture
-def current():
+def current() -> Tensor:
     return 1.5 * torch.rand(4, 7, generator=torch.Generator().manual_seed(9))
 
 
-def with_dynamics(dynamics):
+def with_dynamics(dynamics: Dynamics) -> sg.LIF:
     layer = sg.LIF(decay=0.5)
     layer.dynamics.append(dynamics)
     return layer
 
 
-def test_dlif_scales_the_current_of_every_step(current):
+def homeostatic(layer: Spiking) -> Homeostatic:
+    return as_a(Homeostatic, layer.dynamics[0])
+
+
+def test_dlif_scales_the_current_of_every_step(current: Tensor) -> None:
     from spikeguard.defenses.neural import Gains
 
     gains = Gains(4)
@@ -38,7 +46,7 @@ def test_dlif_scales_the_current_of_every_step(current):
     assert torch.allclose(got[1], expected[1], atol=1e-6)
 
 
-def test_feel_has_a_leak_for_every_neuron_and_step_and_trains_it(current):
+def test_feel_has_a_leak_for_every_neuron_and_step_and_trains_it(current: Tensor) -> None:
     from spikeguard.defenses.inputs import Leaks
 
     leaks = Leaks(4, torch.Size([7]), 1.0)
@@ -64,12 +72,12 @@ def test_feel_has_a_leak_for_every_neuron_and_step_and_trains_it(current):
     assert torch.allclose(got_gradients[1].double(), expected_gradients[1][:, 0], atol=1e-5)
 
 
-def test_homeostasis_moves_thresholds_by_its_formula(current):
+def test_homeostasis_moves_thresholds_by_its_formula(current: Tensor) -> None:
     goal = torch.rand(4, 7, generator=torch.Generator().manual_seed(3))
     rate = torch.full((7,), 0.3)
 
     class Moving(Dynamics):
-        def homeostasis(self):
+        def homeostasis(self) -> Homeostasis:
             return Homeostasis(rate, goal)
 
     got = fired(with_dynamics(Moving()), current)
@@ -78,11 +86,11 @@ def test_homeostasis_moves_thresholds_by_its_formula(current):
     assert torch.allclose(got[1], expected[1], atol=1e-6)
 
 
-def test_hosnn_remembers_potentials_while_it_reads_and_holds_them_afterwards(step):
+def test_hosnn_remembers_potentials_while_it_reads_and_holds_them_afterwards(step: Step) -> None:
     defense = sg.defenses.HoSNN(share=0.5)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
-    goal = {name: torch.zeros_like(layer.dynamics[0].goal) for name, layer in spiking(step.net).items()}
+    goal = {name: torch.zeros_like(homeostatic(layer).goal) for name, layer in spiking(step.net).items()}
     for _ in range(3):
         step.views = {"clean": View(step.x, 1.0)}
         hooks.begin(Step(step.net, step.x, step.y, progress=0.2))
@@ -92,16 +100,17 @@ def test_hosnn_remembers_potentials_while_it_reads_and_holds_them_afterwards(ste
         for name, u in seen.potentials.items():
             goal[name] = goal[name] + 0.05 * ((u.detach() + 1.0).mean(1) - goal[name])
         hooks.after(step)
-    assert not hooks.settled
+    first_part = not hooks.settled
+    assert first_part
     for name, layer in spiking(step.net).items():
-        torch.testing.assert_close(layer.dynamics[0].goal, goal[name])
+        torch.testing.assert_close(homeostatic(layer).goal, goal[name])
         assert layer.dynamics.homeostasis() is None
     hooks.begin(Step(step.net, step.x, step.y, progress=0.7))
     assert hooks.settled
     assert all(layer.dynamics.homeostasis() is not None for layer in spiking(step.net).values())
 
 
-def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynamics(tiny):
+def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynamics(tiny: Classifier) -> None:
     for defense in (
         sg.defenses.HoSNN(),
         sg.defenses.FEEL(radii=()),
@@ -122,8 +131,8 @@ def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynami
         )
         defense.prepare(net)
         for layer in spiking(net).values():
-            if hasattr(layer.dynamics[0], "moves"):
-                layer.dynamics[0].moves.fill_(True)
+            if isinstance(defense, sg.defenses.HoSNN):
+                homeostatic(layer).moves.fill_(True)
         x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
         for estimator in (
             sg.gradients.ASSG(start_from_first=True),
@@ -139,28 +148,27 @@ def test_adaptive_surrogates_and_other_backward_passes_reach_neurons_with_dynami
             assert float(gradient.abs().sum()) > 0, (defense, estimator)
 
 
-def test_randhet_draws_decays_and_keeps_the_mean_of_the_current(current):
+def test_randhet_draws_decays_and_keeps_the_mean_of_the_current(current: Tensor) -> None:
     from spikeguard.defenses.neural import Heterogeneous
 
     for each_step in (True, False):
         layer = with_dynamics(Heterogeneous(1.0, each_step))
         seed_noise(layer, 7)
-        scaled, decay = layer.dynamics.charge(current[:, None], 4)
+        scaled, drawn = layer.dynamics.charge(current[:, None], 4)
+        decay = present(drawn)
         seed_noise(layer, 7)
         got = fired(layer, current)
         expected = loop(current.tolist(), decay=decay[:, 0].tolist(), gain=(1 - decay[:, 0]).tolist())
         assert torch.equal(got[0], expected[0])
         assert torch.allclose(scaled[:, 0], (1 - decay[:, 0]) * current)
         assert bool((decay[0] != decay[1]).any()) == each_step
-    many = Heterogeneous(1.0, True).charge(torch.ones(4, 50, 400), 4)[1]
+    many = present(Heterogeneous(1.0, True).charge(torch.ones(4, 50, 400), 4)[1])
     logit = torch.log(many / (1 - many))
     assert float(logit.mean()) == pytest.approx(0, abs=5 / many.numel() ** 0.5)
     assert float(logit.std()) == pytest.approx(1, abs=0.02)
 
 
-def test_stog_gates_spikes_by_its_probability_and_learns_by_the_relaxation():
-    from spikeguard.defenses.neural import Gates
-
+def test_stog_gates_spikes_by_its_probability_and_learns_by_the_relaxation() -> None:
     gates = Gates(torch.Size([3]), 0.5)
     with torch.no_grad():
         gates.keep.copy_(torch.tensor([0.2, 0.6, 1.0]))
@@ -180,20 +188,18 @@ def test_stog_gates_spikes_by_its_probability_and_learns_by_the_relaxation():
         assert float(gradient[k]) == pytest.approx(4 * soft * (1 - soft) / 0.5 / (p * (1 - p)), rel=1e-4)
 
 
-def test_gates_that_start_open_can_close():
-    from spikeguard.defenses.neural import Gates
-
+def test_gates_that_start_open_can_close() -> None:
     gates = Gates(torch.Size([5000]), 0.5)
     (gradient,) = torch.autograd.grad(gates.gate(torch.ones(2, 64, 5000)).sum(), gates.keep)
     assert float(gradient.abs().sum()) > 0
 
 
-def test_stog_prior_is_half_the_square_for_the_first_part_of_the_training(step):
+def test_stog_prior_is_half_the_square_for_the_first_part_of_the_training(step: Step) -> None:
     defense = sg.defenses.StoG(gamma=0.1, prior_share=0.6)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
-    keeps = [layer.dynamics[0].keep for layer in spiking(step.net).values()]
-    assert float(hooks.penalty(step).detach()) == pytest.approx(
+    keeps = [as_a(Gates, layer.dynamics[0]).keep for layer in spiking(step.net).values()]
+    assert float(present(hooks.penalty(step)).detach()) == pytest.approx(
         0.1 * sum(k.numel() for k in keeps) / 2, rel=1e-5
     )
     step.progress = 0.6
@@ -204,7 +210,7 @@ def test_stog_prior_is_half_the_square_for_the_first_part_of_the_training(step):
     assert float(keeps[0].detach().min()) == pytest.approx(0.1)
 
 
-def test_noise_inside_the_band_only(current):
+def test_noise_inside_the_band_only(current: Tensor) -> None:
     layer = sg.LIF(decay=0.5, noise=sg.Noise(0.4, "band", at_eval=True, noise_band=0.3))
     seed_noise(layer, 5)
     got = fired(layer, current)
@@ -218,10 +224,10 @@ def test_noise_inside_the_band_only(current):
     assert torch.equal(fired(wide, current)[0], everywhere[0])
 
 
-def test_delta_and_sigma_of_every_layer(tiny):
+def test_delta_and_sigma_of_every_layer(tiny: Classifier) -> None:
     guard = sg.TGO(deltas=(0.2, 0.4, 0.8), sigmas=(0.0, 0.03, 0.06), lambda_max=1.0)
     guard.prepare(tiny.train())
-    assert [layer.noise.sigma for layer in spiking(tiny).values()] == [0.0, 0.03, 0.06]
+    assert [present(layer.noise).sigma for layer in spiking(tiny).values()] == [0.0, 0.03, 0.06]
     for layer in spiking(tiny).values():
         layer.noise = None
     hooks, x = guard.start(tiny), torch.rand(4, 1, 8, 8)
@@ -232,9 +238,8 @@ def test_delta_and_sigma_of_every_layer(tiny):
         float((d - u.abs()).clamp(min=0).mean())
         for d, u in zip((0.2, 0.4, 0.8), t.potentials.values(), strict=True)
     )
-    assert float(hooks.penalty(Step(tiny, x, torch.zeros(4).long(), progress=1.0)).detach()) == pytest.approx(
-        expected, rel=1e-4
-    )
+    found = present(hooks.penalty(Step(tiny, x, torch.zeros(4).long(), progress=1.0)))
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(UserError, match="2 values, the network 3"):
         sg.TGO(deltas=(0.1, 0.2), sigma=0.0).start(tiny)
 
@@ -242,7 +247,7 @@ def test_delta_and_sigma_of_every_layer(tiny):
 # inputs
 
 
-def test_input_noise_is_fresh_at_every_step(tiny):
+def test_input_noise_is_fresh_at_every_step(tiny: Classifier) -> None:
     sg.defenses.InputNoise(sigma=0.2).prepare(tiny)
     x = torch.full((64, 1, 8, 8), 0.5)
     out = tiny.before[0](x[None], 3) - 0.5
@@ -253,7 +258,7 @@ def test_input_noise_is_fresh_at_every_step(tiny):
     assert not torch.equal(tiny(x), tiny(x))
 
 
-def test_quantized_inputs_lie_on_the_grid_keep_their_mean_and_pass_gradients(tiny):
+def test_quantized_inputs_lie_on_the_grid_keep_their_mean_and_pass_gradients(tiny: Classifier) -> None:
     sg.defenses.InputQuantization(levels=5).prepare(tiny)
     x = torch.linspace(0, 1, 64).view(1, 1, 8, 8).repeat(400, 1, 1, 1).requires_grad_()
     out = tiny.before[0](x[None], 3)
@@ -265,11 +270,14 @@ def test_quantized_inputs_lie_on_the_grid_keep_their_mean_and_pass_gradients(tin
     assert bool((gradient == 3).all())
 
 
-def test_feel_passes_low_frequencies_and_stops_high_ones_step_by_step():
+def test_feel_passes_low_frequencies_and_stops_high_ones_step_by_step() -> None:
     from spikeguard.defenses.inputs import LowPass
 
     side = torch.arange(32.0)
-    wave = lambda k: (0.5 + 0.3 * torch.cos(2 * math.pi * k * side / 32)).expand(1, 1, 1, 32, 32)  # noqa: E731
+
+    def wave(k: int) -> Tensor:
+        return (0.5 + 0.3 * torch.cos(2 * math.pi * k * side / 32)).expand(1, 1, 1, 32, 32)
+
     encode: Input = LowPass((0.5, 0.4375, 0.375, 0.3125))
     for k in (3, 9, 11, 13, 15):
         out = encode(wave(k), 4)
@@ -278,10 +286,10 @@ def test_feel_passes_low_frequencies_and_stops_high_ones_step_by_step():
             assert torch.allclose(out[t], expected, atol=1e-5), (k, radius)
     image = torch.rand(2, 1, 32, 32).requires_grad_()
     encode(image[None], 4).sum().backward()
-    assert float(image.grad.abs().sum()) > 0
+    assert float(present(image.grad).abs().sum()) > 0
 
 
-def test_changes_of_the_input_follow_one_another(tiny):
+def test_changes_of_the_input_follow_one_another(tiny: Classifier) -> None:
     sg.defenses.InputNoise(sigma=0.3).prepare(tiny)
     sg.defenses.FEEL(radii=(0.5, 0.4, 0.3), leak=False).prepare(tiny)
     x = torch.rand(2, 1, 8, 8)[None]
@@ -293,9 +301,9 @@ def test_changes_of_the_input_follow_one_another(tiny):
         assert torch.allclose(out[t], alone, atol=1e-6)
 
 
-def test_two_defenses_inside_the_same_neurons_both_act(current):
+def test_two_defenses_inside_the_same_neurons_both_act(current: Tensor) -> None:
     from spikeguard.defenses.inputs import Leaks
-    from spikeguard.defenses.neural import Gains, Gates
+    from spikeguard.defenses.neural import Gains
 
     layer = sg.LIF(decay=0.5)
     leaks, gains = Leaks(4, torch.Size([7]), 0.8), Gains(4)
@@ -304,13 +312,14 @@ def test_two_defenses_inside_the_same_neurons_both_act(current):
     layer.dynamics.extend([leaks, gains])
     expected = loop(current.tolist(), decay=0.8, gain=[[g] * 7 for g in (0.5, 1.0, 1.5, 2.0)])
     assert torch.equal(fired(layer, current)[0].detach(), expected[0])
-    layer.dynamics.append(Gates(torch.Size([7]), 0.5))
+    gates = Gates(torch.Size([7]), 0.5)
+    layer.dynamics.append(gates)
     with torch.no_grad():
-        layer.dynamics[2].keep.fill_(0.0)
+        gates.keep.fill_(0.0)
     assert not fired(layer, current)[0].detach().any()
 
 
-def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny):
+def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny: Classifier) -> None:
     from spikeguard.auditing.scoring import seeded
 
     sg.defenses.RandHet().prepare(tiny)
@@ -318,21 +327,19 @@ def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny):
     seed_noise(tiny, 5)
     x = torch.rand(2, 1, 8, 8)
     tiny(x)
-    before = [
-        (m.source, m.source.calls)
+    drawing = [
+        as_a(StochasticModule, m)
         for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])
     ]
+    before = [(m.source, present(m.source).calls) for m in drawing]
     with seeded(tiny, 9):
         tiny(x)
     sg.AT(noise="frozen").adversaries(Step(tiny, x, torch.tensor([0, 1])))
-    after = [
-        (m.source, m.source.calls)
-        for m in (*(la.dynamics[0] for la in spiking(tiny).values()), tiny.before[0])
-    ]
+    after = [(m.source, present(m.source).calls) for m in drawing]
     assert before == after
 
 
-def test_a_pass_that_is_only_looked_at_leaves_batch_norm_alone(step):
+def test_a_pass_that_is_only_looked_at_leaves_batch_norm_alone(step: Step) -> None:
     hooks = sg.defenses.ShiftGuard().start(step.net)
     hooks.complete(step)
     assert step.views["clean"].freeze_bn is False
@@ -348,7 +355,7 @@ def test_a_pass_that_is_only_looked_at_leaves_batch_norm_alone(step):
     assert not any(torch.equal(a, b) for a, b in zip(before, buffers, strict=True))
 
 
-def test_guards_of_the_first_layer_refuse_neurons_they_do_not_know(tiny):
+def test_guards_of_the_first_layer_refuse_neurons_they_do_not_know(tiny: Classifier) -> None:
     sg.defenses.DLIF().prepare(tiny)
     with pytest.raises(UserError, match="no other change"):
         sg.defenses.FirstLayerGuard().start(tiny)
@@ -356,6 +363,6 @@ def test_guards_of_the_first_layer_refuse_neurons_they_do_not_know(tiny):
         sg.defenses.MPDSGR(moments="batch norm").start(tiny)
 
 
-def test_feel_wants_a_radius_for_every_step(tiny):
+def test_feel_wants_a_radius_for_every_step(tiny: Classifier) -> None:
     with pytest.raises(UserError, match="4 values, must have one for each of 3 steps"):
         sg.defenses.FEEL(leak=False).prepare(tiny)

@@ -1,22 +1,26 @@
 """Every defense against a closed form or a plain loop: potentials, conversion, the yardstick."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Literal
 
 import pytest
 import torch
+from narrow import as_a, conv_of, present, stages_of
 from plain import logits, without_spikes
-from torch import nn
+from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.defenses import Step, View, disturbance, membrane
+from spikeguard.defenses import Defense, Step, View, disturbance, membrane
 from spikeguard.defenses.conversion import Analog, stairs
 from spikeguard.errors import UserError
 from spikeguard.networks import build
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Neuron, Noise, seed_noise, spiking
 
 
-def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel():
+def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel() -> None:
     for mean, deviation, gamma in ((0.3, 0.5, 1.0), (-1.0, 0.2, 0.4), (0.0, 2.0, 0.5)):
         law = NormalDist(mean, deviation)
         expected = law.cdf(gamma) - law.cdf(-gamma)
@@ -24,19 +28,19 @@ def test_mass_is_that_of_the_normal_law_and_moments_are_per_step_and_channel():
             membrane.mass(torch.tensor(mean).double(), torch.tensor(deviation).double(), gamma)
         ) == pytest.approx(expected, rel=1e-6)
     u = logits(11, 2, 3, 4, 5, 5)
-    mean, deviation = membrane.moments(u)
+    means, deviations = membrane.moments(u)
     for t in range(2):
         for c in range(4):
             values = u[t, :, c].flatten().tolist()
             m = sum(values) / len(values)
-            assert float(mean[t, c]) == pytest.approx(m, abs=1e-5)
-            assert float(deviation[t, c]) == pytest.approx(
+            assert float(means[t, c]) == pytest.approx(m, abs=1e-5)
+            assert float(deviations[t, c]) == pytest.approx(
                 (sum((v - m) ** 2 for v in values) / len(values)) ** 0.5, rel=1e-4
             )
 
 
 @pytest.mark.parametrize("kind", ["empirical", "batch norm"])
-def test_mpd_sgr_is_the_mean_mass(tiny, kind):
+def test_mpd_sgr_is_the_mean_mass(tiny: Classifier, kind: Literal["empirical", "batch norm"]) -> None:
     with (
         torch.no_grad()
     ):  # gains and biases that differ: at gains of 1 a square could not be told from a gain
@@ -50,11 +54,11 @@ def test_mpd_sgr_is_the_mean_mass(tiny, kind):
     hooks.complete(step)
     with hooks.watch(tiny, "clean"), sg.tap(tiny, potentials=True) as t:
         tiny(x)
-    got = hooks.penalty(step)
+    got = present(hooks.penalty(step))
     # the mean over layers of the means over channels and steps, not over all channels
     per_layer = []
     for (name, layer), u in zip(spiking(tiny).items(), t.potentials.values(), strict=True):
-        norm = tiny.get_submodule(name.replace("fire", "norm"))
+        norm = as_a(nn.BatchNorm2d, tiny.get_submodule(name.replace("fire", "norm")))
         total = 0.0
         for s in range(u.shape[0]):
             for c in range(u.shape[2]):
@@ -95,12 +99,12 @@ def test_mpd_sgr_is_the_mean_mass(tiny, kind):
             assert float(by_gain[c]) == pytest.approx(share * gain, rel=2e-2, abs=1e-5)
 
 
-def batched(values):
+def batched(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(values[::2], values[1::2], strict=True))
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_mppd_is_the_mean_difference_without_reset(step, norm):
+def test_mppd_is_the_mean_difference_without_reset(step: Step, norm: Literal["l1", "l2"]) -> None:
     hooks = sg.defenses.MPPD(rho=0.7, norm=norm).start(step.net)
     step.net.eval()
     step.views["adversarial"] = View((step.x + 0.05).clamp(0, 1), 0.0)
@@ -112,16 +116,18 @@ def test_mppd_is_the_mean_difference_without_reset(step, norm):
         currents[name] = t.currents["body.stages.2.fire"]
     clean, found = currents["clean"].double(), currents["adversarial"].double()
     e, total = torch.zeros_like(clean[0]), 0.0
-    for t in range(3):
-        e = 0.5 * e + clean[min(t, len(clean) - 1)] - found[min(t, len(found) - 1)]
+    for k in range(3):
+        e = 0.5 * e + clean[min(k, len(clean) - 1)] - found[min(k, len(found) - 1)]
         total += float((e.abs() if norm == "l1" else e.square()).sum())
-    assert float(hooks.penalty(step).detach()) == pytest.approx(0.7 * total / (3 * e.numel()), rel=1e-4)
+    assert float(present(hooks.penalty(step)).detach()) == pytest.approx(
+        0.7 * total / (3 * e.numel()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
     "defense", [sg.defenses.MPPD(), sg.defenses.ShiftGuard()], ids=["MPPD", "ShiftGuard"]
 )
-def test_both_passes_of_a_disturbance_draw_the_same_noise(step, defense):
+def test_both_passes_of_a_disturbance_draw_the_same_noise(step: Step, defense: Defense) -> None:
     """Where the disturbance is nothing, so is the difference, however noisy the neurons."""
     for layer in spiking(step.net).values():
         layer.noise = Noise(0.3)
@@ -138,19 +144,19 @@ def test_both_passes_of_a_disturbance_draw_the_same_noise(step, defense):
         assert not torch.equal(step.net(step.x), step.logits["clean"]), "the noise does nothing here"
 
 
-def test_mppd_makes_its_own_disturbance_without_adversarial_training(step):
+def test_mppd_makes_its_own_disturbance_without_adversarial_training(step: Step) -> None:
     hooks = sg.defenses.MPPD().start(step.net)
     hooks.complete(step)
     assert step.views["MPPD"].weight == 0
     assert 0 < float((step.views["MPPD"].x - step.x).abs().max()) <= 4 / 255 + 1e-6
 
 
-def test_the_shift_guard_is_its_formula_and_scaling_does_not_satisfy_it(step):
-    hooks = sg.defenses.ShiftGuard(lambda_max=2.0).start(step.net)
+def test_the_shift_guard_is_its_formula_and_scaling_does_not_satisfy_it(step: Step) -> None:
+    hooks = as_a(disturbance._ShiftGuard, sg.defenses.ShiftGuard(lambda_max=2.0).start(step.net))
     step.net.eval()
     step.progress = 1.0
 
-    def value(scale):
+    def value(scale: float) -> float:
         hooks.margins.clear()
         clean, found = logits(12, 3, 8, 4, 5, 5), logits(13, 3, 8, 4, 5, 5)
         hooks.clean.potentials["a"] = scale * clean
@@ -161,20 +167,20 @@ def test_the_shift_guard_is_its_formula_and_scaling_does_not_satisfy_it(step):
             m = float(shifts.quantile(0.9))
             u = (scale * (clean + 0.3 * found))[:, :, c]
             expected += float((m - clean[:, :, c].sign() * u).clamp(min=0).mean()) / 4
-        got = float(hooks.penalty(step).detach())
+        got = float(present(hooks.penalty(step)).detach())
         assert got == pytest.approx(2.0 * expected, rel=1e-4)
         return got
 
     assert value(3.0) == pytest.approx(3 * value(1.0), rel=1e-4)  # MC's value would fall, or stay
 
 
-def test_what_a_disturbance_can_do_to_the_first_layer_is_attained_and_never_passed(tiny):
-    stage, eps = tiny.body.stages[0], 0.03
-    conv, norm = stage.conv[0], stage.norm
+def test_what_a_disturbance_can_do_to_the_first_layer_is_attained_and_never_passed(tiny: Classifier) -> None:
+    stage, eps = stages_of(tiny)[0], 0.03
+    conv, norm = conv_of(stage), stage.norm
     tiny.std.fill_(0.5)
     bound = disturbance.attainable(eps, conv, norm, tiny.std, 0.5, 3)
 
-    def potential(x):  # channel 2, an inner pixel, no reset
+    def potential(x: Tensor) -> Tensor:  # channel 2, an inner pixel, no reset
         now = norm(conv((x - tiny.mean) / tiny.std))[0, 2, 4, 4]
         return torch.stack([now, 1.5 * now, 1.75 * now])
 
@@ -189,14 +195,14 @@ def test_what_a_disturbance_can_do_to_the_first_layer_is_attained_and_never_pass
         assert bool((other.abs() <= bound[:, 2] + 1e-6).all())
 
 
-def test_the_first_layer_guard_is_its_formula(tiny):
+def test_the_first_layer_guard_is_its_formula(tiny: Classifier) -> None:
     hooks = sg.defenses.FirstLayerGuard(eps=0.1, lambda_max=2.0).start(tiny)
     step = Step(tiny, torch.rand(4, 1, 8, 8), torch.arange(4), progress=1.0)
     hooks.complete(step)
     with hooks.watch(tiny, "clean"), sg.tap(tiny, potentials=True) as t:
         tiny(step.x)
-    stage = tiny.body.stages[0]
-    bound = disturbance.attainable(0.1, stage.conv[0], stage.norm, tiny.std, 0.5, 3)
+    stage = stages_of(tiny)[0]
+    bound = disturbance.attainable(0.1, conv_of(stage), stage.norm, tiny.std, 0.5, 3)
     u = t.potentials["body.stages.0.fire"]
     expected = (
         sum(
@@ -206,16 +212,16 @@ def test_the_first_layer_guard_is_its_formula(tiny):
         )
         / u.numel()
     )
-    got = hooks.penalty(step)
+    got = present(hooks.penalty(step))
     assert float(got.detach()) == pytest.approx(2.0 * expected, rel=1e-4)
-    (gradient,) = torch.autograd.grad(got, stage.conv[0].weight)
+    (gradient,) = torch.autograd.grad(got, conv_of(stage).weight)
     assert float(gradient.abs().sum()) > 0
 
 
 # conversion
 
 
-def test_a_converted_neuron_fires_exactly_the_share_of_its_activation():
+def test_a_converted_neuron_fires_exactly_the_share_of_its_activation() -> None:
     current = torch.linspace(-1, 2.5, 701, dtype=torch.float64)
     for steps in (1, 2, 4, 8):
         for threshold in (1.0, 0.5):
@@ -231,17 +237,17 @@ def test_a_converted_neuron_fires_exactly_the_share_of_its_activation():
                 steps,
                 threshold,
             )
-            analog = Analog(steps, threshold).activation(current.view(1, 1, -1))[0, 0]
+            analog = present(Analog(steps, threshold).activation(current.view(1, 1, -1)))[0, 0]
             assert torch.allclose(analog[off_edge], rate[off_edge])
 
 
-def test_the_activation_has_the_gradient_of_the_clip():
+def test_the_activation_has_the_gradient_of_the_clip() -> None:
     x = torch.tensor([-0.5, -0.1, 0.3, 0.99, 1.1, 1.5], requires_grad=True)
     stairs(x, 4).sum().backward()
-    assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
+    assert present(x.grad).tolist() == [0, 1, 1, 1, 1, 0]
 
 
-def test_conversion_trains_in_one_step_first_and_spikes_afterwards(step):
+def test_conversion_trains_in_one_step_first_and_spikes_afterwards(step: Step) -> None:
     defense = sg.defenses.Conversion(share=0.5)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
@@ -259,7 +265,7 @@ def test_conversion_trains_in_one_step_first_and_spikes_afterwards(step):
     assert step.net(step.x, per_step=True).shape[0] == 3
 
 
-def test_conversion_refuses_thresholds_that_nothing_would_learn():
+def test_conversion_refuses_thresholds_that_nothing_would_learn() -> None:
     net = build(
         "small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=Neuron(learn_threshold=True), width=2
     )
@@ -267,7 +273,7 @@ def test_conversion_refuses_thresholds_that_nothing_would_learn():
         sg.defenses.Conversion().prepare(net)
 
 
-def test_conversions_neurons_can_be_trained_from_the_start(step):
+def test_conversions_neurons_can_be_trained_from_the_start(step: Step) -> None:
     defense = sg.defenses.Conversion(share=0.0)
     defense.prepare(step.net)
     hooks = defense.start(step.net)
@@ -280,7 +286,7 @@ def test_conversions_neurons_can_be_trained_from_the_start(step):
     )
 
 
-def test_the_ann_twin_is_the_same_layers_with_relu(step):
+def test_the_ann_twin_is_the_same_layers_with_relu(step: Step) -> None:
     net = step.net.eval()
     sg.defenses.ANNTwin().prepare(net)
     torch.testing.assert_close(net(step.x), without_spikes(net, step.x))

@@ -1,21 +1,26 @@
 """Estimators: relaxed networks, other frameworks' neurons in the autograd graph, BPDA, finite differences."""
 
+from typing import Literal
+
 import pytest
 import torch
 from conftest import little_recipe
 from fakes import FAKES, Net
+from narrow import as_a, stages_of
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.data.images import Dataset
 from spikeguard.errors import AttackError, UserError
-from spikeguard.gradients import ENSEMBLE, Own
+from spikeguard.gradients import ENSEMBLE, Estimator, Own
 from spikeguard.gradients.base import derive
 from spikeguard.gradients.pdsg import Shifted
 from spikeguard.gradients.surrogate import custom_nodes
 from spikeguard.losses import ce, margin
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
 
-RELATIVES = {
+RELATIVES: dict[str, Estimator] = {
     "soft": sg.gradients.SoftSpikes(),
     "mean field": sg.gradients.MeanField(),
     "twin": sg.gradients.ReLUTwin(),
@@ -30,18 +35,23 @@ RELATIVES = {
 
 
 @pytest.fixture(scope="module")
-def trained(little_data):
+def trained(little_data: Dataset) -> Classifier:
     recipe = little_recipe(options={"width": 8}, epochs=8, validation=0.0, augment=False)
     return sg.train(recipe, data=little_data).net
 
 
+Case = tuple[Tensor, Tensor]
+
+
 @pytest.fixture
-def case(little_data):
+def case(little_data: Dataset) -> Case:
     return little_data.test.pixels()[:40], little_data.test.y[:40]
 
 
 @pytest.mark.parametrize("name", RELATIVES)
-def test_points_are_judged_on_the_model_itself_and_it_is_left_as_it_was(trained, case, name):
+def test_points_are_judged_on_the_model_itself_and_it_is_left_as_it_was(
+    trained: Classifier, case: Case, name: str
+) -> None:
     x, y = case
     logits, before = trained(x), {k: v.clone() for k, v in trained.state_dict().items()}
     with RELATIVES[name].open(trained) as opened:
@@ -58,7 +68,7 @@ def test_points_are_judged_on_the_model_itself_and_it_is_left_as_it_was(trained,
 
 
 @pytest.mark.parametrize("name", RELATIVES)
-def test_attacks_with_them_beat_noise(trained, little_data, name):
+def test_attacks_with_them_beat_noise(trained: Classifier, little_data: Dataset, name: str) -> None:
     x, y, threat = little_data.test.pixels(), little_data.test.y, sg.Linf(0.04)
     got = sg.pgd(trained, x, y, threat, steps=8, restarts=1, gradient=RELATIVES[name])
     noise = sg.pgd(trained, x, y, threat, steps=1, step_size=0.0, restarts=5)
@@ -66,7 +76,7 @@ def test_attacks_with_them_beat_noise(trained, little_data, name):
     assert got.broken.sum() >= noise.broken.sum() + 5
 
 
-def test_soft_gradients_are_exact_for_the_soft_network(tiny):
+def test_soft_gradients_are_exact_for_the_soft_network(tiny: Classifier) -> None:
     """Finite differences of the softened network in float64."""
     net = tiny.double()
     x, y = (
@@ -84,7 +94,7 @@ def test_soft_gradients_are_exact_for_the_soft_network(tiny):
     torch.testing.assert_close((gradient * direction).flatten(1).sum(1), change, rtol=1e-5, atol=1e-8)
 
 
-def test_mean_field_is_the_mean_over_the_noise_for_one_layer_and_one_step():
+def test_mean_field_is_the_mean_over_the_noise_for_one_layer_and_one_step() -> None:
     layer = sg.LIF(noise=Noise(0.3, at_eval=True)).eval()
     net = nn.Sequential(nn.Flatten(), layer)
 
@@ -94,7 +104,8 @@ def test_mean_field_is_the_mean_over_the_noise_for_one_layer_and_one_step():
             self.net = net
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.net[1](x.flatten(1)[None])[0]
+            logits: Tensor = self.net[1](x.flatten(1)[None])[0]
+            return logits
 
     model, x = OneStep(), torch.linspace(0.2, 1.8, 12).view(2, 6)
     with torch.no_grad():
@@ -105,20 +116,20 @@ def test_mean_field_is_the_mean_over_the_noise_for_one_layer_and_one_step():
     torch.testing.assert_close(law, 0.5 * (1 + torch.erf((x - 1.0) / 0.3 / 2**0.5)))
 
 
-def test_the_relu_twin_is_the_network_with_relu(trained, case):
+def test_the_relu_twin_is_the_network_with_relu(trained: Classifier, case: Case) -> None:
     x, _ = case
     with sg.tap(trained, relu=True), torch.no_grad():
         logits = trained(x)
     at = ((x - trained.mean) / trained.std).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        for stage in trained.body.stages:
+        for stage in stages_of(trained):
             at = torch.relu(stage.norm(stage.conv(at[None])[0])) / float(stage.fire.threshold)
             at = torch.nn.functional.avg_pool2d(at, 2) if stage.fire.pool else at
         expected = trained.head(at.flatten(1))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_shifted_follows_its_formula():
+def test_shifted_follows_its_formula() -> None:
     u = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     sharpness = Shifted().observe(u)
     for t in range(3):
@@ -132,11 +143,11 @@ def test_shifted_follows_its_formula():
     )
 
 
-def test_the_ensemble_has_the_nineteen_published_backward_passes():
+def test_the_ensemble_has_the_nineteen_published_backward_passes() -> None:
     assert len(ENSEMBLE) == 19
 
 
-def test_random_surrogates_change_from_step_to_step(trained, case):
+def test_random_surrogates_change_from_step_to_step(trained: Classifier, case: Case) -> None:
     x, y = case
     with sg.gradients.RandomSurrogate(seed=3).open(trained) as opened:
         gradients = [opened(x, y, ce)[0] for _ in range(4)]
@@ -145,7 +156,7 @@ def test_random_surrogates_change_from_step_to_step(trained, case):
         assert torch.equal(opened(x, y, ce)[0], gradients[0])
 
 
-def test_threshold_first_brings_potentials_nearer_to_the_threshold(trained, case):
+def test_threshold_first_brings_potentials_nearer_to_the_threshold(trained: Classifier, case: Case) -> None:
     x, y = case
 
     def distance(x: Tensor) -> float:
@@ -170,12 +181,12 @@ def test_threshold_first_brings_potentials_nearer_to_the_threshold(trained, case
 
 
 @pytest.fixture(scope="module")
-def foreign():
+def foreign() -> Net:
     torch.manual_seed(0)
     return Net().eval()
 
 
-def test_swapping_in_the_graph_of_a_foreign_network_equals_training_it_so(foreign):
+def test_swapping_in_the_graph_of_a_foreign_network_equals_training_it_so(foreign: Net) -> None:
     """The same weights with another surrogate of their own give the same gradient as a swap from outside."""
     x, y = torch.rand(6, 1, 28, 28), torch.arange(6)
     assert len(custom_nodes(foreign(x.requires_grad_()).sum().grad_fn)) == 8  # two layers, four steps
@@ -193,7 +204,7 @@ def test_swapping_in_the_graph_of_a_foreign_network_equals_training_it_so(foreig
 
 
 @pytest.mark.parametrize("framework", ["spikingjelly", "snntorch"])
-def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
+def test_swapping_reaches_the_neurons_of_other_frameworks(framework: str) -> None:
     """A network's own needle of a surrogate is replaced by a useful one.
 
     Without a line about the framework.
@@ -205,15 +216,18 @@ def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
         neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
         surrogates = pytest.importorskip("spikingjelly.activation_based.surrogate")
 
-        def made(slope):
-            return neuron.LIFNode(
-                tau=2.0, surrogate_function=surrogates.ATan(alpha=slope), detach_reset=False
-            )
+        def made(slope: float) -> nn.Module:
+            atan = surrogates.ATan(alpha=slope)
+            return as_a(nn.Module, neuron.LIFNode(tau=2.0, surrogate_function=atan, detach_reset=False))
 
     else:
         snn = pytest.importorskip("snntorch")
         surrogates = pytest.importorskip("snntorch.surrogate")
-        made = lambda slope: snn.Leaky(beta=0.5, spike_grad=surrogates.atan(alpha=slope), init_hidden=True)  # noqa: E731
+
+        def made(slope: float) -> nn.Module:
+            return as_a(
+                nn.Module, snn.Leaky(beta=0.5, spike_grad=surrogates.atan(alpha=slope), init_hidden=True)
+            )
 
     class Foreign(nn.Module):
         def __init__(self, slope: float) -> None:
@@ -221,7 +235,8 @@ def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
             self.first, self.fire, self.last = first, made(slope), last
 
         def forward(self, x: Tensor) -> Tensor:
-            self.fire.reset() if framework == "spikingjelly" else self.fire.reset_mem()
+            forget = getattr(self.fire, "reset" if framework == "spikingjelly" else "reset_mem")
+            forget()
             return torch.stack([self.last(self.fire(3 * self.first(x.flatten(1)))) for _ in range(3)]).mean(0)
 
     needle, useful = Foreign(1e4).eval(), Foreign(2.0).eval()
@@ -246,7 +261,7 @@ def test_swapping_reaches_the_neurons_of_other_frameworks(framework):
         "saturated logits",
     ],
 )
-def test_bpda_gives_the_gradient_that_a_fake_hides(foreign, name):
+def test_bpda_gives_the_gradient_that_a_fake_hides(foreign: Net, name: str) -> None:
     x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
     fake = FAKES[name](foreign)
     clear = derive(foreign, torch.round(x * 7) / 7 if name == "quantized input" else x, y, margin)[0]
@@ -262,12 +277,13 @@ def test_bpda_gives_the_gradient_that_a_fake_hides(foreign, name):
     assert float(closed.median()) < 0.9, "this fake hides nothing"
 
 
-def test_differences_approach_the_gradient_of_a_smooth_model():
+def test_differences_approach_the_gradient_of_a_smooth_model() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
     x, y = 0.3 + 0.4 * torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
     exact = derive(model, x, y, margin)[0]
-    for law in ("nes", "spsa"):
+    laws: tuple[Literal["nes", "spsa"], ...] = ("nes", "spsa")
+    for law in laws:
         with sg.gradients.ZerothOrder(law, samples=3000, size=0.001).open(model) as opened:
             estimate = opened(x, y, margin)[0]
         assert (
@@ -275,7 +291,7 @@ def test_differences_approach_the_gradient_of_a_smooth_model():
         )
 
 
-def test_another_network_gives_its_gradient(trained, foreign, case):
+def test_another_network_gives_its_gradient(trained: Classifier, foreign: Net, case: Case) -> None:
     x, y = case
     with sg.gradients.Transfer(foreign).open(trained) as opened:
         gradient, _, logits = opened(x, y, ce)
@@ -283,7 +299,7 @@ def test_another_network_gives_its_gradient(trained, foreign, case):
     torch.testing.assert_close(gradient, derive(foreign, x, y, ce)[0])
 
 
-def test_the_path_through_the_reset_can_be_cut_and_kept(trained, case):
+def test_the_path_through_the_reset_can_be_cut_and_kept(trained: Classifier, case: Case) -> None:
     x, y = case
     gradients = []
     for cut in (True, False):
@@ -293,12 +309,12 @@ def test_the_path_through_the_reset_can_be_cut_and_kept(trained, case):
     assert torch.equal(gradients[0], derive(trained, x, y, ce)[0]), "the recipe's neuron detaches its reset"
 
 
-def test_nonsense_is_refused():
+def test_nonsense_is_refused() -> None:
     for make in (
         lambda: sg.gradients.SoftSpikes(first=0.0),
         lambda: sg.gradients.SoftSpikes(first=3.0, last=2.0),
         lambda: sg.gradients.MeanField(0.0),
-        lambda: sg.gradients.ZerothOrder("hope"),
+        lambda: sg.gradients.ZerothOrder("hope"),  # type: ignore[arg-type]
         lambda: sg.gradients.ZerothOrder(samples=0),
         lambda: sg.gradients.ThresholdFirst(width=-1.0),
     ):

@@ -1,16 +1,22 @@
 """Backward passes over a whole sequence: closed forms, forward values unchanged, and attacks with them."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import little_recipe
+from outputs import Reset
 from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.data.images import Dataset
 from spikeguard.errors import UserError
+from spikeguard.gradients.sequence import SequenceGradient
 from spikeguard.kernels import compiler, cpp_build
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 
-RULES = [
+RULES: list[SequenceGradient] = [
     sg.gradients.BPTR(),
     sg.gradients.RGA(),
     sg.gradients.RGA(0.5),
@@ -19,8 +25,8 @@ RULES = [
 ]
 
 
-def layer_gradient(rule, current: Tensor, g: Tensor, **settings: object) -> Tensor:
-    layer = sg.LIF(**settings)
+def layer_gradient(rule: SequenceGradient, current: Tensor, g: Tensor, layer: sg.LIF | None = None) -> Tensor:
+    layer = layer or sg.LIF()
     leaf = current.clone().requires_grad_()
     with sg.tap(layer, backward=rule):
         spikes = layer(leaf)
@@ -28,19 +34,22 @@ def layer_gradient(rule, current: Tensor, g: Tensor, **settings: object) -> Tens
     return torch.autograd.grad(spikes, leaf, g)[0]
 
 
+Case = tuple[Tensor, Tensor]
+
+
 @pytest.fixture
-def case():
+def case() -> Case:
     generator = torch.Generator().manual_seed(0)
     current, g = (torch.randn(5, 4, 30, generator=generator, dtype=torch.float64) for _ in range(2))
     return 1.5 * current + 0.5, g
 
 
 @pytest.mark.parametrize(("decay", "threshold", "reset"), [(1.0, 1.0, "hard"), (0.5, 0.8, "soft")])
-def test_gradients_are_the_closed_forms(case, decay, threshold, reset):
+def test_gradients_are_the_closed_forms(case: Case, decay: float, threshold: float, reset: Reset) -> None:
     """Neuron by neuron, from the papers' formulas."""
     current, g = case
-    settings = {"decay": decay, "threshold": threshold, "reset": reset}
-    got = {rule: layer_gradient(rule, current, g, **settings) for rule in RULES}
+    layer = sg.LIF(decay=decay, threshold=threshold, reset=reset)
+    got = {rule: layer_gradient(rule, current, g, layer) for rule in RULES}
     counts = dict.fromkeys(("fired", "no spike", "steep", "flat", "outside"), 0)
     for n in range(4):
         for m in range(30):
@@ -69,7 +78,7 @@ def test_gradients_are_the_closed_forms(case, decay, threshold, reset):
     assert all(v or (k == "flat" and decay == 1.0) for k, v in counts.items()), counts
 
 
-def test_one_step_of_hart_is_the_triangle(case):
+def test_one_step_of_hart_is_the_triangle(case: Case) -> None:
     current, g = case[0][:1], case[1][:1]
     leaf = current.clone().requires_grad_()
     expected = torch.autograd.grad(sg.LIF(surrogate=sg.surrogates.Triangle(1.0))(leaf), leaf, g)[0]
@@ -78,10 +87,12 @@ def test_one_step_of_hart_is_the_triangle(case):
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("name", ["small", "wrn16"])
-def test_networks_keep_their_logits_to_the_bit(name, native, monkeypatch):
+def test_networks_keep_their_logits_to_the_bit(
+    name: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cpp_build.verdict()[0]
     monkeypatch.setattr(compiler, "WORTHWHILE", 0 if native else 2**62)
-    options = {"width": 5} if name == "small" else {"widen": 1}
+    options: dict[str, Any] = {"width": 5} if name == "small" else {"widen": 1}
     net = sg.build(
         name, classes=4, in_shape=(2, 16, 16), timesteps=3, neuron=sg.Neuron(decay=0.5), **options
     ).train()
@@ -102,14 +113,16 @@ def test_networks_keep_their_logits_to_the_bit(name, native, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(little_data):
+def trained(little_data: Dataset) -> Classifier:
     """A network that has learned something: on an untrained one no gradient is better than chance."""
     recipe = little_recipe(options={"width": 8}, epochs=8, validation=0.0, augment=False)
     return sg.train(recipe, data=little_data).net
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_attacks_with_them_beat_noise(trained, little_data, rule):
+def test_attacks_with_them_beat_noise(
+    trained: Classifier, little_data: Dataset, rule: SequenceGradient
+) -> None:
     x, y, threat = little_data.test.pixels(), little_data.test.y, sg.Linf(0.03)
     got = sg.pgd(trained, x, y, threat, steps=5, restarts=1, gradient=rule)
     assert torch.equal(trained(got.x).argmax(1) != y, got.broken)
@@ -117,7 +130,7 @@ def test_attacks_with_them_beat_noise(trained, little_data, rule):
     assert got.broken.sum() >= noise.broken.sum() + 5, "hardly better than as many random points"
 
 
-def test_nonsense_is_refused():
+def test_nonsense_is_refused() -> None:
     for make in (
         lambda: sg.gradients.RGA(1.5),
         lambda: sg.gradients.HART(0.0),

@@ -6,23 +6,32 @@ the CPU.
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import little_recipe
-from test_kernels import assert_same
+from narrow import present
+from outputs import Kernel, Outcome, Reset, Site, assert_same
+from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.auditing.suite import Effort
 from spikeguard.auditing.verify import verify
 from spikeguard.cli.main import main
+from spikeguard.data.images import Dataset
 from spikeguard.errors import Interrupted
 from spikeguard.kernels import compiled, compiler, equation
-from spikeguard.kernels.mode import Band, Mode
+from spikeguard.kernels.mode import Band, LayerOutput, Mode
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
 from spikeguard.records.files import read_json
+from spikeguard.records.schema import AuditRecord
 from spikeguard.surrogates import Atan
 from spikeguard.sweep.cells import Context
+from spikeguard.threat import Threat
+from spikeguard.training.trainer import Report
 from studies.embedded import matrix, stages
 from studies.embedded.matrix import StudySize
 
@@ -31,7 +40,9 @@ CELLS = {f"{c.group} {c.row}": c.recipe for c in matrix.cells(StudySize(seeds=1)
 THREAT = sg.Linf(0.03)
 
 
-def outcome(kernel, device, mode, current, noise, **how):
+def outcome(
+    kernel: Kernel, device: str, mode: Mode, current: Tensor, noise: Tensor | None, **how: bool
+) -> Outcome:
     """Outputs and gradients of one random loss, all of them on the CPU."""
     leaf = current.to(device).requires_grad_()
     decay, threshold = (
@@ -41,9 +52,16 @@ def outcome(kernel, device, mode, current, noise, **how):
     weight = torch.randn(
         got.spikes.shape, generator=torch.Generator().manual_seed(5), dtype=current.dtype
     ).to(device)
-    loss = (got.spikes * weight).sum() + 0.3 * (got.u * weight.flip(0)).sum() + 7.0 * got.penalty
+    loss = (
+        (got.spikes * weight).sum()
+        + 0.3 * (present(got.u) * weight.flip(0)).sum()
+        + 7.0 * present(got.penalty)
+    )
     gradients = torch.autograd.grad(loss, (leaf, decay, threshold))
-    return type(got)(*(v.detach().cpu() for v in got)), [g.cpu() for g in gradients]
+    held = LayerOutput(
+        got.spikes.detach().cpu(), present(got.u).detach().cpu(), present(got.penalty).detach().cpu()
+    )
+    return held, [g.cpu() for g in gradients]
 
 
 @pytest.mark.compiled
@@ -52,7 +70,9 @@ def outcome(kernel, device, mode, current, noise, **how):
     [("hard", False, "compare"), ("soft", True, "membrane"), ("hard", True, "band")],
 )
 @pytest.mark.parametrize("noisy", [False, True])
-def test_the_compiled_neuron_equals_the_readable_one_on_the_cpu(reset, detach, site, noisy):
+def test_the_compiled_neuron_equals_the_readable_one_on_the_cpu(
+    reset: Reset, detach: bool, site: Site, noisy: bool
+) -> None:
     assert compiler.verdict("cuda")[0], compiler.verdict("cuda")[1]
     mode = Mode(4, Atan(2.0), reset, detach, 0.3, site, band=Band(0.5), noise_band=0.4)
     current = torch.randn(4, 3, 70, dtype=torch.float64)
@@ -60,14 +80,14 @@ def test_the_compiled_neuron_equals_the_readable_one_on_the_cpu(reset, detach, s
     ours = outcome(compiled.integrate, "cuda", mode, current, noise, compiled=True)
     theirs = outcome(equation.integrate, "cpu", mode, current, noise)
     torch.testing.assert_close(
-        ours[0].u, theirs[0].u, rtol=0, atol=1e-14
+        present(ours[0].u), present(theirs[0].u), rtol=0, atol=1e-14
     )  # a GPU fuses a product with its sum
     assert_same((ours[0]._replace(u=theirs[0].u), ours[1]), theirs, 1e-12)
 
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("count", [7, 3000])
-def test_draws_are_those_of_the_cpu(count):
+def test_draws_are_those_of_the_cpu(count: int) -> None:
     numbers = torch.arange(40) * 977
     keys = draws.step_keys(5, numbers, 3)
     assert torch.equal(draws.step_keys(5, numbers.cuda(), 3).cpu(), keys)
@@ -80,7 +100,9 @@ def test_draws_are_those_of_the_cpu(count):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_every_network_of_the_study_trains_and_moves_to_the_cpu(little_data, tmp_path, name):
+def test_every_network_of_the_study_trains_and_moves_to_the_cpu(
+    little_data: Dataset, tmp_path: Path, name: str
+) -> None:
     recipe = replace(CELLS[name], epochs=1, options={"width": 3}, batch_size=50, validation=0.2)
     done = sg.train(recipe, tmp_path / "run", device="cuda", data=little_data)
     assert next(done.net.parameters()).is_cuda
@@ -97,12 +119,12 @@ def test_every_network_of_the_study_trains_and_moves_to_the_cpu(little_data, tmp
 
 
 @pytest.mark.parametrize("name", ["AT TGO", "regimes RAT + EMA, crafted by lot", "AT HoSNN"])
-def test_a_stopped_training_goes_on_to_the_same_bits(little_data, tmp_path, name):
+def test_a_stopped_training_goes_on_to_the_same_bits(little_data: Dataset, tmp_path: Path, name: str) -> None:
     recipe = replace(CELLS[name], epochs=2, options={"width": 3}, batch_size=50)
     whole = sg.train(recipe, tmp_path / "whole", device="cuda", data=little_data)
     stop = threading.Event()
 
-    def halfway(report):
+    def halfway(report: Report) -> None:
         if report.step == 5:
             stop.set()
 
@@ -114,7 +136,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(little_data, tmp_path, name
 
 
 @pytest.fixture(scope="module")
-def trained(little_data):
+def trained(little_data: Dataset) -> dict[str, Classifier]:
     """A plain and a noisy network."""
     made = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
     noisy = replace(made, defenses=(sg.TGO(sigma=0.15, noise_at_eval=True),))
@@ -126,8 +148,10 @@ def trained(little_data):
 
 @pytest.mark.parametrize("name", ["plain", "noisy"])
 @pytest.mark.parametrize("effort", ["quick", "full"])
-def test_an_audit_says_what_it_says_on_the_cpu(little_data, trained, tmp_path, name, effort):
-    net, count = trained[name], {"quick": 60, "full": 20}[effort]
+def test_an_audit_says_what_it_says_on_the_cpu(
+    little_data: Dataset, trained: dict[str, Classifier], tmp_path: Path, name: str, effort: Effort
+) -> None:
+    net, count = trained[name], 60 if effort == "quick" else 20
     x, y = little_data.test.pixels()[:count], little_data.test.y[:count]
     there = sg.audit(net.cuda(), x.cuda(), y.cuda(), THREAT, effort=effort, out=tmp_path / "there")
     assert not there.record.errors
@@ -135,26 +159,31 @@ def test_an_audit_says_what_it_says_on_the_cpu(little_data, trained, tmp_path, n
     here = sg.audit(net.cpu(), x, y, THREAT, effort="quick")
     assert abs(there.clean_accuracy - here.clean_accuracy) <= 0.02
     assert there.robust_accuracy <= here.robust_accuracy + 0.05
-    assert not verify(read_json(tmp_path / "there" / "audit.json"), tmp_path / "there", net, x, y).wrong
+    record = AuditRecord.read(tmp_path / "there" / "audit.json")
+    assert not verify(record, tmp_path / "there", net, x, y).wrong
 
 
 @pytest.mark.parametrize("norm", [sg.L2(0.5), sg.L1(4.0)])
-def test_other_norms_run(little_data, trained, norm):
+def test_other_norms_run(little_data: Dataset, trained: dict[str, Classifier], norm: Threat) -> None:
     x, y = little_data.test.pixels()[:20].cuda(), little_data.test.y[:20].cuda()
     done = sg.audit(trained["plain"].cuda(), x, y, norm, effort="full")
     assert not done.record.errors
 
 
-def test_the_study_trains_and_judges_on_the_same_device(tmp_path, monkeypatch):
+def test_the_study_trains_and_judges_on_the_same_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = [c for c in matrix.cells(StudySize(1, 1, 20, 20)) if c.name in ("bptt-none-0", "at-tgo-0")]
-    monkeypatch.setattr(stages.matrix, "cells", lambda *a: iter(chosen))
+    monkeypatch.setattr(matrix, "cells", lambda *a: iter(chosen))
     context = Context(tmp_path, sg.load_data("embedded"), "cuda")
     record = stages.run(StudySize(1, 1, 20, 20), context, finish=False)
-    assert {row.machine.device for row in record.cells.values()} == {torch.cuda.get_device_name(0)}
+    assert {present(row.machine).device for row in record.cells.values()} == {torch.cuda.get_device_name(0)}
 
 
 @pytest.mark.compiled
-def test_demo_and_bench_run(tmp_path, monkeypatch, capsys):
+def test_demo_and_bench_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--out", "demo", "--images", "50", "--epochs", "1"]) == 0
     assert main(["bench", "--quick", "--rounds", "1", "--out", "bench"]) == 0

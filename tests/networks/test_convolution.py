@@ -3,13 +3,17 @@
 And what an attack leaves uncomputed.
 """
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import little_recipe
-from torch import nn
+from narrow import present
+from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.data.images import Dataset
 from spikeguard.kernels import compiler, cpp, cpp_build
 from spikeguard.networks import build, convolution
 from spikeguard.networks.convolution import Conv, weight_gradient
@@ -18,7 +22,7 @@ from spikeguard.neurons import spiking
 
 
 @pytest.fixture(autouse=True)
-def product_pays(monkeypatch):
+def product_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the product is the faster way."""
     monkeypatch.setattr(convolution, "pays", lambda: True)
 
@@ -31,7 +35,9 @@ def last(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("n", "c", "o", "h", "w"), [(1, 1, 1, 1, 1), (3, 5, 7, 4, 6), (40, 64, 32, 8, 8), (2, 8, 3, 1, 5)]
 )
-def test_the_weight_gradient_is_the_librarys(layout, n, c, o, h, w, monkeypatch):
+def test_the_weight_gradient_is_the_librarys(
+    layout: torch.memory_format, n: int, c: int, o: int, h: int, w: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(convolution, "_COLUMNS", 2**14)  # several chunks, the last one shorter
     x, g = torch.randn(n, c, h, w, dtype=torch.float64), torch.randn(n, o, h, w, dtype=torch.float64)
     weight = torch.randn(o, c, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -42,7 +48,7 @@ def test_the_weight_gradient_is_the_librarys(layout, n, c, o, h, w, monkeypatch)
     torch.testing.assert_close(got.double(), right, rtol=0, atol=2e-5 * float(right.abs().max()))
 
 
-def test_the_weight_gradient_in_bfloat16_sums_in_float32():
+def test_the_weight_gradient_in_bfloat16_sums_in_float32() -> None:
     x, g = last((torch.rand(64, 16, 4, 4) < 0.3).float()), last(torch.randn(64, 8, 4, 4))
     x, g = x.bfloat16(), g.bfloat16()
     right = weight_gradient(g.float(), x.float())
@@ -52,7 +58,7 @@ def test_the_weight_gradient_in_bfloat16_sums_in_float32():
 
 @pytest.mark.parametrize("side", [4, 8, 12])
 @pytest.mark.parametrize("half", [False, True])
-def test_conv_is_conv2d(side, half):
+def test_conv_is_conv2d(side: int, half: bool) -> None:
     torch.manual_seed(1)
     mine, plain = Conv(8, 16, 3, padding=1, bias=False), nn.Conv2d(8, 16, 3, padding=1, bias=False)
     plain.load_state_dict(mine.state_dict())
@@ -72,7 +78,7 @@ def test_conv_is_conv2d(side, half):
         )
 
 
-def test_an_exact_convolution_sees_one_step_of_a_pixel_under_autocast():
+def test_an_exact_convolution_sees_one_step_of_a_pixel_under_autocast() -> None:
     """bfloat16 cannot tell 200/255 from 201/255; a first convolution that is exact can."""
     layer = Conv(1, 4, 3, padding=1, bias=False, exact=True)
     rounded = Conv(1, 4, 3, padding=1, bias=False)
@@ -88,9 +94,9 @@ def test_an_exact_convolution_sees_one_step_of_a_pixel_under_autocast():
         assert torch.equal(a, b.bfloat16().float())
 
 
-def test_convs_of_all_networks_keep_what_was_loaded_and_their_first_is_exact():
+def test_convs_of_all_networks_keep_what_was_loaded_and_their_first_is_exact() -> None:
     for name in ("small", "vgg11", "wrn16"):
-        options = {"hidden": (8,)} if name == "vgg11" else {}
+        options: dict[str, Any] = {"hidden": (8,)} if name == "vgg11" else {}
         net = build(name, classes=3, in_shape=(3, 16, 16), **options)
         convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
         assert [m.exact for m in convs] == [True] + [False] * (len(convs) - 1)
@@ -99,7 +105,9 @@ def test_convs_of_all_networks_keep_what_was_loaded_and_their_first_is_exact():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("side", [4, 5, 40])
-def test_the_join_is_its_formula(dtype, learned, side, monkeypatch):
+def test_the_join_is_its_formula(
+    dtype: torch.dtype, learned: bool, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiler, "WORTHWHILE", 0)
     join = ConvexCombination()
     with torch.no_grad():
@@ -126,7 +134,7 @@ def test_the_join_is_its_formula(dtype, learned, side, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["small", "wrn16"])
-def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
+def test_an_attack_computes_no_gradient_of_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what leads to the input.
 
     No weight gradient, no batch-norm or threshold gradient, in eval and in train mode.
@@ -136,16 +144,26 @@ def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
     asked: list[dict[str, int]] = []
     run = cpp._Layer.run
 
-    def spied(self, which, name, sums=0, flags=None, **tensors):
+    def spied(
+        self: cpp._Layer,
+        which: int,
+        name: str,
+        sums: int = 0,
+        flags: dict[str, int] | None = None,
+        **tensors: Tensor | None,
+    ) -> Tensor:
         if name == "backward":
-            asked.append(flags)
+            asked.append(present(flags))
         return run(self, which, name, sums, flags, **tensors)
 
     monkeypatch.setattr(cpp._Layer, "run", spied)
-    products = []
-    monkeypatch.setattr(
-        convolution, "weight_gradient", lambda g, x: products.append(1) or weight_gradient(g, x)
-    )
+    products: list[int] = []
+
+    def counted(g: Tensor, x: Tensor) -> Tensor:
+        products.append(1)
+        return weight_gradient(g, x)
+
+    monkeypatch.setattr(convolution, "weight_gradient", counted)
     net = build(name, classes=4, in_shape=(1, 16, 16), timesteps=2).eval()
     x = torch.rand(3, 1, 16, 16, requires_grad=True)
     (alone,) = torch.autograd.grad(net(x).square().sum(), x)
@@ -157,11 +175,11 @@ def test_an_attack_computes_no_gradient_of_weights(name, monkeypatch):
     assert products
     assert len(asked) == len(spiking(net))
     assert all(f["AFFINE"] for f in asked)
-    assert torch.equal(x.grad, alone)
+    assert torch.equal(present(x.grad), alone)
     assert all(p.grad is not None for p in net.parameters())
 
 
-def switches():
+def switches() -> tuple[object, ...]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     names = ("fp32_precision",) if hasattr(cudnn, "conv") else ("allow_tf32",)
     return (
@@ -171,13 +189,16 @@ def switches():
 
 
 @pytest.mark.parametrize("high", [False, True])
-def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_judged(little_data, high):
+def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_judged(
+    little_data: Dataset, high: bool
+) -> None:
     """The switches, watched from inside: what they do is tested where there is a GPU."""
-    seen = []
+    seen: list[tuple[object, ...]] = []
 
-    def watched(x):
+    def watched(x: Tensor) -> Tensor:
         seen.append(switches())
-        return net(x)
+        logits: Tensor = net(x)
+        return logits
 
     asked = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if high else "highest")

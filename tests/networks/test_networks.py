@@ -2,27 +2,35 @@
 
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from conftest import awake, little_recipe
+from narrow import stages_of
 from torch import nn
 
 import spikeguard as sg
 from spikeguard.diagnose.neighbors import gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
+from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.runtime.machine import machine
 from spikeguard.training import builder
 
-OPTIONS = {"small": {"width": 4}, "vgg11": {"hidden": (16, 16)}, "wrn16": {"widen": 1}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "small": {"width": 4},
+    "vgg11": {"hidden": (16, 16)},
+    "wrn16": {"widen": 1},
+}
 LAYERS = {"small": 3, "vgg11": 10, "wrn16": 13}
 
 
-def make(name, **rest):
-    settings = {
+def make(name: str, **rest: Any) -> Classifier:
+    settings: dict[str, Any] = {
         "classes": 7,
         "in_shape": (3, 16, 16),
         "timesteps": 3,
@@ -34,7 +42,7 @@ def make(name, **rest):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network(name):
+def test_every_network(name: str) -> None:
     net, x = make(name), torch.rand(4, 3, 16, 16)
     logits = net(x)
     assert logits.shape == (4, 7)
@@ -48,7 +56,7 @@ def test_every_network(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_learns_through_every_parameter(name):
+def test_every_network_learns_through_every_parameter(name: str) -> None:
     net = make(name, neuron=sg.Neuron(surrogate=sg.surrogates.Atan(1.0), learn_threshold=True)).train()
     net(torch.rand(4, 3, 16, 16)).square().sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -56,15 +64,16 @@ def test_every_network_learns_through_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_first_convolution_runs_once_for_a_constant_image(name):
-    net, sizes = make(name), []
+def test_the_first_convolution_runs_once_for_a_constant_image(name: str) -> None:
+    net = make(name)
+    sizes: list[int] = []
     first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     first.register_forward_hook(lambda m, inputs, output: sizes.append(len(inputs[0])))
     net(torch.rand(4, 3, 16, 16))
     assert sizes == [4]
 
 
-def test_full_sizes_are_those_of_the_literature():
+def test_full_sizes_are_those_of_the_literature() -> None:
     """VGG-11 with 4096-4096 and WRN-16-4, counted from their definitions."""
     channels = [3, 64, 128, 256, 512, 512, 512, 512, 512]
     convolutions = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(channels))
@@ -75,7 +84,7 @@ def test_full_sizes_are_those_of_the_literature():
     assert abs(wrn - 2.75e6) < 0.03e6
 
 
-def test_layout_and_precision_change_speed_not_classes():
+def test_layout_and_precision_change_speed_not_classes() -> None:
     torch.manual_seed(0)
     net, x = make("small"), torch.rand(64, 3, 16, 16)
     plain = net(x)
@@ -95,7 +104,7 @@ KEYS = {  # as checkpoints of version 0.1 hold them
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_norms_keep_their_keys_and_belong_to_the_layer_after_them(name):
+def test_norms_keep_their_keys_and_belong_to_the_layer_after_them(name: str) -> None:
     """A layer's norm is the network's: loaded with it, copied with it, and where a checkpoint has it."""
     net, x = make(name), torch.rand(4, 3, 16, 16)
     assert {k for k in net.state_dict() if "norm" in k and k.endswith("weight")} == KEYS[name]
@@ -115,17 +124,18 @@ def test_norms_keep_their_keys_and_belong_to_the_layer_after_them(name):
     assert torch.equal(twin(x), logits), "a copy uses the norms of the original"
 
 
-def test_a_norm_that_is_replaced_is_no_longer_used():
+def test_a_norm_that_is_replaced_is_no_longer_used() -> None:
     net, x = make("small"), torch.rand(4, 3, 16, 16)
-    logits, stage = net(x), net.body.stages[0]
-    kept, stage.norm = stage.norm, nn.Identity()
+    logits, stage = net(x), stages_of(net)[0]
+    kept = stage.norm
+    stage.norm = nn.Identity()  # type: ignore[assignment]
     assert stage.fire.norm is stage.norm
     assert not torch.equal(net(x), logits)
     stage.norm = kept
     assert torch.equal(net(x), logits)
 
 
-def test_an_open_autocast_is_followed():
+def test_an_open_autocast_is_followed() -> None:
     """The plain idiom gives the bits of ``prefer(autocast=bfloat16)`` both ways; float32 can be kept."""
     x, found = torch.rand(4, 3, 16, 16), {}
     for way in ("float32", "preferred", "plain", "kept"):
@@ -148,13 +158,15 @@ def test_an_open_autocast_is_followed():
         ("small", ["amx_bf16", "avx512_bf16"], "float32"),
     ],
 )
-def test_auto_precision_is_a_function_of_machine_and_size(network, instructions, precision, monkeypatch):
+def test_auto_precision_is_a_function_of_machine_and_size(
+    network: str, instructions: list[str], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(builder, "machine", lambda: replace(machine(), instructions=tuple(instructions)))
     net = sg.build(network, classes=10, in_shape=(3, 32, 32))
     assert builder.pick_precision(net, torch.device("cpu")) == precision
 
 
-def test_the_record_says_what_auto_picked(monkeypatch):
+def test_the_record_says_what_auto_picked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "LARGE", 1)
     monkeypatch.setattr(builder, "NATIVE_BFLOAT16", frozenset(machine().instructions))
     run = sg.train(little_recipe(precision="auto", epochs=1))
@@ -178,14 +190,14 @@ def test_the_record_says_what_auto_picked(monkeypatch):
         (lambda: make("small")(torch.rand(4, 1, 16, 16)), "must be floats of shape [N, 3, 16, 16]"),
     ],
 )
-def test_nonsense_is_refused_in_one_line(call, message):
+def test_nonsense_is_refused_in_one_line(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError) as error:
         call()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_neighbor_shares_equal_a_direct_count_and_the_control_reaches_the_share():
+def test_neighbor_shares_equal_a_direct_count_and_the_control_reaches_the_share() -> None:
     net, x = make("small"), torch.rand(20, 3, 16, 16)
     found = neighbors(net, x, delta=0.3, batch_size=7)
     with torch.no_grad(), sg.tap(net) as t:
@@ -203,7 +215,7 @@ def test_neighbor_shares_equal_a_direct_count_and_the_control_reaches_the_share(
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
-def test_depth_repeats_every_stage_of_the_small_network():
+def test_depth_repeats_every_stage_of_the_small_network() -> None:
     """Convolutions 3-4, 4-4, 4-8, 8-8, 8-16, 16-16, each pair on half the side of the one before."""
     net = make("small", depth=2)
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]

@@ -1,19 +1,26 @@
 """FGSM, BIM and PGD against torchattacks (installed without its dependencies) on a ReLU network."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.attacks import Attacked
 from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND
 
 torchattacks = pytest.importorskip("torchattacks")
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("default")]
 
 
+Trained = tuple[nn.Module, Tensor, Tensor]
+
+
 @pytest.fixture(scope="module")
-def trained():
+def trained() -> Trained:
     """A small ReLU network, trained a little, in float64, with 30 to 70 % robust accuracy at the eps used."""
     torch.manual_seed(0)
     data = sg.load_data("embedded")
@@ -29,10 +36,12 @@ def trained():
 
 
 EPS, STEP, STEPS = 4 / 255, 1 / 255, 10
-TEXTBOOK = {"steps": STEPS, "step_size": STEP, "start": False, "early_stop": False}
-PAIRS = {
+Ours = Callable[..., Attacked]
+Theirs = Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]]
+TEXTBOOK: Ours = partial(sg.pgd, steps=STEPS, step_size=STEP, start=False, early_stop=False)
+PAIRS: dict[str, tuple[Ours, Theirs]] = {
     "FGSM": (
-        lambda *a: sg.pgd(*a, **TEXTBOOK | {"steps": 1, "step_size": EPS}),
+        partial(TEXTBOOK, steps=1, step_size=EPS),
         lambda m: torchattacks.FGSM(m, eps=EPS),
     ),
     "BIM": (
@@ -40,14 +49,14 @@ PAIRS = {
         lambda m: torchattacks.BIM(m, eps=EPS, alpha=STEP, steps=STEPS),
     ),
     "PGD": (
-        lambda *a: sg.pgd(*a, **TEXTBOOK),
+        TEXTBOOK,
         lambda m: torchattacks.PGD(m, eps=EPS, alpha=STEP, steps=STEPS, random_start=False),
     ),
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_textbook_steps_give_the_same_inputs(trained, name):
+def test_textbook_steps_give_the_same_inputs(trained: Trained, name: str) -> None:
     net, x, y = trained
     ours, theirs = PAIRS[name]
     expected = theirs(net)(x, y)
@@ -57,10 +66,10 @@ def test_textbook_steps_give_the_same_inputs(trained, name):
     assert torch.equal(got.broken, net(expected).argmax(1) != y)
 
 
-def test_early_stopping_breaks_everything_that_the_textbook_breaks(trained):
+def test_early_stopping_breaks_everything_that_the_textbook_breaks(trained: Trained) -> None:
     net, x, y = trained
-    textbook = sg.pgd(net, x, y, sg.Linf(EPS), **TEXTBOOK)
-    stopped = sg.pgd(net, x, y, sg.Linf(EPS), **TEXTBOOK | {"early_stop": True})
+    textbook = TEXTBOOK(net, x, y, sg.Linf(EPS))
+    stopped = TEXTBOOK(net, x, y, sg.Linf(EPS), early_stop=True)
     assert (stopped.broken | ~textbook.broken).all()
     fgsm = sg.fgsm(net, x, y, sg.Linf(EPS))
     assert (fgsm.broken | (net(torchattacks.FGSM(net, eps=EPS)(x, y)).argmax(1) == y)).all()
@@ -84,7 +93,7 @@ def test_early_stopping_breaks_everything_that_the_textbook_breaks(trained):
     ],
     ids=["ce", "dlr", "targeted"],
 )
-def test_apgd_leaves_as_many_as_torchattacks(trained, ours, theirs):
+def test_apgd_leaves_as_many_as_torchattacks(trained: Trained, ours: Ours, theirs: Theirs) -> None:
     """Starts are random on both sides, so shares are compared: within half a point."""
     net, x, y = trained
     got = ours(net.float(), x.float(), y, sg.Linf(EPS))
@@ -96,7 +105,7 @@ def test_apgd_leaves_as_many_as_torchattacks(trained, ours, theirs):
 
 
 @pytest.mark.slow
-def test_the_autoattack_preset_leaves_what_torchattacks_leaves(trained):
+def test_the_autoattack_preset_leaves_what_torchattacks_leaves(trained: Trained) -> None:
     """Standard protocol on a ReLU network of 30 to 70 % robust accuracy, 200 images: within half a point."""
     net, x, y = trained
     net, x = net.float(), x.float()
@@ -114,7 +123,7 @@ def test_the_autoattack_preset_leaves_what_torchattacks_leaves(trained):
 
 
 @pytest.mark.slow
-def test_the_random_preset_leaves_what_torchattacks_leaves(trained):
+def test_the_random_preset_leaves_what_torchattacks_leaves(trained: Trained) -> None:
     """The protocol for random models, on a network that is not: its constants are the same."""
     net, x, y = trained
     net, x, y = net.float(), x[:60].float(), y[:60]

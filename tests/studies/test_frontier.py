@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from narrow import present
 from rows import failed, flagged, made_up_row, many, record_of, text_of
 
+from spikeguard.auditing.suite import Effort
 from spikeguard.records.studies import StudyMachine
 from studies.embedded import frontier, matrix, ranking, stages
-from studies.embedded.matrix import StudySize
+from studies.embedded.matrix import Key, StudySize
 from studies.embedded.page import page
 from studies.embedded.picture import picture
 
@@ -24,26 +26,28 @@ from studies.embedded.picture import picture
         ([(0.8, 0.2), (0.8, 0.3)], 0.8, 0.3),
     ],
 )
-def test_robust_accuracy_of_the_frontier(points, clean, expected):
+def test_robust_accuracy_of_the_frontier(
+    points: list[tuple[float, float]], clean: float, expected: float
+) -> None:
     assert frontier.frontier_at(points, clean) == pytest.approx(expected)
 
 
-def test_margins_are_taken_seed_by_seed_and_their_bound_over_seeds_and_images():
+def test_margins_are_taken_seed_by_seed_and_their_bound_over_seeds_and_images() -> None:
     cells = many(5, 0.1)
     row = [c for c in cells.values() if c.row == "TGO"]
     assert [frontier.margin_over_frontier(c, cells) for c in row] == pytest.approx([0.1] * 5)
     assert frontier.best(cells) == ("AT", "TGO")
     bound = frontier.lower_bound(row, cells)
-    assert 0 < bound < 0.1  # images vary, even where seeds do not
+    assert 0 < present(bound) < 0.1  # images vary, even where seeds do not
     assert frontier.lower_bound(row[:2], cells) is None
     partly = {name: c for name, c in cells.items() if name != "b1"}
     assert frontier.margin_over_frontier(cells["c1"], partly) is None, "a part of the frontier would flatter"
     assert frontier.margins_over_frontier(row, partly) == pytest.approx([0.1] * 4)
     level = many(5, 0.0)
-    assert frontier.lower_bound([c for c in level.values() if c.row == "TGO"], level) < 0
+    assert present(frontier.lower_bound([c for c in level.values() if c.row == "TGO"], level)) < 0
 
 
-def test_a_seed_that_has_only_begun_counts_for_nothing():
+def test_a_seed_that_has_only_begun_counts_for_nothing() -> None:
     cells = many(2, 0.1)
     begun = {
         "c2": made_up_row("AT", "TGO", 2, 0.7, 0.1),
@@ -60,7 +64,7 @@ def test_a_seed_that_has_only_begun_counts_for_nothing():
     assert "| TGO | 2 | 70.0 | 40.0 | 41.0 |" in text
 
 
-def test_the_finalists_are_the_best_five_the_frontier_and_no_defense_of_the_first_seed():
+def test_the_finalists_are_the_best_five_the_frontier_and_no_defense_of_the_first_seed() -> None:
     todo = list(matrix.cells(StudySize(seeds=2)))
     ranks = {key: number for number, key in enumerate(dict.fromkeys(c.key for c in todo))}
     cells = {
@@ -81,7 +85,7 @@ def test_the_finalists_are_the_best_five_the_frontier_and_no_defense_of_the_firs
     assert stages.finalists(cells, todo)[0] == names[1]
 
 
-def test_flagged_failed_and_incomplete_rows_are_never_the_best():
+def test_flagged_failed_and_incomplete_rows_are_never_the_best() -> None:
     cells = many(2, 0.1)
     for seed in range(2):
         robust = [made_up_row("AT", f"bad {k}", seed, 0.7, 0.69) for k in range(2)]
@@ -92,7 +96,7 @@ def test_flagged_failed_and_incomplete_rows_are_never_the_best():
     assert frontier.best({k: v for k, v in cells.items() if v.group != "frontier"}) is None
 
 
-def test_the_page_claims_nothing_without_five_fresh_seeds():
+def test_the_page_claims_nothing_without_five_fresh_seeds() -> None:
     record = record_of(many(3))
     assert "is chosen when every network is ranked" in text_of(page(record))
     assert "AT + TGO" in picture(record)
@@ -113,7 +117,7 @@ def test_the_page_claims_nothing_without_five_fresh_seeds():
     assert "no claim is made" in text, "all of the seeds lack the same point of the frontier"
 
 
-def test_costs_compare_networks_of_the_same_kind_of_machine_only():
+def test_costs_compare_networks_of_the_same_kind_of_machine_only() -> None:
     cells = many(1) | {"none": made_up_row("AT", "none", 0, 0.7, 0.1)}
     line, gpu = "| TGO | 1 | 70.0 | 40.0 | 35.0 | 5.0 | +5.0 | {} |  |", StudyMachine(device="NVIDIA H200")
     assert line.format("") in page(record_of(cells))
@@ -126,18 +130,21 @@ def test_costs_compare_networks_of_the_same_kind_of_machine_only():
     assert line.format("3.0") in page(record_of(cells))
 
 
-def test_what_an_older_version_scored_is_marked():
+def test_what_an_older_version_scored_is_marked() -> None:
     cell = next(c for c in matrix.cells(StudySize(1)) if c.key == ("AT", "TGO"))
     row = made_up_row(*cell.key, 0, 0.7, 0.3)
 
-    def scored(effort, fingerprint=None, **changes):
+    def scored(
+        effort: Effort,
+        fingerprint: str | None = None,
+        finalists: tuple[str, ...] = (),
+        best: Key | None = None,
+    ) -> str:
         made = fingerprint or ranking.fingerprint_of(cell, effort)
-        part = {"standard": "test", "full": "full"}[effort]
-        return text_of(
-            page(
-                record_of({cell.name: row}, **{part: {cell.name: replace(row, fingerprint=made)}}, **changes)
-            )
-        )
+        rows = {cell.name: replace(row, fingerprint=made)}
+        record = replace(record_of({cell.name: row}), finalists=finalists, best=best)
+        scored = replace(record, full=rows) if effort == "full" else replace(record, test=rows)
+        return text_of(page(scored))
 
     assert "| AT: TGO | 70.0 |" in scored("standard", finalists=(cell.name,))
     assert "| AT: TGO (older version) | 70.0 |" in scored("standard", "another", finalists=(cell.name,))
@@ -145,12 +152,12 @@ def test_what_an_older_version_scored_is_marked():
     assert "first network of AT: TGO (older version) under `full`" in scored("full", "another", best=cell.key)
 
 
-def test_lines_of_the_page_are_short_except_tables():
-    record = record_of(many(3), best=("AT", "TGO"), confirmed=many(5, 0.3, 100))
+def test_lines_of_the_page_are_short_except_tables() -> None:
+    record = replace(record_of(many(3)), best=("AT", "TGO"), confirmed=many(5, 0.3, 100))
     assert not [line for line in page(record).splitlines() if len(line) > 100 and line[0] not in "|!"]
 
 
-def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch):
+def test_whatever_is_random_when_scored_says_how_it_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = list(matrix.cells(StudySize(1)))
     before = {c.name: ranking.fingerprint_of(c) for c in cells}
     monkeypatch.setattr(ranking, "JUDGE_VERSION", "another version")

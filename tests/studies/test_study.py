@@ -5,33 +5,41 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
 from conftest import little_recipe
+from narrow import present
 from rows import made_up_row, text_of
 
 import spikeguard as sg
 from spikeguard.auditing import suite
+from spikeguard.auditing.suite import Effort
 from spikeguard.cli.main import main
-from spikeguard.defenses import DEFENSES
+from spikeguard.data.images import Dataset
+from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records.studies import StudyRecord
-from spikeguard.runtime.progress import no_progress
+from spikeguard.records.studies import StudyRecord, StudyRow
+from spikeguard.runtime.progress import Progress, no_progress
+from spikeguard.runtime.stop import Stop
 from spikeguard.sweep import cells as cells_module
 from spikeguard.sweep.cells import Cell, Context, audit_cell, train_cell
+from spikeguard.sweep.workers import Work
 from spikeguard.training.loop import train
 from spikeguard.training.recipes import recipe
 from studies.embedded import matrix, ranking, stages
+from studies.embedded.frontier import audit_of
 from studies.embedded.matrix import StudySize
 from studies.embedded.page import page
 
 SMALL = StudySize(seeds=1, epochs=1, ranked_on=20, scored_on=20)
 
 
-def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_and_without_tgo():
+def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_and_without_tgo() -> None:
     all_ = list(matrix.cells(StudySize(seeds=2)))
     assert len({c.name for c in all_}) == len(all_)
     by = {(c.group, c.row) for c in all_}
@@ -59,16 +67,16 @@ def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_
 
 
 @pytest.fixture
-def small_study(monkeypatch, little_data, short_controls):
+def small_study(monkeypatch: pytest.MonkeyPatch, little_data: Dataset, short_controls: None) -> None:
     """Three cells of seconds."""
     base = little_recipe(epochs=1, options={"width": 2}, validation=0.1)
-    chosen = [
+    chosen: list[tuple[str, str, tuple[Defense, ...]]] = [
         ("frontier", "AT 8/255", (sg.AT(steps=1),)),
         ("AT", "TGO", (sg.AT(steps=1), sg.TGO())),
         ("AT", "none", (sg.AT(steps=1),)),
     ]
 
-    def cells(settings, seeds=None):
+    def cells(settings: StudySize, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
         for seed in range(settings.seeds) if seeds is None else seeds:
             for group, row, defenses in chosen:
                 yield Cell(
@@ -84,21 +92,44 @@ def small_study(monkeypatch, little_data, short_controls):
     monkeypatch.setattr(cells_module, "summary", lambda record: (s := whole(record)) and replace(s, flags=()))
 
 
+class RunStudy(Protocol):
+    """Run the study in a folder, by default the test's own."""
+
+    def __call__(
+        self,
+        size: StudySize = SMALL,
+        progress: Progress = no_progress,
+        stop: Stop | None = None,
+        out: Path = ...,
+        finish: bool = True,
+        jobs: int = 1,
+    ) -> StudyRecord: ...
+
+
 @pytest.fixture
-def run(little_data, tmp_path):
+def run(little_data: Dataset, tmp_path: Path) -> RunStudy:
     """Run the study in a folder: ``run(size, progress, stop, out=...)``."""
 
-    def go(size=SMALL, progress=no_progress, stop=None, out=tmp_path, **settings):
-        return stages.run(size, Context(out, little_data, None, progress, stop), **settings)
+    def go(
+        size: StudySize = SMALL,
+        progress: Progress = no_progress,
+        stop: Stop | None = None,
+        out: Path = tmp_path,
+        finish: bool = True,
+        jobs: int = 1,
+    ) -> StudyRecord:
+        return stages.run(size, Context(out, little_data, None, progress, stop), finish=finish, jobs=jobs)
 
     return go
 
 
 @pytest.mark.slow
-def test_a_study_continues_where_it_stopped_and_its_page_says_what_is_missing(small_study, run, tmp_path):
+def test_a_study_continues_where_it_stopped_and_its_page_says_what_is_missing(
+    small_study: None, run: RunStudy, tmp_path: Path
+) -> None:
     stop = threading.Event()
 
-    def progress(stage, done, total):
+    def progress(stage: str, done: int, total: int) -> None:
         if stage.startswith("2 of 3") and "control" in stage:
             stop.set()
 
@@ -115,8 +146,8 @@ def test_a_study_continues_where_it_stopped_and_its_page_says_what_is_missing(sm
     record = run()
     assert set(record.test) == set(record.finalists)
     ((name, full),) = record.full.items()
-    assert full.audit.members == 8  # six, and what is adaptive to AT and TGO
-    assert full.audit.worst_case.value <= record.cells[name].audit.worst_case.value
+    assert audit_of(full).members == 8  # six, and what is adaptive to AT and TGO
+    assert audit_of(full).worst_case.value <= audit_of(record.cells[name]).worst_case.value
     assert {c.seed for c in record.confirmed.values()} == {100, 101, 102, 103, 104}
     text = text_of(page(record))
     assert "3 of 9 networks (3 ways to train, 3 seeds) were run; the means are over seed 0." in text
@@ -132,12 +163,12 @@ def test_a_study_continues_where_it_stopped_and_its_page_says_what_is_missing(sm
 
 @pytest.mark.slow
 def test_a_network_with_another_recipe_is_trained_again_and_a_failure_is_reported(
-    small_study, run, monkeypatch
-):
+    small_study: None, run: RunStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = run(finish=False)
     cells = matrix.cells
 
-    def changed(size, seeds=None):
+    def changed(size: StudySize, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
         for cell in cells(size, seeds):
             lr = {"TGO": 0.05, "none": 1e6}.get(cell.row, cell.recipe.lr)
             yield replace(cell, recipe=replace(cell.recipe, lr=lr))
@@ -147,21 +178,22 @@ def test_a_network_with_another_recipe_is_trained_again_and_a_failure_is_reporte
     names = {c.row: name for name, c in first.cells.items()}
     assert second.cells[names["AT 8/255"]] == first.cells[names["AT 8/255"]]
     assert second.cells[names["TGO"]].fingerprint != first.cells[names["TGO"]].fingerprint
-    assert "lower lr" in second.cells[names["none"]].failed
+    assert "lower lr" in present(second.cells[names["none"]].failed)
     assert "failed" in page(second)
 
 
 @pytest.mark.slow
 def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_process(
-    small_study, run, tmp_path, monkeypatch
-):
+    small_study: None, run: RunStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK)  # what the other processes have
-    killed, policy, out = [], os.environ.get("OMP_WAIT_POLICY"), tmp_path / "beside"
+    policy, out = os.environ.get("OMP_WAIT_POLICY"), tmp_path / "beside"
+    killed: list[int] = []
 
-    def kill(stage, done, total):
+    def kill(stage: str, done: int, total: int) -> None:
         if not killed and (workers := multiprocessing.active_children()):
-            killed.append(workers[0].pid)
-            os.kill(workers[0].pid, signal.SIGKILL)
+            killed.append(present(workers[0].pid))
+            os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(UserError, match="was ended"):
         run(progress=kill, out=out, finish=False, jobs=2)
@@ -194,8 +226,8 @@ def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_p
 
 
 def test_a_training_that_began_with_other_threads_starts_again_instead_of_failing(
-    small_study, tmp_path, little_data
-):
+    small_study: None, tmp_path: Path, little_data: Dataset
+) -> None:
     cell, stop, threads = next(matrix.cells(SMALL)), threading.Event(), torch.get_num_threads()
     stop.set()
     with pytest.raises(Interrupted):
@@ -213,10 +245,12 @@ def test_a_training_that_began_with_other_threads_starts_again_instead_of_failin
 
 
 @pytest.mark.slow
-def test_a_full_audit_of_a_network_that_was_trained_again_starts_again(small_study, tmp_path, little_data):
+def test_a_full_audit_of_a_network_that_was_trained_again_starts_again(
+    small_study: None, tmp_path: Path, little_data: Dataset
+) -> None:
     cell, stop, full = next(matrix.cells(SMALL)), threading.Event(), ranking.AuditInFull(20)
 
-    def progress(stage, done, total):
+    def progress(stage: str, done: int, total: int) -> None:
         if (tmp_path / "audits" / cell.name).exists():
             stop.set()
 
@@ -227,16 +261,16 @@ def test_a_full_audit_of_a_network_that_was_trained_again_starts_again(small_stu
     images, folder = ranking.validation_images(other, little_data, 20), tmp_path / "audits" / cell.name
     with pytest.raises(UserError, match="another"):
         audit_cell(context, other, images, ranking.judgment("full"), "", folder)
-    assert full(context, other, "").audit.members == 7  # six, and what is adaptive to AT
+    assert audit_of(full(context, other, "")).members == 7  # six, and what is adaptive to AT
 
 
-def test_the_recipe_robust_is_what_the_record_calls_the_most_robust():
+def test_the_recipe_robust_is_what_the_record_calls_the_most_robust() -> None:
     best = StudyRecord.read(Path(__file__).parents[2] / "results" / "embedded.json").most_robust
     cell = next(c for c in matrix.cells(StudySize(1)) if c.key == best)
     assert recipe("robust") == replace(cell.recipe, name="robust")
 
 
-def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before():
+def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before() -> None:
     assert all(getattr(sg.AT(), name) == value for name, value in ranking.DEFAULTS_OF_OLD_RECIPES.items())
     cell = next(c for c in matrix.cells(StudySize(1)) if c.row == "AT, growing")
     (at,) = cell.recipe.defenses
@@ -250,19 +284,23 @@ def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_b
     assert ranking.fingerprint_of(older) != ranking.fingerprint_of(cell)
 
 
-def test_a_study_with_new_rows_or_seeds_chooses_again_and_keeps_earlier_choices(monkeypatch, run, tmp_path):
+def test_a_study_with_new_rows_or_seeds_chooses_again_and_keeps_earlier_choices(
+    monkeypatch: pytest.MonkeyPatch, run: RunStudy, tmp_path: Path
+) -> None:
     """Rows by their lift over the frontier; nothing is trained."""
     lifts = {"TGO": 0.1}
     base = little_recipe()
 
-    def cells(size, seeds=None):
+    def cells(size: StudySize, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
         rows = [("frontier", "AT 4/255"), ("frontier", "AT 8/255"), *(("AT", row) for row in lifts)]
         for seed in range(size.seeds) if seeds is None else seeds:
             yield from (Cell(group, row, seed, replace(base, seed=seed)) for group, row in rows)
 
-    efforts = {"rank": "quick", "score": "standard", "audit in full": "full"}
+    efforts: dict[str, Effort] = {"rank": "quick", "score": "standard", "audit in full": "full"}
 
-    def rows_of(context, work, cells, jobs):
+    def rows_of(
+        context: Context, work: Work, cells: Sequence[Cell], jobs: int
+    ) -> Iterator[tuple[Cell, StudyRow]]:
         for cell in cells:
             clean, robust = {"AT 4/255": (0.8, 0.2), "AT 8/255": (0.6, 0.4)}.get(
                 cell.row, (0.7, 0.3 + lifts.get(cell.row, 0.0))
@@ -287,8 +325,8 @@ def test_a_study_with_new_rows_or_seeds_chooses_again_and_keeps_earlier_choices(
     text = text_of(page(second))
     assert "when the study had fewer rows or seeds: AT: TGO. It lies above the AT/TRADES frontier" in text
     assert "These are 2 tests on the same five seeds" in text
-    for record, later in ((first, False), (second, True)):
-        assert ("for one seed, and rows or seeds were added later." in text_of(page(record))) == later
+    for record, grown in ((first, False), (second, True)):
+        assert ("for one seed, and rows or seeds were added later." in text_of(page(record))) == grown
     assert "Highest mean margin and mean worst case: AT: RAT + TGO. It lies above" in text
     assert run().best == second.best
     lifts["RAT"] = 0.6
@@ -304,7 +342,7 @@ def test_a_study_with_new_rows_or_seeds_chooses_again_and_keeps_earlier_choices(
     assert "| AT: RAT + TGO |" in page(left)
 
 
-def test_nonsense_on_the_command_line_is_one_line(capsys):
+def test_nonsense_on_the_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "imagenet"]) == 2
     assert main(["sweep", "embedded", "--seeds", "0"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 2

@@ -1,14 +1,17 @@
 """A sweep over a TOML matrix: what the file says, one record that continues, a study found by its name."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import little_recipe
+from narrow import as_a
 
 from spikeguard.auditing import suite
 from spikeguard.cli.main import main
+from spikeguard.data.images import Dataset
 from spikeguard.defenses import AT, TGO
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.surrogates import Triangle
@@ -40,11 +43,14 @@ defenses.at = { eps = "16/255" }
 """
 
 
+Write = Callable[[str], Path]
+
+
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Write:
     """Write a matrix: ``written(text)`` is its path."""
 
-    def write(text):
+    def write(text: str) -> Path:
         path = tmp_path / "deltas.toml"
         path.write_text(text)
         return path
@@ -52,7 +58,7 @@ def written(tmp_path):
     return write
 
 
-def test_rows_and_axes_of_a_file_become_recipes(written):
+def test_rows_and_axes_of_a_file_become_recipes(written: Write) -> None:
     matrix = read_matrix(written(TEXT))
     assert list(matrix.rows)[:2] == [
         "TGO, delta 0.4, surrogate triangle width 1.0",
@@ -64,7 +70,8 @@ def test_rows_and_axes_of_a_file_become_recipes(written):
     (at,) = (d for d in chosen.defenses if isinstance(d, AT))
     (tgo,) = (d for d in chosen.defenses if isinstance(d, TGO))
     assert (at.eps, tgo.delta, chosen.epochs) == (16 / 255, 0.5, 2)
-    assert tgo.lambda_max == recipe("tgo").defenses[0].lambda_max, "the base stays where nothing changes it"
+    base = as_a(TGO, recipe("tgo").defenses[0])
+    assert tgo.lambda_max == base.lambda_max, "the base stays where nothing changes it"
     cells = list(matrix.cells())
     assert [c.seed for c in cells] == [0] * 8 + [1] * 8
     assert {c.recipe.seed for c in cells} == {0, 1}
@@ -72,7 +79,7 @@ def test_rows_and_axes_of_a_file_become_recipes(written):
     assert matrix.settings == SweepSettings(8 / 255, (0, 1), images=50)
 
 
-def test_tables_merge_off_removes_one_and_a_surrogate_replaces_the_other():
+def test_tables_merge_off_removes_one_and_a_surrogate_replaces_the_other() -> None:
     values = {"a": {"b": 1, "c": 2}, "surrogate": {"atan": {"slope": 2.0}}, "defenses": {"at": {}}}
     changes = {"a": {"b": 3}, "surrogate": {"triangle": {}}, "defenses": {"at": "off"}}
     assert merged(values, changes) == {"a": {"b": 3, "c": 2}, "surrogate": {"triangle": {}}, "defenses": {}}
@@ -93,7 +100,9 @@ def test_tables_merge_off_removes_one_and_a_surrogate_replaces_the_other():
         ("eps = ", "not valid TOML"),
     ],
 )
-def test_a_wrong_file_is_one_line(written, text, message, capsys):
+def test_a_wrong_file_is_one_line(
+    written: Write, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["sweep", str(written(text))]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error
@@ -101,7 +110,7 @@ def test_a_wrong_file_is_one_line(written, text, message, capsys):
 
 
 @pytest.fixture
-def small_matrix(monkeypatch, short_controls):
+def small_matrix(monkeypatch: pytest.MonkeyPatch, short_controls: None) -> Matrix:
     """Two rows of seconds."""
     base = little_recipe(epochs=1, options={"width": 2}, validation=0.1)
     monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK[:4])
@@ -111,11 +120,11 @@ def small_matrix(monkeypatch, short_controls):
 
 @pytest.mark.slow
 def test_a_sweep_continues_where_it_stopped_and_runs_again_what_has_changed(
-    small_matrix, little_data, tmp_path
-):
+    small_matrix: Matrix, little_data: Dataset, tmp_path: Path
+) -> None:
     stop = threading.Event()
 
-    def progress(stage, done, total):
+    def progress(stage: str, done: int, total: int) -> None:
         if stage.startswith("2 of 2"):
             stop.set()
 
@@ -134,7 +143,9 @@ def test_a_sweep_continues_where_it_stopped_and_runs_again_what_has_changed(
     assert "lower lr" in table(other)[1][-1]
 
 
-def test_images_that_are_not_there_are_refused_before_the_training(small_matrix, little_data, tmp_path):
+def test_images_that_are_not_there_are_refused_before_the_training(
+    small_matrix: Matrix, little_data: Dataset, tmp_path: Path
+) -> None:
     matrix = replace(small_matrix, settings=replace(small_matrix.settings, images=90, part="test"))
     stop = threading.Event()
     stop.set()
@@ -144,7 +155,9 @@ def test_images_that_are_not_there_are_refused_before_the_training(small_matrix,
         sweep(replace(matrix, settings=replace(matrix.settings, images=5000)), tmp_path, data=little_data)
 
 
-def test_a_study_is_found_in_the_current_folder_or_in_the_checkout(monkeypatch, tmp_path):
+def test_a_study_is_found_in_the_current_folder_or_in_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert study_main("embedded").__module__ == "studies.embedded.study"
     monkeypatch.chdir(Path(__file__).parents[2])
     assert study_main("embedded").__module__ == "studies.embedded.study"

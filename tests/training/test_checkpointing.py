@@ -1,8 +1,11 @@
 """Activation checkpointing: less memory, and otherwise nothing changes, to the bit."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.kernels import compiler
@@ -10,8 +13,10 @@ from spikeguard.kernels.mode import Band
 from spikeguard.networks.blocks import Blocks
 from spikeguard.neurons import Noise, seed_noise, spiking
 
+Step = tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor], Tensor, float]
 
-def step(name: str, checkpoint: bool, options: dict[str, object]):
+
+def step(name: str, checkpoint: bool, options: dict[str, Any]) -> Step:
     """Two noisy forwards with a band, one backward for both.
 
     Loss, gradients, buffers, how often blocks ran.
@@ -24,7 +29,7 @@ def step(name: str, checkpoint: bool, options: dict[str, object]):
     for layer in spiking(net).values():
         layer.noise = Noise(0.3)
     seed_noise(net, 7)
-    ran = []
+    ran: list[int] = []
     blocks = next(m for m in net.modules() if isinstance(m, Blocks))
     for block in blocks:
         block.register_forward_pre_hook(lambda *_: ran.append(1))
@@ -46,7 +51,9 @@ def step(name: str, checkpoint: bool, options: dict[str, object]):
     ("name", "options"),
     [("small", {"width": 4, "depth": 2}), ("vgg11", {"hidden": (8,)}), ("wrn16", {"widen": 1})],
 )
-def test_checkpointing_changes_no_bit(name, options, native, monkeypatch):
+def test_checkpointing_changes_no_bit(
+    name: str, options: dict[str, Any], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiler, "WORTHWHILE", 0 if native else 2**62)
     plain, kept = step(name, False, options), step(name, True, options)
     assert torch.equal(plain[0], kept[0])
@@ -56,7 +63,7 @@ def test_checkpointing_changes_no_bit(name, options, native, monkeypatch):
     assert (plain[4], kept[4]) == (3, 5), "forwards of a block: two and one more, each of the two once again"
 
 
-def test_a_checkpointed_step_keeps_fewer_tensors():
+def test_a_checkpointed_step_keeps_fewer_tensors() -> None:
     """Bytes that the graph of one forward holds on to."""
 
     def held(checkpoint: bool) -> int:

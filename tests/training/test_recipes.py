@@ -1,11 +1,15 @@
 """Recipes: named ones, TOML, flags, and what is said to those that are wrong."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import little_recipe
+from narrow import as_a
 
 import spikeguard as sg
+from spikeguard.data.images import Dataset
 from spikeguard.errors import UserError
 from spikeguard.training.checkpoint import load_tensors, save_tensors
 from spikeguard.training.load import load_with_recipe
@@ -14,7 +18,7 @@ from spikeguard.training.recipes import RECIPES
 from spikeguard.training.settings import ALIASES, describe, override
 
 
-def test_every_named_recipe_survives_writing_and_reading():
+def test_every_named_recipe_survives_writing_and_reading() -> None:
     for recipe in RECIPES.values():
         assert sg.Recipe.of(recipe.values()) == recipe
 
@@ -34,28 +38,33 @@ def test_every_named_recipe_survives_writing_and_reading():
         ({"lr": True}, "lr = True must be a number"),
     ],
 )
-def test_wrong_fields_are_named_with_what_is_allowed(values, message):
+def test_wrong_fields_are_named_with_what_is_allowed(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
         sg.Recipe.of(values)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_flags_change_no_recipe_but_their_own():
+def test_flags_change_no_recipe_but_their_own() -> None:
     values = RECIPES["vanilla"].values()
     override(values, "options.width", "3")
     assert RECIPES["vanilla"].options == RECIPES["tgo"].options == {"width": 16}
 
 
-def test_recipes_from_python_are_checked_too():
-    for wrong in ({"precision": "bf16"}, {"loss": "mse"}, {"defenses": (sg.TGO(), sg.TGO(delta=0.9))}):
+def test_recipes_from_python_are_checked_too() -> None:
+    cases: tuple[dict[str, Any], ...] = (
+        {"precision": "bf16"},
+        {"loss": "mse"},
+        {"defenses": (sg.TGO(), sg.TGO(delta=0.9))},
+    )
+    for wrong in cases:
         with pytest.raises(UserError):
             sg.Recipe(**wrong)
     recipe = sg.Recipe(network="vgg11", options={"hidden": (16, 16)})
     assert sg.Recipe.of(json.loads(json.dumps(recipe.values()))) == recipe
 
 
-def test_flags_reach_inner_fields_and_change_choices():
+def test_flags_reach_inner_fields_and_change_choices() -> None:
     values = RECIPES["tgo"].values()
     for flag, text in [
         ("neuron.decay", "0.9"),
@@ -67,7 +76,7 @@ def test_flags_reach_inner_fields_and_change_choices():
     recipe = sg.Recipe.of(values)
     assert recipe.neuron.decay == 0.9
     assert recipe.neuron.surrogate == sg.surrogates.Triangle(0.5)
-    assert recipe.defenses[0].delta == 0.4
+    assert as_a(sg.TGO, recipe.defenses[0]).delta == 0.4
     assert recipe.batch_size == 32
     override(values, "defenses.tgo", "off")
     assert sg.Recipe.of(values).defenses == ()
@@ -83,31 +92,31 @@ def test_flags_reach_inner_fields_and_change_choices():
         {"train_images": 200},
     ],
 )
-def test_recipe_options_train(little_data, changes):
+def test_recipe_options_train(little_data: Dataset, changes: dict[str, object]) -> None:
     run = train(little_recipe(**changes), data=little_data)
     rows = run.record.epochs
     assert rows[-1].loss < rows[0].loss
 
 
 @pytest.mark.parametrize("name", ["encoding", "seed", "strength"])
-def test_an_option_that_the_network_lacks_is_refused(little_data, name):
+def test_an_option_that_the_network_lacks_is_refused(little_data: Dataset, name: str) -> None:
     with pytest.raises(UserError, match=f"small has no option '{name}'"):
         train(little_recipe(options={name: 1}), data=little_data)
 
 
-def test_recipes_with_old_names_are_read():
+def test_recipes_with_old_names_are_read() -> None:
     values = sg.Recipe(defenses=(sg.defenses.InputQuantization(levels=5),)).values()
     for old, new in ALIASES.items():
         *path, last = new.split(".")
-        held = values
+        held: dict[str, Any] = values
         for name in path:
             held = held[name]
         held[old.rpartition(".")[2]] = held.pop(last)
-    assert "input_quantisation" in values["defenses"]
+    assert "input_quantisation" in as_a(dict, values["defenses"])
     assert sg.Recipe.of(values).defenses == (sg.defenses.InputQuantization(levels=5),)
 
 
-def test_a_weights_file_with_an_old_recipe_loads(little_data, tmp_path):
+def test_a_weights_file_with_an_old_recipe_loads(little_data: Dataset, tmp_path: Path) -> None:
     recipe = little_recipe(epochs=1, train_images=100, defenses=(sg.defenses.InputQuantization(levels=5),))
     train(recipe, tmp_path / "run", data=little_data)
     path = tmp_path / "run" / "weights.safetensors"
@@ -127,20 +136,20 @@ def test_a_weights_file_with_an_old_recipe_loads(little_data, tmp_path):
         ("defenses.feel.radii", "[1/2, 3/8, 0.25, 1/5]", (0.5, 0.375, 0.25, 0.2)),
     ],
 )
-def test_fractions_are_numbers(flag, text, value):
+def test_fractions_are_numbers(flag: str, text: str, value: float | tuple[float, ...]) -> None:
     values = sg.Recipe().values()
     override(values, flag, text)
     (defense,) = sg.Recipe.of(values).defenses
     assert getattr(defense, flag.rpartition(".")[2]) == value
 
 
-def test_a_fraction_stays_text_where_text_belongs():
+def test_a_fraction_stays_text_where_text_belongs() -> None:
     values = sg.Recipe().values()
     override(values, "name", "1/2")
     assert sg.Recipe.of(values).name == "1/2"
 
 
-def test_on_and_off_add_and_remove_a_defense():
+def test_on_and_off_add_and_remove_a_defense() -> None:
     values = sg.Recipe().values()
     override(values, "defenses.at", "on")
     assert sg.Recipe.of(values).defenses == (sg.AT(),)
@@ -165,17 +174,17 @@ def test_on_and_off_add_and_remove_a_defense():
         ("neuron.surrogate.atn.slope", "atan"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(flag, near):
+def test_an_unknown_name_is_answered_with_the_nearest(flag: str, near: str) -> None:
     values = sg.Recipe().values()
     if "surrogate" in flag:
-        values["neuron"]["surrogate"] = {}
+        as_a(dict, values["neuron"])["surrogate"] = {}
     override(values, flag, "1")
     with pytest.raises(UserError, match=f"did you mean '{near}'") as error:
         sg.Recipe.of(values)
     assert "\n" not in str(error.value)
 
 
-def test_every_field_of_a_recipe_and_of_every_defense_explains_itself_in_a_line():
+def test_every_field_of_a_recipe_and_of_every_defense_explains_itself_in_a_line() -> None:
     rows = describe()
     flags = [row.flag for row in rows]
     assert len(flags) == len(set(flags))
