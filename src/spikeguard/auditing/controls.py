@@ -270,17 +270,23 @@ def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
     return shares
 
 
-def second_attack(task: Task, state: State) -> SecondAttack:
-    """Attack the samples that black-box attacks broke, and gradients did not, once more by the strongest
-    gradients.
+def only_black_box(task: Task, state: State) -> Tensor:
+    """Rows that black-box attacks broke and gradients did not.
 
-    Only what they leave again says that gradients are masked. What the local search breaks counts on neither
-    side: gradients brought it near, but it follows none.
+    What the local search breaks counts on neither side: gradients brought it near, but it follows none.
     """
     broken = (state.by_family <= BROKEN * (state.clean > 0)) & (state.first_by >= 0)
     black = torch.tensor([f in BLACK for f in task.families], device=task.x.device)
     local = torch.tensor([f == LOCAL for f in task.families], device=task.x.device)
-    rows = torch.nonzero(broken[black].any(0) & ~broken[~black & ~local].any(0)).flatten()
+    return torch.nonzero(broken[black].any(0) & ~broken[~black & ~local].any(0)).flatten()
+
+
+def second_attack(task: Task, state: State) -> SecondAttack:
+    """Attack the samples that only black-box attacks broke once more, by the strongest gradients.
+
+    Only what they leave again says that gradients are masked.
+    """
+    rows = only_black_box(task, state)
     if not len(rows):
         return SecondAttack(0, len(task.x))
     small = subset(task, rows)
