@@ -67,11 +67,15 @@ def test_the_page_on_the_demos_seeds_is_that_of_its_record():
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel():
     tool, ids = tool_named("audit_panel"), frozenset(m.id for m in STANDARD)
     record = tool.PanelRecord.read(tool.OUT)
-    alone = tool.earned(record.networks, ids)
+    if record.suite == "suite-v1":  # made before the local search took the place of Square-5000
+        ids = (ids | {"square5000"}) - {"block1000", "square200"}
+    alone = tool.earned(record, ids)
     kept_for_masking = {"pgd40x2", "apgd50"}
-    assert {member for member, places in alone.items() if places} | tool.CONTROLS | kept_for_masking == ids
+    assert {member for member, places in alone.items() if places} | (
+        tool.CONTROLS | kept_for_masking
+    ) & ids == ids
     for row in record.networks.values():  # and together they break all that the whole suite broke
-        broken = {tool.SAME.get(m, m): b for m, b in row.broken.items()}
+        broken = record.broken(row)
         assert set().union(*broken.values()) == set().union(*(b for m, b in broken.items() if m in ids))
 
 

@@ -206,7 +206,7 @@ def _notes(record: BarsRecord) -> list[str]:
 
 def members_section(panel: PanelRecord) -> list[str]:
     """Which samples only one member breaks, and which members left the suite because they have none."""
-    alone = earned(panel.networks, frozenset(m.id for m in STANDARD))
+    alone = earned(panel, frozenset(m.id for m in STANDARD))
     tried = sum(row.images for row in panel.networks.values())
     lines = ["## Which samples only one member breaks", ""]
     lines += bullets(
@@ -218,14 +218,14 @@ def members_section(panel: PanelRecord) -> list[str]:
     kept = ", ".join(m.title for m in STANDARD if not alone.get(m.id))
     reserve = "; ".join(m.title for m in RESERVE)
     notes = [
-        f"Every member of `standard` in suite-v1 attacked {tried} images that are right without attack, of "
-        f"{len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "
+        f"Every member of `standard` in {panel.suite} attacked {tried} images that are right without attack, "
+        f"of {len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "
         "`tools/audit_panel.py`).",
         "Then, from the most expensive member down, each one that broke nothing which the others do not "
         "break "
         "left `standard` for the reserve, which `full` runs. The members that stay break all that the "
         "whole suite broke there.",
-        f"If the members are chosen without one network, they miss {lost(panel.networks)} of its samples, "
+        f"If the members are chosen without one network, they miss {lost(panel)} of its samples, "
         "summed over networks (without argmax, which only hard-label attacks can break).",
         f"Kept as controls or to measure masking: {kept}.",
         f"In the reserve ({len(RESERVE)}): {reserve}.",

@@ -210,6 +210,7 @@ BPDA_TARGETED = Member(
 FGSM = Member("fgsm", OWN, attacks.fgsm, all=True, title="FGSM")
 PGD_20 = Member("pgd20", OWN, attacks.pgd, {"steps": 20, "restarts": 1}, all=True, title="PGD-20")
 NOISE = Member("noise", "random", attacks.random_noise, {"tries": 10}, all=True, title="random noise")
+SQUARE_200 = Member("square200", "scores", attacks.square, {"queries": 200}, title="Square-200")
 
 QUICK = (
     NOISE,
@@ -249,7 +250,7 @@ QUICK = (
         title="PGD-10, NES, margin loss",
     ),
     _block_search(400),
-    Member("square200", "scores", attacks.square, {"queries": 200}, title="Square-200"),
+    SQUARE_200,
     Member("rays500", "labels", attacks.rays, {"queries": 500}, needs="no logits", title="RayS-500"),
 )
 
@@ -278,12 +279,11 @@ _THRESHOLD_FIRST = Member(
     needs="neurons",
     title="SA-PGD-30, threshold first",
 )
-_EXPENSIVE = (
+_COLD = (
     Member(
         "random-search1000", "random", attacks.random_search, {"queries": 1000}, title="random search-1000"
     ),
     Member("rays1000", "labels", attacks.rays, {"queries": 1000}, title="RayS-1000"),
-    Member("square5000", "scores", attacks.square, {"queries": 5000}, title="Square-5000"),
 )
 
 STANDARD = (
@@ -296,10 +296,11 @@ STANDARD = (
     _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
     _sapgd(100, 0.435, Atan(), start_from_first=True, restarts=RESTARTS),
     _block_search(1000),
-    *_EXPENSIVE,
+    SQUARE_200,
+    *_COLD,
 )
-"""Every member but the controls and the two that measure masking (``_LONG``) is the only one to break some
-sample of a network in ``results/audit-panel.json``.
+"""Every member but the controls (Square-200 among them), the two that measure masking (``_LONG``) and the
+local search is the only one to break some sample of a network in ``results/audit-panel.json``.
 """
 
 RESERVE = (
@@ -392,10 +393,11 @@ AUTOATTACK_RAND = (
 """AutoAttack's protocol for random models."""
 
 FULL = (
-    *(m for m in STANDARD if m not in _EXPENSIVE),
+    *(m for m in STANDARD if m not in _COLD),
     *RESERVE,
-    *_EXPENSIVE,
-    *AUTOATTACK[:-1],  # its Square is in STANDARD
+    *_COLD,
+    Member("square5000", "scores", attacks.square, {"queries": 5000}, title="Square-5000"),
+    *AUTOATTACK[:-1],  # its Square is the one above
     Member("pgd1000x5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True, title="PGD-1000 x 5"),
     _sapgd(1000, 0.435, Atan()),
     _block_search(10_000),
