@@ -89,6 +89,12 @@ class PanelRecord(Record):
             found[id] = found.get(id, frozenset()) | frozenset(samples)
         return found
 
+    @property
+    def standard(self) -> frozenset[str]:
+        """The members of ``standard`` when the panel was made, by their ids of today."""
+        ids = frozenset(m.id for m in STANDARD)
+        return (ids | {"square5000"}) - {"block1000", "square200"} if self.suite == "suite-v1" else ids
+
     def id_of_today(self, member: str) -> str:
         """The id that stands for a member of the panel."""
         return SAME.get(member, member) if self.suite == "suite-v1" else member
