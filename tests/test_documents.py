@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from narrow import present
+from torch import Tensor
 
-from spikeguard.auditing.suite import STANDARD
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import read_json
 from spikeguard.records.schema import AuditRecord
@@ -59,14 +60,38 @@ def test_the_page_on_the_demos_seeds_is_that_of_its_record() -> None:
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel() -> None:
     import audit_panel as tool
 
-    ids = frozenset(m.id for m in STANDARD)
     record = tool.PanelRecord.read(tool.OUT)
-    alone = tool.earned(record.networks, ids)
+    ids = record.standard
+    alone = tool.earned(record, ids)
     kept_for_masking = {"pgd40x2", "apgd50"}
-    assert {member for member, places in alone.items() if places} | tool.CONTROLS | kept_for_masking == ids
+    assert {member for member, places in alone.items() if places} | (
+        tool.CONTROLS | kept_for_masking
+    ) & ids == ids
     for row in record.networks.values():  # and together they break all that the whole suite broke
-        broken = {tool.SAME.get(m, m): b for m, b in row.broken.items()}
+        broken = record.broken(row)
         assert set().union(*broken.values()) == set().union(*(b for m, b in broken.items() if m in ids))
+
+
+def test_in_the_panel_a_warm_member_starts_at_the_best_point_that_broke_nothing() -> None:
+    import audit_panel as tool
+
+    def model(x: Tensor) -> Tensor:
+        return torch.cat([torch.full_like(x, 0.5), x], 1)
+
+    near, y = tool.Near(torch.zeros(3, 1)), torch.zeros(3, dtype=torch.long)
+    near.note(model, torch.tensor([[0.3], [0.2], [0.9]]), y, torch.tensor([False, False, True]))
+    near.note(model, torch.tensor([[0.1], [0.4], [0.1]]), y, torch.tensor([False, False, False]))
+    assert near.x.flatten().tolist() == pytest.approx([0.3, 0.4, 0.1])
+
+
+def test_a_panel_of_the_present_suite_reads_its_members_by_their_own_names() -> None:
+    import audit_panel as tool
+
+    row = tool.PanelRow(2, {"sapgd100-assg-atan0.435": (0,), "sapgd100x3-assg-atan0.435": (1,)})
+    old, new = tool.PanelRecord.read(tool.OUT), tool.PanelRecord.read(tool.OUT)
+    new = replace(new, suite="suite-v3")
+    assert old.broken(row) == {"sapgd100x3-assg-atan0.435": frozenset({0, 1})}
+    assert set(new.broken(row)) == set(row.broken)
 
 
 def test_the_bars_of_the_audit_hold_in_their_record() -> None:

@@ -22,7 +22,7 @@ from audit_panel import OUT as PANEL
 from audit_panel import PanelRecord, earned, lost
 
 import spikeguard as sg
-from spikeguard.auditing.suite import FULL, RESERVE, STANDARD
+from spikeguard.auditing.suite import FULL, RESERVE, STANDARD, VERSION
 from spikeguard.data.images import Images
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.files import write_bytes
@@ -206,7 +206,8 @@ def _notes(record: BarsRecord) -> list[str]:
 
 def members_section(panel: PanelRecord) -> list[str]:
     """Which samples only one member breaks, and which members left the suite because they have none."""
-    alone = earned(panel.networks, frozenset(m.id for m in STANDARD))
+    alone = earned(panel, panel.standard)
+    known = {panel.id_of_today(m) for row in panel.networks.values() for m in row.broken}
     tried = sum(row.images for row in panel.networks.values())
     lines = ["## Which samples only one member breaks", ""]
     lines += bullets(
@@ -215,21 +216,27 @@ def members_section(panel: PanelRecord) -> list[str]:
         for member, places in alone.items()
         if places
     )
-    kept = ", ".join(m.title for m in STANDARD if not alone.get(m.id))
-    reserve = "; ".join(m.title for m in RESERVE)
+    kept = ", ".join(m.title for m in STANDARD if m.id in panel.standard and not alone.get(m.id))
+    reserve = [m.title for m in RESERVE if m.id in known]
     notes = [
-        f"Every member of `standard` in suite-v1 attacked {tried} images that are right without attack, of "
-        f"{len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "
+        f"Every member of `standard` in {panel.suite} attacked {tried} images that are right without attack, "
+        f"of {len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "
         "`tools/audit_panel.py`).",
         "Then, from the most expensive member down, each one that broke nothing which the others do not "
         "break "
         "left `standard` for the reserve, which `full` runs. The members that stay break all that the "
         "whole suite broke there.",
-        f"If the members are chosen without one network, they miss {lost(panel.networks)} of its samples, "
+        f"If the members are chosen without one network, they miss {lost(panel)} of its samples, "
         "summed over networks (without argmax, which only hard-label attacks can break).",
         f"Kept as controls or to measure masking: {kept}.",
-        f"In the reserve ({len(RESERVE)}): {reserve}.",
+        f"In the reserve ({len(reserve)}): {'; '.join(reserve)}.",
     ]
+    if panel.suite != VERSION:
+        notes.append(
+            f"This panel is of {panel.suite}. In {VERSION} the local search attacks from the best points of "
+            "all gradients and takes the place of Square-5000, which `full` still runs; its panel is not "
+            "made yet."
+        )
     return [*lines, "", "Notes:", "", *bullets(notes), ""]
 
 

@@ -2,8 +2,8 @@
 
 python tools/audit_panel.py FOLDER    (without FOLDER: print which samples only one member breaks)
 
-FOLDER holds the runs `vanilla`, `tgo`, `at`, `at-tgo`, see tools/audit_bars.py. The same command continues
-where an earlier one stopped.
+FOLDER holds the runs `vanilla`, `tgo`, `at`, `at-tgo`, see tools/audit_bars.py. The panel grows in
+FOLDER/audit-panel.json, where the same command continues; complete, it replaces the one in results.
 
 A member earns its place in the suite by a sample that no other one breaks. The record says which samples each
 breaks; ``earned`` prunes, from the most expensive member down.
@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.auditing import run as runner
 from spikeguard.auditing.scoring import fresh_draws
-from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, Member, members
+from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, VERSION, Member, members
 from spikeguard.auditing.witnesses import keep
 from spikeguard.data.images import Images
+from spikeguard.losses import margin
 from spikeguard.models import Model, eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
@@ -36,7 +38,7 @@ from spikeguard.runtime.machine import Machine, machine
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "audit-panel.json"
-SAME = {  # members of the record that suite-v2 runs with restarts, or under another name
+SAME = {  # members of the panel of suite-v1 that later suites run with restarts, or under another name
     id_of("AutoAttack Square"): id_of("Square-5000"),
     **{
         id_of(f"SA-PGD-100 ASSG {settings}"): id_of(f"SA-PGD-100 x 3 ASSG {settings}")
@@ -54,7 +56,7 @@ FOREIGN = (
     "argmax",
     "random shift",
 )
-CONTROLS = frozenset({"noise", "fgsm", "pgd20"})
+CONTROLS = frozenset({"noise", "fgsm", "pgd20", "square200"})
 """They stay whatever they break: masking and flags need them."""
 ALL = frozenset(m.id for m in FULL)
 
@@ -77,6 +79,25 @@ class PanelRecord(Record):
     kind: ClassVar[str] = "audit panel"
     machine: Machine
     networks: dict[str, PanelRow] = field(default_factory=dict)
+    suite: str = "suite-v1"
+
+    def broken(self, row: PanelRow) -> dict[str, frozenset[int]]:
+        """By id of today, the samples of a row that a member breaks."""
+        found: dict[str, frozenset[int]] = {}
+        for member, samples in row.broken.items():
+            id = self.id_of_today(member)
+            found[id] = found.get(id, frozenset()) | frozenset(samples)
+        return found
+
+    @property
+    def standard(self) -> frozenset[str]:
+        """The members of ``standard`` when the panel was made, by their ids of today."""
+        ids = frozenset(m.id for m in STANDARD)
+        return (ids | {"square5000"}) - {"block1000", "square200"} if self.suite == "suite-v1" else ids
+
+    def id_of_today(self, member: str) -> str:
+        """The id that stands for a member of the panel."""
+        return SAME.get(member, member) if self.suite == "suite-v1" else member
 
 
 Place = tuple[str, Callable[[], Model], float, Images]
@@ -116,7 +137,8 @@ def _noisy(run: Path) -> Classifier:
 def attack_all(net: Model, eps: float, images: Images, more: Sequence[Member]) -> PanelRow:
     """The samples that each member breaks, and its seconds.
 
-    All members attack all samples that are right without attack.
+    All members attack all samples that are right without attack. A warm member starts at the best point of
+    those before it that does not break the sample: as if they had all failed there.
     """
     x, y, threat = images.pixels(), images.y, sg.Linf(eps)
     with eval_mode(net), torch.no_grad():
@@ -126,11 +148,12 @@ def attack_all(net: Model, eps: float, images: Images, more: Sequence[Member]) -
     has_gradient = net(x[:2].requires_grad_()).requires_grad
     traits = runner.traits(net, random, *(() if has_gradient else ("no gradient",)))
     chosen = members("full", threat, traits | {"no gradient", "no logits"})[0]
-    row = PanelRow(int(right.sum()))
+    row, near = PanelRow(int(right.sum())), Near(x)
     for member in [*(m for m in chosen if m in (*STANDARD, *RESERVE)), *more]:
         begun = time.perf_counter()
         try:
-            got = member.run(net, x, y, threat, 0, torch.arange(len(x)), draws=4 if random else 1)
+            eot = 4 if random else 1
+            got = member.run(net, x, y, threat, 0, torch.arange(len(x)), near.x, draws=eot)
         except Exception as error:  # a member that cannot attack this network breaks nothing
             row.failed[member.id] = str(error)[:200]
             continue
@@ -140,24 +163,41 @@ def attack_all(net: Model, eps: float, images: Images, more: Sequence[Member]) -
                 if random
                 else keep(net, x, y, got.x, got.broken, threat)[1]
             )
+        near.note(net, got.x, y, broken)
         row.broken[member.id] = tuple(torch.nonzero(broken).flatten().tolist())
         row.seconds[member.id] = round(time.perf_counter() - begun, 2)
         print(f"  {member.title}: {int(broken.sum())} of {len(x)}, {row.seconds[member.id]} s", flush=True)
     return row
 
 
-def earned(networks: Mapping[str, PanelRow], pool: frozenset[str] = ALL) -> dict[str, list[str]]:
-    """For each member that stays, the networks where only it breaks a sample, of the members that stay."""
+class Near:
+    """Each sample's point ``x`` of highest margin among those that do not break it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.margin = x.clone(), torch.full((len(x),), -torch.inf)
+
+    def note(self, net: Model, x: Tensor, y: Tensor, broken: Tensor) -> None:
+        """Take over points of higher margin."""
+        with eval_mode(net), torch.no_grad():
+            value = margin(net(x), y)
+        closer = ~broken & (value > self.margin)
+        self.x[closer], self.margin[closer] = x[closer], value[closer]
+
+
+def earned(record: PanelRecord, pool: frozenset[str] = ALL, without: str = "") -> dict[str, list[str]]:
+    """For each member that stays, the places where only it breaks a sample, of the members that stay.
+
+    ``without``: a network whose places do not count.
+    """
+    networks = {place: row for place, row in record.networks.items() if network(place) != without}
     samples = {
-        (place, k): {
-            SAME.get(m, m) for m, broke in row.broken.items() if SAME.get(m, m) in pool and k in broke
-        }
+        (place, k): {m for m, broke in record.broken(row).items() if m in pool and k in broke}
         for place, row in networks.items()
         for k in range(row.images)
     }
     cost: dict[str, float] = {}
     for row in networks.values():
-        for name, seconds in ((SAME.get(m, m), s) for m, s in row.seconds.items()):
+        for name, seconds in ((record.id_of_today(m), s) for m, s in row.seconds.items()):
             if name in pool:
                 cost[name] = cost.get(name, 0.0) + seconds
     left = set(cost)
@@ -176,33 +216,39 @@ def network(place: str) -> str:
     return place.split(" at ")[0].removesuffix(", other images")
 
 
-def lost(networks: Mapping[str, PanelRow]) -> int:
+def lost(record: PanelRecord) -> int:
     """Samples that some member breaks, but not a suite that was pruned without their network."""
     missing = 0
-    for name, row in networks.items():
+    for name, row in record.networks.items():
         if name.startswith("argmax"):
             continue
-        kept = set(earned({k: v for k, v in networks.items() if network(k) != network(name)}))
+        kept = set(earned(record, without=network(name)))
+        broken = record.broken(row)
         missing += len(
-            set().union(*row.broken.values())
-            - set().union(*(set(b) for m, b in row.broken.items() if SAME.get(m, m) in kept))
+            frozenset().union(*broken.values())
+            - frozenset().union(*(samples for m, samples in broken.items() if m in kept))
         )
     return missing
 
 
 def main() -> None:
-    record = PanelRecord.read(OUT) if OUT.exists() else PanelRecord(machine())
     if len(sys.argv) < 2:
-        for name, places in earned(record.networks).items():
-            print(f"{name}: {', '.join(f'{p} ({places.count(p)})' for p in dict.fromkeys(places)) or '-'}")
+        for name, found in earned(PanelRecord.read(OUT)).items():
+            print(f"{name}: {', '.join(f'{p} ({found.count(p)})' for p in dict.fromkeys(found)) or '-'}")
         return
-    for name, make, eps, images in panel(Path(sys.argv[1])):
+    folder = Path(sys.argv[1])
+    grows = folder / OUT.name
+    record = PanelRecord.read(grows) if grows.exists() else PanelRecord(machine(), suite=VERSION)
+    if record.suite != VERSION:
+        sys.exit(f"{grows} is a panel of {record.suite}: move it away first")
+    for name, make, eps, images in panel(folder):
         if name not in record.networks:
             print(name, flush=True)
             more = AUTOATTACK if name.endswith(" at 8/255") and len(images) > FEWER else ()
             row = attack_all(make(), eps, images, more)
             record = replace(record, networks={**record.networks, name: row})
-            record.write(OUT)
+            record.write(grows)
+    record.write(OUT)
 
 
 if __name__ == "__main__":

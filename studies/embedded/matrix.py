@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from spikeguard import defenses as d
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST, AdaptiveAttack
-from spikeguard.auditing.suite import FULL, QUICK, STANDARD, Member, member_of
+from spikeguard.auditing.suite import FULL, LOCAL, QUICK, STANDARD, Member, member_of
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.defenses.crafting import ADVERSARY as ADVERSARY
 from spikeguard.gradients import BPDA
@@ -29,7 +29,7 @@ BPDA_40 = AdaptiveAttack(
     BPDA(Atan(4.0)),
     "The backward pass steps over the rounding.",
 )
-MORE_AT_LAST = tuple(m for m in FULL if m not in STANDARD and (m in QUICK or m in MORE))
+MORE_AT_LAST = tuple(m for m in FULL if m not in STANDARD and m.family != LOCAL and (m in QUICK or m in MORE))
 
 GUARD = DEMO_GUARD
 TWIN = d.ANNTwin.row.name

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard.attacks import Attacked
 from spikeguard.attacks.batch import Batch
+from spikeguard.attacks.block_search import block_search
 from spikeguard.attacks.cw import cw, cw_minimal
 from spikeguard.attacks.fab import boundary_step, fab, minimal
 from spikeguard.attacks.random_search import random_noise, random_search, uniform_in_ball
@@ -33,6 +34,9 @@ CASES: dict[str, tuple[Kind, Callable[..., Attacked]]] = {
     "rays l1": (sg.L1, lambda *a, **k: rays(*a, queries=60, **k)),
     "square l2": (sg.L2, lambda *a, **k: square(*a, queries=60, **k)),
     "square l1": (sg.L1, lambda *a, **k: square(*a, queries=60, **k)),
+    "block linf": (sg.Linf, lambda *a, **k: block_search(*a, queries=30, **k)),
+    "block l2": (sg.L2, lambda *a, **k: block_search(*a, queries=30, **k)),
+    "block l1": (sg.L1, lambda *a, **k: block_search(*a, queries=30, **k)),
     "noise linf": (sg.Linf, lambda *a, **k: random_noise(*a, **k)),
     "noise l2": (sg.L2, lambda *a, **k: random_noise(*a, **k)),
     "noise l1": (sg.L1, lambda *a, **k: random_noise(*a, **k)),
@@ -130,6 +134,9 @@ SEARCHES: dict[str, tuple[str, Callable[..., Attacked], float]] = {
     "square linf": ("linf", lambda *a: square(*a, queries=600), 0.8),
     "square l2": ("l2", lambda *a: square(*a, queries=600), 0.6),
     "square l1": ("l1", lambda *a: square(*a, queries=600), 0.8),
+    "block linf": ("linf", lambda *a: block_search(*a, queries=200), 0.9),
+    "block l2": ("l2", lambda *a: block_search(*a, queries=400), 0.8),
+    "block l1": ("l1", lambda *a: block_search(*a, queries=300), 0.8),
     "random search linf": ("linf", lambda *a: random_search(*a, queries=300), 0.8),
     "random search l2": ("l2", lambda *a: random_search(*a, queries=300), 0.8),
     "random search l1": ("l1", lambda *a: random_search(*a, queries=300), 0.8),

@@ -29,6 +29,8 @@ RELATIVES: dict[str, Estimator] = {
     "PDSG": sg.gradients.PDSG(),
     "random": sg.gradients.RandomSurrogate(),
     "BPDA": sg.gradients.BPDA(sg.surrogates.Atan(4.0)),
+    "learned blend": sg.gradients.LearnedBlend(),
+    "activity": sg.gradients.Activity(),
     "threshold first": sg.gradients.ThresholdFirst(pull=2),
     "differences": sg.gradients.ZerothOrder(samples=20),
 }

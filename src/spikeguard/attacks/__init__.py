@@ -1,6 +1,7 @@
 """Attacks: one file a step rule."""
 
 from spikeguard.attacks.apgd import apgd
+from spikeguard.attacks.block_search import block_search
 from spikeguard.attacks.cw import cw
 from spikeguard.attacks.fab import fab
 from spikeguard.attacks.loop import Attacked
@@ -19,6 +20,7 @@ __all__ = [
     "apgd",
     "apgd_targeted",
     "bim",
+    "block_search",
     "cw",
     "fab",
     "fgsm",

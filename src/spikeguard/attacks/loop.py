@@ -90,9 +90,14 @@ class Best:
         """Rows that are not broken yet."""
         return torch.nonzero(~self.broken).flatten()
 
-    def note(self, rows: Tensor, x: Tensor, loss: Tensor, broken: Tensor, step: int = -1) -> None:
-        """Take over points that break their sample or have a higher loss, found at ``step``."""
-        better = broken | (loss > self.loss[rows])
+    def note(
+        self, rows: Tensor, x: Tensor, loss: Tensor, broken: Tensor, step: int = -1, ties: bool = False
+    ) -> None:
+        """Take over points that break their sample or have a higher loss, found at ``step``.
+
+        ``ties``: those of equal loss, too.
+        """
+        better = broken | (loss > self.loss[rows]) | (ties & (loss == self.loss[rows]))
         chosen = rows[better]
         self.x[chosen], self.loss[chosen] = x[better], loss[better]
         self.broken[rows[broken]] = True
@@ -221,26 +226,47 @@ Propose = Callable[[Batch, Tensor, int], Tensor]
 """Points to query ``[N, ...]``, from the batch, its best points so far and the number of the query."""
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which points a search by queries keeps, beside those that raise the margin or break their sample.
+
+    ``start``: the first proposal replaces the clean image, whatever its margin. ``ties``: points of equal
+    margin, so that a search may cross a plateau. ``first``: points ``[N, ...]`` that are queried before all
+    proposals; the search begins there if their margin is higher.
+    """
+
+    start: bool = False
+    ties: bool = False
+    first: Tensor | None = None
+
+
 def search_by_queries(
-    model: Model, batch: Batch, queries: int, propose: Propose, always_keep_first: bool = False
+    model: Model, batch: Batch, queries: int, propose: Propose, keep: Keep | None = None
 ) -> Attacked:
     """Query proposed points, projected on the budget; keep those that raise the margin. No gradients.
 
-    A sample leaves once it is broken. ``always_keep_first``: the first proposal replaces the clean image,
-    whatever its margin. A stochastic model is judged by one draw a query.
+    A sample leaves once it is broken. A stochastic model is judged by one draw a query.
     """
+    keep = keep or Keep()
     with eval_mode(model), torch.no_grad():
         check_logits(model, batch.x, batch.y)
         best = Best(batch, model(batch.x), margin)
+
+        def note(rows: Tensor, candidate: Tensor, step: int) -> None:
+            y = batch.y[rows]
+            logits = model(candidate)
+            best.forwards += len(rows)
+            best.note(rows, candidate, margin(logits, y), logits.argmax(1) != y, step, keep.ties)
+
+        if keep.first is not None and len(rows := best.standing()):
+            note(rows, batch.select(rows).project(keep.first[rows]), 0)
         for query in range(queries):
             rows = best.standing()
             if not len(rows):
                 break
             part = batch.select(rows)
             candidate = part.project(propose(part, best.x[rows], query))
-            logits = model(candidate)
-            best.forwards += len(rows)
-            if query == 0 and always_keep_first:
+            if query == 0 and keep.start:
                 best.loss[rows] = -math.inf
-            best.note(rows, candidate, margin(logits, part.y), logits.argmax(1) != part.y, query + 1)
+            note(rows, candidate, query + 1)
     return best.result(batch)

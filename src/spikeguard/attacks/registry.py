@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from spikeguard.attacks.apgd import apgd
+from spikeguard.attacks.block_search import block_search
 from spikeguard.attacks.cw import cw
 from spikeguard.attacks.fab import fab
 from spikeguard.attacks.loop import Attacked
@@ -67,6 +68,7 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
             Attack(targeted),
             Attack(fab),
             Attack(cw, ("l2",)),
+            Attack(block_search),
             Attack(square),
             Attack(rays),
             Attack(random_search),

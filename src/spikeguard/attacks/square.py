@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spikeguard.attacks.batch import Batch
-from spikeguard.attacks.loop import Attacked, search_by_queries
+from spikeguard.attacks.loop import Attacked, Keep, search_by_queries
 from spikeguard.attacks.random_search import check_image_search
 from spikeguard.models import Model
 from spikeguard.random import draws
@@ -62,7 +62,7 @@ def square(
         return proposal(Query(part, best, draws.key(seed, "square", query), query))
 
     # under L2 and L1 squares pass on the budget of the first proposal, so that it must be kept
-    return search_by_queries(model, batch, queries, propose, always_keep_first=not isinstance(threat, Linf))
+    return search_by_queries(model, batch, queries, propose, Keep(start=not isinstance(threat, Linf)))
 
 
 @dataclass(frozen=True)

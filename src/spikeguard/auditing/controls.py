@@ -15,8 +15,8 @@ from spikeguard.attacks import Attacked
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.run import BROKEN, Task, kept
 from spikeguard.auditing.scoring import fresh_draws
-from spikeguard.auditing.state import ROBUST, State
-from spikeguard.auditing.suite import BLACK
+from spikeguard.auditing.state import State
+from spikeguard.auditing.suite import BLACK, LOCAL
 from spikeguard.errors import Interrupted
 from spikeguard.gradients import ASSG, BPDA, EOT, Estimator, Own, SwapSurrogate
 from spikeguard.gradients.surrogate import known
@@ -270,15 +270,23 @@ def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
     return shares
 
 
+def only_black_box(task: Task, state: State) -> Tensor:
+    """Rows that black-box attacks broke and gradients did not.
+
+    What the local search breaks counts on neither side: gradients brought it near, but it follows none.
+    """
+    broken = (state.by_family <= BROKEN * (state.clean > 0)) & (state.first_by >= 0)
+    black = torch.tensor([f in BLACK for f in task.families], device=task.x.device)
+    local = torch.tensor([f == LOCAL for f in task.families], device=task.x.device)
+    return torch.nonzero(broken[black].any(0) & ~broken[~black & ~local].any(0)).flatten()
+
+
 def second_attack(task: Task, state: State) -> SecondAttack:
     """Attack the samples that only black-box attacks broke once more, by the strongest gradients.
 
     Only what they leave again says that gradients are masked.
     """
-    black = torch.tensor([m.family in BLACK for m in task.members], device=task.x.device)
-    first, second = state.first_by, state.second_by
-    only = (first >= 0) & black[first.clamp(min=0)] & ((second == ROBUST) | black[second.clamp(min=0)])
-    rows = torch.nonzero(only).flatten()
+    rows = only_black_box(task, state)
     if not len(rows):
         return SecondAttack(0, len(task.x))
     small = subset(task, rows)

@@ -8,7 +8,7 @@ import torch
 
 from spikeguard.auditing.run import Task
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import BLACK, OWN, PGD_20
+from spikeguard.auditing.suite import BLACK, LOCAL, OWN, PGD_20
 from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow
 
 MARKS = (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000)
@@ -19,13 +19,13 @@ def masking(task: Task, state: State) -> Masking | None:
     """The gap between PGD-20 with the model's own gradient and the worst case, in three parts.
 
     optimizer: what longer attacks with the own gradient take; gradient: what other gradients take; rest: what
-    needs no gradient. None where the suite has no PGD-20 on all images.
+    needs no gradient, the local search among it. None where the suite has no PGD-20 on all images.
     """
     if PGD_20.id not in state.alone or OWN not in task.families:
         return None
     valid = state.first_by != CLEAN_WRONG
     worst = state.by_family[:, valid]
-    black = torch.tensor([f in BLACK for f in task.families], device=worst.device)
+    black = torch.tensor([f in (*BLACK, LOCAL) for f in task.families], device=worst.device)
     n = len(task.x)
 
     def left(rows: torch.Tensor) -> float:
@@ -42,7 +42,8 @@ def masking(task: Task, state: State) -> Masking | None:
 def without_each_family(task: Task, state: State) -> dict[str, float]:
     """Accuracy if a family had been left out, by family.
 
-    It is exact: the other families attack every sample until two families have broken it.
+    It is exact: the other families attack every sample until two families have broken it. Only what is warm
+    attacks no sample that another member has broken, so that it stands in for nobody.
     """
     valid, shares = state.first_by != CLEAN_WRONG, {}
     for number, family in enumerate(task.families):
@@ -83,17 +84,18 @@ def member_rows(task: Task, state: State) -> tuple[MemberRow, ...]:
 
 
 def convergence(task: Task, state: State) -> Convergence | None:
-    """Samples that the longest attack breaks by each step (all restarts together).
+    """Samples that the local search breaks by each query; where none ran, the longest attack by each step
+    (all restarts together).
 
-    None if no attack counts steps. It attacks only samples that are unbroken until then.
+    None if no attack counts steps, and for a random model, whose samples have no first broken step. It
+    attacks only samples that are unbroken until then.
     """
-    counted = [m for m in task.members if m.id in state.steps and m.steps]
+    counted = [m for m in task.members if m.id in state.attempted and m.steps and not task.random]
     if not counted:
         return None
-    longest = max(
-        reversed(counted), key=lambda m: m.steps
-    )  # of equals the last, which has the fewest samples
-    counts, steps = state.steps[longest.id], longest.steps
+    # the local search has the last word; of equals the last member, which has the fewest samples
+    longest = max(reversed(counted), key=lambda m: (m.family == LOCAL, m.steps))
+    counts, steps = state.steps.get(longest.id, []), longest.steps
     marks = sorted({k for k in MARKS if k <= steps} | {steps // 2, steps})
     points = tuple((k, sum(counts[: k + 1])) for k in marks)
     last = (points[-1][1] - sum(counts[: steps // 2 + 1])) / len(task.x)

@@ -158,7 +158,8 @@ KINDS: dict[str, Kind] = {
     ),
     "not-converged": Kind(
         "warning",
-        "The last doubling of the longest attack's steps broke more than half a point.",
+        "The second half of the local search's queries (without one: of the longest attack's steps) broke "
+        "more than half a point.",
         "More steps would break more.",
         "Run with more effort, and quote the number as the upper bound that it is.",
     ),

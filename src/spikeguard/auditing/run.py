@@ -183,6 +183,8 @@ def _targets(task: Task, state: State, member: Member, chunk: Tensor) -> Tensor:
         return valid
     if member.exact:
         return valid & ~mine
+    if member.warm:
+        return valid & ~broken.any(0)
     return valid & ~mine & (broken.sum(0) < FAMILIES_NEEDED)
 
 

@@ -27,7 +27,9 @@ from spikeguard.gradients import (
     HART,
     PDSG,
     RGA,
+    Activity,
     Estimator,
+    LearnedBlend,
     MeanField,
     NoiseFree,
     Own,
@@ -44,7 +46,7 @@ from spikeguard.records.schema import Settings
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 from spikeguard.threat import Threat
 
-VERSION = "suite-v2"
+VERSION = "suite-v3"
 Effort = Literal["quick", "standard", "full", "autoattack"]
 EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, "autoattack": 1000}
 """Number of images that an effort is meant for (None: all).
@@ -53,6 +55,8 @@ EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, 
 """
 OWN, OTHER, ADAPTIVE = "own gradient", "other surrogates", "adaptive sharpness"
 BLACK = ("random", "scores", "labels", "transfer")
+LOCAL = "local search"
+"""The family that searches around the best points of all others, without a gradient of its own."""
 EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20, "autoattack": 20}
 """Gradients averaged in each step against a random model."""
 
@@ -63,8 +67,9 @@ class Member:
 
     ``needs``: 'neurons' (of this library), 'noise' (a random model), 'no gradient' or 'no logits' (only then
     is it worth its cost). ``all``: it attacks every sample, so that it has an accuracy of its own; ``exact``:
-    every sample that its own family has not broken. ``warm``: it starts at the best point so far. ``title``:
-    its name for readers; ``key``: what its random numbers depend on beside the seed. Both default to the id.
+    every sample that its own family has not broken. ``warm``: it starts at the best point so far, and attacks
+    only what no member has broken. ``title``: its name for readers; ``key``: what its random numbers depend
+    on beside the seed. Both default to the id.
 
     >>> mine = sg.auditing.Member("pgd-long", "own gradient", sg.pgd, {"steps": 500, "restarts": 2})
     >>> mine.title
@@ -127,8 +132,9 @@ class Member:
 
     @property
     def steps(self) -> int:
-        """Steps of all restarts together; 0 for an attack that does not count steps."""
-        return int(str(self.settings.get("steps", 0))) * self.restarts
+        """Steps of all restarts together, or queries of the local search; else 0."""
+        count = self.settings.get("queries" if self.family == LOCAL else "steps", 0)
+        return int(str(count)) * self.restarts
 
     def as_dict(self) -> Settings:
         """What the suite's hash is made of."""
@@ -185,6 +191,14 @@ def _pgd(
     return Member(id, family, attacks.pgd, settings, gradient, needs=needs, exact=exact, title=title)
 
 
+def _block_search(queries: int) -> Member:
+    """The local search from the best points so far."""
+    title = f"block search-{queries}"
+    return Member(
+        f"block{queries}", LOCAL, attacks.block_search, {"queries": queries}, warm=True, title=title
+    )
+
+
 BPDA_TARGETED = Member(
     "apgd20-bpda-targeted3",
     "bpda",
@@ -196,6 +210,7 @@ BPDA_TARGETED = Member(
 FGSM = Member("fgsm", OWN, attacks.fgsm, all=True, title="FGSM")
 PGD_20 = Member("pgd20", OWN, attacks.pgd, {"steps": 20, "restarts": 1}, all=True, title="PGD-20")
 NOISE = Member("noise", "random", attacks.random_noise, {"tries": 10}, all=True, title="random noise")
+SQUARE_200 = Member("square200", "scores", attacks.square, {"queries": 200}, title="Square-200")
 
 QUICK = (
     NOISE,
@@ -234,7 +249,8 @@ QUICK = (
         needs="no gradient",
         title="PGD-10, NES, margin loss",
     ),
-    Member("square200", "scores", attacks.square, {"queries": 200}, title="Square-200"),
+    _block_search(400),
+    SQUARE_200,
     Member("rays500", "labels", attacks.rays, {"queries": 500}, needs="no logits", title="RayS-500"),
 )
 
@@ -263,12 +279,11 @@ _THRESHOLD_FIRST = Member(
     needs="neurons",
     title="SA-PGD-30, threshold first",
 )
-_EXPENSIVE = (
+_COLD = (
     Member(
         "random-search1000", "random", attacks.random_search, {"queries": 1000}, title="random search-1000"
     ),
     Member("rays1000", "labels", attacks.rays, {"queries": 1000}, title="RayS-1000"),
-    Member("square5000", "scores", attacks.square, {"queries": 5000}, title="Square-5000"),
 )
 
 STANDARD = (
@@ -280,10 +295,12 @@ STANDARD = (
     _sapgd(100, 0.435, Atan(), restarts=RESTARTS),
     _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
     _sapgd(100, 0.435, Atan(), start_from_first=True, restarts=RESTARTS),
-    *_EXPENSIVE,
+    _block_search(1000),
+    SQUARE_200,
+    *_COLD,
 )
-"""Every member but the controls and the two that measure masking (``_LONG``) is the only one to break some
-sample of a network in ``results/audit-panel.json``.
+"""Every member but the controls (Square-200 among them), the two that measure masking (``_LONG``) and the
+local search is the only one to break some sample of a network in ``results/audit-panel.json``.
 """
 
 RESERVE = (
@@ -313,6 +330,8 @@ RESERVE = (
     _pgd(20, "rates", ("hart", "HART"), HART(0.5), "neurons"),
     _pgd(20, "rates", ("rga", "RGA"), RGA(), "neurons"),
     _pgd(20, "rates", ("bptr", "BPTR"), BPTR(), "neurons"),
+    _pgd(20, "blends", ("learned-blend", "learned blend"), LearnedBlend()),
+    _pgd(20, "activity", ("activity", "extreme activity"), Activity(), "neurons"),
     _pgd(20, "soft spikes", ("mean-field", "mean field"), MeanField(), "neurons"),
     _pgd(20, "soft spikes", ("soft-spikes", "soft spikes"), SoftSpikes(), "neurons"),
     _pgd(20, "soft spikes", ("noise-free", "noise-free copy"), NoiseFree(Atan(4.0)), "noise"),
@@ -374,15 +393,17 @@ AUTOATTACK_RAND = (
 """AutoAttack's protocol for random models."""
 
 FULL = (
-    *(m for m in STANDARD if m not in _EXPENSIVE),
+    *(m for m in STANDARD if m not in _COLD),
     *RESERVE,
-    *_EXPENSIVE,
-    *AUTOATTACK[:-1],  # its Square is in STANDARD
+    *_COLD,
+    Member("square5000", "scores", attacks.square, {"queries": 5000}, title="Square-5000"),
+    *AUTOATTACK[:-1],  # its Square is the one above
     Member("pgd1000x5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True, title="PGD-1000 x 5"),
     _sapgd(1000, 0.435, Atan()),
+    _block_search(10_000),
 )
 C_AND_W = Member("cw100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True, title="C&W-100")
-OTHER_NORMS = "sparse steps; square and rays"
+OTHER_NORMS = "sparse steps; square and rays; shares for blocks"
 """What attacks do under L2 and L1; every change of it changes the hash of the suites there."""
 SUITES: dict[str, Sequence[Member]] = {
     "quick": QUICK,
@@ -431,21 +452,23 @@ def members(
 ) -> tuple[list[Member], dict[str, str]]:
     """The members that attack a model with these traits under this threat, and the reason for each left out.
 
-    ``adaptive``: the attacks made for the model's own defenses; they come last, if the effort does not have
-    them.
+    ``adaptive``: the attacks made for the model's own defenses, if the effort does not have them. What an
+    effort gets beside its suite comes before the last local search, which starts at the best points of all.
     """
     chosen, left = [], {}
-    rows = list(SUITES[effort])
+    rows, more = list(SUITES[effort]), list[Member]()
     if effort != "autoattack":
         own = sorted(map(member_of, adaptive), key=lambda m: FULL.index(m) if m in FULL else len(FULL))
         for member in own:
-            if not any(row.covers(member) for row in rows):
-                rows.append(member)
+            if not any(row.covers(member) for row in (*rows, *more)):
+                more.append(member)
     if "noise" in traits and effort in ("full", "autoattack"):
-        rows = [m for m in rows if m not in AUTOATTACK] + list(AUTOATTACK_RAND)
+        rows = [m for m in rows if m not in AUTOATTACK]
+        more.extend(AUTOATTACK_RAND)
     if threat.norm == "l2" and effort in ("standard", "full"):
-        rows.append(C_AND_W)
-    for member in [*rows, *extra]:
+        more.append(C_AND_W)
+    at = max((k for k, m in enumerate(rows) if m.family == LOCAL), default=len(rows))
+    for member in [*rows[:at], *more, *extra, *rows[at:]]:
         if member.needs and member.needs not in traits:
             left[member.id] = REASONS[member.needs]
         else:

@@ -11,15 +11,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikeguard.attacks import targeted
+from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.errors import UserError
-from spikeguard.gradients import Own
+from spikeguard.gradients import ASSG
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.tap import tap
-from spikeguard.surrogates import Stretched
+from spikeguard.surrogates import Stretched, Triangle
 
 EVERY = 10  # steps from one reading of the potentials to the next
 STAYS = 0.5  # share of the old mean that stays
@@ -42,13 +42,13 @@ class FittedSurrogate(Defense):
     formula: ClassVar[str] = "sharpness = 1 / (reach mean |u|)"
     source: ClassVar[str] = "ours"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "sapgd50-own-targeted3",
-        "SA-PGD-50, own gradient, 3 target classes",
-        targeted,
-        {"rule": "sapgd", "steps": 50, "targets": 3, "loss": "margin"},
-        Own(),
-        "The widths that training fitted stay with the network: its own backward pass fits its "
-        "potentials layer by layer.",
+        "sapgd50-assg-triangle1.6-first-margin",
+        "SA-PGD-50, ASSG triangle 1.6 from the first potentials, margin loss",
+        sapgd,
+        {"steps": 50, "loss": "margin"},
+        ASSG(1.6, Triangle(), start_from_first=True),
+        "The network hides from the wide surrogate that training fitted, which stays with it: a narrow "
+        "one, fitted anew to every neuron, is near the true step.",
     )
     row: ClassVar[StudyRow] = StudyRow("fitted surrogate")
     reads: ClassVar[bool] = True

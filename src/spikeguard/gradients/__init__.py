@@ -1,9 +1,11 @@
 """Where attacks get input gradients from: one estimator a class, to pass as ``gradient=`` of an attack."""
 
+from spikeguard.gradients.activity import Activity
 from spikeguard.gradients.assg import ASSG
 from spikeguard.gradients.base import EOT, Estimator, Own
 from spikeguard.gradients.bpda import BPDA
 from spikeguard.gradients.ensemble import ENSEMBLE
+from spikeguard.gradients.learned_blend import LearnedBlend
 from spikeguard.gradients.pdsg import PDSG
 from spikeguard.gradients.per_step import PerStep
 from spikeguard.gradients.random_surrogate import RandomSurrogate
@@ -23,6 +25,8 @@ __all__ = [
     "ASSG",
     "PDSG",
     "RandomSurrogate",
+    "LearnedBlend",
+    "Activity",
     "EOT",
     "BPTR",
     "RGA",

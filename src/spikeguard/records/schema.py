@@ -163,9 +163,10 @@ class Masking:
 
 @dataclass(frozen=True)
 class Convergence:
-    """Samples that the longest attack breaks by each step, as pairs (step, samples).
+    """Samples that the local search breaks by each query, as pairs (query, samples); where none ran, the
+    longest attack by each step.
 
-    ``last_doubling``: the share of all images that the second half of the steps breaks.
+    ``last_doubling``: the share of all images that the second half of them breaks.
     """
 
     member: str

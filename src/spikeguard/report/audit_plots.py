@@ -70,7 +70,7 @@ def against_eps(record: AuditRecord) -> str:
 
 
 def against_steps(record: AuditRecord) -> str:
-    """Samples that the longest attack broke by each step."""
+    """Samples that the attack with the last word broke by each query or step."""
     found = record.convergence
     if found is None:
         return ""
@@ -79,7 +79,8 @@ def against_steps(record: AuditRecord) -> str:
     picture, axes = figure(4.6, 2.7)
     axis = axes[0][0]
     axis.plot(steps, broken, "o-", color=ACCENT, lw=1.8, ms=4)
-    axis.set_xlabel(f"steps of {member.title if member else found.member}")
+    unit = "queries" if member and "queries" in member.settings else "steps"
+    axis.set_xlabel(f"{unit} of {member.title if member else found.member}")
     axis.set_ylabel(f"broken, of {found.attempted} attacked")
     axis.set_ylim(0, None)
     axis.grid(axis="y", color="#e3e6ea")

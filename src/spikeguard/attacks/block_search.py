@@ -1,0 +1,133 @@
+"""Block search: a local search by scores from the best point that is known.
+
+A spiking network is piecewise constant, so the last step of a gradient attack often misses: the gradient says
+where the loss would rise if the neurons were smooth. From a point that gradients brought close, small blocks
+of pixels that move to a border of the budget break what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikeguard.attacks.batch import Batch, over_pixels
+from spikeguard.attacks.loop import Attacked, Keep, search_by_queries
+from spikeguard.attacks.random_search import check_image_search
+from spikeguard.errors import UserError
+from spikeguard.models import Model
+from spikeguard.random import draws
+from spikeguard.threat import Linf, Threat
+
+SIDES = (5, 4, 3, 3, 2, 2, 1, 1, 1, 1)
+"""Sides of the blocks of an image of 28 x 28, in pixels, each for a tenth of the queries."""
+SHARES = (0.5, 0.25, 0.125, 0.0625)
+"""Under L2 and L1: shares of the budget that a block may get."""
+ROUNDING = 1e-6
+"""What a point on the border stays inside, so that rounding needs no projection."""
+
+
+def side(query: int, queries: int, height: int, width: int) -> int:
+    """Side of the block at a query.
+
+    The largest grows with the image; on the way to one pixel the sides shrink by the same powers.
+    """
+    smaller = min(height, width)
+    power = math.log(SIDES[len(SIDES) * query // queries]) / math.log(max(SIDES))
+    largest = max(max(SIDES) * smaller / 28, 1.0)
+    return min(max(round(math.pow(largest, power)), 1), smaller)
+
+
+def block_search(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int = 1000,
+    first: Tensor | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Attacked:
+    """Local search by scores: moves small blocks of pixels of the best point; the last word after gradients.
+
+    ``x``: floats ``[N, C, H, W]`` in [0, 1]; ``y``: int64 ``[N]``. ``first``: points ``[N, C, H, W]`` that
+    other attacks found, where the search begins if their margin is higher than that of ``x``; without them it
+    finds little. Under Linf all pixels of a block move to one border of the budget; under L2 and L1 the block
+    gets a share of the budget, and the whole change is scaled to the border. A change stays if the margin
+    does not fall. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
+    stochastic model is judged by one draw a query. UserError on bad arguments. Ours.
+
+    >>> close = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=5)
+    >>> found = sg.attacks.block_search(net, x, y, sg.Linf(8 / 255), queries=20, first=close.x)
+    >>> bool((found.loss[~found.broken] >= close.loss[~found.broken]).all()) or "ce is no margin"
+    True
+    """
+    batch = Batch.of(x, y, threat, index, seed)
+    check_image_search("block_search", x, queries)
+    if first is not None and first.shape != x.shape:
+        raise UserError(f"block_search: first has shape {tuple(first.shape)}, must be {tuple(x.shape)}")
+    propose_in = _to_corner if isinstance(threat, Linf) else _with_share
+
+    def propose(part: Batch, best: Tensor, query: int) -> Tensor:
+        return propose_in(part, best, _Block.at(part, query, queries))
+
+    return search_by_queries(model, batch, queries, propose, Keep(ties=True, first=first))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of every sample: the ``mask`` ``[N, C, H, W]`` of its pixels, its ``sign`` ``[N, 1, 1, 1]``.
+
+    And two more draws ``[N, 2]``, and whether it is a single pixel.
+    """
+
+    mask: Tensor
+    sign: Tensor
+    drawn: Tensor
+    single: bool
+
+    @classmethod
+    def at(cls, batch: Batch, query: int, queries: int) -> _Block:
+        """At a query: a uniform place, in all channels or, every other query, in one of them."""
+        channels, height, width = batch.x.shape[1:]
+        s = side(query, queries, height, width)
+        drawn = batch.uniform(draws.key(batch.seed, "block search", query), 6)
+        mask = window(drawn[:, :2], s, height, width)
+        if query % 2 and channels > 1:
+            chosen = torch.arange(channels, device=drawn.device) == (channels * drawn[:, 5:]).long()
+            mask = mask & chosen[:, :, None, None]
+        sign = (drawn[:, 2] - 0.5).sign().to(batch.x.dtype)
+        return cls(mask.expand_as(batch.x), over_pixels(sign, batch.x), drawn[:, 3:5], s == 1)
+
+
+def window(drawn: Tensor, s: int, height: int, width: int) -> Tensor:
+    """The squares of side ``s`` at the places that two draws ``[N, 2]`` give, ``[N, 1, H, W]`` bool."""
+
+    def strip(drawn: Tensor, length: int) -> Tensor:
+        start = ((length - s + 1) * drawn[:, None]).long()
+        place = torch.arange(length, device=drawn.device) - start
+        return (place >= 0) & (place < s)
+
+    return strip(drawn[:, 0], height)[:, None, :, None] & strip(drawn[:, 1], width)[:, None, None, :]
+
+
+def _to_corner(batch: Batch, best: Tensor, block: _Block) -> Tensor:
+    """Linf: the pixels of a block to ``x + eps`` or ``x - eps``; a single one to the side where it is not."""
+    sign, moved = block.sign, best - batch.x
+    if block.single:
+        sign = torch.where(moved == 0, sign, -moved.sign())
+    return torch.where(block.mask, batch.x + batch.threat.per_sample(batch.x) * sign, best)
+
+
+def _with_share(batch: Batch, best: Tensor, block: _Block) -> Tensor:
+    """L2 and L1: a share of the budget for a block, in addition to what it has or in its place."""
+    shares = torch.tensor(SHARES, device=best.device, dtype=best.dtype)
+    share = shares[(len(SHARES) * block.drawn[:, 0]).long()]
+    instead = over_pixels(block.drawn[:, 1] < 0.5, best)
+    moved = best - batch.x
+    given = over_pixels(share, best) * batch.threat.to_border(block.mask * block.sign, batch.x)
+    whole = torch.where(instead & block.mask, 0.0, moved) + given
+    return batch.x + (1 - ROUNDING) * batch.threat.to_border(whole, batch.x)

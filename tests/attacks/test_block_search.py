@@ -1,0 +1,90 @@
+"""Block search: it starts where others stopped, crosses plateaus, and its blocks shrink to single pixels."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spikeguard as sg
+from spikeguard.attacks.batch import Batch
+from spikeguard.attacks.block_search import block_search, side
+from spikeguard.attacks.loop import Keep, search_by_queries
+from spikeguard.errors import UserError
+from spikeguard.losses import margin
+
+
+class Steps(nn.Module):
+    """Piecewise constant: the wrong class wins where ``count`` of the pixels lie above 0.55.
+
+    Below that its logit is flat, but for the first pixel.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = (x > 0.55).flatten(1)
+        wrong = 2.0 * (high.sum(1) >= self.count) + 0.5 * high[:, 0]
+        return torch.stack([torch.ones_like(wrong), wrong], 1)
+
+
+X, Y = torch.full((6, 1, 2, 2), 0.5), torch.zeros(6, dtype=torch.long)
+
+
+def test_it_crosses_a_plateau_by_changes_that_leave_the_margin_as_it_is():
+    found = block_search(Steps(3), X, Y, sg.Linf(0.1), queries=60)
+    assert found.broken.all()
+
+    def never_equal(part: Batch, best: Tensor, query: int) -> Tensor:
+        one = torch.zeros_like(best).flatten(1)
+        one[:, query % 4] = 0.1
+        return best + one.view_as(best)
+
+    stuck = search_by_queries(Steps(3), Batch.of(X, Y, sg.Linf(0.1)), 60, never_equal, Keep())
+    assert not stuck.broken.any()
+
+
+def test_it_starts_at_the_points_of_higher_margin():
+    first = X.clone()
+    first[:3, 0, 0, 0] = 0.6  # higher by a half
+    first[3, 0, 0] = 0.6  # breaks at once
+    model = Steps(2)
+    before = margin(model(first), Y)
+    found = block_search(model, X, Y, sg.Linf(0.1), queries=1, first=first)
+    assert (found.loss >= before).all()
+    assert found.when[3] == 0
+    assert found.broken[3]
+    outside = block_search(model, X, Y, sg.Linf(0.1), queries=1, first=first + 0.3)
+    sg.Linf(0.1).check(outside.x, X)
+    with pytest.raises(UserError, match="first has shape"):
+        block_search(model, X, Y, sg.Linf(0.1), first=first[:2])
+
+
+def test_a_single_pixel_always_moves_and_all_channels_or_one():
+    """On random colors of eps: every query flips one pixel of a gray image; of a color image in 1 or 3."""
+    moves: list[Tensor] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            moves.append(x.clone())
+            return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+
+    for channels, allowed in ((1, {1}), (3, {1, 3})):
+        x, y = torch.full((5, channels, 4, 4), 0.5), torch.zeros(5, dtype=torch.long)
+        moves.clear()
+        block_search(Watch(), x, y, sg.Linf(0.1), queries=40)
+        tried = moves[-40:]  # every one is kept, for the margin never changes
+        changed = [(b - a).abs().flatten(1).gt(1e-6).sum(1) for a, b in pairwise(tried)]
+        assert {int(n) for row in changed for n in row} == allowed
+
+
+def test_sides_scale_with_the_image_and_end_at_one_pixel():
+    assert [side(k, 10, 28, 28) for k in range(10)] == [5, 4, 3, 3, 2, 2, 1, 1, 1, 1]
+    assert [side(80 * k, 800, 32, 32) for k in range(10)] == [6, 4, 3, 3, 2, 2, 1, 1, 1, 1]
+    large = [side(k, 10, 224, 256) for k in range(10)]
+    assert large[0] == 40
+    assert large == sorted(large, reverse=True)
+    assert large[-1] == 1
+    assert side(0, 1, 8, 3) == 1
