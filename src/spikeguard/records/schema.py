@@ -53,7 +53,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write the record atomically."""
-        write_json(path, self.to_json())
+        write_json(path, self.to_json(), digest=True)
 
 
 # parts that several kinds of record share
@@ -456,7 +456,7 @@ class EpochRow:
 @dataclass(frozen=True)
 class TrainingRecord(Record):
     """A finished training. ``kept_accuracy``: validation accuracy of the network that is kept, if a defense
-    changed it after the last epoch."""
+    changed it after the last epoch. ``weights``: the digest of the file of weights."""
 
     kind: ClassVar[str] = "training"
     recipe: Settings
@@ -467,6 +467,7 @@ class TrainingRecord(Record):
     epochs: tuple[EpochRow, ...]
     kept_accuracy: float | None = None
     precision: str | None = None
+    weights: str | None = None
 
     @property
     def validation_accuracy(self) -> float | None:
