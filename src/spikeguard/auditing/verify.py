@@ -4,12 +4,9 @@ what the record concludes from them."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -24,9 +21,8 @@ from spikeguard.errors import AttackError, UserError
 from spikeguard.models import Model
 from spikeguard.records.arrays import read_note
 from spikeguard.records.build import table
-from spikeguard.records.files import read_json
 from spikeguard.records.plain import plain
-from spikeguard.records.schema import AttackRecord, AuditRecord, FreshCheck, Origin, Record
+from spikeguard.records.schema import AttackRecord, AuditRecord, Record
 from spikeguard.runtime.float32 import exact
 from spikeguard.threat import THREATS, Threat
 
@@ -35,7 +31,6 @@ OFTEN = 0.2
 """Share of 100 draws at which an image cannot be one where none of 25 draws was right."""
 TOLERANCE = 0.02
 """Of the accuracy of a random model, whose own generators may differ from machine to machine."""
-LONGEST = 3600  # seconds for the check in a fresh process
 
 
 @dataclass(frozen=True)
@@ -232,24 +227,3 @@ def _random(check: _Check, rows: Tensor, found: Tensor) -> _Scores:
     if int(more.sum()):
         check.wrong.append(f"{int(more.sum())} of {len(x)} inputs are right more often than recorded")
     return _Scores(float(clean.double().mean()), float(right.double().mean()), int((~more).sum()), len(x))
-
-
-def check_in_fresh_process(path: Path, origin: Origin, device: str, threads: int) -> FreshCheck:
-    """What another process, which loads the model and the images again, finds in a record.
-
-    A process that fails or takes more than an hour is a record that does not hold.
-    """
-    with TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-P", "-m", "spikeguard", "verify", f"--out={answer}", str(path)]
-        command += [f"--device={device}", f"--threads={threads}"]
-        command += [f"--data-dir={origin.data_dir}"] if origin.data_dir else []
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
-            (row,) = read_json(answer)["verified"]
-        except subprocess.TimeoutExpired:
-            return FreshCheck(False, 0, (f"no answer within {LONGEST} s: run spikeguard verify {path}",))
-        except UserError:  # it ended before it had an answer
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            return FreshCheck(False, 0, (f"it ended with exit code {done.returncode}: {last}",))
-    return FreshCheck(row["ok"], row["held"], tuple(row["wrong"]))
