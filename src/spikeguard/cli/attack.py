@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import time
+from contextlib import nullcontext
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from spikeguard.records.schema import AttackRecord
     from spikeguard.surrogates import Surrogate
 
+log = logging.getLogger("spikeguard")
 Settings = dict[str, Any]
 DEFAULT_STEPS = {"bim": 10, "pgd": 20}
 SPECIFIC = (
@@ -260,6 +265,7 @@ def _attack(
         "images": digest(x, y),
         "model": weights(target.model),
     }
+    _announce(target, settings, given)
     with common.progress() as shown, exact(), ctrl_c() as stop:
         task = Task(
             target.model,
@@ -283,6 +289,41 @@ def _attack(
     entry = save(record, witnesses, out)
     state_file.unlink(missing_ok=True)
     return entry
+
+
+PASSES = ("steps", "queries", "tries", "restarts", "targets", "searches")
+"""Settings whose product says how many passes an attack takes at most."""
+LONG = 60.0  # seconds from which on a user wants to know at once
+
+
+def _announce(target: Target, settings: Settings, given: argparse.Namespace) -> None:
+    """Say how long the attack takes at most if that is long: its first step may take hours."""
+    import torch
+    from torch import nn
+
+    from spikeguard.random.streams import preserved_noise
+
+    count = given.eot
+    for name in PASSES:
+        value = settings.get(name)
+        count *= value if isinstance(value, int) else 1
+    if count <= FEW:
+        return
+    part = target.test.pixels()[: given.batch_size].requires_grad_()
+    begun = time.perf_counter()
+    model = target.model
+    kept = preserved_noise(model) if isinstance(model, nn.Module) else nullcontext()
+    with torch.enable_grad(), kept:
+        logits = model(part)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), part, allow_unused=True)
+    seconds = (time.perf_counter() - begun) * count * len(target.test) / len(part)
+    if seconds > LONG:
+        left = timedelta(seconds=round(seconds)) if seconds < CENTURY else "more than a hundred years"
+        log.info("%s takes at most about %s: %d passes over the images", given.attack, left, count)
+
+
+FEW, CENTURY = 100, 3e9  # passes that are not worth a line; seconds
 
 
 def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace) -> None:
