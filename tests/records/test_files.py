@@ -116,7 +116,6 @@ def test_damage_anywhere_in_a_file_of_arrays_is_one_line(tmp_path):
             found = read_arrays(path, kinds, "arrays")
         except UserError as error:
             found, said = held, [*said, str(error)]
-            assert said.count("\n") == 0
         assert all(np.array_equal(v, held[k]) for k, v in found.items()), at
     assert len(said) > 20
     assert not any("\n" in line for line in said)

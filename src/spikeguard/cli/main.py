@@ -14,6 +14,7 @@ from spikeguard.runtime.stop import end_at_once, exit_code
 
 NO_MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|bad_alloc|can't start new thread"
+    "|failed to map segment|[Cc]annot allocate memory"
 )
 """What torch says where memory ends."""
 VERBS = {
@@ -94,8 +95,8 @@ def _exit_code(verb: str, arguments: list[str]) -> int:
         return _fail(f"{verb}: {error.filename or ''} {error.strerror or error}".replace(":  ", ": "), 2)
     except RecursionError:
         return _fail(f"{verb}: what it reads is nested too deeply", 2)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
         return _fail(f"{verb}: not enough memory; take fewer images, a smaller batch or a smaller network", 2)
 

@@ -208,39 +208,28 @@ def _too_large(path: Path) -> UserError:
     return UserError(f"{path} unpacks to more than {LARGEST / 2**20:.0f} MiB: it is not the official file")
 
 
-class Bounded(io.RawIOBase):
-    """What an archive unpacks to, up to some times the largest official file; then UserError."""
-
-    def __init__(self, unzipped: gzip.GzipFile, path: Path) -> None:
-        self.unzipped, self.path = unzipped, path
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.unzipped.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence != io.SEEK_SET or offset > 4 * LARGEST:
-            raise _too_large(self.path)
-        return self.unzipped.seek(offset)
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST or self.tell() + size > 4 * LARGEST:
-            raise _too_large(self.path)
-        return self.unzipped.read(size)
+def _bounded(unzipped: gzip.GzipFile, path: Path) -> io.BytesIO:
+    """What an archive unpacks to, up to some times the largest official file; more is a UserError."""
+    content, most = io.BytesIO(), 4 * LARGEST
+    while block := unzipped.read(2**20):
+        content.write(block)
+        most -= len(block)
+        if most < 0:
+            raise _too_large(path)
+    content.seek(0)
+    return content
 
 
 def _member(archive: Path, file: str) -> bytes:
-    with gzip.open(archive) as unzipped, tarfile.open(fileobj=Bounded(unzipped, archive)) as tar:
+    with gzip.open(archive) as unzipped, tarfile.open(fileobj=_bounded(unzipped, archive)) as tar:
         for member in tar:
             if member.isfile() and Path(member.name).name == file:
                 extracted = tar.extractfile(member)
                 assert extracted is not None
-                return extracted.read()
+                content = extracted.read()
+                if len(content) > LARGEST:
+                    raise _too_large(archive)
+                return content
     raise UserError(f"{archive} holds no {file}")
 
 

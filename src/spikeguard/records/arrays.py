@@ -76,12 +76,13 @@ def _read(held: zipfile.ZipFile, name: str, kind: str) -> Array:
             raise ValueError(f"{name}: an unknown version of the format")
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
+        header = file.seek(0, io.SEEK_CUR)
         if not np.issubdtype(dtype, np.floating) if kind == FLOATING else dtype != np.dtype(kind):
             raise ValueError(f"{name} is {dtype}, must be {kind}")
         count = 1
         for size in shape:
             count *= size
-        if min(shape, default=1) < 0 or file.tell() + count * dtype.itemsize != entry.file_size:
+        if min(shape, default=1) < 0 or header + count * dtype.itemsize != entry.file_size:
             raise ValueError(f"{name}: its size is not that of its shape {shape}")
         flat = np.frombuffer(bytearray(file.read()), dtype)
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
