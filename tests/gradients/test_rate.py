@@ -13,6 +13,7 @@ from spikeguard.data.images import Dataset
 from spikeguard.errors import UserError
 from spikeguard.gradients.sequence import SequenceGradient
 from spikeguard.kernels import compiler, cpp_build
+from spikeguard.losses import ce
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 
@@ -138,3 +139,33 @@ def test_nonsense_is_refused() -> None:
     ):
         with pytest.raises(UserError):
             make()
+
+
+@pytest.mark.parametrize(
+    "rule", [*RULES, sg.gradients.Own(), sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))]
+)
+def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(rule, tiny, pair):
+    """Torch's batch norm gave back a wrong gradient for one image whose strides are ambiguous."""
+    x, y = pair
+    with rule.open(tiny) as opened:
+        whole = opened(x, y, ce)[0]
+        for size in (1, 2, 3):
+            parts = [opened(a, b, ce)[0] for a, b in zip(x.split(size), y.split(size), strict=True)]
+            torch.testing.assert_close(
+                torch.cat(parts), whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max())
+            )
+
+
+def test_the_norm_of_one_image_passes_back_a_gradient_in_any_layout():
+    from spikeguard.kernels.norms import normalize
+
+    norm = torch.nn.BatchNorm2d(3).eval()
+    norm.running_var.copy_(torch.tensor([1.0, 4.0, 9.0]))
+    current = torch.randn(5, 4, 3).permute(2, 0, 1)[
+        None, None
+    ]  # one image, channels last, as a convolution gives
+    leaf = current.requires_grad_()
+    g = torch.randn(1, 1, 3, 5, 4)
+    (found,) = torch.autograd.grad(normalize(norm, leaf, False), leaf, g)
+    due = g / (torch.tensor([1.0, 4.0, 9.0]) + norm.eps).sqrt().view(1, 1, 3, 1, 1)
+    torch.testing.assert_close(found, due)

@@ -505,3 +505,80 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
         assert cpp_build.folder().parent != tmp_path / "file"
     finally:
         cpp_build.folder.cache_clear()
+
+
+def new_cache(monkeypatch, folder, compiler=None):
+    """Forget what this process has built, and build into another folder, by another compiler."""
+    monkeypatch.setenv("SPIKEGUARD_CACHE", str(folder))
+    if compiler:
+        monkeypatch.setenv("CXX", str(compiler))
+    forget()
+
+
+def forget():
+    for cached in (
+        cpp_build.folder,
+        cpp_build._library,
+        cpp_build.function,
+        cpp_build._target,
+        cpp_build._probed,
+    ):
+        cached.cache_clear()
+    cpp_build._failed.clear()
+
+
+SMALLEST = {"STEPS": 1, "CONSTANT": 0, "BFLOAT16": 0, "INNER": 0}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another"])
+def test_a_damaged_library_is_built_again_and_never_loaded(damage, tmp_path, monkeypatch):
+    new_cache(monkeypatch, tmp_path)
+    try:
+        cpp_build.function("adapt", cpp_build.SMALL, "u", **SMALLEST)
+        (library,) = (tmp_path / "kernels").glob("*.so")
+        whole = library.read_bytes()
+        library.unlink()  # this process has it in memory
+        library.write_bytes({"truncated": whole[:5000], "empty": b"", "another": b"x" + whole}[damage])
+        forget()
+        cpp_build.function("adapt", cpp_build.SMALL, "u", **SMALLEST)
+        (again,) = (tmp_path / "kernels").glob("*.so")
+        assert len(again.read_bytes()) == len(whole)
+        assert not [p for p in (tmp_path / "kernels").iterdir() if p.suffix != ".so"]
+    finally:
+        monkeypatch.undo()
+        forget()
+
+
+@pytest.mark.parametrize("dies", ["exit 1", "kill -SEGV $$"])
+def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(dies, tmp_path, monkeypatch):
+    fake = tmp_path / "g++"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *PASS=1*) {dies};; *) exec {shutil.which("g++")} "$@";; esac\n')
+    fake.chmod(0o755)
+    new_cache(monkeypatch, tmp_path, fake)
+    try:
+        native, reason = cpp_build.verdict()
+        assert not native
+        assert "exit code" in reason
+        assert sg.LIF()(torch.rand(2, 3, 5)).shape == (2, 3, 5)
+    finally:
+        monkeypatch.undo()
+        forget()
+
+
+def test_a_kernel_that_fails_later_is_computed_another_way(tmp_path, monkeypatch, caplog):
+    fake = tmp_path / "g++"
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *STEPS=7*) exit 1;; *) exec {shutil.which("g++")} "$@";; esac\n'
+    )
+    fake.chmod(0o755)
+    current = torch.rand(7, 3, 5) * 2
+    due = equation.integrate(current, torch.tensor(1.0), torch.tensor(1.0), Mode(7, Triangle())).spikes
+    new_cache(monkeypatch, tmp_path, fake)
+    try:
+        assert cpp_build.verdict() == (True, "")
+        assert torch.equal(sg.LIF()(current), due)
+        assert not cpp_build.verdict()[0]
+        assert "a kernel could not be built" in caplog.text
+    finally:
+        monkeypatch.undo()
+        forget()

@@ -13,16 +13,17 @@ from torch import Tensor
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls
 from spikeguard.auditing.flags import Flag
+from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
 from spikeguard.auditing.raise_flags import all_flags
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
-from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle, traits
+from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle, traits
 from spikeguard.auditing.state import digest
 from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, Effort, Member, fingerprint, members
-from spikeguard.auditing.verify import check_in_fresh_process
 from spikeguard.auditing.witnesses import Witnesses
-from spikeguard.errors import UserError
+from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients import Transfer
 from spikeguard.models import Model
+from spikeguard.records.files import remove_unfinished
 from spikeguard.records.member_names import transfer_key
 from spikeguard.records.schema import AuditRecord, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
@@ -147,6 +148,8 @@ def audit(
         "batch_size": plan.batch_size,
         **asdict(found),
     }
+    if folder is not None:
+        remove_unfinished(folder)
     session = Session(progress, (folder / STATE, conditions) if folder else None, stop)
     task = Task(model, x, y, threat, chosen, index, plan, session)
     before = checks.contents(model)
@@ -156,24 +159,28 @@ def audit(
         survivors_with_gradient=controls.survivors_with_gradient(task, state),
         second_attack=controls.second_attack(task, state),
     )
+    if session.stopped:
+        raise Interrupted(f"audit stopped after its controls; {kept(task)}")
     witnesses = settle(task, state)
     checks.unchanged(model, before, checked)
     flags = all_flags(task, state, checked.findings, control, effort)
     seconds = state.earlier + time.perf_counter() - begun
     measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)
     record = audit_record(task, state, measured)
-    return Audit(record if folder is None else _store(record, witnesses, folder, x), witnesses)
+    return Audit(record if folder is None else _store(task, record, witnesses, folder), witnesses)
 
 
-def _store(record: AuditRecord, witnesses: Witnesses, folder: Path, x: Tensor) -> AuditRecord:
+def _store(task: Task, record: AuditRecord, witnesses: Witnesses, folder: Path) -> AuditRecord:
     """Write record and witnesses, have a fresh process check them, and drop the state."""
     record = save(record, witnesses, folder / RECORD)
+    if record.origin.target is not None:
+        place = Place(task.x.device.type, torch.get_num_threads())
+        check = check_in_fresh_process(folder / RECORD, record.origin, place, task.session.stop)
+        if task.session.stopped:
+            raise Interrupted(f"audit stopped before a fresh process had checked it; {kept(task)}")
+        record = with_fresh_check(record, check)
+        record.write(folder / RECORD)
     (folder / STATE).unlink(missing_ok=True)
-    if record.origin.target is None:
-        return record
-    check = check_in_fresh_process(folder / RECORD, record.origin, x.device.type, torch.get_num_threads())
-    record = with_fresh_check(record, check)
-    record.write(folder / RECORD)
     return record
 
 

@@ -10,6 +10,7 @@ from spikeguard.auditing.merge import audits
 from spikeguard.auditing.suite import PGD_20
 from spikeguard.errors import UserError
 from spikeguard.records.schema import AuditRecord, Budget, Record, Settings
+from spikeguard.runtime.shown import cell
 
 SHAPE: dict[str, Callable[[Settings], object]] = {
     "network": lambda recipe: (recipe["network"], recipe["options"]),
@@ -48,7 +49,7 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
 def _row(number: int, record: AuditRecord) -> list[str]:
     own, worst = record.alone.get(PGD_20.id), record.worst_case
     return [
-        record.origin.target or f"network {number}",
+        cell(record.origin.target or f"network {number}"),
         f"{100 * record.clean.value:.1f}",
         "not run" if own is None else f"{100 * own.value:.1f}",
         f"{100 * worst.value:.1f}",

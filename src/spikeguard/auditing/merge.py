@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spikeguard.auditing.record import save
-from spikeguard.auditing.witnesses import Witnesses
+from spikeguard.auditing.witnesses import Witnesses, witness_file
 from spikeguard.errors import UserError
 from spikeguard.records.schema import Accuracy, AuditRecord, Cost, MergedPart, Origin, Record, SuiteId
 from spikeguard.runtime.machine import machine
@@ -72,7 +72,7 @@ def merge(records: Sequence[Record]) -> AuditRecord:
         scored_by=first.scored_by,
         clean=first.clean,
         worst_case=worst,
-        verdict=_verdict(parts, worst, errors),
+        verdict=verdict_of([MergedPart(p.suite, p.worst_case) for p in parts], worst, errors),
         members=tuple(replace(m, record=k) for k, p in enumerate(parts) for m in p.members),
         first_by=moved(lambda p: p.first_by),
         right=right,
@@ -98,7 +98,7 @@ def merge_files(paths: Sequence[Path], out: Path) -> AuditRecord:
         if part.witnesses is None:
             raise UserError(f"{path} names no file of witnesses")
         rows = {i for i, chosen in enumerate(chosen_parts(parts)) if chosen == k}
-        held.append(Witnesses.load(path.parent / part.witnesses.file).of(rows))
+        held.append(Witnesses.load(witness_file(path.parent, part.witnesses), part.images).of(rows))
     return save(union, Witnesses.joined(held), out)
 
 
@@ -108,7 +108,8 @@ def chosen_parts(parts: Sequence[AuditRecord]) -> list[int]:
     return [min(count, key=lambda k: parts[k].right[i]) for i in range(parts[0].images)]
 
 
-def _verdict(parts: Sequence[AuditRecord], worst: Accuracy, errors: Sequence[str]) -> str:
+def verdict_of(parts: Sequence[MergedPart], worst: Accuracy, errors: Sequence[str]) -> str:
+    """The verdict of a union of audits, in one sentence."""
     suites = " and ".join(dict.fromkeys(f"{p.suite.version}, {p.suite.effort}" for p in parts))
     low, high = 100 * worst.low, 100 * worst.high
     text = (

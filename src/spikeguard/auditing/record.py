@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import VERSION
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.models import Model
+from spikeguard.records.plain import plain
 from spikeguard.records.schema import (
     Accuracy,
     AttackRecord,
@@ -36,6 +38,8 @@ from spikeguard.records.schema import (
 from spikeguard.runtime.machine import machine
 from spikeguard.threat import Threat
 
+ABOUT = "about.json"
+"""Name of the text in a file of witnesses that says what the record is about."""
 R = TypeVar("R", AuditRecord, AttackRecord)
 
 
@@ -56,9 +60,26 @@ class Measured:
 def save(record: R, witnesses: Witnesses, path: Path) -> R:
     """Write a record to ``path`` and the witnesses beside it; returns the record as written."""
     beside = path.with_suffix(".witnesses.npz")
-    record = replace(record, witnesses=WitnessFile(beside.name, witnesses.save(beside)))
+    about = json.dumps(plain(identity(record)), sort_keys=True)
+    record = replace(record, witnesses=WitnessFile(beside.name, witnesses.save(beside, {ABOUT: about})))
     record.write(path)
     return record
+
+
+def identity(record: AuditRecord | AttackRecord) -> dict[str, object]:
+    """What a record is about. Its file of witnesses says the same: neither can be taken for another."""
+    origin = record.origin
+    return {
+        "kind": record.kind,
+        "threat": [record.threat.norm, record.threat.eps],
+        "digests": record.digests,
+        "index": record.index,
+        "seed": record.seed,
+        "data": origin.data,
+        "split": origin.split,
+        "images": [record.images, origin.images],
+        "suite": record.suite if isinstance(record, AuditRecord) else record.attack,
+    }
 
 
 def weights(model: Model) -> str:

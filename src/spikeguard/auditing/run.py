@@ -101,7 +101,9 @@ def begin(task: Task) -> State:
     """The state before the first attack, or the stored one."""
     store = task.session.store
     if store and store[0].exists():
-        return State.load(*store, task.x.device)
+        state = State.load(*store, task.x.device)
+        state.check_fits(task.x, len(task.families), len(task.members), store[0])
+        return state
     with eval_mode(task.model):
         if task.random:
             clean = _chosen_draws(task, task.x, task.y)

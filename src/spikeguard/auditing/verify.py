@@ -3,26 +3,26 @@ what the record concludes from them."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
+import json
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from spikeguard.auditing.record import description, weights
+from spikeguard.auditing.consistency import inconsistencies
+from spikeguard.auditing.record import ABOUT, description, identity, weights
 from spikeguard.auditing.run import rescored
 from spikeguard.auditing.scoring import SCORE_DRAWS
 from spikeguard.auditing.state import CLEAN_WRONG, digest
-from spikeguard.auditing.witnesses import Witnesses, misclassified
+from spikeguard.auditing.witnesses import Witnesses, misclassified, witness_file
 from spikeguard.errors import AttackError, UserError
 from spikeguard.models import Model
-from spikeguard.records.files import read_json
-from spikeguard.records.schema import AttackRecord, AuditRecord, FreshCheck, Origin, Record
+from spikeguard.records.arrays import read_note
+from spikeguard.records.build import table
+from spikeguard.records.plain import plain
+from spikeguard.records.schema import AttackRecord, AuditRecord, Record
 from spikeguard.runtime.float32 import exact
 from spikeguard.threat import THREATS, Threat
 
@@ -31,7 +31,6 @@ OFTEN = 0.2
 """Share of 100 draws at which an image cannot be one where none of 25 draws was right."""
 TOLERANCE = 0.02
 """Of the accuracy of a random model, whose own generators may differ from machine to machine."""
-LONGEST = 3600  # seconds for the check in a fresh process
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,14 @@ def verify(record: Checkable, folder: str | Path, model: Model, x: Tensor, y: Te
     rows, found = _read_witnesses(check, Path(folder))
     scores = (_random if record.random_model else _deterministic)(check, rows, found)
     _check_numbers(check, scores)
-    if isinstance(record, AuditRecord):
-        _check_verdict(check, record)
+    check.wrong += [line for line in inconsistencies(record) if line not in check.wrong]
     return Verified(scores.claimed, scores.held, scores.clean, tuple(check.wrong))
 
 
 def _check_digests(check: _Check) -> None:
     known = check.record.digests
     if known is None:
+        check.wrong.append("the record has no digests of its images and its model")
         return
     if known.images != digest(check.x, check.y):
         check.wrong.append("the images or labels are not those of the record")
@@ -140,10 +139,11 @@ def _check_digests(check: _Check) -> None:
 def _read_witnesses(check: _Check, folder: Path) -> tuple[Tensor, Tensor]:
     beside = check.record.witnesses
     assert beside is not None
-    file = folder / beside.file
-    stored = Witnesses.load(file)
+    file = witness_file(folder, beside)
+    stored = Witnesses.load(file, len(check.x))
     if sha256(file.read_bytes()).hexdigest() != beside.sha256:
         check.wrong.append("the file of witnesses is not the one that the record was written with")
+    check.wrong += _check_identity(check.record, file)
     threat = threat_of(check.record)
     rows, found = stored.read(check.x, threat)
     try:
@@ -151,6 +151,23 @@ def _read_witnesses(check: _Check, folder: Path) -> tuple[Tensor, Tensor]:
     except AttackError as error:
         check.wrong.append(str(error))
     return rows, found
+
+
+def _check_identity(record: Checkable, file: Path) -> list[str]:
+    """What the record says it is about against what the file of witnesses says; older files say nothing."""
+    text = read_note(file, ABOUT)
+    if text is None:
+        return []
+    try:
+        held = table(json.loads(text), ABOUT)
+    except (ValueError, RecursionError) as error:
+        return [f"the file of witnesses is damaged ({error})"]
+    due = plain(identity(record))
+    return [
+        f"the record is about another {name} than its witnesses: {due.get(name)}, not {held.get(name)}"
+        for name in sorted({*due, *held})
+        if due.get(name) != held.get(name)
+    ]
 
 
 def _check_numbers(check: _Check, scores: _Scores) -> None:
@@ -164,13 +181,6 @@ def _check_numbers(check: _Check, scores: _Scores) -> None:
             check.wrong.append(
                 f"{name} accuracy is {100 * share:.2f} %, the record says {100 * recorded.value:.2f} %"
             )
-
-
-def _check_verdict(check: _Check, record: AuditRecord) -> None:
-    if not re.search(rf"(?<![\d.]){100 * record.worst_case.value:.1f} %", record.verdict):
-        check.wrong.append("the verdict has another number than the record's worst case")
-    if bool(record.errors) != record.verdict.startswith("Not reliable"):
-        check.wrong.append("the verdict and the flags do not agree on whether the record is reliable")
 
 
 def _deterministic(check: _Check, rows: Tensor, found: Tensor) -> _Scores:
@@ -217,24 +227,3 @@ def _random(check: _Check, rows: Tensor, found: Tensor) -> _Scores:
     if int(more.sum()):
         check.wrong.append(f"{int(more.sum())} of {len(x)} inputs are right more often than recorded")
     return _Scores(float(clean.double().mean()), float(right.double().mean()), int((~more).sum()), len(x))
-
-
-def check_in_fresh_process(path: Path, origin: Origin, device: str, threads: int) -> FreshCheck:
-    """What another process, which loads the model and the images again, finds in a record.
-
-    A process that fails or takes more than an hour is a record that does not hold.
-    """
-    with TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-P", "-m", "spikeguard", "verify", f"--out={answer}", str(path)]
-        command += [f"--device={device}", f"--threads={threads}"]
-        command += [f"--data-dir={origin.data_dir}"] if origin.data_dir else []
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
-            (row,) = read_json(answer)["verified"]
-        except subprocess.TimeoutExpired:
-            return FreshCheck(False, 0, (f"no answer within {LONGEST} s: run spikeguard verify {path}",))
-        except UserError:  # it ended before it had an answer
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            return FreshCheck(False, 0, (f"it ended with exit code {done.returncode}: {last}",))
-    return FreshCheck(row["ok"], row["held"], tuple(row["wrong"]))

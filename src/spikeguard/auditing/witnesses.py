@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 from spikeguard.errors import UserError
 from spikeguard.models import Model, eval_mode
 from spikeguard.networks.classifier import Classifier
+from spikeguard.records.arrays import Array, read_arrays
 from spikeguard.records.files import write_bytes
+from spikeguard.records.schema import WitnessFile
 from spikeguard.threat import Threat
 
 
@@ -56,6 +59,16 @@ def in_float32(model: Model) -> Iterator[None]:
         model.autocast = before
 
 
+NO_NOTE: Mapping[str, str] = {}
+
+
+def witness_file(folder: Path, beside: WitnessFile) -> Path:
+    """The file of witnesses in the folder of its record; UserError if the record names another place."""
+    if beside.file != Path(beside.file).name:
+        raise UserError(f"the record names witnesses at {beside.file!r}; they must lie beside it")
+    return folder / beside.file
+
+
 @dataclass(frozen=True)
 class Witnesses:
     """Stored inputs: ``rows`` of the attacked set, their values on the grid, and exact ones where needed.
@@ -73,6 +86,13 @@ class Witnesses:
 
     def read(self, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         """Rows ``[n]`` and inputs ``[n, ...]``, for the attacked images ``x`` under the same threat."""
+        if self.grid.shape[1:] != x.shape[1:] and len(self.rows) + len(self.exact_rows):
+            raise UserError(
+                f"the witnesses are images of shape {tuple(self.grid.shape[1:])}, the attacked ones of "
+                f"{tuple(x.shape[1:])}"
+            )
+        if max([*self.rows.tolist(), *self.exact_rows.tolist()], default=-1) >= len(x):
+            raise UserError(f"the witnesses name images beyond the {len(x)} attacked ones")
         near = x[self.rows]
         held = threat.select(self.rows).project(self.grid.to(near) / 65535.0, near)
         return torch.cat([self.rows, self.exact_rows]).to(x.device), torch.cat([held, self.exact.to(held)])
@@ -93,8 +113,8 @@ class Witnesses:
         grid, exact = (torch.cat([getattr(p, name) for p in parts]) for name in ("grid", "exact"))
         return Witnesses(rows[near], grid[near], exact_rows[finer], exact[finer])
 
-    def save(self, path: Path) -> str:
-        """Write them compressed; returns the file's sha256."""
+    def save(self, path: Path, note: Mapping[str, str] = NO_NOTE) -> str:
+        """Write them compressed, with texts beside them; returns the file's sha256."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -103,21 +123,55 @@ class Witnesses:
             exact_rows=self.exact_rows.numpy(),
             exact=self.exact.numpy(),
         )
+        if note:
+            with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file:
+                for name, text in note.items():
+                    file.writestr(name, text)
         write_bytes(path, buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     @staticmethod
-    def load(path: Path) -> Witnesses:
-        """Read them back; UserError if the file is missing or damaged."""
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-                parts = {
-                    k: torch.from_numpy(held[k].astype(np.int32) if k == "grid" else held[k])
-                    for k in held.files
-                }
-            return Witnesses(parts["rows"], parts["grid"], parts["exact_rows"], parts["exact"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} holds no witnesses ({error})") from error
+    def load(path: Path, count: int | None = None) -> Witnesses:
+        """Read them back. ``count``: images of the attacked set, if it is known.
+
+        UserError if the file is missing, damaged, or holds what witnesses cannot be: rows outside the set,
+        twice or unsorted, another dtype, inputs of another number or shape.
+        """
+        held = read_arrays(path, KINDS, "witnesses")
+        if problem := _problem(held, count):
+            raise UserError(f"{path} holds no witnesses ({problem})")
+        rows, grid, exact_rows, exact = (held[name] for name in KINDS)
+        return Witnesses(
+            torch.from_numpy(rows),
+            torch.from_numpy(grid.astype(np.int32)),
+            torch.from_numpy(exact_rows),
+            torch.from_numpy(exact),
+        )
+
+
+KINDS = {"rows": "int64", "grid": "uint16", "exact_rows": "int64", "exact": "float32"}
+"""The arrays of a file of witnesses."""
+
+
+def _problem(held: Mapping[str, Array], count: int | None) -> str:
+    """What is wrong with the arrays of a file of witnesses, '' if nothing is."""
+    rows, exact_rows = held["rows"], held["exact_rows"]
+    for name, numbers, inputs in (("rows", rows, "grid"), ("exact_rows", exact_rows, "exact")):
+        if numbers.ndim != 1 or held[inputs].ndim < 1 or len(held[inputs]) != len(numbers):
+            return f"{name} and {inputs} differ in length"
+        if not all(a < b for a, b in pairwise(numbers.tolist())):
+            return f"{name} is not sorted, or names an image twice"
+    if held["grid"].shape[1:] != held["exact"].shape[1:]:
+        return "grid and exact differ in the shape of an image"
+    both = [*rows.tolist(), *exact_rows.tolist()]
+    if len(set(both)) < len(both):
+        return "an image has two witnesses"
+    if both and (min(both) < 0 or (count is not None and max(both) >= count)):
+        return f"rows outside the {count} images" if count is not None else "a row below 0"
+    exact = held["exact"].astype(np.float32)
+    if not (np.isfinite(exact).all() and (exact >= 0).all() and (exact <= 1).all()):
+        return "exact holds what is no pixel in [0, 1]"
+    return ""
 
 
 def candidates(found: Tensor) -> Witnesses:

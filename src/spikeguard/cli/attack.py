@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import time
+from contextlib import nullcontext
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeguard.cli import common
-from spikeguard.errors import UserError, unknown
+from spikeguard.errors import Interrupted, UserError, unknown
 
 if TYPE_CHECKING:
     from spikeguard.auditing.suite import Member
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from spikeguard.records.schema import AttackRecord
     from spikeguard.surrogates import Surrogate
 
+log = logging.getLogger("spikeguard")
 Settings = dict[str, Any]
 DEFAULT_STEPS = {"bim": 10, "pgd": 20}
 SPECIFIC = (
@@ -42,7 +47,7 @@ def parser() -> common.Parser:
         "Attack a network by one attack; write a record, and the inputs that it found beside it.",
         epilog="An option that an attack does not have is an error that names the attacks that have it.",
     )
-    made.add_argument("target", help=HELP)
+    made.add_argument("target", type=common.named, help=HELP)
     made.add_argument(
         "--attack",
         default="pgd",
@@ -52,14 +57,18 @@ def parser() -> common.Parser:
     )
     made.add_argument("--list", action="store_true", help="list the attacks with norms and options, and end")
     common.add_budget(made)
-    made.add_argument("--steps", type=common.positive, help="gradient steps (default 10 for bim, 20 for pgd)")
+    made.add_argument(
+        "--steps", type=common.up_to(100_000), help="gradient steps (default 10 for bim, 20 for pgd)"
+    )
     made.add_argument("--step-size", type=common.share, help="default max(2.5 eps / steps, eps / 16)")
-    made.add_argument("--restarts", type=common.positive, help="restarts (default 5 for pgd)")
+    made.add_argument("--restarts", type=common.up_to(10_000), help="restarts (default 5 for pgd)")
     made.add_argument("--no-random-start", action="store_true", help="pgd starts at the image itself, once")
-    made.add_argument("--targets", type=common.positive, help="classes that a targeted attack leads to")
-    made.add_argument("--queries", type=common.positive, help="forward passes an image of a black-box search")
-    made.add_argument("--tries", type=common.positive, help="random points an image, of random_noise")
-    made.add_argument("--searches", type=common.positive, help="searches for cw's constant")
+    made.add_argument("--targets", type=common.up_to(100_000), help="classes that a targeted attack leads to")
+    made.add_argument(
+        "--queries", type=common.up_to(10**7), help="forward passes an image of a black-box search"
+    )
+    made.add_argument("--tries", type=common.up_to(10**6), help="random points an image, of random_noise")
+    made.add_argument("--searches", type=common.up_to(1000), help="searches for cw's constant")
     made.add_argument("--momentum", type=common.share, help="momentum of pgd's gradient; 1 is MI-FGSM")
     made.add_argument("--rule", choices=["apgd", "sapgd"], help="step rule of targeted")
     made.add_argument("--learning-rate", type=common.share, help="learning rate of cw's optimizer")
@@ -72,17 +81,20 @@ def parser() -> common.Parser:
         "network's own)",
     )
     made.add_argument(
-        "--eot", type=common.positive, default=1, help="gradients averaged per step, for a random network"
+        "--eot",
+        type=common.up_to(10_000),
+        default=1,
+        help="gradients averaged per step, for a random network",
     )
     made.add_argument(
         "--images", type=common.positive, default=1000, help="test images, balanced over the classes"
     )
-    made.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+    made.add_argument("--seed", type=common.seed, default=0, help="seed of all random draws")
     made.add_argument("--batch-size", type=common.positive, default=250, help="images per batch")
     common.add_data_options(made, of_user=True)
     made.add_argument(
         "--out",
-        type=Path,
+        type=common.path,
         metavar="FILE",
         help="record to write (default: TARGET/attacks/ATTACK-EPS-SETTINGS.json)",
     )
@@ -122,7 +134,7 @@ def _list() -> int:
         options = [f"--{o.replace('_', '-')}" for o in (*SPECIFIC, "loss") if o in attack.parameters]
         rows.append([name, ", ".join(attack.norms), " ".join(options), attack.summary])
     common.table("attacks", ["name", "norms", "options", "what it does"], rows)
-    print("next: spikeguard attack TARGET --attack NAME")
+    common.say("next: spikeguard attack TARGET --attack NAME")
     return 0
 
 
@@ -230,8 +242,9 @@ def _attack(
 ) -> AttackRecord:
     """Run the attack; returns its record as written."""
     from spikeguard.auditing.record import attack_record, save, weights
-    from spikeguard.auditing.run import Plan, Session, Task, run_suite, settle
+    from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle
     from spikeguard.auditing.state import digest
+    from spikeguard.cli.target import seen_from
     from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
@@ -252,6 +265,7 @@ def _attack(
         "images": digest(x, y),
         "model": weights(target.model),
     }
+    _announce(target, settings, given)
     with common.progress() as shown, exact(), ctrl_c() as stop:
         task = Task(
             target.model,
@@ -265,13 +279,51 @@ def _attack(
         )
         state = run_suite(task)
         witnesses = settle(task, state)
+        if stop.is_set():
+            raise Interrupted(f"attack stopped at its end; {kept(task)}")
     if member.id in state.failed:
         state_file.unlink(missing_ok=True)
         raise UserError(f"attack: {state.failed[member.id]}")
-    record = attack_record(task, state, given.attack, dict(settings), target.origin)
+    origin = seen_from(out.parent, target.origin)
+    record = attack_record(task, state, given.attack, dict(settings), origin)
     entry = save(record, witnesses, out)
     state_file.unlink(missing_ok=True)
     return entry
+
+
+PASSES = ("steps", "queries", "tries", "restarts", "targets", "searches")
+"""Settings whose product says how many passes an attack takes at most."""
+LONG = 60.0  # seconds from which on a user wants to know at once
+
+
+def _announce(target: Target, settings: Settings, given: argparse.Namespace) -> None:
+    """Say how long the attack takes at most if that is long: its first step may take hours."""
+    import torch
+    from torch import nn
+
+    from spikeguard.random.streams import preserved_noise
+
+    count = given.eot
+    for name in PASSES:
+        value = settings.get(name)
+        count *= value if isinstance(value, int) else 1
+    if count <= FEW:
+        return
+    part = target.test.pixels()[: given.batch_size].requires_grad_()
+    begun = time.perf_counter()
+    model = target.model
+    kept = preserved_noise(model) if isinstance(model, nn.Module) else nullcontext()
+    with torch.enable_grad(), kept:
+        logits = model(part)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), part, allow_unused=True)
+    seconds = (time.perf_counter() - begun) * count * len(target.test) / len(part)
+    if seconds > LONG:
+        left = timedelta(seconds=round(seconds)) if seconds < CENTURY else "more than a hundred years"
+        log.info("%s takes at most about %s: %d passes over the images", given.attack, left, count)
+
+
+FEW, CENTURY = 100, 3e9  # passes that are not worth a line; seconds
 
 
 def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace) -> None:
@@ -286,11 +338,11 @@ def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace)
         rows,
     )
     if entry.random_model:
-        print(
+        common.say(
             f"the network is random at inference: scored by the {entry.scored_by}; --eot averages its "
             "gradients"
         )
-    print("robust accuracy is at most this: a stronger attack can only lower it")
+    common.say("robust accuracy is at most this: a stronger attack can only lower it")
     common.print_flags(entry.flags)
-    print(f"wrote {out} and its witnesses")
-    print(f"next: spikeguard audit {given.target} (the network may hide from this attack)")
+    common.say(f"wrote {out} and its witnesses")
+    common.say(f"next: spikeguard audit {given.target} (the network may hide from this attack)")

@@ -27,7 +27,7 @@ def parser() -> common.Parser:
         "audit",
         "Judge a network by the strongest attacks known, with checks that notice when an attack fails.",
     )
-    made.add_argument("target", nargs="*", help=HELP)
+    made.add_argument("target", nargs="*", type=common.named, help=HELP)
     made.add_argument(
         "--effort",
         default=DEFAULT_EFFORT,
@@ -48,12 +48,12 @@ def parser() -> common.Parser:
         metavar="TARGET",
         help="another network whose gradients are tried; may be repeated",
     )
-    made.add_argument("--seed", type=int, default=USUAL[1], help="seed of all random draws")
+    made.add_argument("--seed", type=common.seed, default=USUAL[1], help="seed of all random draws")
     made.add_argument("--batch-size", type=common.positive, default=USUAL[3], help="images per batch")
     common.add_data_options(made, of_user=True)
     made.add_argument(
         "--out",
-        type=Path,
+        type=common.path,
         metavar="FOLDER",
         help="folder of record, witnesses and page (default: in TARGET/audits, by its settings)",
     )
@@ -106,7 +106,7 @@ def _audit(given: argparse.Namespace, name: str) -> int:
     common.start(given.threads)
     from spikeguard.auditing.audit import RECORD, STATE, audit
     from spikeguard.auditing.suite import EFFORTS
-    from spikeguard.cli.target import find
+    from spikeguard.cli.target import find, seen_from
     from spikeguard.report.audit_page import write_page
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
@@ -134,7 +134,7 @@ def _audit(given: argparse.Namespace, name: str) -> int:
             progress=shown.show,
             index=target.test.index,
             stop=stop,
-            origin=target.origin,
+            origin=seen_from(out, target.origin),
         )
     page = write_page(done.record, x, y, done.witnesses, threat, out / "index.html")
     if given.json:
@@ -164,17 +164,17 @@ def _show(record: AuditRecord, file: Path, page: Path) -> None:
         [_row(member) for member in record.members],
     )
     common.print_flags(record.flags)
-    print(f"\nclean {100 * record.clean.value:.1f} %; robust accuracy {record.verdict}")
+    common.say(f"\nclean {100 * record.clean.value:.1f} %; robust accuracy {record.verdict}")
     if (check := record.fresh_process) is not None:
         what = "inputs scored again" if record.random_model else "witnesses checked"
         found = "they all hold" if check.held else "; ".join(check.wrong)
-        print(f"{check.witnesses} {what} in a fresh process: {found}")
-    print(f"wrote {page} (open it in a browser), {file} and its witnesses")
+        common.say(f"{check.witnesses} {what} in a fresh process: {found}")
+    common.say(f"wrote {page} (open it in a browser), {file} and its witnesses")
     longer = {
         "quick": ", or --effort standard for a number to publish",
         "standard": ", or --effort full for the last word",
     }
-    print(f"next: spikeguard verify {file}{longer.get(record.suite.effort, '')}")
+    common.say(f"next: spikeguard verify {file}{longer.get(record.suite.effort, '')}")
 
 
 def _row(member: MemberRow) -> list[str]:

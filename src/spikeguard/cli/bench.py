@@ -28,9 +28,12 @@ def parser() -> common.Parser:
         type=common.positive,
         help="rounds of every task, all contenders in turn; the median counts (default 5)",
     )
-    made.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    made.add_argument("--device", type=common.named, help="cpu or cuda (default: cuda where there is one)")
     made.add_argument(
-        "--out", type=Path, default=Path("spikeguard-bench"), help="folder for the record and the picture"
+        "--out",
+        type=common.path,
+        default=Path("spikeguard-bench"),
+        help="folder for the record and the picture",
     )
     made.add_argument(
         "--resume", action="store_true", help="keep the tasks that an interrupted bench has finished"
@@ -61,12 +64,12 @@ def run(arguments: list[str]) -> int:
         _show_memory(record.memory)
     if record.growth:
         _show_growth(record.growth)
-    print(
+    common.say(
         f"\nwrote {given.out / 'bench.json'} and {given.out / 'bench.svg'} (open it in a browser); "
         f"{time.perf_counter() - begun:.0f} s"
     )
     if missing := [name for name in ("spikingjelly", "snntorch", "torchattacks") if name not in record.peers]:
-        print(
+        common.say(
             f"next: install {', '.join(missing)} beside spikeguard, and what needs them is timed as well "
             "(--no-deps keeps your torch)"
         )
@@ -89,15 +92,15 @@ def _show_timing(name: str, timing: Timing) -> None:
     )
     common.table(title, ["", "seconds", "images/s", "times our best"], rows)
     if dropping := timing.dropping:
-        print(
+        common.say(
             f"{100 * dropping.survive:.0f} % survive at {255 * dropping.eps:.1f}/255; dropping broken "
             f"samples is {dropping.faster:.2f} times faster"
         )
         for other, share in dropping.same_outcome.items():
-            print(f"the same outcome as {other} with torchattacks for {100 * share:.1f} % of the images")
+            common.say(f"the same outcome as {other} with torchattacks for {100 * share:.1f} % of the images")
     if timing.parts:
         shares = (f"{part} {100 * share:.0f} %" for part, share in timing.parts.items())
-        print("where the time goes: " + "; ".join(shares))
+        common.say("where the time goes: " + "; ".join(shares))
 
 
 def _show_memory(memory: PeakMemory) -> None:
@@ -124,4 +127,4 @@ def _show_growth(growth: Growth) -> None:
         f"{kind}: {'does not fit' if size is None else f'{size / 2**30:.1f} GiB'}"
         for kind, size in growth.large.bytes.items()
     )
-    print(f"wrn16 at 224x224, T = 16, batch 8: {sizes}")
+    common.say(f"wrn16 at 224x224, T = 16, batch 8: {sizes}")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
-import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from spikeguard.errors import UserError, nearest
 from spikeguard.records.files import plain
+from spikeguard.runtime.shown import one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -94,23 +95,53 @@ def add_data_options(parser: argparse.ArgumentParser, of_user: bool = False) -> 
     """The flags of the verbs that read images; ``of_user``: the model may be the user's own."""
     if of_user:
         parser.add_argument(
-            "--data", help="data set of a package.module:factory (a run folder knows its own)"
+            "--data", type=named, help="data set of a package.module:factory (a run folder knows its own)"
         )
     parser.add_argument(
-        "--data-dir", help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
+        "--data-dir", type=named, help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", type=named, help="cpu or cuda (default: cuda where there is one)")
 
 
-def positive(text: str) -> int:
+def positive(text: str, most: int = 10**9) -> int:
     """A whole number of at least 1."""
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} must be a whole number of at least 1")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} must be at most {most}")
     return value
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """A whole number between 1 and ``most``: more would not end."""
+    return lambda text: positive(text, most)
+
+
+def seed(text: str) -> int:
+    """A whole number that a generator takes."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**63
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} must be a whole number of at most 63 bits")
+    return value
+
+
+def named(text: str) -> str:
+    """A name that is not empty: an empty one would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return text
+
+
+def path(text: str) -> Path:
+    """A file or folder to write."""
+    return Path(named(text))
 
 
 def thread_count(text: str) -> int:
@@ -123,10 +154,12 @@ def thread_count(text: str) -> int:
 
 def _fraction(text: str) -> float:
     """The number that a text such as 0.03 or 8/255 stands for, -1 where it is none."""
+    above, slash, below = text.partition("/")
     try:
-        return float(Fraction(text))
+        value = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError, OverflowError):
         return -1.0
+    return value if math.isfinite(value) else -1.0
 
 
 def share(text: str) -> float:
@@ -169,17 +202,26 @@ def budget(norm: str, eps: float) -> str:
     return f"{round(255 * eps, 3):g}/255" if norm == "linf" else f"{eps:g}"
 
 
+class _OneLine(logging.Formatter):
+    """What is logged may hold names of a user's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 def start(threads: int | None) -> None:
     """Set up the process: log to stderr, keep freed memory, use the requested number of threads."""
     import torch
 
     from spikeguard.runtime.memory import keep_freed_pages
+    from spikeguard.runtime.stop import interrupt_instead
 
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("spikeguard: %(message)s"))
+    handler.setFormatter(_OneLine("spikeguard: %(message)s"))
     log = logging.getLogger("spikeguard")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
+    interrupt_instead()
     keep_freed_pages()
     if threads:
         torch.set_num_threads(threads)
@@ -204,7 +246,7 @@ class Progress:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task(stage, total=total)
         self.stage, self.at = stage, (done, total)
-        self.bar.update(self.task, completed=done, total=total, description=printable(stage + detail))
+        self.bar.update(self.task, completed=done, total=total, description=one_line(stage + detail))
         if not self.bar.console.is_terminal:
             self._line(before)
 
@@ -218,7 +260,7 @@ class Progress:
             left = next(t.time_remaining for t in self.bar.tasks if t.id == self.task)
             text += "" if left is None else f", {timedelta(seconds=round(left))} left"
         self.printed = now
-        print(f"spikeguard: {printable(text)}", file=sys.stderr, flush=True)
+        print(f"spikeguard: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -240,9 +282,9 @@ def progress() -> Iterator[Progress]:
         yield Progress(bar)
 
 
-def printable(text: str) -> str:
-    """The text without what a terminal would run: control characters are shown as escapes."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match.group())[1:-1], text)
+def say(text: str = "", end: str = "\n") -> None:
+    """Print on stdout, without what a terminal would obey: every verb prints by this."""
+    print(printable(text), end=end)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -252,9 +294,9 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     from rich.text import Text
 
     console = Console()
-    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+    cells = [[one_line(cell) for cell in row] for row in (header, *rows)]
     widths = column_widths(cells, console.width if console.is_terminal else 10**4)
-    drawn = Table(title=Text(printable(title)), title_justify="left")
+    drawn = Table(title=Text(one_line(title)), title_justify="left")
     for number, (name, width) in enumerate(zip(cells[0], widths, strict=True)):
         drawn.add_column(Text(name), justify="right" if number else "left", width=width)
     for row in cells[1:]:
@@ -293,7 +335,7 @@ def print_json(record: Mapping[str, object]) -> None:
 def print_flags(flags: Iterable[Flag]) -> None:
     """Print the flags of a record, and where each is explained."""
     for flag in flags:
-        print(printable(f"{flag.level}: {flag.message} (spikeguard explain {flag.id})"))
+        say(f"{flag.level}: {flag.message} (spikeguard explain {flag.id})")
 
 
 Main = Callable[[list[str]], int]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from spikeguard.cli import common
 from spikeguard.cli.records import load_records
@@ -15,9 +14,9 @@ def parser() -> common.Parser:
         "A paired test of two audits on the same images under the same threat and suite: the difference of "
         "their robust accuracies with a 95 % interval.",
     )
-    made.add_argument("first", help="record of an audit (file or folder)")
-    made.add_argument("second", help="record to compare it with")
-    made.add_argument("--out", type=Path, metavar="FILE", help="file for the result, as JSON")
+    made.add_argument("first", type=common.named, help="record of an audit (file or folder)")
+    made.add_argument("second", type=common.named, help="record to compare it with")
+    made.add_argument("--out", type=common.path, metavar="FILE", help="file for the result, as JSON")
     return made
 
 
@@ -33,8 +32,8 @@ def run(arguments: list[str]) -> int:
     if given.json:
         common.print_json(asdict(result))
         return 0
-    print(common.printable(f"{given.first} against {given.second}: {result.says}"))
+    common.say(f"{given.first} against {given.second}: {result.says}")
     if given.out:
-        print(f"wrote {given.out}")
-    print(f"next: spikeguard export {given.first} {given.second} --format latex")
+        common.say(f"wrote {given.out}")
+    common.say(f"next: spikeguard export {given.first} {given.second} --format latex")
     return 0

@@ -19,13 +19,15 @@ def parser() -> common.Parser:
         "records.",
     )
     made.add_argument(
-        "--out", type=Path, default=Path("spikeguard-demo"), help="folder for page, records and runs"
+        "--out", type=common.path, default=Path("spikeguard-demo"), help="folder for page, records and runs"
     )
     made.add_argument(
         "--images", type=common.positive, default=300, help="test images to attack, a multiple of 10"
     )
     made.add_argument("--epochs", type=common.positive, default=4, help="epochs of each training")
-    made.add_argument("--seed", type=int, default=0, help="seed of weights, batches, noise and attacks")
+    made.add_argument(
+        "--seed", type=common.seed, default=0, help="seed of weights, batches, noise and attacks"
+    )
     made.add_argument("--resume", action="store_true", help="keep what an interrupted demo has finished")
     return made
 
@@ -47,12 +49,12 @@ def run(arguments: list[str]) -> int:
         return 0
     _show(record)
     for paragraph in reading(record):
-        print(f"\n{paragraph}")
-    print(
+        common.say(f"\n{paragraph}")
+    common.say(
         f"\nwrote {given.out / 'index.html'} (open it in a browser), records and runs beside it; "
         f"{time.perf_counter() - begun:.0f} s"
     )
-    print(
+    common.say(
         f"next: spikeguard attack {given.out / 'runs' / 'tgo'} --attack pgd --steps 100, or spikeguard "
         "train tgo --name mine"
     )

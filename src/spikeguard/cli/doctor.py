@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
         common.print_json({name: {"found": found, "note": note} for name, found, note in rows})
     else:
         common.table("spikeguard doctor", ["part", "found", "note"], rows)
-        print("next: spikeguard demo")
+        common.say("next: spikeguard demo")
     return 0
 
 

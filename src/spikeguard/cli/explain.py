@@ -35,10 +35,10 @@ def run(arguments: list[str]) -> int:
     if given.json:
         common.print_json({name: plain(KINDS[name]) for name in given.flag or KINDS})
     elif given.flag:
-        print("\n\n".join(_page(name) for name in given.flag))
+        common.say("\n\n".join(_page(name) for name in given.flag))
     else:
-        print("\n".join(_listing([(kind.level, name, kind.says) for name, kind in KINDS.items()])))
-        print("next: spikeguard explain FLAG")
+        common.say("\n".join(_listing([(kind.level, name, kind.says) for name, kind in KINDS.items()])))
+        common.say("next: spikeguard explain FLAG")
     return 0
 
 

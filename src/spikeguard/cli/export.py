@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
@@ -23,11 +22,13 @@ def parser() -> common.Parser:
         epilog="--out FILE takes the format from the file's name: "
         + ", ".join(f"{suffix} {form}" for suffix, form in SUFFIXES.items()),
     )
-    made.add_argument("record", nargs="+", help="records of audits (files or folders)")
+    made.add_argument("record", nargs="+", type=common.named, help="records of audits (files or folders)")
     made.add_argument(
         "--format", choices=FORMATS, help="the default is the format of FILE's name, csv without one"
     )
-    made.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print on stdout)")
+    made.add_argument(
+        "--out", type=common.path, metavar="FILE", help="file to write (default: print on stdout)"
+    )
     return made
 
 
@@ -48,13 +49,14 @@ def run(arguments: list[str]) -> int:
         return 0
     text = _writers()[form](records)
     if given.out is None:
-        print(text, end="")
+        common.say(text, end="")
         return 0
     from spikeguard.records.files import write_bytes
+    from spikeguard.runtime.shown import printable
 
-    write_bytes(given.out, text.encode())
-    print(f"wrote {given.out} ({form}, {len(records)} record{'s' * (len(records) != 1)})")
-    print("next: spikeguard compare A B, for a paired test of two of them")
+    write_bytes(given.out, printable(text).encode())
+    common.say(f"wrote {given.out} ({form}, {len(records)} record{'s' * (len(records) != 1)})")
+    common.say("next: spikeguard compare A B, for a paired test of two of them")
     return 0
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import warnings
 from importlib import import_module
 
+from spikeguard.runtime.shown import one_line
+from spikeguard.runtime.stop import end_at_once, exit_code
 from spikeguard.runtime.version import __version__
 
+NO_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|out of memory|bad_alloc|can't start new thread"
+    "|failed to map segment|[Cc]annot allocate memory"
+)
+"""What torch says where memory ends."""
 VERBS = {
     "demo": "train vanilla and TGO on the embedded images, attack both, write a page",
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
@@ -31,13 +39,16 @@ usage: spikeguard VERB [options]        (spikeguard VERB --help for a verb's opt
 
 {verbs}
 
-exit codes: 0 done; 1 a check failed; 2 bad input (one line: what, where, what is allowed); 130 interrupted
+exit codes: 0 done; 1 a check failed; 2 bad input (one line: what, where, what is allowed); 130 interrupted by
+Ctrl-C, 143 by SIGTERM; state is kept
 start with: spikeguard demo"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        end_at_once()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name beyond the terminal's encoding is no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -51,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
         if issubclass(category, SpikeguardWarning):
-            print(f"spikeguard: warning: {message}", file=sys.stderr)
+            print(f"spikeguard: warning: {one_line(str(message))}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -73,18 +84,22 @@ def _exit_code(verb: str, arguments: list[str]) -> int:
     except UserError as error:
         return _fail(str(error), 2)
     except Interrupted as error:
-        return _fail(str(error), 130)
+        return _fail(str(error), exit_code())
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except MemoryError:
-        return _fail(f"{verb}: not enough memory; take fewer images or a smaller batch", 2)
+        return _fail("interrupted", exit_code())
     except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a name that is too long, a disk that is gone
+        return _fail(f"{verb}: {error.filename or ''} {error.strerror or error}".replace(":  ", ": "), 2)
+    except RecursionError:
+        return _fail(f"{verb}: what it reads is nested too deeply", 2)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        return _fail(f"{verb}: not enough memory; take fewer images, a smaller batch or a smaller network", 2)
 
 
 def _fail(message: str, code: int) -> int:
-    from spikeguard.cli.common import printable
-
-    print(f"spikeguard: {printable(message)}", file=sys.stderr)
+    print(f"spikeguard: {one_line(message)}", file=sys.stderr)
     return code

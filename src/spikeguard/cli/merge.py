@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from spikeguard.cli import common
-from spikeguard.cli.records import record_file
+from spikeguard.cli.records import load_records, record_file
 
 
 def parser() -> common.Parser:
@@ -14,8 +12,8 @@ def parser() -> common.Parser:
         "The union of audits of the same network, images and threat: an image counts as broken where any of "
         "them broke it.",
     )
-    made.add_argument("record", nargs="+", help="records of audits (files or folders)")
-    made.add_argument("--out", type=Path, metavar="FILE", help="file for the merged record (required)")
+    made.add_argument("record", nargs="+", type=common.named, help="records of audits (files or folders)")
+    made.add_argument("--out", type=common.path, metavar="FILE", help="file for the merged record (required)")
     return made
 
 
@@ -26,9 +24,10 @@ def run(arguments: list[str]) -> int:
         made.error("merge writes a record: name the file with --out FILE.json")
     from spikeguard.auditing.merge import merge_files
 
+    load_records(given.record)  # none of them may say two things of one image
     merged = merge_files([record_file(name) for name in given.record], given.out)
     if given.json:
         common.print_json(merged.to_json())
         return 0
-    print(f"{merged.verdict}\nwrote {given.out} and its witnesses\nnext: spikeguard verify {given.out}")
+    common.say(f"{merged.verdict}\nwrote {given.out} and its witnesses\nnext: spikeguard verify {given.out}")
     return 0

@@ -23,7 +23,11 @@ def record_file(name: str) -> Path:
 
 
 def load_records(names: Sequence[str]) -> list[Record]:
-    """The records; UserError names the first that is missing or damaged."""
+    """The records; UserError names the first that is missing, damaged or says two things of one image."""
+    from spikeguard.auditing.consistency import check_outcomes
     from spikeguard.records.read import read_record
 
-    return [read_record(record_file(name)) for name in names]
+    records = [read_record(record_file(name)) for name in names]
+    for name, record in zip(names, records, strict=True):
+        check_outcomes(record, name)
+    return records

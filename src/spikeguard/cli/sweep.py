@@ -19,15 +19,21 @@ def parser() -> common.Parser:
         "one stopped. 'spikeguard sweep embedded', from a checkout, runs the study of all defenses and has "
         "options of its own.",
     )
-    parser.add_argument("matrix", metavar="MATRIX.toml", help="base recipe, axes or rows, and how to audit")
-    parser.add_argument("--out", type=Path, help="folder of networks and record (default: runs/MATRIX)")
+    parser.add_argument(
+        "matrix", type=common.named, metavar="MATRIX.toml", help="base recipe, axes or rows, and how to audit"
+    )
+    parser.add_argument(
+        "--out", type=common.path, help="folder of networks and record (default: runs/MATRIX)"
+    )
     parser.add_argument(
         "--jobs",
         type=common.positive,
         default=1,
         help="networks at a time, each in a process with its share of the threads",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda if this machine has it)")
+    parser.add_argument(
+        "--device", type=common.named, help="cpu or cuda (default: cuda if this machine has it)"
+    )
     return parser
 
 
@@ -55,8 +61,8 @@ def run(arguments: list[str]) -> int:
         common.print_json(record.to_json())
         return 0
     _print_table(record)
-    print(f"wrote {out / RECORD_NAME}; the networks are in {out / 'runs'}")
-    print(f"next: spikeguard audit {out / 'runs'}/NAME --effort standard")
+    common.say(f"wrote {out / RECORD_NAME}; the networks are in {out / 'runs'}")
+    common.say(f"next: spikeguard audit {out / 'runs'}/NAME --effort standard")
     return 0
 
 

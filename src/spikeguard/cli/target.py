@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,20 @@ def find(name: str, images: int | None, data: str | None, data_dir: str | None, 
     test = load_data(data, data_dir).test
     test = test if images is None or images >= len(test) else test.balanced(images)
     return Target(model, test.to(place), Origin(name, data, data_dir, "test", images, recipe))
+
+
+def seen_from(folder: Path, origin: Origin) -> Origin:
+    """The origin with its target as seen from the folder of a record; a factory is named by its module."""
+    if origin.target is None or not Path(origin.target).exists():
+        return origin
+    return replace(origin, beside=os.path.relpath(Path(origin.target).resolve(), folder.resolve()))
+
+
+def found_from(folder: Path, origin: Origin) -> str:
+    """The name of a record's target: as seen from its folder if it lies there, else as it was typed."""
+    if origin.beside is not None and (path := folder / origin.beside).exists():
+        return str(path)
+    return origin.target or ""
 
 
 def folder_of(name: str) -> Path:

@@ -29,8 +29,15 @@ def parser() -> common.Parser:
         "train", "Train a network by a recipe into runs/NAME.", epilog=EXAMPLES + ", ".join(RECIPES)
     )
     made.usage = "spikeguard train [options] [--FIELD VALUE ...] [recipe]"
-    made.add_argument("recipe", nargs="?", help="a recipe's name or a .toml file; not needed with --resume")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the run (default: runs/NAME)")
+    made.add_argument(
+        "recipe",
+        nargs="?",
+        type=common.named,
+        help="a recipe's name or a .toml file; not needed with --resume",
+    )
+    made.add_argument(
+        "--out", type=common.path, metavar="FOLDER", help="folder of the run (default: runs/NAME)"
+    )
     made.add_argument("--resume", action="store_true", help="go on with an interrupted run, to the same bits")
     made.add_argument(
         "--save-every",
@@ -154,8 +161,8 @@ def _show(done: Run, name: str, out: Path) -> None:
         ["epoch", "loss", "of it penalty", "training, %", "validation, %"],
         rows,
     )
-    print(f"wrote {out} (weights.safetensors, run.json, metrics.jsonl)")
-    print(f"next: spikeguard audit {out} --effort quick")
+    common.say(f"wrote {out} (weights.safetensors, run.json, metrics.jsonl)")
+    common.say(f"next: spikeguard audit {out} --effort quick")
 
 
 def _percent(value: float | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
-from spikeguard.cli.records import load_records, record_file
+from spikeguard.cli.records import record_file
 from spikeguard.errors import UserError
+from spikeguard.records.files import CHANGED
 
 if TYPE_CHECKING:
     from spikeguard.records.schema import Record
@@ -31,21 +31,26 @@ def parser() -> common.Parser:
         "verify",
         "Check records: load network and images again, and test every stored witness by one forward pass.",
     )
-    made.add_argument("record", nargs="+", help="records of audits or attacks (files or folders)")
+    made.add_argument(
+        "record", nargs="+", type=common.named, help="records of audits or attacks (files or folders)"
+    )
     common.add_data_options(made)
-    made.add_argument("--out", type=Path, metavar="FILE", help="file for the result, as JSON")
+    made.add_argument("--out", type=common.path, metavar="FILE", help="file for the result, as JSON")
     return made
 
 
 def run(arguments: list[str]) -> int:
     given = parser().read(arguments)
-    records = load_records(given.record)
+    from spikeguard.records.read import read_to_verify
+
+    records = [read_to_verify(record_file(name)) for name in given.record]
     common.start(given.threads)
     with common.progress() as shown:
         rows = []
-        for number, (name, record) in enumerate(zip(given.record, records, strict=True)):
+        for number, (name, (record, intact)) in enumerate(zip(given.record, records, strict=True)):
             shown.show("verifying", number, len(records), f" {name}")
-            rows.append(_verify(name, record, given))
+            row = _verify(name, record, given)
+            rows.append(row if intact else replace(row, ok=False, wrong=(f"it {CHANGED}", *row.wrong)))
     result = {"verified": [asdict(row) for row in rows]}
     if given.out:
         from spikeguard.records.files import write_json
@@ -60,29 +65,35 @@ def run(arguments: list[str]) -> int:
 
 def _verify(name: str, record: Record, given: argparse.Namespace) -> Row:
     from spikeguard.auditing.verify import checkable, verify
-    from spikeguard.cli.target import find
+    from spikeguard.cli.target import find, found_from
 
     audit = checkable(record)
     origin = audit.origin
     if origin.target is None:
         raise UserError(f"{name} names no target: it was made from Python; verify it there with sg.verify")
-    target = find(origin.target, audit.images, origin.data, given.data_dir, given.device)
-    result = verify(audit, record_file(name).parent, target.model, target.test.pixels(), target.test.y)
-    return Row(name, result.claimed, result.held, not result.wrong, result.wrong)
+    folder = record_file(name).parent
+    target = find(found_from(folder, origin), audit.images, origin.data, given.data_dir, given.device)
+    result = verify(audit, folder, target.model, target.test.pixels(), target.test.y)
+    wrong = result.wrong
+    if audit.index and audit.index != tuple(target.test.index.tolist()):
+        wrong += ("the numbers of the images are not those that the data set gives them",)
+    if origin.split not in (None, "test"):
+        wrong += (f"the record names the part {origin.split!r} of the data; the command line attacks 'test'",)
+    return Row(name, result.claimed, result.held, not wrong, wrong)
 
 
 def _show(rows: list[Row], given: argparse.Namespace) -> None:
     for row in rows:
         found = "all hold" if row.ok else "; ".join(row.wrong)
-        print(
-            common.printable(
-                f"{row.record}: {row.held} of {row.claimed} stored inputs do to this network what "
-                f"the record says: {found}"
-            )
+        common.say(
+            f"{row.record}: {row.held} of {row.claimed} stored inputs do to this network what "
+            f"the record says: {found}"
         )
     if given.out:
-        print(f"wrote {given.out}")
+        common.say(f"wrote {given.out}")
     if failed := [row.record for row in rows if not row.ok]:
-        print(f"next: audit the network of {failed[0]} again; a record that does not hold is no evidence")
+        common.say(
+            f"next: audit the network of {failed[0]} again; a record that does not hold is no evidence"
+        )
     else:
-        print(f"next: spikeguard export {' '.join(given.record)}")
+        common.say(f"next: spikeguard export {' '.join(given.record)}")

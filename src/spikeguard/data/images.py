@@ -39,6 +39,8 @@ class Images:
 
         Raises UserError if ``count`` is no multiple of the classes, or a class has too few images.
         """
+        if not len(self):
+            raise UserError(f"{count} images needed, there are none")
         classes = int(self.y.max()) + 1
         if count < classes or count % classes:
             raise UserError(

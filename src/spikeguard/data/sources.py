@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from spikeguard.data import sample
 from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError, unknown
+from spikeguard.records.files import read_bytes
 
 FASHION = (
     "T-shirt/top",
@@ -37,6 +39,8 @@ FASHION = (
     "ankle boot",
 )
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LARGEST = 2**28
+"""Bytes of a file; the largest official one has 154 MB."""
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -161,7 +165,11 @@ def _load(name: str, folder: str | None, download: bool) -> Dataset:
             name, train, test, FASHION, SOURCES["fashion-mnist"].mean, SOURCES["fashion-mnist"].std
         )
     source = SOURCES[name]
-    places = [Path(folder)] if folder else [*source.system, Path.home() / ".cache" / "spikeguard"]
+    places = (
+        [Path(folder)]
+        if folder
+        else [*source.system, Path(os.path.expanduser("~")) / ".cache" / "spikeguard"]
+    )
     if download and not any(_complete(source, place) for place in places):
         for file in source.downloads:
             fetch(source.url + file, places[-1] / file)
@@ -180,21 +188,48 @@ def _copies(file: str, source: Source, place: Path) -> Iterator[tuple[Path, Call
     """Yield every copy of a file: plain, gzipped, or inside the official archive."""
     for folder in (place, *(place / s for s in source.subfolders)):
         if (path := folder / file).is_file():
-            yield path, path.read_bytes
+            yield path, partial(read_bytes, path, LARGEST)
         if (path := folder / f"{file}.gz").is_file():
-            yield path, lambda path=path: gzip.decompress(path.read_bytes())  # type: ignore[misc]
+            yield path, partial(_unzipped, path)
     for archive in source.downloads:
         if archive.endswith(".tar.gz") and (path := place / archive).is_file():
-            yield path, lambda path=path: _member(path, file)  # type: ignore[misc]
+            yield path, partial(_member, path, file)
+
+
+def _unzipped(path: Path) -> bytes:
+    with gzip.open(path) as unzipped:
+        content = unzipped.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise _too_large(path)
+    return content
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(f"{path} unpacks to more than {LARGEST / 2**20:.0f} MiB: it is not the official file")
+
+
+def _bounded(unzipped: gzip.GzipFile, path: Path) -> io.BytesIO:
+    """What an archive unpacks to, up to some times the largest official file; more is a UserError."""
+    content, most = io.BytesIO(), 4 * LARGEST
+    while block := unzipped.read(2**20):
+        content.write(block)
+        most -= len(block)
+        if most < 0:
+            raise _too_large(path)
+    content.seek(0)
+    return content
 
 
 def _member(archive: Path, file: str) -> bytes:
-    with tarfile.open(archive) as tar:
+    with gzip.open(archive) as unzipped, tarfile.open(fileobj=_bounded(unzipped, archive)) as tar:
         for member in tar:
             if member.isfile() and Path(member.name).name == file:
                 extracted = tar.extractfile(member)
                 assert extracted is not None
-                return extracted.read()
+                content = extracted.read()
+                if len(content) > LARGEST:
+                    raise _too_large(archive)
+                return content
     raise UserError(f"{archive} holds no {file}")
 
 
@@ -203,7 +238,9 @@ def _find(name: str, file: str, digest: str, source: Source, places: list[Path])
         for path, read in _copies(file, source, place):
             try:
                 content = read()
-            except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            except UserError:
+                raise
+            except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
                 raise UserError(
                     f"{path} cannot be read ({error}): it is truncated or altered; download it again"
                 ) from error

@@ -122,6 +122,12 @@ class _Layer:
             "MOVING": int(call.moving is not None),
         }
         self.keys = None if draw is None else draw.keys.contiguous()
+        # built before the averages of the norm move: another way may have to do it
+        self.forward_flags = {
+            "WANT_U": int(call.want_u or callable(call.sharpness)),
+            "BAND": _BAND[mode.band.side] if mode.band else 0,
+        }
+        cpp_build.function("forward", FORWARD, "u", **self.flags, **self.forward_flags)
         self.affine = None if call.norm is None else self.statistics(call.norm)
 
     def run(
@@ -208,8 +214,8 @@ class _Integrate(torch.autograd.Function):
         spikes = empty(layer.shape, out, current.dtype)
         want_u = call.want_u or callable(call.sharpness)
         u = empty(layer.shape, full, torch.float32) if want_u else None
-        band = _BAND[mode.band.side] if mode.band else 0
-        sums = layer.run(FORWARD, "forward", 1, {"WANT_U": int(want_u), "BAND": band}, spikes=spikes, u=u)
+        band = layer.forward_flags["BAND"]
+        sums = layer.run(FORWARD, "forward", 1, layer.forward_flags, spikes=spikes, u=u)
         penalty = (sums[0] / (mode.timesteps * layer.shape.step)).float() if band else None
         sharpness = call.sharpness
         if callable(sharpness):

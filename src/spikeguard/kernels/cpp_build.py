@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import logging
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from spikeguard.errors import UserError
 from spikeguard.kernels import compiler
+from spikeguard.records.files import write_bytes
 
 log = logging.getLogger("spikeguard")
 
@@ -95,37 +98,68 @@ def path(device: str = "cpu") -> str:
     return "native" if device == "cpu" and verdict()[0] else compiler.path(device)
 
 
-@cache
-def verdict() -> tuple[bool, str]:
-    """Can libraries be built and called? If not, the reason. Checked once.
+class BuildError(UserError):
+    """No library could be built for a kernel: the compiler failed, or what it made cannot be loaded."""
 
-    ``SPIKEGUARD_COMPILE=0`` turns it off.
+
+def verdict() -> tuple[bool, str]:
+    """Can libraries be built and called? If not, the reason. Checked once, by the largest kernels, too.
+
+    ``SPIKEGUARD_COMPILE=0`` turns it off. A kernel that fails later turns it off for the rest of the process.
     """
+    return (False, _failed[0]) if _failed else _probed()
+
+
+_failed: list[str] = []
+
+
+@cache
+def _probed() -> tuple[bool, str]:
     if os.environ.get("SPIKEGUARD_COMPILE", "1") == "0":
         return False, "switched off by SPIKEGUARD_COMPILE=0"
     if not sys.platform.startswith("linux"):
         return False, "only tried on Linux"
     try:
         function("adapt", SMALL, "u", STEPS=1, CONSTANT=0, BFLOAT16=0, INNER=0)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        detail = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
-        return False, (detail[0] if detail else str(error))[:160]
+        large = {"STEPS": 4, "CONSTANT": 0, "BFLOAT16": 0, "INNER": 0, "NORM": 2, "NOISE": 1, "BAND": 1}
+        function("forward", FORWARD, "u", **large)
+        function("backward", BACKWARD, "u", **large, G_BAND=1, SCALARS=1, AFFINE=1)
+    except BuildError as error:
+        return False, str(error)[:160]
     return True, ""
 
 
 @cache
 def function(name: str, which: int, derivative: str, **flags: int) -> Callable[[object], None]:
-    """A function of the library for these macros; those not named are 0."""
-    found = getattr(
-        _library(which, derivative, tuple(sorted({**dict.fromkeys(_ZERO, 0), **flags}.items()))), name
-    )
+    """A function of the library for these macros; those not named are 0. BuildError if there is none."""
+    macros = tuple(sorted({**dict.fromkeys(_ZERO, 0), **flags}.items()))
+    try:
+        found = getattr(_library(which, derivative, macros), name)
+    except (OSError, subprocess.SubprocessError, AttributeError, UserError) as error:
+        reason = _reason(error)
+        if _probed.cache_info().currsize:  # the kernels that are tried first could be built
+            _failed.append(reason)
+            log.warning(
+                "neurons run without C++ from here on, slower: a kernel could not be built (%s)", reason
+            )
+        raise BuildError(
+            f"a kernel in C++ could not be built ({reason}); SPIKEGUARD_COMPILE=0 does without"
+        ) from error
     found.argtypes, found.restype = [ctypes.c_void_p], None
     called: Callable[[object], None] = found
     return called
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what a compiler said, or of the error."""
+    said = str(error.stderr) if isinstance(error, subprocess.CalledProcessError) else str(error)
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
+
+
 @cache
 def _library(which: int, derivative: str, flags: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+    """The library on disk, if it is as it was built (its name holds a digest), else a new one."""
     macros = [f"-DPASS={which}", *(f"-D{k}={v}" for k, v in flags), f"-DDERIVATIVE={derivative}"]
     compiler_path, openmp = _compiler(), _openmp()
     parts = [
@@ -135,25 +169,38 @@ def _library(which: int, derivative: str, flags: tuple[tuple[str, int], ...]) ->
         openmp,
         _target(compiler_path),
     ]
-    path = folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
-    if not path.exists():
-        handle, fresh = tempfile.mkstemp(dir=path.parent, suffix=".so")
-        os.close(handle)
+    stem = hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]
+    for path in sorted(folder().glob(f"{stem}-*.so")):
+        if path.stem == f"{stem}-{_digest(path.read_bytes())}":
+            return ctypes.CDLL(str(path))
+        path.unlink(missing_ok=True)  # a damaged one would end the process
+    (folder() / f"{stem}.so").unlink(missing_ok=True)  # as version 0.2 named it
+    with tempfile.TemporaryDirectory(prefix="spikeguard-build-") as place:
+        fresh = Path(place) / "kernel.so"
+        _compile([compiler_path, *FLAGS, *macros, str(SOURCE), "-o", str(fresh), openmp])
+        content = fresh.read_bytes()
+        path = folder() / f"{stem}-{_digest(content)}.so"
         try:
-            _compile([compiler_path, *FLAGS, *macros, str(SOURCE), "-o", fresh, openmp])
-            os.replace(fresh, path)
-        finally:
-            Path(fresh).unlink(missing_ok=True)
+            write_bytes(path, content)
+        except UserError:  # no room on the disk: without a cache
+            return ctypes.CDLL(str(fresh))
     return ctypes.CDLL(str(path))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _compile(command: list[str]) -> None:
     for level in LEVELS:
-        done = subprocess.run([*command, *level], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [*command, *level], capture_output=True, text=True, errors="replace", timeout=120
+        )
         if done.returncode == 0:
             return
         log.debug("%s: %s", " ".join(level), done.stderr.strip()[:500])
-    raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    said = done.stderr if done.stderr.strip() else f"the compiler ended with exit code {done.returncode}"
+    raise subprocess.CalledProcessError(done.returncode, command, done.stdout, said)
 
 
 def _compiler() -> str:
@@ -187,9 +234,11 @@ def _openmp() -> str:
 @cache
 def folder() -> Path:
     """The folder of libraries: SPIKEGUARD_CACHE, else the user's cache, else a temporary one."""
-    base = os.environ.get("SPIKEGUARD_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "spikeguard"
+    home = os.path.expanduser("~")  # stays as it is where nobody knows the home
+    cache_home = (
+        os.environ.get("XDG_CACHE_HOME") or (home if home != "~" else tempfile.gettempdir()) + "/.cache"
     )
+    base = os.environ.get("SPIKEGUARD_CACHE") or os.path.join(cache_home, "spikeguard")
     path = Path(base) / "kernels"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -197,4 +246,6 @@ def folder() -> Path:
             return path
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="spikeguard-kernels-"))
+    made = Path(tempfile.mkdtemp(prefix="spikeguard-kernels-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeguard.kernels import compiled, cpp, equation, gaussian, norms
+from spikeguard.kernels.cpp_build import BuildError
 from spikeguard.kernels.custom_backward import SequenceRule, custom_backward
 from spikeguard.kernels.equation import Moving
 from spikeguard.kernels.layout import Layout
@@ -55,7 +56,10 @@ def integrate(current: Tensor, cell: Cell, settings: Settings) -> LayerOutput:
     if settings.rule is not None:
         return _custom(current, cell, settings, settings.rule)
     if _native(current, cell, settings):
-        return _in_one_pass(current, cell, settings)
+        try:
+            return _in_one_pass(current, cell, settings)
+        except BuildError:  # nothing has been computed yet, and from now on another way is taken
+            pass
     current, settings = normalize_first(current, settings)
     mode, noise = settings.mode, None
     if settings.noise is not None:

@@ -24,7 +24,7 @@ def normalize(norm: nn.BatchNorm2d, current: Tensor, recomputing: bool) -> Tenso
 
     With ``recomputing`` the batch was counted before, so the running averages do not move.
     """
-    folded = current.flatten(0, 1)
+    folded = _unambiguous(current.flatten(0, 1))
     if recomputing and norm.training:
         folded = F.batch_norm(
             folded, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, 0.0, norm.eps
@@ -47,3 +47,14 @@ def norm_state(norm: nn.BatchNorm2d, recomputing: bool) -> Norm:
     return Norm(
         norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, momentum, norm.training
     )
+
+
+def _unambiguous(images: Tensor) -> Tensor:
+    """Images ``[N, C, H, W]`` whose strides say how they lie in memory.
+
+    A single image has any stride over N. Where it is not that of an image, torch's batch norm misreads the
+    layout of a gradient that lies in another order, and gives back a wrong one.
+    """
+    if len(images) != 1 or images.dim() != 4 or images.is_contiguous():
+        return images
+    return images.as_strided(images.shape, (images.numel(), *images.stride()[1:]))

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from spikeguard.errors import UserError
@@ -17,6 +18,9 @@ from spikeguard.networks.wrn import wrn16
 from spikeguard.neurons import Neuron
 from spikeguard.random import draws
 
+LARGEST, DEEPEST = 2**16, 100
+"""What the options of a network may be at most."""
+CHECKED, MOST_PARAMETERS = 1024, 2**31
 NETWORKS: dict[str, Callable[..., tuple[nn.Module, int]]] = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
 
 
@@ -64,7 +68,28 @@ def build(
         sizes = value if isinstance(value, (tuple, list)) else (value,)
         if not sizes or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in sizes):
             raise UserError(f"build: {network}: {name} = {value!r} must be whole numbers of at least 1")
+    _check_size(network, make, in_shape, options)
     body, features = make(in_shape, neuron or Neuron(), **options)
     net = Classifier(body, nn.Linear(features, classes), in_shape, timesteps, mean, std)
     init_kaiming(net, draws.generator(seed, "weights"))
     return net.prefer(channels_last=True)
+
+
+def _check_size(
+    network: str, make: Callable[..., tuple[nn.Module, int]], in_shape: Sequence[int], options: dict[str, Any]
+) -> None:
+    """UserError if the network would never be finished or not fit into memory. It takes no memory itself."""
+    for name, value in options.items():
+        most = DEEPEST if name == "depth" else LARGEST
+        if max(value if isinstance(value, (tuple, list)) else (value,)) > most:
+            raise UserError(f"build: {network}: {name} must be at most {most}")
+    if max(in_shape) > LARGEST:
+        raise UserError(f"build: in_shape must be at most {LARGEST} each")
+    if not options or (network == "small" and options.get("width", 32) * options.get("depth", 1) <= CHECKED):
+        return
+    with torch.device("meta"):
+        body, _ = make(in_shape, Neuron(), **options)
+    if (count := sum(p.numel() for p in body.parameters())) > MOST_PARAMETERS:
+        raise UserError(
+            f"build: {network} would have {count:,} parameters; at most {MOST_PARAMETERS:,} are allowed"
+        )

@@ -7,6 +7,7 @@ A field that holds one of several classes (a surrogate, a defense) is written ``
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Choices = Mapping[type, Mapping[str, type]]
 NO_CHOICES: Choices = {}
+SHOWN = 120  # characters of a value in a message
+LARGEST = 2**63 - 1  # what a whole number of torch holds
 BITS = "a string of 0 and 1 where all values are 0 or 1"
 Outcomes = Annotated[tuple[float, ...], BITS]
 """One value an image: 0 or 1, or a share of draws. Written as '0110' where no value lies in between."""
@@ -45,7 +48,7 @@ def build(kind: type[T], values: Mapping[str, object], where: str, choices: Choi
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := [k for k in values if k not in fields]:
         raise UserError(
-            f"{where}: unknown field {unknown[0]!r} ({did_you_mean(unknown[0], fields)}known: "
+            f"{where}: unknown field {shown(unknown[0])} ({did_you_mean(unknown[0], fields)}known: "
             f"{', '.join(sorted(fields)) or 'none'})"
         )
     missing = (dataclasses.MISSING, dataclasses.MISSING)
@@ -54,7 +57,17 @@ def build(kind: type[T], values: Mapping[str, object], where: str, choices: Choi
     ]:
         raise UserError(f"{where}: field {lacking[0]!r} is missing")
     types_ = hints(kind)  # type: ignore[arg-type]
-    return kind(**{k: _convert(types_[k], v, f"{where}: {k}", choices) for k, v in values.items()})
+    return kind(
+        **{
+            k: v if _is_default(fields[k], v) else _convert(types_[k], v, f"{where}: {k}", choices)
+            for k, v in values.items()
+        }
+    )
+
+
+def _is_default(field: dataclasses.Field[object], value: object) -> bool:
+    """Is it a number that no other field could be, such as a width that is infinite unless one is given?"""
+    return isinstance(value, float) and isinstance(field.default, float) and value == field.default
 
 
 @cache
@@ -75,7 +88,7 @@ def _convert(hint: object, value: object, where: str, choices: Choices) -> objec
         return _convert(_arm(args, value), value, where, choices)
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{where} = {value!r} must be one of {', '.join(map(str, args))}")
+            raise UserError(f"{where} = {shown(value)} must be one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:
         return _tuple(args, value, where, choices)
@@ -91,11 +104,24 @@ def _convert(hint: object, value: object, where: str, choices: Choices) -> objec
 
 
 def _scalar(hint: type, value: object, where: str) -> object:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint in (int, float) and type(value) is int:
+        if abs(value) > LARGEST:
+            raise UserError(f"{where} = {shown(value)} must lie between -2**63 and 2**63")
+        return hint(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{where} = {value!r} must be {_NAMES.get(hint, hint.__name__)}")
+        raise UserError(f"{where} = {shown(value)} must be {_NAMES.get(hint, hint.__name__)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} = {value} must be a finite number")
     return value
+
+
+def shown(value: object) -> str:
+    """A value for a message, in one line of bounded length."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+        return f"a {type(value).__name__} too long to write"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _arm(args: tuple[object, ...], value: object) -> object:
@@ -115,23 +141,23 @@ def _tuple(args: tuple[object, ...], value: object, where: str, choices: Choices
             return tuple(value)
         if not isinstance(value, Mapping):
             raise UserError(
-                f"{where} = {value!r} must be a table, as in {{{next(iter(choices[base]))} = {{...}}}}"
+                f"{where} = {shown(value)} must be a table, as in {{{next(iter(choices[base]))} = {{...}}}}"
             )
         return tuple(_choice(base, name, v, where, choices) for name, v in value.items())
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise UserError(f"{where} = {value!r} must be a list")
+        raise UserError(f"{where} = {shown(value)} must be a list")
     kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
     if len(kinds) != len(value):
-        raise UserError(f"{where} = {value!r} must be a list of {len(kinds)} values")
+        raise UserError(f"{where} = {shown(value)} must be a list of {len(kinds)} values")
     return tuple(_convert(kind, v, where, choices) for kind, v in zip(kinds, value, strict=True))
 
 
 def _outcomes(value: object, where: str) -> tuple[float, ...]:
     if isinstance(value, str) and not set(value) - {"0", "1"}:
         return tuple(float(c) for c in value)
-    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in value):
         return tuple(float(v) for v in value)
-    raise UserError(f"{where} must be a string of 0 and 1 or a list of numbers")
+    raise UserError(f"{where} must be a string of 0 and 1 or a list of numbers in [0, 1]")
 
 
 def _choose(base: type, value: object, where: str, choices: Choices) -> object:
@@ -140,7 +166,7 @@ def _choose(base: type, value: object, where: str, choices: Choices) -> object:
     chosen = {value: {}} if isinstance(value, str) else value
     if not isinstance(chosen, Mapping) or len(chosen) != 1:
         raise UserError(
-            f"{where} = {value!r} must name one of {', '.join(choices[base])}, as in "
+            f"{where} = {shown(value)} must name one of {', '.join(choices[base])}, as in "
             f"{{{next(iter(choices[base]))} = {{...}}}}"
         )
     ((name, fields),) = chosen.items()
@@ -150,8 +176,8 @@ def _choose(base: type, value: object, where: str, choices: Choices) -> object:
 def _choice(base: type, name: str, fields: object, where: str, choices: Choices) -> object:
     if name not in choices[base]:
         raise UserError(
-            f"{where}: unknown {base.__name__.lower()} {name!r} ({did_you_mean(name, choices[base])}known: "
-            f"{', '.join(choices[base])})"
+            f"{where}: unknown {base.__name__.lower()} {shown(name)} ({did_you_mean(name, choices[base])}"
+            f"known: {', '.join(choices[base])})"
         )
     return build(choices[base][name], table(fields, f"{where}.{name}"), f"{where}.{name}", choices)
 
@@ -159,7 +185,7 @@ def _choice(base: type, name: str, fields: object, where: str, choices: Choices)
 def table(value: object, where: str) -> Mapping[str, object]:
     """A value that has to be a table of fields; UserError if it is none."""
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} = {value!r} must be a table of fields")
+        raise UserError(f"{where} = {shown(value)} must be a table of fields")
     return value
 
 

@@ -24,6 +24,15 @@ Settings = dict[str, object]
 """Keyword arguments of an attack, fields of a recipe: plain values, checked by whoever uses them."""
 
 
+def _of_schema1(values: Mapping[str, object], where: str) -> dict[str, object]:
+    """The values in today's keys; UserError if a record of schema 1 is damaged."""
+    try:
+        return schema1.upgraded(values)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{where}: a damaged record of schema 1 ({said})") from error
+
+
 @dataclass(frozen=True)
 class Record:
     """Base of all records: reads and writes itself as JSON."""
@@ -41,7 +50,7 @@ class Record:
         Raises:
             UserError: another kind of record, a field that is unknown, missing or of another type.
         """
-        values = schema1.upgraded(values)
+        values = _of_schema1(values, where)
         if values.get("kind") != cls.kind:
             raise UserError(f"{where}: a record of kind {values.get('kind')!r}, must be {cls.kind!r}")
         return build(cls, {k: v for k, v in values.items() if k not in ("schema", "kind")}, where)
@@ -53,7 +62,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write the record atomically."""
-        write_json(path, self.to_json())
+        write_json(path, self.to_json(), digest=True)
 
 
 # parts that several kinds of record share
@@ -85,7 +94,8 @@ class Budget:
 @dataclass(frozen=True)
 class Origin:
     """Where model and images come from: ``target`` and ``data`` as the command line takes them, the recipe
-    of the network, the split and number of images."""
+    of the network, the split and number of images. ``beside``: the target as seen from the record's folder,
+    from where it is found wherever the command runs."""
 
     target: str | None = None
     data: str | None = None
@@ -93,6 +103,7 @@ class Origin:
     split: str | None = None
     images: int | None = None
     recipe: Settings | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -457,7 +468,7 @@ class EpochRow:
 @dataclass(frozen=True)
 class TrainingRecord(Record):
     """A finished training. ``kept_accuracy``: validation accuracy of the network that is kept, if a defense
-    changed it after the last epoch."""
+    changed it after the last epoch. ``weights``: the digest of the file of weights."""
 
     kind: ClassVar[str] = "training"
     recipe: Settings
@@ -468,6 +479,7 @@ class TrainingRecord(Record):
     epochs: tuple[EpochRow, ...]
     kept_accuracy: float | None = None
     precision: str | None = None
+    weights: str | None = None
 
     @property
     def validation_accuracy(self) -> float | None:

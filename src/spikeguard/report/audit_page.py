@@ -14,6 +14,7 @@ from spikeguard.records.files import write_bytes
 from spikeguard.records.schema import AuditRecord
 from spikeguard.report import audit_plots, plots
 from spikeguard.report.text import environment
+from spikeguard.runtime.shown import printable
 from spikeguard.threat import Threat
 
 PICTURES = 8
@@ -40,7 +41,7 @@ def write_page(
             budget=f"{record.threat.norm} {budget_text(record.threat)}",
         )
     )
-    write_bytes(path, page.encode())
+    write_bytes(path, printable(page).encode())
     return path
 
 

@@ -10,6 +10,7 @@ from spikeguard.records.studies import DemoRecord
 from spikeguard.report import plots
 from spikeguard.report.reading import reading
 from spikeguard.report.text import environment
+from spikeguard.runtime.shown import printable
 
 
 @dataclass(frozen=True)
@@ -36,4 +37,4 @@ def write_page(record: DemoRecord, images: Pictures, path: Path) -> None:
             pictures=plots.image_rows(images.clean, images.found, images.names, 5.0) if images.names else "",
         )
     )
-    write_bytes(path, page.encode())
+    write_bytes(path, printable(page).encode())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikeguard.records.studies import DemoNetwork
+from spikeguard.runtime.shown import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ INK = "#22262b"
 Images = NDArray[np.floating]
 STYLE: Any = {
     "font.size": 9,
+    "text.parse_math": False,  # names of users are no formulas
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#9aa1a9",
@@ -47,13 +49,17 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
 def svg(picture: Figure) -> str:
     """The figure as SVG text, the same every time; it is closed."""
     from matplotlib import pyplot, rc_context
+    from matplotlib.text import Text
 
     out = io.StringIO()
+    for text in picture.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))
     with rc_context(STYLE):  # what is read when the file is written, above all svg.fonttype
         picture.savefig(out, format="svg", metadata={"Date": None})
     pyplot.close(picture)
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    drawn = out.getvalue()
+    return drawn[drawn.index("<svg") :]
 
 
 def bars(networks: Sequence[DemoNetwork], eps: str) -> str:

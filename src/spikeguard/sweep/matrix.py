@@ -21,6 +21,7 @@ With both, every row is combined with every value of the axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,11 +32,15 @@ from typing import Literal
 
 from spikeguard.auditing.suite import Effort
 from spikeguard.errors import UserError
+from spikeguard.records.build import shown
 from spikeguard.sweep.cells import Cell
 from spikeguard.threat import THREATS, Threat
 from spikeguard.training.recipe import Recipe, read_toml
 from spikeguard.training.recipes import recipe
 from spikeguard.training.settings import SURROGATES, build
+
+MOST = 10_000
+"""Rows, and seeds, that a sweep may have."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,17 @@ def read_matrix(path: Path) -> Matrix:
     if "eps" not in values:
         raise UserError(f'{path}: eps is missing: the budget of the audits, such as eps = "8/255"')
     seeds = values.get("seeds", 1)
-    values["seeds"] = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if type(seeds) is int:
+        if not 1 <= seeds <= MOST:
+            raise UserError(
+                f"{path}: seeds = {shown(seeds)} must be between 1 and {MOST}, or a list of seeds"
+            )
+        values["seeds"] = list(range(seeds))
     settings = build(SweepSettings, {name: _number(v) for name, v in values.items()}, str(path))
     if not settings.seeds or settings.images < 1:
         raise UserError(f"{path}: seeds and images must be at least 1")
-    start = recipe(base.pop("recipe", "vanilla")).values()
+    start = recipe(str(base.pop("recipe", "vanilla"))).values()
+    THREATS[settings.norm](settings.eps)  # refuses a budget that is none
     plain_rows = rows or [{"name": ""}]
     if wrong := [row for row in plain_rows if not isinstance(row, dict) or "name" not in row]:
         raise UserError(f"{path}: every one of [[rows]] needs a name; {wrong[0]} has none")
@@ -110,6 +121,10 @@ def _combinations(axes: Mapping[str, object], where: str) -> list[tuple[str, lis
         if not isinstance(values, list) or not values:
             raise UserError(f"{where}: axes: {axis!r} = {values!r} must be a list of values")
         choices.append(values)
+    if math.prod(map(len, choices)) > MOST:
+        raise UserError(
+            f"{where}: axes: {math.prod(map(len, choices))} combinations, at most {MOST} are allowed"
+        )
     names = [_short(axis, axes) for axis in axes]
     return [
         (
@@ -162,5 +177,5 @@ def _number(value: object) -> object:
         return value
     try:
         return float(Fraction(value))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         return value

@@ -17,6 +17,7 @@ from spikeguard.runtime.machine import machine
 from spikeguard.training.recipe import Recipe
 
 LARGE = 10**6  # parameters; smaller networks are not faster in bfloat16, measured where it is native
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # others, such as meta, hold no values
 NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # with avx512f alone torch emulates it, several times slower
 
 
@@ -24,6 +25,8 @@ def pick_device(name: str | None) -> torch.device:
     """The device of that name, else the GPU if there is one; UserError if torch does not know or have it."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in DEVICES:
+            raise RuntimeError(f"known: {', '.join(DEVICES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error

@@ -5,7 +5,9 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,14 @@ from spikeguard.records.schema import Conditions, EpochRow
 from spikeguard.runtime.machine import machine
 from spikeguard.training.recipe import Recipe
 
+DIGEST = "digest"
+KNOWN = {"recipe", "data", "conditions", "progress", DIGEST}
+"""Metadata of the files of this version and of earlier ones."""
 WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
+
+
+SUMS = {"loss", "task_loss", "penalty", "train_accuracy"}
+"""What is summed up over the steps of an epoch."""
 
 
 @dataclass
@@ -71,28 +80,51 @@ def conditions_here(device: torch.device) -> Conditions:
     )
 
 
-def save_weights(path: Path, net: nn.Module, recipe: Recipe, data: Dataset) -> None:
-    """Write weights, recipe and what the network knows of its data: enough to load it."""
+def save_weights(path: Path, net: nn.Module, recipe: Recipe, data: Dataset) -> str:
+    """Write weights, recipe and what the network knows of its data: enough to load it. Returns the digest."""
     shape = DataShape(data.classes, data.in_shape, data.mean, data.std)
-    save_tensors(path, net.state_dict(), {"recipe": recipe.values(), "data": unbuild(shape)})
+    return save_tensors(path, net.state_dict(), {"recipe": recipe.values(), "data": unbuild(shape)})
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
-    """Write tensors and metadata to one file, atomically."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
+    """Write tensors and metadata to one file, atomically, with a digest of both; returns the digest."""
     held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_bytes(path, save(held, {k: json.dumps(v) for k, v in metadata.items()}))
+    texts = {k: json.dumps(v) for k, v in metadata.items() if k != DIGEST}
+    digest = _digest(held, texts)
+    write_bytes(path, save(held, {**texts, DIGEST: json.dumps(digest)}))
+    return digest
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Json]]:
-    """Tensors and metadata of a file; UserError if it is missing or damaged."""
+    """Tensors and metadata of a file; UserError if it is missing or damaged.
+
+    Its digest is among the metadata; files of version 0.1 have none.
+    """
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, ValueError, OSError) as error:
+            texts = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = {k: json.loads(v) for k, v in texts.items()}
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({error})") from error
+    if unknown := sorted(set(texts) - KNOWN):
+        raise UserError(f"{path} is damaged or was not written by spikeguard: it has {unknown[0]!r}")
+    written = metadata.get(DIGEST)
+    if written is not None and written != _digest(tensors, {k: v for k, v in texts.items() if k != DIGEST}):
+        raise UserError(f"{path} is damaged: what it holds is not what was written (another digest)")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """The first 16 digits of a hash of names, shapes, dtypes and values, and of the metadata."""
+    total = hashlib.sha256(json.dumps(dict(sorted(texts.items()))).encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        total.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
+        total.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -105,6 +137,11 @@ def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
             raise UserError(
                 f"{path} is a checkpoint of another network: {name} has shape {tuple(tensors[name].shape)}, "
                 f"expected {tuple(own[name].shape)}"
+            )
+        if tensors[name].dtype != own[name].dtype:
+            raise UserError(
+                f"{path} is a checkpoint of another network: {name} is {tensors[name].dtype}, expected "
+                f"{own[name].dtype}"
             )
     if extra := sorted(set(tensors) - set(own)):
         raise UserError(f"{path} is a checkpoint of another network: it has {extra[0]}, which this one lacks")
@@ -146,11 +183,17 @@ def recipe_of_state(folder: Path) -> dict[str, object]:
 
 
 def load_state(
-    folder: Path, net: nn.Module, optimizer: torch.optim.SGD, recipe: Recipe, conditions: Conditions
+    folder: Path,
+    net: nn.Module,
+    optimizer: torch.optim.SGD,
+    recipe: Recipe,
+    conditions: Conditions,
+    per_epoch: int,
 ) -> tuple[Position, dict[str, Tensor]]:
-    """Restore a saved state and return the state of the defenses.
+    """Restore a saved state and return the state of the defenses. ``per_epoch``: steps of an epoch.
 
-    UserError if it was made under other conditions, under which a run could not go on to the same bits.
+    UserError if it is damaged, or was made under other conditions, under which a run could not go on to the
+    same bits. Nothing is restored then.
     """
     path = folder / STATE
     tensors, metadata = load_tensors(path)
@@ -161,9 +204,40 @@ def load_state(
                 f"{path} was made with {name} = {before}, now {name} = {value}: resume with the same to get "
                 "the same bits"
             )
+    position = Position.of(metadata.get("progress"), f"{path}: progress")
+    _check_position(position, recipe, per_epoch, path)
+    momentum = _momentum(tensors, net, started=position.epoch + position.batch > 0, path=path)
     put_weights(net, {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}, path)
     for name, parameter in net.named_parameters():
-        if (buffer := tensors.get(f"momentum.{name}")) is not None:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    hooks = {k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")}
-    return Position.of(metadata.get("progress"), f"{path}: progress"), hooks
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
+    return position, {k.removeprefix("hook."): v for k, v in tensors.items() if k.startswith("hook.")}
+
+
+def _check_position(at: Position, recipe: Recipe, per_epoch: int, path: Path) -> None:
+    """UserError unless a training of this recipe can stand there."""
+    where = f"{path}: progress"
+    inside = 0 <= at.epoch < recipe.epochs and 0 <= at.batch <= per_epoch
+    if not inside and (at.epoch, at.batch) != (recipe.epochs, 0):
+        raise UserError(
+            f"{where}: epoch {at.epoch}, step {at.batch} is no place in a training of {recipe.epochs} epochs "
+            f"of {per_epoch} steps"
+        )
+    if [row.epoch for row in at.rows] != list(range(1, at.epoch + 1)):
+        raise UserError(f"{where}: {len(at.rows)} rows do not belong to the first {at.epoch} epochs")
+    if set(at.sums) != (SUMS if at.batch else set()) or not all(map(math.isfinite, at.sums.values())):
+        raise UserError(f"{where}: the sums are not those of {at.batch} steps of an epoch")
+    if not 0 <= at.seconds < math.inf:
+        raise UserError(f"{where}: seconds = {at.seconds} must be at least 0")
+
+
+def _momentum(tensors: Mapping[str, Tensor], net: nn.Module, started: bool, path: Path) -> dict[str, Tensor]:
+    """The optimizer's momentum by parameter: of all of them once a step was taken, of none before."""
+    held = {k.removeprefix("momentum."): v for k, v in tensors.items() if k.startswith("momentum.")}
+    parameters = dict(net.named_parameters())
+    if odd := sorted(set(held) ^ set(parameters if started else ())):
+        raise UserError(f"{path} is damaged: the momentum of {odd[0]} is missing or out of place")
+    for name, value in held.items():
+        if value.shape != parameters[name].shape or not value.is_floating_point():
+            raise UserError(f"{path} is damaged: the momentum of {name} has another shape or dtype")
+    return held

@@ -10,8 +10,17 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.build import build, table
+from spikeguard.records.schema import TrainingRecord
 from spikeguard.training.builder import make_network, pick_device
-from spikeguard.training.checkpoint import STATE, WEIGHTS, DataShape, load_tensors, put_weights
+from spikeguard.training.checkpoint import (
+    DIGEST,
+    RECORD,
+    STATE,
+    WEIGHTS,
+    DataShape,
+    load_tensors,
+    put_weights,
+)
 from spikeguard.training.recipe import Recipe
 
 
@@ -49,9 +58,21 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
     if not {"recipe", "data"} <= set(metadata):
         raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
     recipe = Recipe.of(table(metadata["recipe"], f"{path}: recipe"), str(path))
+    if (beside := path.with_name(RECORD)).is_file() and path.name == WEIGHTS:
+        _check_record(TrainingRecord.read(beside), metadata.get(DIGEST), recipe, path)
     shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
     images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1))
     like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
     return net.to(pick_device(device)).eval(), recipe
+
+
+def _check_record(record: TrainingRecord, digest: object, recipe: Recipe, path: Path) -> None:
+    """UserError if the record beside a file of weights is about another network."""
+    if record.weights is not None:
+        same = record.weights == digest
+    else:  # of version 0.1, which kept no digest
+        same = Recipe.of(record.recipe, str(path.with_name(RECORD))) == recipe
+    if not same:
+        raise UserError(f"{path} holds the weights of another run than {path.with_name(RECORD)}")

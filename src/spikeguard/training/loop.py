@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from spikeguard.data.images import Dataset
 from spikeguard.data.sources import load_data
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.networks.classifier import Classifier
+from spikeguard.records.files import remove_unfinished
 from spikeguard.records.schema import TrainingRecord
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.stop import Stop, ctrl_c
@@ -94,7 +97,8 @@ def train(
     trainer.finish()
     record = training_record(trainer)
     if folder is not None:
-        save_weights(folder / WEIGHTS, trainer.net, recipe, data)
+        digest = save_weights(folder / WEIGHTS, trainer.net, recipe, data)
+        record = replace(record, weights=digest)
         record.write(folder / RECORD)
         (folder / STATE).unlink(missing_ok=True)
     return Run(trainer.net.eval(), folder, record)
@@ -104,28 +108,42 @@ def _open(trainer: Trainer, folder: Path, resume: bool) -> None:
     """Resume the training in a folder, or begin it there."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write {folder}: it is not a folder")
+    remove_unfinished(folder)
     if (folder / RECORD).exists():
+        (folder / STATE).unlink(missing_ok=True)  # what a run that was killed at its very end has left
         raise UserError(
             f"{folder} holds a finished run; choose another folder"
             + (" (nothing is left to resume)" if resume else "")
         )
     if resume and (folder / STATE).exists():
         trainer.at, kept = load_state(
-            folder, trainer.net, trainer.optimizer, trainer.recipe, trainer.conditions
+            folder,
+            trainer.net,
+            trainer.optimizer,
+            trainer.recipe,
+            trainer.conditions,
+            trainer.per_epoch,
         )
-        for k, hook in enumerate(trainer.hooks):
-            prefix = f"{k}."
-            hook.restore(
-                {
-                    name.removeprefix(prefix): value.to(trainer.device)
-                    for name, value in kept.items()
-                    if name.startswith(prefix)
-                }
-            )
+        _restore_hooks(trainer, kept, folder)
     elif not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; go on with --resume or choose another folder")
     else:
         _save(trainer, folder)  # find out now, not after an epoch, that it cannot be written
+
+
+def _restore_hooks(trainer: Trainer, kept: Mapping[str, Tensor], folder: Path) -> None:
+    """Give the defenses their state back; UserError if it is not theirs."""
+    for k, hook in enumerate(trainer.hooks):
+        prefix, defense = f"{k}.", type(trainer.recipe.defenses[k]).__name__
+        own = {
+            name.removeprefix(prefix): value.to(trainer.device)
+            for name, value in kept.items()
+            if name.startswith(prefix)
+        }
+        try:
+            hook.restore(own)
+        except (KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
+            raise UserError(f"{folder / STATE} is damaged: its state of {defense} does not fit") from error
 
 
 def _save(trainer: Trainer, folder: Path) -> None:

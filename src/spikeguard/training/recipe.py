@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
+from spikeguard.records.build import shown
+from spikeguard.records.files import read_text
 from spikeguard.training.settings import build, read, unbuild
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+MOST = {
+    "timesteps": 10_000,
+    "epochs": 10**6,
+    "batch_size": 10**6,
+    "steps": 1000,
+    "late_steps": 1000,
+    "iterations": 1000,
+    "levels": 2**16,
+    "images": 10**6,
+}
+"""Highest values of whole numbers in a recipe, by field: a training beyond them would not end."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +93,13 @@ class Recipe:
     """Seed of weights, batches and noise."""
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         for name, low in (("timesteps", 1), ("epochs", 1), ("batch_size", 2)):
             if getattr(self, name) < low:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must be at least {low}")
+        _check_range(self, "recipe")
+        for defense in self.defenses:
+            _check_range(defense, f"recipe: {type(defense).__name__}")
         for name, allowed in (
             ("loss", ("mean", "per_step", "tet")),
             ("precision", ("float32", "bfloat16", "auto")),
@@ -109,11 +131,32 @@ class Recipe:
         return plain
 
 
+def _check_name(name: str) -> None:
+    """UserError unless the name is one of a folder inside another."""
+    parts = Path(name).parts
+    if not name.strip() or "\0" in name or Path(name).is_absolute() or ".." in parts or len(name) > 200:
+        raise UserError(
+            f"recipe: name = {shown(name)} must be the name of a folder under runs/: at most 200 characters, "
+            "neither empty, nor absolute, nor with '..'"
+        )
+
+
+def _check_range(settings: DataclassInstance, where: str) -> None:
+    """UserError on a whole number beyond ``MOST`` and on a number that is not finite."""
+    for setting in fields(settings):
+        value, most = getattr(settings, setting.name), MOST.get(setting.name)
+        if most is not None and isinstance(value, int) and value > most:
+            raise UserError(f"{where}: {setting.name} = {shown(value)} must be at most {most}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}: {setting.name} = {value} must be a finite number")
+
+
 def read_toml(path: Path) -> dict[str, object]:
-    """Plain values of a recipe file; UserError if it is missing or no TOML."""
+    """Plain values of a recipe file; UserError if it is missing, not a regular file or no TOML."""
+    text = read_text(path)
     try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid TOML: nested too deeply") from error
+    except ValueError as error:  # of tomllib, or a number of thousands of digits
         raise UserError(f"{path} is not valid TOML: {error}") from error

@@ -112,7 +112,7 @@ def _parsed(text: str) -> object:
         try:
             value: object = tomllib.loads(f"v = {attempt}")["v"]
             return value
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, nested too deeply
             continue
     return None if text == "none" else text
 

@@ -1,0 +1,68 @@
+"""Signals: the first ends the work after its step, the second at once; the exit code says which."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from spikeguard.cli import main as program
+from spikeguard.errors import Interrupted
+from spikeguard.runtime import stop
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_sets_the_event_and_a_second_one_stops_at_once(number, code, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    with stop.ctrl_c() as stopped:
+        os.kill(os.getpid(), number)
+        assert stopped.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+    assert stop.exit_code() == code
+
+    def run(arguments):
+        with stop.ctrl_c() as stopped:
+            os.kill(os.getpid(), number)
+            if stopped.is_set():
+                raise Interrupted("stopped and kept")
+
+    monkeypatch.setattr(program, "import_module", lambda name: type("verb", (), {"run": staticmethod(run)}))
+    assert program.main(["train"]) == code
+    assert capsys.readouterr().err == "spikeguard: stopped and kept\n"
+
+
+START = """
+import os, signal, sys
+from spikeguard.runtime import stop
+stop.end_at_once()
+if sys.argv[1] == "later":
+    stop.interrupt_instead()
+try:
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+except KeyboardInterrupt:
+    print("closed", stop.exit_code())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_before_the_work_begins_a_signal_ends_the_program_with_one_line(name, code):
+    done = subprocess.run([sys.executable, "-c", START, "now", name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "spikeguard: interrupted\n")
+    done = subprocess.run([sys.executable, "-c", START, "later", name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"closed {code}\n")
+
+
+def test_a_signal_that_somebody_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stop.end_at_once()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        stop.interrupt_instead()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
