@@ -14,7 +14,15 @@ from spikeguard.attacks.batch import Batch, border_start, over_pixels
 from spikeguard.gradients import Estimator
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, Objective, margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import (
+    Model,
+    check_clean,
+    check_logits,
+    eval_mode,
+    is_stochastic,
+    is_wrong,
+    logits_of,
+)
 from spikeguard.random import draws
 
 
@@ -80,8 +88,9 @@ class Best:
     """The best point of every sample so far, and which samples are broken."""
 
     def __init__(self, batch: Batch, logits: Tensor, loss: Loss) -> None:
+        check_clean(logits)
         self.x, self.loss = batch.x.clone(), loss(logits, batch.y)
-        self.broken = logits.argmax(1) != batch.y
+        self.broken = is_wrong(logits, batch.y)
         self.when = torch.where(self.broken, 0, -1)
         self.forwards, self.backwards = len(batch), 0
         self.steps_before = 0  # steps of earlier restarts
@@ -119,7 +128,7 @@ def search(model: Model, batch: Batch, ascent: Ascent, begin: Begin, known: Tens
         stochastic = known is None and is_stochastic(model, *check_logits(model, batch.x, batch.y))
         if ascent.early_stop and not stochastic:
             with torch.no_grad():
-                best = Best(batch, model(batch.x) if known is None else known, ascent.loss)
+                best = Best(batch, logits_of(model, batch.x) if known is None else known, ascent.loss)
             for restart in range(ascent.restarts):
                 run_steps(model, best, batch, ascent, *begin(restart))
             return best.result(batch)
@@ -156,7 +165,7 @@ def run_steps(model: Model, best: Best, batch: Batch, ascent: Ascent, start: Ten
     with ascent.estimator.open(model) as opened:
         for k in range(ascent.steps):
             gradient, value, logits = opened(here, batch.y, loss)
-            broken = logits.argmax(1) != batch.y
+            broken = is_wrong(logits, batch.y)
             best.note(rows, here, value, broken, best.steps_before + k)
             if bool(broken.all()):
                 break
@@ -169,7 +178,7 @@ def run_steps(model: Model, best: Best, batch: Batch, ascent: Ascent, start: Ten
             here = batch.project(rule.step(k, here, gradient, value))
         else:
             logits = opened.logits(here)
-            broken = logits.argmax(1) != batch.y
+            broken = is_wrong(logits, batch.y)
             best.note(rows, here, loss(logits, batch.y), broken, best.steps_before + ascent.steps)
         best.count(opened)
     best.steps_before += ascent.steps
@@ -197,11 +206,11 @@ def last_iterate(model: Model, batch: Batch, ascent: Ascent, start: Tensor, rule
     """
     found, cost = take_all_steps(model, batch, ascent, start, rule)
     with torch.no_grad():
-        logits = model(found)
+        logits = logits_of(model, found)
     batch.threat.check(found, batch.x)
     return Attacked(
         found,
-        logits.argmax(1) != batch.y,
+        is_wrong(logits, batch.y),
         ascent.loss(logits, batch.y),
         cost.forwards + len(batch),
         cost.backwards,
@@ -231,16 +240,16 @@ def search_by_queries(
     """
     with eval_mode(model), torch.no_grad():
         check_logits(model, batch.x, batch.y)
-        best = Best(batch, model(batch.x), margin)
+        best = Best(batch, logits_of(model, batch.x), margin)
         for query in range(queries):
             rows = best.standing()
             if not len(rows):
                 break
             part = batch.select(rows)
             candidate = part.project(propose(part, best.x[rows], query))
-            logits = model(candidate)
+            logits = logits_of(model, candidate)
             best.forwards += len(rows)
             if query == 0 and always_keep_first:
                 best.loss[rows] = -math.inf
-            best.note(rows, candidate, margin(logits, part.y), logits.argmax(1) != part.y, query + 1)
+            best.note(rows, candidate, margin(logits, part.y), is_wrong(logits, part.y), query + 1)
     return best.result(batch)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from spikeguard.arguments import checked
 from spikeguard.errors import UserError
 from spikeguard.errors import unknown as unknown_name
 from spikeguard.networks.classifier import Classifier
@@ -16,10 +17,13 @@ from spikeguard.networks.vgg import vgg11
 from spikeguard.networks.wrn import wrn16
 from spikeguard.neurons import Neuron
 from spikeguard.random import draws
+from spikeguard.runtime.float32 import float32_by_default
 
 NETWORKS: dict[str, Callable[..., tuple[nn.Module, int]]] = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
 
 
+@checked
+@float32_by_default()
 def build(
     network: str,
     *,

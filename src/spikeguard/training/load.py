@@ -6,15 +6,18 @@ from pathlib import Path
 
 import torch
 
+from spikeguard.arguments import checked
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.build import build, table
+from spikeguard.runtime.float32 import float32_by_default
 from spikeguard.training.builder import make_network, pick_device
 from spikeguard.training.checkpoint import STATE, WEIGHTS, DataShape, load_tensors, put_weights
 from spikeguard.training.recipe import Recipe
 
 
+@checked
 def load(target: str | Path, device: str = "cpu") -> Classifier:
     """Load the network of a run folder or of a weights file, in eval mode, with its defenses prepared.
 
@@ -31,6 +34,7 @@ def load(target: str | Path, device: str = "cpu") -> Classifier:
     return net
 
 
+@float32_by_default()
 def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
     """As ``load``, and the recipe it was trained by."""
     path = Path(target)
@@ -50,7 +54,7 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
         raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
     recipe = Recipe.of(table(metadata["recipe"], f"{path}: recipe"), str(path))
     shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
-    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1))
+    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
     net = make_network(recipe, like)
     put_weights(net, tensors, path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from spikeguard.arguments import checked_fields
 from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
@@ -15,6 +16,7 @@ from spikeguard.training.settings import build, read, unbuild
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Recipe:
     """Settings of one training: data, network, neurons, defenses, optimizer.
 
