@@ -80,9 +80,10 @@ def take_model(model: object, who: str) -> Model:
         raise UserError(f"{who}: model = {shown(model)} is a class; pass an instance of it")
     if any(model is one for one in vars(builtins).values()):
         raise UserError(f"{who}: model = {shown(model)} is no model; pass a function from images to logits")
-    if isinstance(model, nn.Module) and any(
-        t.is_inference() for t in chain(model.parameters(), model.buffers())
-    ):
+    tensors = list(chain(model.parameters(), model.buffers())) if isinstance(model, nn.Module) else []
+    if any(t.is_meta for t in tensors):
+        raise UserError(f"{who}: the model lies on the meta device, without values: load its weights")
+    if any(t.is_inference() for t in tensors):
         raise UserError(
             f"{who}: the model was made under torch.inference_mode, so that no gradient passes it: build or "
             "load it outside"

@@ -45,7 +45,7 @@ class _Rays(PerSample):
         self.high = torch.ones_like(flat[:, 0])  # radius 1 reaches a corner of the box
         self.bisecting, self.second_value = torch.zeros(2, len(flat), dtype=torch.bool, device=flat.device)
         # the first pixel of the block on trial and the block's size; the block at the start is empty
-        self.first_pixel = torch.full((len(flat),), self.pixels, device=flat.device)
+        self.first_pixel = torch.full((len(flat),), self.pixels, dtype=torch.int64, device=flat.device)
         self.size = torch.full_like(self.first_pixel, 2 * self.pixels)
 
     def query(self) -> tuple[Tensor, Tensor]:

@@ -142,7 +142,8 @@ def keep(
     stored = Witnesses(rows, grid, rows[:0], found[rows[:0]])
     held = misclassified(model, stored.read(x, threat)[1], y[rows], unlike)
     finer = rows[~held]
-    finer = finer[misclassified(model, found[finer], y[finer], unlike)]
+    as_stored = found[finer].float().to(found)
+    finer = finer[misclassified(model, as_stored, y[finer], unlike)]
     kept = Witnesses(rows[held].cpu(), grid[held].cpu(), finer.cpu(), found[finer].float().cpu())
     confirmed = torch.zeros_like(broken)
     confirmed[rows[held]] = True
