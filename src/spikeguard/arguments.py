@@ -67,7 +67,7 @@ def expected(hint: object) -> str:
     if origin is Annotated:
         return expected(args[0])
     if origin is Literal:
-        return f"one of {', '.join(map(repr, args))}"
+        return f"one of {', '.join(map(str, args))}"
     if _is_function(origin, hint):
         return "a function"
     if origin is not None:

@@ -49,7 +49,7 @@ CALLS = {
     "seed nan": (lambda: sg.square(NET, X, Y, LINF, seed=NAN), "seed = nan"),
     "seed None": (lambda: sg.rays(NET, X, Y, LINF, seed=None), "seed = None"),
     "audit seed": (lambda: audit(seed=1.5), "audit: seed = 1.5"),
-    "audit effort": (lambda: audit(effort="huge"), "effort = 'huge' must be one of 'quick'"),
+    "audit effort": (lambda: audit(effort="huge"), "effort = 'huge' must be one of quick"),
     "audit batch": (lambda: audit(batch_size=2.5), "batch_size = 2.5"),
     "audit extra": (lambda: audit(extra=3), "extra = 3"),
     "audit extra list": (lambda: audit(extra=["pgd"]), "extra = ['pgd']"),
