@@ -43,6 +43,20 @@ def test_few_lines_say_any() -> None:
     assert len(lines) < ANY, "\n".join(lines)
 
 
+MAKERS = {f"torch.{name}" for name in "rand randn empty zeros ones full linspace eye normal".split()}  # noqa: SIM905
+
+
+def test_no_tensor_takes_torchs_default_type() -> None:
+    """A user may have set another one: draws and masks would follow it."""
+    loose = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            makes = isinstance(node, ast.Call) and ast.unparse(node.func) in MAKERS
+            if makes and not any(keyword.arg == "dtype" for keyword in node.keywords):
+                loose.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert loose == []
+
+
 def test_tests_import_public_names_only() -> None:
     private = []
     for path in (ROOT / "tests").rglob("*.py"):

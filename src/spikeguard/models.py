@@ -1,14 +1,21 @@
-"""A model, for the rest of the package, is a callable from images to logits."""
+"""A model, for the rest of the package, is a callable from images to logits.
+
+``logits_of`` is the one way to call it: it takes the logits from what the model answers, and turns whatever
+the model's own code raises into one line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeguard.errors import UserError
+from spikeguard.arguments import one_line
+from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
 
 Model = Callable[[Tensor], Tensor]
@@ -29,6 +36,97 @@ def eval_mode(model: Model) -> Iterator[None]:
             m.training = mode
 
 
+def logits_of(model: Model, x: Tensor) -> Tensor:
+    """The model's logits ``[N, K]`` (``[T, N, K]`` of a model of every time step) for images ``[N, ...]``.
+
+    Taken from a tensor, an array, a mapping or object with ``logits``, or a tuple that holds one tensor; in
+    float32 or more. UserError, with the model's exception as its cause, if the model fails or if its answer
+    leaves a doubt.
+    """
+    try:
+        answer: object = model(x)
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:  # the model's code may raise anything
+        raise UserError(
+            f"the model fails on {x.dtype} images of shape {tuple(x.shape)} ({one_line(error)})"
+            f"{_hint(model, x)}"
+        ) from error
+    logits = _chosen(answer).to(x.device)
+    batch = logits.shape[1:2] if logits.dim() == 3 else logits.shape[:1]
+    if logits.dim() not in (2, 3) or batch != x.shape[:1] or not logits.is_floating_point():
+        raise UserError(
+            f"the model gives {logits.dtype} of shape {tuple(logits.shape)} for {len(x)} images, must give "
+            "logits [N, classes]"
+        )
+    if logits.is_inference():
+        logits = logits.clone()
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _hint(model: Model, x: Tensor) -> str:
+    """What may help where a model fails."""
+    kinds = parameter_types(model)
+    if kinds and x.dtype not in kinds:
+        return f"; its parameters are {', '.join(map(str, kinds))}: pass images of that type"
+    return "; it has to take any number of images and to keep no state between calls"
+
+
+def parameter_types(model: Model) -> list[torch.dtype]:
+    """The floating types of a module's parameters, in their order; none for a plain function."""
+    if not isinstance(model, nn.Module):
+        return []
+    return list(dict.fromkeys(p.dtype for p in model.parameters() if p.is_floating_point()))
+
+
+def _chosen(answer: object) -> Tensor:
+    """The tensor of an answer that holds the logits; UserError where there is none or a doubt."""
+    if isinstance(answer, Tensor):
+        return answer
+    if isinstance(answer, np.ndarray):
+        return _of_array(answer)
+    named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(named, (Tensor, np.ndarray)):
+        return _chosen(named)
+    values: Iterable[object] = (
+        answer.values()
+        if isinstance(answer, Mapping)
+        else answer
+        if isinstance(answer, (tuple, list))
+        else ()
+    )
+    held = [v for v in values if isinstance(v, (Tensor, np.ndarray)) and v.ndim]
+    if len(held) == 1:
+        return _chosen(held[0])
+    raise UserError(
+        f"the model answers with {_described(answer)}, must answer with logits [N, classes]: pass a function "
+        "that returns them, as in lambda x: model(x)[0]"
+    )
+
+
+def _of_array(answer: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(answer))
+    except TypeError as error:
+        raise UserError(
+            f"the model answers with an array of {answer.dtype}, must answer with logits [N, classes]"
+        ) from error
+
+
+def _described(answer: object) -> str:
+    """What a model answered with, in words."""
+
+    def part(value: object) -> str:
+        shape = getattr(value, "shape", None)
+        return f"{type(value).__name__} {tuple(shape)}" if isinstance(shape, tuple) else type(value).__name__
+
+    if isinstance(answer, Mapping):
+        return f"a {type(answer).__name__} of {', '.join(f'{k!s}: {part(v)}' for k, v in answer.items())}"
+    if isinstance(answer, (tuple, list)):
+        return f"a {type(answer).__name__} of ({', '.join(map(part, answer[:6]))})"
+    return "None" if answer is None else f"a {type(answer).__name__}"
+
+
 def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The model's answers on the first eight images, twice, for ``is_stochastic`` to compare.
 
@@ -39,9 +137,9 @@ def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     (torch.Size([6, 10]), False)
     """
     with torch.no_grad():
-        logits = model(x[:8])
-        again = model(x[:8])
-    if logits.dim() != 2 or len(logits) != len(x[:8]) or not logits.is_floating_point():
+        logits = logits_of(model, x[:8])
+        again = logits_of(model, x[:8])
+    if logits.dim() != 2:
         raise UserError(
             f"the model gives {logits.dtype} of shape {tuple(logits.shape)}, must give logits [N, classes]"
         )
@@ -51,6 +149,30 @@ def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             f"{logits.shape[1] - 1}"
         )
     return logits, again
+
+
+def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """Which samples ``[N]`` are misclassified: another class is highest, or logits are not numbers."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
+def check_clean(logits: Tensor) -> None:
+    """UserError if logits of clean images are no numbers, a warning if some are infinite.
+
+    Where a model gives NaN without an attack, 'broken' would say nothing.
+    """
+    n = len(logits)
+    if wrong := int(logits.isnan().any(1).sum()):
+        raise UserError(
+            f"the model gives NaN on {wrong} of {n} clean images: nothing can be attacked there; mend the "
+            "model or leave these images out"
+        )
+    if infinite := int(logits.isinf().any(1).sum()):
+        warnings.warn(
+            f"the model gives infinite logits on {infinite} of {n} clean images: losses mean little there",
+            SpikeguardWarning,
+            stacklevel=2,
+        )
 
 
 def is_stochastic(model: Model, first: Tensor, again: Tensor) -> bool:

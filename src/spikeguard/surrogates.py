@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 
 __all__ = [
@@ -42,6 +44,7 @@ class Surrogate(ABC):
     [0.0, 1.0, 0.5]
     """
 
+    EXPECTED: ClassVar[str] = "a Surrogate, such as Triangle(width=1.0)"
     native: str = ""
     sharpness: float = 1.0
 
@@ -93,11 +96,12 @@ class Stretched(Surrogate):
 
 
 def _positive(surrogate: Surrogate, name: str, value: float) -> None:
-    if not value > 0 or not math.isfinite(value):
+    if not value > 0:
         raise UserError(f"{type(surrogate).__name__}: {name} = {value} must be a finite number above 0")
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Triangle(Stretched):
     """``max(0, width - |u|) / width^2``; 0 outside ``|u| < width``.
 
@@ -124,6 +128,7 @@ class Triangle(Stretched):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Atan(Stretched):
     """``(slope / 2) / (1 + (pi slope u / 2)^2)``.
 
@@ -150,6 +155,7 @@ class Atan(Stretched):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Sigmoid(Stretched):
     """``slope s (1 - s)`` with ``s = 1 / (1 + exp(-slope u))``.
 
@@ -176,6 +182,7 @@ class Sigmoid(Stretched):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Gaussian(Stretched):
     """The normal density of standard deviation ``sigma``.
 
@@ -203,6 +210,7 @@ class Gaussian(Stretched):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Rectangle(Stretched):
     """``1 / width`` where ``|u| < width / 2``, else 0.
 
@@ -228,6 +236,7 @@ class Rectangle(Stretched):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Exponential(Surrogate):
     """``height exp(-slope |u|)``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,34 +11,53 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import fit, shown
 from spikeguard.errors import AttackError, UserError
 
 SPARSE = 0.05  # share of the pixels that one step moves under L1
 BISECTIONS = 40
+ROUNDING = 1e-6
+"""Excess over eps that counts as rounding."""
 
 
 @dataclass(frozen=True)
 class Threat(ABC):
     """The ball of images that an adversary may choose from: ``|x' - x| <= eps`` in some norm, inside [0, 1].
 
-    ``eps``: one number, or one a sample (``[N]``), in units of images in [0, 1]. UserError if it is negative.
+    ``eps``: one number, or one a sample (``[N]``), in units of images in [0, 1]. UserError if it is negative
+    or not finite.
     """
 
     eps: float | Tensor
     norm: ClassVar[str] = ""
     slack: ClassVar[float] = 1e-6
     """Relative excess over eps that ``check`` accepts as rounding."""
+    EXPECTED: ClassVar[str] = "a norm with its budget, as in sg.Linf(8 / 255)"
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if isinstance(self.eps, Tensor):
-            lowest = float(self.eps.min()) if len(self.eps.flatten()) else 0.0
+        name, eps = type(self).__name__, self.eps
+        if isinstance(eps, Tensor) and eps.dim():
+            if eps.dim() != 1 or eps.is_complex() or eps.dtype == torch.bool:
+                raise UserError(f"{name}: eps = {shown(eps)} must be a number or numbers of shape [N]")
         else:
-            lowest = float(self.eps)
-        if not lowest >= 0:
-            raise UserError(f"{name}: eps = {lowest} must be 0 or more")
-        if isinstance(self.eps, Tensor) and self.eps.dim() != 1:
-            raise UserError(f"{name}: eps of shape {tuple(self.eps.shape)} must be a number or of shape [N]")
+            try:
+                object.__setattr__(self, "eps", fit(float, eps, f"{name}: eps"))
+            except UserError as error:
+                raise UserError(f"{error}, as in sg.{name}(8 / 255)") from None
+        lowest, highest = self.extremes
+        if not (lowest >= 0 and math.isfinite(highest)):
+            bad = lowest if not lowest >= 0 else highest
+            raise UserError(f"{name}: eps = {bad} must be 0 or more, and finite")
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The lowest and the highest eps."""
+        eps = torch.as_tensor(self.eps, dtype=torch.float64).flatten()
+        return (float(eps.min()), float(eps.max())) if len(eps) else (0.0, 0.0)
+
+    def allows_everything(self, x: Tensor) -> bool:
+        """Whether eps is more than two images of this size can differ by at all."""
+        return bool((self.per_sample(x) > self.length(torch.ones_like(x[:1])) * (1 + self.slack)).any())
 
     def per_sample(self, x: Tensor) -> Tensor:
         """eps as ``[N, 1, ...]``, on the device and in the dtype of ``x``."""
@@ -92,6 +112,11 @@ class Threat(ABC):
         """
         return self.to_border(noise, x)
 
+    def excess(self, found: Tensor, x: Tensor) -> float:
+        """By how much the farthest of the points lies outside of the budget; negative if all lie inside."""
+        eps = self.per_sample(x).flatten()
+        return float((self.length(found - x) - eps * (1 + self.slack)).max()) if len(x) else 0.0
+
     def check(self, found: Tensor, x: Tensor) -> None:
         """Raise AttackError unless ``found`` is finite, inside [0, 1] and inside the budget.
 
@@ -99,9 +124,8 @@ class Threat(ABC):
         """
         if not bool(torch.isfinite(found).all()):
             raise AttackError("attack returned values that are not finite")
-        eps = self.per_sample(x).flatten()
-        over = float((self.length(found - x) - eps * (1 + self.slack)).max()) if len(x) else 0.0
-        if over > 1e-6 or bool((found < 0).any()) or bool((found > 1).any()):
+        over = self.excess(found, x)
+        if over > ROUNDING or bool((found < 0).any()) or bool((found > 1).any()):
             raise AttackError(f"attack left its budget by {over:.2e} or left [0, 1]")
 
 
@@ -113,7 +137,7 @@ def _over_pixels(values: Tensor, x: Tensor) -> Tensor:
 class Linf(Threat):
     """Every pixel may change by at most ``eps``, in units of images in [0, 1].
 
-    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative.
+    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative or above 1.
 
     >>> threat = sg.Linf(8 / 255)
     >>> bool((threat.length(threat.project(x + 0.5, x) - x) <= 8 / 255 + 1e-6).all())
@@ -122,6 +146,19 @@ class Linf(Threat):
 
     norm: ClassVar[str] = "linf"
     slack: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (highest := self.extremes[1]) > 1:
+            raise UserError(
+                f"Linf: eps = {highest:g} allows every image, must be at most 1: pixels lie in [0, 1]; did "
+                f"you mean sg.Linf({highest:g} / 255)?"
+            )
+
+    def scaled(self, factor: float) -> Linf:
+        """The same norm with ``factor`` times the budget, at most 1, which allows every image."""
+        eps = self.eps * factor
+        return Linf(eps.clamp(max=1.0) if isinstance(eps, Tensor) else min(eps, 1.0))
 
     def length(self, moved: Tensor) -> Tensor:
         return moved.abs().flatten(1).amax(1)
@@ -144,7 +181,7 @@ class Linf(Threat):
 class L2(Threat):
     """The Euclidean length of the change is at most ``eps``, in units of images in [0, 1].
 
-    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative.
+    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative or not finite.
 
     >>> sg.L2(0.5).length(torch.tensor([[3.0, 4.0]])).tolist()
     [5.0]
@@ -172,7 +209,7 @@ class L2(Threat):
 class L1(Threat):
     """The sum of absolute changes is at most ``eps``, in units of images in [0, 1].
 
-    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative.
+    ``eps``: one number, or one a sample (``[N]``). UserError if it is negative or not finite.
 
     >>> sg.L1(2.0).length(torch.tensor([[3.0, -4.0]])).tolist()
     [7.0]
@@ -226,27 +263,3 @@ def _bisect(
 
 THREATS: dict[str, type[Threat]] = {t.norm: t for t in (Linf, L2, L1)}
 """Threats by the name of their norm: 'linf', 'l2', 'l1'."""
-
-
-def check_images(x: Tensor, y: Tensor | None = None) -> None:
-    """UserError unless ``x`` are float images ``[N, ...]`` in [0, 1] and ``y`` integer labels ``[N]``."""
-    if not x.is_floating_point():
-        raise UserError(f"images are {x.dtype}; pass floats in [0, 1] (bytes: x.float() / 255)")
-    if x.dim() < 2 or not len(x):
-        raise UserError(f"images have shape {tuple(x.shape)}; pass a batch [N, C, H, W] with N >= 1")
-    if not bool(torch.isfinite(x).all()):
-        raise UserError("images hold values that are not finite")
-    low, high = float(x.min()), float(x.max())
-    if low < 0 or high > 1:
-        hint = (
-            " (bytes passed as floats? divide by 255)"
-            if high > 2
-            else " (normalize inside the model, not before)"
-            if low < 0
-            else ""
-        )
-        raise UserError(f"images lie in [{low:.3g}, {high:.3g}], must lie in [0, 1]{hint}")
-    if y is not None and (y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool):
-        raise UserError(
-            f"labels are {y.dtype} of shape {tuple(y.shape)}, must be integers of shape [{len(x)}]"
-        )

@@ -264,12 +264,12 @@ def test_a_member_that_cheats_is_a_flag_and_what_it_found_does_not_count(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"effort": "huge"}, "unknown effort"),
+        ({"effort": "huge"}, "effort = 'huge' must be one of"),
         ({"batch_size": 0}, "batch_size"),
-        ({"threat": 0.03}, "threat is a float"),
+        ({"threat": 0.03}, "threat = 0.03 must be a norm"),
         ({"model": 3}, "not callable"),
         ({"x": torch.full((4, 1, 28, 28), 9.0)}, "must lie in"),
-        ({"extra": [3]}, "extra holds"),
+        ({"extra": [3]}, "extra = [3]"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

@@ -20,7 +20,7 @@ from spikeguard.surrogates import Surrogate
         (lambda: sg.Neuron(kind="alif"), "kind = 'alif' must be one of lif, if, plif"),  # type: ignore[arg-type]
         (lambda: sg.Neuron(decay=1.5), "decay = 1.5 must lie in [0, 1]"),
         (lambda: sg.Neuron(threshold=0.0), "threshold = 0.0"),
-        (lambda: sg.Neuron(reset="none"), "reset = 'none' must be 'hard' or 'soft'"),  # type: ignore[arg-type]
+        (lambda: sg.Neuron(reset="none"), "reset = 'none' must be one of hard, soft"),  # type: ignore[arg-type]
         (lambda: sg.IF(decay=0.5), "must be 1 for kind 'if'"),
         (lambda: sg.PLIF(decay=1.0), "inside (0, 1)"),
         (lambda: sg.Noise(-0.1), "sigma = -0.1"),

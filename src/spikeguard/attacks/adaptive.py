@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks.loop import Attacked
 from spikeguard.attacks.sapgd import sapgd
 from spikeguard.gradients import ASSG, Estimator, ThresholdFirst
@@ -17,6 +18,7 @@ from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
+@checked_fields
 class AdaptiveAttack:
     """An attack function with its settings and gradient, and one sentence why it is adaptive.
 

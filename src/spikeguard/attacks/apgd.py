@@ -16,6 +16,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch, HighestPoint, PerSample, check_counts
 from spikeguard.attacks.loop import Ascent, Attacked, search_from_border
 from spikeguard.attacks.sparse import unless_l1
+from spikeguard.border import measures
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import Loss, objective
 from spikeguard.models import Model
@@ -84,6 +85,7 @@ class MomentumStep(PerSample):
 apgd_rule = unless_l1(MomentumStep)
 
 
+@measures
 def apgd(
     model: Model,
     x: Tensor,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spikeguard.errors import UserError
 from spikeguard.random import draws
-from spikeguard.threat import Threat, check_images
+from spikeguard.threat import Threat
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +33,11 @@ class Batch:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, threat: Threat, index: Tensor | None = None, seed: int = 0) -> Batch:
-        """The arguments of a public attack, checked; ``index`` None numbers the samples from 0.
+        """The arguments of a public attack, as ``border`` received them.
 
-        UserError on images outside [0, 1], labels of another length or sample numbers of another length.
+        ``index`` None numbers the samples from 0.
         """
-        check_images(x, y)
-        index = torch.arange(len(x)) if index is None else index
-        if index.shape != x.shape[:1]:
-            raise UserError(f"index has shape {tuple(index.shape)}, must be [{len(x)}]")
-        return cls(x.detach(), y, threat, index.to(x.device), seed)
+        return cls(x, y, threat, torch.arange(len(x), device=x.device) if index is None else index, seed)
 
     def __len__(self) -> int:
         return len(self.x)

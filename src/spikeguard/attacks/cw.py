@@ -16,6 +16,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch, PerSample, check_counts, over_pixels
 from spikeguard.attacks.loop import Attacked
 from spikeguard.attacks.nearest import Nearest
+from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import margin
@@ -96,6 +97,7 @@ def _search(model: Model, batch: Batch, settings: _Settings, until_broken: bool)
     return nearest
 
 
+@measures
 def cw(
     model: Model,
     x: Tensor,
@@ -128,6 +130,7 @@ def cw(
     return _search(model, batch, settings, until_broken=True).best.result(batch)
 
 
+@measures
 def cw_minimal(
     model: Model,
     x: Tensor,

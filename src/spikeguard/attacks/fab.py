@@ -17,6 +17,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch, check_counts, over_pixels, random_start
 from spikeguard.attacks.loop import Attacked
 from spikeguard.attacks.nearest import Nearest
+from spikeguard.border import measures
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import Targeted, wrong_classes
 from spikeguard.models import Model, check_logits, eval_mode
@@ -118,6 +119,7 @@ def _search(model: Model, batch: Batch, settings: _Settings, until_broken: bool)
     return nearest
 
 
+@measures
 def fab(
     model: Model,
     x: Tensor,
@@ -148,6 +150,7 @@ def fab(
     return _search(model, batch, settings, until_broken=True).best.result(batch)
 
 
+@measures
 def minimal(
     model: Model,
     x: Tensor,

@@ -14,7 +14,15 @@ from spikeguard.attacks.batch import Batch, border_start, over_pixels
 from spikeguard.gradients import Estimator
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, Objective, margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import (
+    Model,
+    check_clean,
+    check_logits,
+    eval_mode,
+    is_stochastic,
+    is_wrong,
+    logits_of,
+)
 from spikeguard.random import draws
 
 
@@ -80,8 +88,9 @@ class Best:
     """The best point of every sample so far, and which samples are broken."""
 
     def __init__(self, batch: Batch, logits: Tensor, loss: Loss) -> None:
+        check_clean(logits)
         self.x, self.loss = batch.x.clone(), loss(logits, batch.y)
-        self.broken = logits.argmax(1) != batch.y
+        self.broken = is_wrong(logits, batch.y)
         self.when = torch.where(self.broken, 0, -1)
         self.forwards, self.backwards = len(batch), 0
         self.steps_before = 0  # steps of earlier restarts
@@ -124,7 +133,7 @@ def search(model: Model, batch: Batch, ascent: Ascent, begin: Begin, known: Tens
         stochastic = known is None and is_stochastic(model, *check_logits(model, batch.x, batch.y))
         if ascent.early_stop and not stochastic:
             with torch.no_grad():
-                best = Best(batch, model(batch.x) if known is None else known, ascent.loss)
+                best = Best(batch, logits_of(model, batch.x) if known is None else known, ascent.loss)
             for restart in range(ascent.restarts):
                 run_steps(model, best, batch, ascent, *begin(restart))
             return best.result(batch)
@@ -161,7 +170,7 @@ def run_steps(model: Model, best: Best, batch: Batch, ascent: Ascent, start: Ten
     with ascent.estimator.open(model) as opened:
         for k in range(ascent.steps):
             gradient, value, logits = opened(here, batch.y, loss)
-            broken = logits.argmax(1) != batch.y
+            broken = is_wrong(logits, batch.y)
             best.note(rows, here, value, broken, best.steps_before + k)
             if bool(broken.all()):
                 break
@@ -174,7 +183,7 @@ def run_steps(model: Model, best: Best, batch: Batch, ascent: Ascent, start: Ten
             here = batch.project(rule.step(k, here, gradient, value))
         else:
             logits = opened.logits(here)
-            broken = logits.argmax(1) != batch.y
+            broken = is_wrong(logits, batch.y)
             best.note(rows, here, loss(logits, batch.y), broken, best.steps_before + ascent.steps)
         best.count(opened)
     best.steps_before += ascent.steps
@@ -202,11 +211,11 @@ def last_iterate(model: Model, batch: Batch, ascent: Ascent, start: Tensor, rule
     """
     found, cost = take_all_steps(model, batch, ascent, start, rule)
     with torch.no_grad():
-        logits = model(found)
+        logits = logits_of(model, found)
     batch.threat.check(found, batch.x)
     return Attacked(
         found,
-        logits.argmax(1) != batch.y,
+        is_wrong(logits, batch.y),
         ascent.loss(logits, batch.y),
         cost.forwards + len(batch),
         cost.backwards,
@@ -250,13 +259,13 @@ def search_by_queries(
     keep = keep or Keep()
     with eval_mode(model), torch.no_grad():
         check_logits(model, batch.x, batch.y)
-        best = Best(batch, model(batch.x), margin)
+        best = Best(batch, logits_of(model, batch.x), margin)
 
         def note(rows: Tensor, candidate: Tensor, step: int) -> None:
             y = batch.y[rows]
-            logits = model(candidate)
+            logits = logits_of(model, candidate)
             best.forwards += len(rows)
-            best.note(rows, candidate, margin(logits, y), logits.argmax(1) != y, step, keep.ties)
+            best.note(rows, candidate, margin(logits, y), is_wrong(logits, y), step, keep.ties)
 
         if keep.first is not None and len(rows := best.standing()):
             note(rows, batch.select(rows).project(keep.first[rows]), 0)

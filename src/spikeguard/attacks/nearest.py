@@ -8,7 +8,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch
 from spikeguard.attacks.loop import Best
 from spikeguard.losses import margin
-from spikeguard.models import Model
+from spikeguard.models import Model, is_wrong, logits_of
 
 
 class Nearest:
@@ -21,7 +21,7 @@ class Nearest:
     def __init__(self, model: Model, batch: Batch, until_broken: bool) -> None:
         self.model, self.batch, self.until_broken = model, batch, until_broken
         with torch.no_grad():
-            self.logits = model(batch.x)
+            self.logits = logits_of(model, batch.x)
         self.best = Best(batch, self.logits, margin)
         self.norm = torch.where(self.best.broken, 0.0, torch.inf).to(batch.x.dtype)
 
@@ -36,7 +36,7 @@ class Nearest:
 
         Returns which are misclassified and which of these leave the run, both ``[n]``.
         """
-        wrong, length = logits.argmax(1) != batch.y, batch.threat.length(here - batch.x)
+        wrong, length = is_wrong(logits, batch.y), batch.threat.length(here - batch.x)
         self.norm[rows] = torch.where(wrong, torch.minimum(self.norm[rows], length), self.norm[rows])
         inside = length <= batch.eps
         value = margin(logits, batch.y)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spikeguard.attacks.batch import Batch, PerSample, check_counts, random_start
 from spikeguard.attacks.loop import Ascent, Attacked, Rule, begin_at, search
+from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import Loss, objective
@@ -40,6 +41,7 @@ def default_step(eps: Tensor, steps: int, step_size: float | None) -> Tensor:
     )
 
 
+@measures
 def pgd(
     model: Model,
     x: Tensor,
@@ -75,8 +77,9 @@ def pgd(
     """
     batch = Batch.of(x, y, threat, index, seed)
     check_counts("pgd", steps=steps, restarts=restarts)
-    if step_size is not None and not step_size >= 0:
-        raise UserError(f"pgd: step_size = {step_size} must be 0 or more")
+    for name, value in (("step_size", step_size), ("momentum", momentum)):
+        if value is not None and not value >= 0:
+            raise UserError(f"pgd: {name} = {value} must be 0 or more")
     size = default_step(threat.per_sample(batch.x), steps, step_size)
 
     def begin(restart: int) -> tuple[Tensor, Rule]:
@@ -89,6 +92,7 @@ def pgd(
     return search(model, batch, ascent, begin)
 
 
+@measures
 def bim(
     model: Model,
     x: Tensor,
@@ -123,6 +127,7 @@ def bim(
     )
 
 
+@measures
 def fgsm(
     model: Model,
     x: Tensor,
@@ -141,11 +146,12 @@ def fgsm(
     True
     """
     batch = Batch.of(x, y, threat)
-    size = threat.per_sample(x)
+    size = threat.per_sample(batch.x)
     ascent = Ascent(gradient or Own(), objective(loss), steps=1)
     return search(model, batch, ascent, begin_at(batch.x, SignStep(threat, size)))
 
 
+@measures
 def rfgsm(
     model: Model,
     x: Tensor,

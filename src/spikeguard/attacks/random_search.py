@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spikeguard.attacks.batch import Batch, check_counts, over_pixels
 from spikeguard.attacks.loop import Attacked, search_by_queries
+from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.models import Model
 from spikeguard.random import draws
@@ -39,6 +40,7 @@ def corner(u: Tensor, x: Tensor, threat: Threat) -> Tensor:
     return threat.to_border(u.sign() * (u.abs() >= over_pixels(least, x)), x)
 
 
+@measures
 def random_noise(
     model: Model,
     x: Tensor,
@@ -82,6 +84,7 @@ def check_image_search(attack: str, x: Tensor, queries: int) -> None:
         )
 
 
+@measures
 def random_search(
     model: Model,
     x: Tensor,

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from spikeguard.attacks.batch import Batch, PerSample, check_counts
 from spikeguard.attacks.loop import Attacked, Best
-from spikeguard.models import Model, check_logits, eval_mode
+from spikeguard.border import measures
+from spikeguard.models import Model, check_logits, eval_mode, is_wrong, logits_of
 from spikeguard.threat import Threat
 
 POWERS = {"linf": 0.0, "l2": 0.5, "l1": 1.0}
@@ -24,9 +25,9 @@ RESOLUTION, SHARE = 1e-3, 2e-2
 """Where bisection ends: a radius under Linf, a share of the radius under L2 and L1."""
 
 
-def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
+def wrong_or_right(logits: Tensor, y: Tensor) -> Tensor:
     """1 where the class is wrong, else 0, ``[N]``: all that the attack may see."""
-    return (logits.argmax(1) != y).to(logits.dtype)
+    return is_wrong(logits, y).to(logits.dtype)
 
 
 class _Rays(PerSample):
@@ -44,7 +45,7 @@ class _Rays(PerSample):
         self.high = torch.ones_like(flat[:, 0])  # radius 1 reaches a corner of the box
         self.bisecting, self.second_value = torch.zeros(2, len(flat), dtype=torch.bool, device=flat.device)
         # the first pixel of the block on trial and the block's size; the block at the start is empty
-        self.first_pixel = torch.full((len(flat),), self.pixels, device=flat.device)
+        self.first_pixel = torch.full((len(flat),), self.pixels, dtype=torch.int64, device=flat.device)
         self.size = torch.full_like(self.first_pixel, 2 * self.pixels)
 
     def query(self) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,7 @@ class _Rays(PerSample):
         )
         zero = self.before == 0
         other = torch.where(
-            self.second_value[:, None], torch.where(zero, -1.0, 0.0), torch.where(zero, 1.0, -self.before)
+            self.second_value[:, None], -zero.to(self.before), torch.where(zero, 1.0, -self.before)
         )
         signs = torch.where(block, other, self.signs)
         radius = self.high
@@ -90,6 +91,7 @@ class _Rays(PerSample):
         self.first_pixel = torch.where(over, 0, self.first_pixel)
 
 
+@measures
 def rays(
     model: Model,
     x: Tensor,
@@ -115,7 +117,7 @@ def rays(
     check_counts("rays", queries=queries)
     with eval_mode(model), torch.no_grad():
         check_logits(model, batch.x, y)
-        best = Best(batch, model(batch.x), is_wrong)
+        best = Best(batch, logits_of(model, batch.x), wrong_or_right)
         rows = best.standing()
         part = batch.select(rows)
         search = _Rays(part)
@@ -124,7 +126,7 @@ def rays(
                 break
             signs, radius = search.query()
             candidate = (part.x + (radius[:, None] * signs).view_as(part.x)).clamp(0.0, 1.0)
-            loss = is_wrong(model(candidate), part.y)
+            loss = wrong_or_right(logits_of(model, candidate), part.y)
             misled, inside = loss > 0, threat.length(candidate - part.x) <= part.eps
             best.forwards += len(rows)
             search.answer(signs, radius, misled)

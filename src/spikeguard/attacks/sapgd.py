@@ -16,6 +16,7 @@ from spikeguard.attacks.apgd import checkpoints
 from spikeguard.attacks.batch import Batch, PerSample, check_counts
 from spikeguard.attacks.loop import Ascent, Attacked, search_from_border
 from spikeguard.attacks.sparse import unless_l1
+from spikeguard.border import measures
 from spikeguard.gradients import ASSG, Estimator
 from spikeguard.losses import Loss, objective
 from spikeguard.models import Model
@@ -47,6 +48,7 @@ class AdaptiveStep(PerSample):
 sapgd_rule = unless_l1(AdaptiveStep)
 
 
+@measures
 def sapgd(
     model: Model,
     x: Tensor,

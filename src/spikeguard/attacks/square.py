@@ -19,6 +19,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch
 from spikeguard.attacks.loop import Attacked, Keep, search_by_queries
 from spikeguard.attacks.random_search import check_image_search
+from spikeguard.border import measures
 from spikeguard.models import Model
 from spikeguard.random import draws
 from spikeguard.threat import Linf, Threat
@@ -34,6 +35,7 @@ def side(query: int, height: int, width: int, share: float = SHARE) -> int:
     return min(max(round(math.sqrt(share * height * width)), 1), min(height, width))
 
 
+@measures
 def square(
     model: Model,
     x: Tensor,

@@ -15,10 +15,11 @@ from spikeguard.attacks.batch import Batch, border_start, check_counts
 from spikeguard.attacks.loop import Ascent, Attacked, Best, MakeRule, Rule, begin_at, search
 from spikeguard.attacks.pgd import SignStep, default_step
 from spikeguard.attacks.sapgd import sapgd_rule
+from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG, Estimator, Own
 from spikeguard.losses import Targeted, margin, wrong_classes
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 from spikeguard.threat import Threat
 
@@ -31,6 +32,7 @@ RULES: dict[str, MakeRule] = {"pgd": _pgd_rule, "apgd": apgd_rule, "sapgd": sapg
 """Step rules by name."""
 
 
+@measures
 def targeted(
     model: Model,
     x: Tensor,
@@ -59,15 +61,13 @@ def targeted(
     """
     batch = Batch.of(x, y, threat, index, seed)
     check_counts("targeted", steps=steps, targets=targets)
-    if loss not in ("dlr", "margin") or rule not in RULES:
-        raise UserError(
-            f"targeted: loss = {loss!r} must be 'dlr' or 'margin', rule = {rule!r} one of {', '.join(RULES)}"
-        )
+    if rule not in RULES:
+        raise UserError(f"targeted: rule = {rule!r} must be one of {', '.join(RULES)}")
     estimator: Estimator = gradient or (ASSG() if rule == "sapgd" else Own())
     with eval_mode(model):
         stochastic = is_stochastic(model, *check_logits(model, batch.x, y))
         with torch.no_grad():
-            logits = model(batch.x)
+            logits = logits_of(model, batch.x)
             best = Best(batch, logits, margin)
     classes = wrong_classes(logits, y)
     for rank in range(min(targets, classes.shape[1])):
@@ -80,7 +80,7 @@ def targeted(
         begin = begin_at(start, RULES[rule](part, steps))
         found = search(model, part, ascent, begin, None if stochastic else logits[rows])
         with eval_mode(model), torch.no_grad():
-            value = margin(model(found.x), part.y)
+            value = margin(logits_of(model, found.x), part.y)
         best.note(
             rows, found.x, value, found.broken & (value > best.loss[rows]) if stochastic else found.broken
         )
@@ -90,6 +90,7 @@ def targeted(
     return best.result(batch)
 
 
+@measures
 def apgd_targeted(
     model: Model,
     x: Tensor,

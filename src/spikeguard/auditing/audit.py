@@ -18,8 +18,9 @@ from spikeguard.auditing.raise_flags import all_flags
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
 from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle, traits
 from spikeguard.auditing.state import digest
-from spikeguard.auditing.suite import EFFORTS, EOT_DRAWS, Effort, Member, fingerprint, members
+from spikeguard.auditing.suite import EOT_DRAWS, Effort, Member, fingerprint, members
 from spikeguard.auditing.witnesses import Witnesses
+from spikeguard.border import measures
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients import Transfer
 from spikeguard.models import Model
@@ -29,7 +30,7 @@ from spikeguard.records.schema import AuditRecord, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
-from spikeguard.threat import THREATS, Threat, check_images
+from spikeguard.threat import Threat
 
 STATE, RECORD = "audit.state.npz", "audit.json"
 
@@ -82,6 +83,7 @@ class Audit:
         return Path(path)
 
 
+@measures
 @exact()
 def audit(
     model: Model,
@@ -122,8 +124,7 @@ def audit(
     >>> result.robust_accuracy <= result.clean_accuracy
     True
     """
-    check_images(x, y)
-    _check_settings(model, threat, effort, batch_size, extra)
+    _check_settings(threat, x, batch_size)
     begun, progress = time.perf_counter(), progress or no_progress
     folder, origin = None if out is None else Path(out), origin or Origin()
     plan = Plan(seed, batch_size or 250, EOT_DRAWS[effort])
@@ -184,28 +185,14 @@ def _store(task: Task, record: AuditRecord, witnesses: Witnesses, folder: Path) 
     return record
 
 
-def _check_settings(
-    model: Model, threat: Threat, effort: str, batch_size: int | None, extra: Sequence[object]
-) -> None:
-    if not callable(model):
-        raise UserError(
-            f"audit: {type(model).__name__} is not callable; pass a function from images to logits"
-        )
-    if effort not in EFFORTS:
-        raise UserError(f"audit: unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
-    if not isinstance(threat, Threat):
-        raise UserError(
-            f"audit: threat is a {type(threat).__name__}, must be one of "
-            f"{', '.join(t.__name__ for t in THREATS.values())}"
-        )
+def _check_settings(threat: Threat, x: Tensor, batch_size: int | None) -> None:
     if batch_size is not None and batch_size < 1:
         raise UserError(f"audit: batch_size = {batch_size} must be at least 1")
-    for one in extra:
-        if not isinstance(one, Member) and not callable(one):
-            raise UserError(
-                f"audit: extra holds a {type(one).__name__}; pass members of a suite, or networks to "
-                "transfer from"
-            )
+    if threat.allows_everything(x):
+        raise UserError(
+            f"audit: eps of {type(threat).__name__} allows every image of shape {tuple(x.shape[1:])}; it is "
+            "in units of images in [0, 1] (bytes: divide by 255)"
+        )
 
 
 def _extra_members(extra: Sequence[Member | Model]) -> list[Member]:

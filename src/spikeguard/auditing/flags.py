@@ -201,6 +201,13 @@ KINDS: dict[str, Kind] = {
         "A few are rounding. Many mean that the model's outputs depend on the batch or on chance.",
         "Check whether the model is deterministic.",
     ),
+    "broken-by-nan": Kind(
+        "warning",
+        "Inputs that count as broken make the model give values that are not finite.",
+        "The model overflows or divides by 0 there. It is no answer, so the sample is broken, but another "
+        "fault than a wrong class.",
+        "Find where the values arise (a logarithm, a division, float16) and bound them; then audit again.",
+    ),
     "clean-accuracy-low": Kind(
         "warning",
         "Clean accuracy is less than twice chance.",

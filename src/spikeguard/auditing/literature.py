@@ -60,6 +60,7 @@ LITERATURE: dict[str, tuple[str, ...]] = {
     "eot-weaker": (f"{_EOT}.", f"{_TRAMER}: randomized defenses."),
     "attack-failed": (f"{_CARLINI}: verify that the attack runs before its result counts.",),
     "witness-lost": (f"{_CARLINI}: verify that adversarial inputs respect the threat model.",),
+    "broken-by-nan": (f"{_CARLINI}: verify that adversarial inputs respect the threat model.",),
     "clean-accuracy-low": (f"{_CARLINI}: report clean accuracy beside robust accuracy.",),
     "budget-unused": (f"{_CARLINI}: state the threat model, its norm and its units.",),
     "few-images": (f"{_CARLINI}: attack enough images, at random from the test set.",),

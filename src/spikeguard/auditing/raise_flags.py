@@ -8,7 +8,7 @@ from dataclasses import asdict
 from spikeguard.auditing import controls, findings
 from spikeguard.auditing.flags import Flag, flag, sorted_by_level
 from spikeguard.auditing.run import Task
-from spikeguard.auditing.state import State
+from spikeguard.auditing.state import CLEAN_WRONG, State
 from spikeguard.auditing.suite import EFFORTS
 from spikeguard.records.schema import Controls, NoiseRow
 from spikeguard.stats import ALPHA, mcnemar
@@ -38,6 +38,7 @@ def all_flags(
             *_from_failures(task, state),
             *_from_numbers(task, state),
             *_from_images(task, state, effort),
+            *_from_values(state, checked),
         ]
     )
 
@@ -122,4 +123,16 @@ def _from_images(task: Task, state: State, effort: str) -> list[Flag]:
         flags.append(flag("few-images", f"({n} images)", images=n))
     if task.random:
         flags.append(flag("random-model"))
+    return flags
+
+
+def _from_values(state: State, checked: Mapping[str, Mapping[str, object]]) -> list[Flag]:
+    """Logits that are no numbers: on clean images that the checks did not see, and where samples broke."""
+    flags, values = [], state.margin
+    if "no-logits" not in checked and (
+        count := int((values.isnan() & (state.first_by == CLEAN_WRONG)).sum())
+    ):
+        flags.append(flag("no-logits", f"(NaN on {count} clean images)", images=count))
+    if count := int((~values.isfinite() & (state.first_by >= 0)).sum()):
+        flags.append(flag("broken-by-nan", f"({count} images)", images=count))
     return flags

@@ -22,12 +22,12 @@ from spikeguard.auditing.witnesses import Witnesses, candidates, keep, misclassi
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients.surrogate import known
 from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 from spikeguard.records.schema import MeanLogits
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
-from spikeguard.threat import Threat, check_images
+from spikeguard.threat import Threat
 
 SAVE_EVERY = 20.0  # seconds
 BROKEN = 0.02
@@ -75,7 +75,6 @@ class Task:
     session: Session = field(default_factory=Session)
 
     def __post_init__(self) -> None:
-        check_images(self.x, self.y)
         self.sample_ids = torch.arange(len(self.x)) if self.index is None else self.index
         self.families = list(dict.fromkeys(m.family for m in self.members))
         self.random = bool(self.plan.random)
@@ -307,7 +306,7 @@ def rescored(
 def _margins(task: Task, x: Tensor, y: Tensor) -> Tensor:
     parts = zip(x.split(task.batch_size), y.split(task.batch_size), strict=True)
     with torch.no_grad():
-        return torch.cat([margin(task.model(a), b) for a, b in parts])
+        return torch.cat([margin(logits_of(task.model, a), b) for a, b in parts])
 
 
 def settle(task: Task, state: State) -> Witnesses:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeguard.models import Model
+from spikeguard.models import Model, is_wrong, logits_of
 from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
 from spikeguard.random.streams import preserved_noise
@@ -59,11 +59,11 @@ def over_draws(
 
     The second is another classifier, reported beside the first.
     """
-    right, total = torch.zeros(len(x), device=x.device), torch.zeros((), device=x.device)
+    right, total = (torch.zeros(size, dtype=torch.float32, device=x.device) for size in ((len(x),), ()))
     with torch.no_grad():
         for draw in range(count):
             with seeded(model, draws.key(seed, "fresh draw", draw)):
-                logits = torch.cat([model(a) for a in x.split(batch)])
-            right += logits.argmax(1) == y
+                logits = torch.cat([logits_of(model, a) for a in x.split(batch)])
+            right += ~is_wrong(logits, y)
             total = total + logits
     return right / count, total.argmax(1) == y

@@ -16,6 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 from spikeguard import attacks
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import Attacked
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.gradients import (
@@ -62,6 +63,7 @@ EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20, "autoattack": 20}
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Member:
     """One attack with its settings and the source of its gradient.
 

@@ -17,6 +17,7 @@ from spikeguard.auditing.run import rescored
 from spikeguard.auditing.scoring import SCORE_DRAWS
 from spikeguard.auditing.state import CLEAN_WRONG, digest
 from spikeguard.auditing.witnesses import Witnesses, misclassified, witness_file
+from spikeguard.border import measures
 from spikeguard.errors import AttackError, UserError
 from spikeguard.models import Model
 from spikeguard.records.arrays import read_note
@@ -93,6 +94,7 @@ def checkable(record: Record) -> Checkable:
     return record
 
 
+@measures
 @exact()
 def verify(record: Checkable, folder: str | Path, model: Model, x: Tensor, y: Tensor) -> Verified:
     """Check the witnesses of a record, in a file in ``folder``, on ``model`` and the attacked images.
@@ -220,7 +222,7 @@ def _random(check: _Check, rows: Tensor, found: Tensor) -> _Scores:
     if known := int((never & (clean > OFTEN)).sum()):
         check.wrong.append(f"{known} images are recorded as wrong without attack and are right in many draws")
     right[never] = 0.0
-    recorded = torch.tensor(record.right, device=right.device)
+    recorded = torch.tensor(record.right, dtype=right.dtype, device=right.device)
     pooled = (right + recorded) / 2
     # four standard errors of two samples of as many draws: one in 30,000 by chance
     more = right > recorded + 4 * (2 * pooled * (1 - pooled) / SCORE_DRAWS).sqrt()

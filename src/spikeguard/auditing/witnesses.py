@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.errors import UserError
-from spikeguard.models import Model, eval_mode
+from spikeguard.models import Model, eval_mode, is_wrong, logits_of
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.arrays import Array, read_arrays
 from spikeguard.records.files import write_bytes
@@ -42,7 +42,7 @@ def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor
         return torch.zeros(0, dtype=torch.bool, device=x.device)
     size = check_batch(len(x), unlike)
     with eval_mode(model), in_float32(model), torch.no_grad():
-        wrong = [model(a.float()).argmax(1) != b for a, b in zip(x.split(size), y.split(size), strict=True)]
+        wrong = [is_wrong(logits_of(model, a), b) for a, b in zip(x.split(size), y.split(size), strict=True)]
     return torch.cat(wrong)
 
 
@@ -196,7 +196,8 @@ def keep(
     stored = Witnesses(rows, grid, rows[:0], found[rows[:0]])
     held = misclassified(model, stored.read(x, threat)[1], y[rows], unlike)
     finer = rows[~held]
-    finer = finer[misclassified(model, found[finer], y[finer], unlike)]
+    as_stored = found[finer].float().to(found)
+    finer = finer[misclassified(model, as_stored, y[finer], unlike)]
     kept = Witnesses(rows[held].cpu(), grid[held].cpu(), finer.cpu(), found[finer].float().cpu())
     confirmed = torch.zeros_like(broken)
     confirmed[rows[held]] = True

@@ -64,7 +64,7 @@ def _measure(case: Case) -> int:
     known = {name.split()[0]: make for name, make in peers.installed().items()}
     framework = known[case.contender]() if case.contender in known else None
     where, subject = torch.device(case.device), case.subject
-    torch.ones(1, device=where)
+    torch.ones(1, dtype=torch.float32, device=where)
     before = _resident("VmRSS")
     x, y = tasks.batch_of(subject, where)
     net = tasks.network_of(subject, where, settle=False)

@@ -73,7 +73,9 @@ def batch_of(subject: Subject, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images ``[N, C, H, W]`` of patches of four pixels, from a fixed seed, and labels."""
     generator = draws.generator("bench", subject.batch)
     channels, height, width = subject.in_shape
-    coarse = torch.rand(subject.batch, channels, -(-height // 4), -(-width // 4), generator=generator)
+    coarse = torch.rand(
+        subject.batch, channels, -(-height // 4), -(-width // 4), dtype=torch.float32, generator=generator
+    )
     x = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width].contiguous()
     return x.to(device), torch.randint(0, 10, (subject.batch,), generator=generator).to(device)
 

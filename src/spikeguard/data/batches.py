@@ -20,7 +20,7 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor
     n, _, height, width = x.shape
     device = x.device
     down, right = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(device)
-    mirrored = torch.rand(n, generator=generator).to(device) < 0.5
+    mirrored = torch.rand(n, dtype=torch.float32, generator=generator).to(device) < 0.5
     rows = down[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(n, width)
     columns = right[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)

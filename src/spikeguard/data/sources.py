@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spikeguard.arguments import checked
 from spikeguard.data import sample
 from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
@@ -134,6 +135,7 @@ SOURCES = {
 NAMES = ("embedded", *SOURCES)
 
 
+@checked
 def load_data(name: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
     """Load a data set: 'embedded' (part of the package), 'fashion-mnist', 'cifar10' or 'cifar100'.
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd, targeted
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
 from spikeguard.defenses.base import Hooks, Step, StudyRow, View
@@ -19,6 +20,7 @@ from spikeguard.networks.classifier import Classifier
 
 
 @dataclass(frozen=True)
+@checked_fields
 class AT(Adversary):
     """Adversarial training: take the loss at adversaries of the cross-entropy. Madry et al., ICLR 2018.
 
@@ -71,6 +73,7 @@ def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class TRADES(Adversary):
     """``CE(z(x), y) + beta tau^2 KL(softmax(z(x) / tau) || softmax(z(x') / tau))``.
 
@@ -137,6 +140,7 @@ class _TRADES(Hooks):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class MART(Adversary):
     """Boosted cross-entropy at the adversary plus a divergence weighed by the doubt about the clean class.
 
@@ -191,6 +195,7 @@ class _MART(Hooks):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class TemporalEnsemble(Adversary):
     """The time steps as an ensemble: train all of them on the adversary of one that is drawn at random.
 

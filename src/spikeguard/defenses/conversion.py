@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import apgd_targeted, sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step, StudyRow
@@ -25,6 +26,7 @@ from spikeguard.neurons.modifiers import Dynamics
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Conversion(Defense):
     """Over the first ``share`` of the training every layer of neurons is ``clip(floor(I T / threshold + 1/2)
     / T, 0, 1)``, in one step.
@@ -82,6 +84,7 @@ class Conversion(Defense):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class ANNTwin(Defense):
     """No defense but a yardstick: ReLU in place of the neurons, in one step.
 

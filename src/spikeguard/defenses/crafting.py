@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks.batch import Batch, random_start
 from spikeguard.attacks.loop import Ascent, take_all_steps
 from spikeguard.attacks.pgd import SignStep, default_step
@@ -46,6 +47,7 @@ CRAFTING_GRADIENTS: dict[str, Estimator] = {
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Adversary(Defense):
     """PGD under Linf on the batch (FGSM: ``steps`` 1, ``step_size`` eps, ``random_start`` False).
 
@@ -147,7 +149,7 @@ class Adversary(Defense):
 
 def jitter(step: Step) -> Tensor:
     """The images with a trace of noise: at the images themselves a divergence from them has no gradient."""
-    noise = torch.randn(step.x.shape, generator=draws.generator(step.draw("almost")))
+    noise = torch.randn(step.x.shape, dtype=torch.float32, generator=draws.generator(step.draw("almost")))
     return (step.x + 1e-3 * noise.to(step.x)).clamp(0, 1)
 
 

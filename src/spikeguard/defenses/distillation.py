@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.adversarial import divergence
@@ -26,6 +27,7 @@ from spikeguard.neurons.modifiers import Dynamics
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Distillation(Adversary):
     """``(1 - c) tau^2 KL(T(x) || S(x')) + c tau^2 KL(T(x) || S(x))`` in place of the task's loss, c the
     ``clean_share``.

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack, because
 from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, StudyRow, View
@@ -62,6 +63,7 @@ class Paired(Hooks):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class MPPD(Adversary):
     """Small difference of the last layer's potentials under attack: ``L + rho mean |e|^2`` or ``|e|``.
 
@@ -135,6 +137,7 @@ def difference(clean: Tensor, disturbed: Tensor, decay: Tensor, timesteps: int) 
 
 
 @dataclass(frozen=True)
+@checked_fields
 class ShiftGuard(Adversary):
     """Ours: push potentials beyond what the attack itself moves them, instead of beyond a fixed distance.
 
@@ -213,6 +216,7 @@ def quantile(shift: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class FirstLayerGuard(Defense):
     """Ours: keep the first layer's potentials beyond the farthest shift of any disturbance of size eps.
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
@@ -27,6 +28,7 @@ LEAST = 1e-3  # the smallest mean
 
 
 @dataclass(frozen=True)
+@checked_fields
 class FittedSurrogate(Defense):
     """Stretch every layer's surrogate to the sharpness ``1 / (reach M)``, M a running mean of ``|u|``.
 
@@ -68,7 +70,7 @@ class FittedSurrogate(Defense):
                 raise UserError(
                     f"FittedSurrogate: {type(shape).__name__} of {name} has no width; choose {allowed}"
                 )
-            layer.register_buffer("reach", torch.ones((), device=layer.threshold.device))
+            layer.register_buffer("reach", torch.ones((), dtype=torch.float32, device=layer.threshold.device))
             fit = partial(_fit, shape, self.reach)
             layer.register_load_state_dict_post_hook(fit)  # type: ignore[no-untyped-call]
             fit(layer)

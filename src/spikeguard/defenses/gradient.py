@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import Defense, Hooks, SameDraws, Step, StudyRow, View
@@ -22,6 +23,7 @@ from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
+@checked_fields
 class SR(Defense):
     """``L + weight mean ((f(x + h v) - f(x)) / h)^2``, ``f = sigmoid(z_y - z_k)``, k the best wrong class at
     x, ``v = sign(grad f)``.

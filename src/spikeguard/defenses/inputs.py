@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import Defense, StudyRow
@@ -24,6 +25,7 @@ from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
+@checked_fields
 class InputNoise(Defense):
     """Randomized smoothing in its simplest form: ``x_t = x + sigma N(0, 1)``, fresh at every time step.
 
@@ -69,6 +71,7 @@ class NoisyInput(Input):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class InputQuantization(Defense):
     """Round every pixel to one of ``levels`` values, up or down at random such that its mean stays.
 
@@ -119,6 +122,7 @@ class RoundedInput(Input):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class FEEL(Defense):
     """Frequency encoding and evolutionary leak: a low-pass that narrows step by step, and trained leaks.
 
@@ -199,7 +203,7 @@ class LowPass(Input):
 class Leaks(Dynamics):
     def __init__(self, timesteps: int, size: torch.Size, start: float) -> None:
         super().__init__()
-        self.leak = nn.Parameter(torch.full((timesteps, *size), start))
+        self.leak = nn.Parameter(torch.full((timesteps, *size), start, dtype=torch.float32))
 
     def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
         return current, self.leak[:, None]

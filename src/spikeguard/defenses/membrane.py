@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
@@ -74,6 +75,7 @@ class Guarding(Hooks):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class MPDSGR(Defense):
     """Penalize the probability mass of potentials that lies inside the surrogate's support.
 
@@ -172,7 +174,7 @@ def shapes(net: Classifier) -> dict[str, torch.Size]:
 def blank(net: Classifier) -> Iterator[Tensor]:
     """One blank image for a pass that leaves no trace."""
     with eval_mode(net), torch.no_grad():
-        yield torch.zeros(1, *net.in_shape, device=net.mean.device)
+        yield torch.zeros(1, *net.in_shape, dtype=net.mean.dtype, device=net.mean.device)
 
 
 def moments(u: Tensor) -> tuple[Tensor, Tensor]:

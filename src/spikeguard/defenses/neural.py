@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import FIRST_PART, Defense, Hooks, Step, StudyRow
@@ -25,6 +26,7 @@ from spikeguard.surrogates import Atan
 
 
 @dataclass(frozen=True)
+@checked_fields
 class StoG(Defense):
     """A Bernoulli gate behind every neuron: ``s <- s b, b ~ Bernoulli(p)``.
 
@@ -84,7 +86,7 @@ class Gates(Dynamics):
 
     def __init__(self, size: torch.Size, temperature: float) -> None:
         super().__init__()
-        self.keep, self.temperature = nn.Parameter(torch.ones(size)), temperature
+        self.keep, self.temperature = nn.Parameter(torch.ones(size, dtype=torch.float32)), temperature
 
     def gate(self, spikes: Tensor) -> Tensor:
         drawn = self.uniform(spikes[:1])
@@ -116,6 +118,7 @@ class _StoG(Hooks):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class DLIF(Defense):
     """A trained gain of the current for every layer and time step, ``H = decay V + p[t] I[t]``, p from 1.
 
@@ -168,13 +171,14 @@ class Gains(Dynamics):
 
     def __init__(self, timesteps: int) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(timesteps))
+        self.gain = nn.Parameter(torch.ones(timesteps, dtype=torch.float32))
 
     def charge(self, current: Tensor, timesteps: int) -> tuple[Tensor, Tensor | None]:
         return current * self.gain.to(current.dtype).view(-1, *[1] * (current.dim() - 1)), None
 
 
 @dataclass(frozen=True)
+@checked_fields
 class RandHet(Defense):
     """Random heterogeneity: ``H = sigmoid(r) V + (1 - sigmoid(r)) I``, ``r ~ N(0, sigma^2)`` per neuron.
 
@@ -230,6 +234,7 @@ class Heterogeneous(Dynamics):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class HoSNN(Defense):
     """Thresholds that keep potentials where they were on clean images: ``theta <- theta + rate (H - H*)``.
 
@@ -282,8 +287,8 @@ class Homeostatic(Dynamics):
 
     def __init__(self, timesteps: int, size: torch.Size, rate: float) -> None:
         super().__init__()
-        self.rate = nn.Parameter(torch.full(size, rate))
-        self.register_buffer("goal", torch.zeros(timesteps, *size))
+        self.rate = nn.Parameter(torch.full(size, rate, dtype=torch.float32))
+        self.register_buffer("goal", torch.zeros(timesteps, *size, dtype=torch.float32))
         self.register_buffer("moves", torch.tensor(False))
         self.goal: Tensor
         self.moves: Tensor

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd, targeted
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
 from spikeguard.defenses.adversarial import AT
@@ -40,6 +41,7 @@ def matrices(net: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class RAT(Defense):
     """After every step ``W <- (1 + beta) W - beta W W^T W``, which moves singular values towards 1.
 
@@ -105,6 +107,7 @@ def onto_simplex(v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class DSD(Defense):
     """Dominant singular deflation: remove the first singular component of every gradient matrix.
 
@@ -161,6 +164,7 @@ def deflated(g: Tensor, iterations: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class EMA(Defense):
     """Keep the weights averaged over the training, ``w <- decay w + (1 - decay) now``.
 
@@ -241,6 +245,7 @@ def reestimate(net: nn.Module, images: Iterator[Tensor]) -> None:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class EarlyStopping(Defense):
     """Keep the weights of the epoch with the best validation accuracy under SA-PGD with ASSG.
 
@@ -291,7 +296,7 @@ class EarlyStopping(Defense):
 class _EarlyStopping(Hooks):
     def __init__(self, settings: EarlyStopping, net: Classifier) -> None:
         self.settings = settings
-        self.best = torch.full((), -math.inf)
+        self.best = torch.full((), -math.inf, dtype=torch.float32)
         self.kept = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, Measured]:

@@ -19,6 +19,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import pgd
 from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack
 from spikeguard.defenses.base import Defense, Hooks, StudyRow
@@ -43,6 +44,7 @@ NOISE_FREE = AdaptiveAttack(
 
 
 @dataclass(frozen=True)
+@checked_fields
 class TGO(Defense):
     """Threshold Guarding Optimization; ``lambda_max`` 0 leaves out the constraint, ``sigma`` 0 the noise.
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons.tap import tap
 
-EDGES = torch.linspace(-3.0, 3.0, 121)
+EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Neighbors:
         return sum(self.absolute.values()) / len(self.absolute)
 
 
+@checked
 def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 100) -> Neighbors:
     """Measure how many potentials lie near the threshold, over samples, timesteps and neurons.
 
@@ -70,6 +72,7 @@ def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 1
     return Neighbors(absolute, relative, spread, histogram)
 
 
+@checked
 def gain_scaled(
     net: Classifier, x: Tensor, share: float, delta: float = 0.2, rounds: int = 12
 ) -> tuple[Classifier, float]:

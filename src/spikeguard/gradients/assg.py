@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Opened
 from spikeguard.gradients.surrogate import SwapOpened, known
@@ -83,6 +84,7 @@ class ASSGOpened(SwapOpened):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class ASSG:
     """Adaptive sharpness surrogate gradient. arXiv 2512.22522 (CVPR 2026).
 

@@ -15,9 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields, one_line
 from spikeguard.errors import AttackError, UserError
+from spikeguard.gradients.reentrant import leaves_kept, needs_backward
 from spikeguard.losses import Loss
-from spikeguard.models import Model
+from spikeguard.models import Model, logits_of
 
 Gradient = tuple[Tensor, Tensor, Tensor]
 """Gradient like the images, loss ``[N]``, logits ``[N, K]``."""
@@ -32,8 +34,9 @@ def derive(
     ``x`` or if it is not finite.
     """
     x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(x)
+
+    def forward() -> tuple[Tensor, Tensor, Tensor]:
+        logits = logits_of(model, x)
         value = loss(logits, y)
         if not value.requires_grad:
             raise AttackError(
@@ -42,12 +45,28 @@ def derive(
         total = value.sum()
         if before_backward:
             before_backward(total)
-        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+        return logits, value, total
+
+    with torch.enable_grad():
+        logits, value, total = forward()
+        try:
+            gradient: Tensor | None = torch.autograd.grad(total, x, allow_unused=True)[0]
+        except Exception as error:  # the model's own backward pass may raise anything
+            if not needs_backward(error):
+                raise UserError(f"the model's backward pass fails ({one_line(error)})") from error
+            with leaves_kept(model) as watch:
+                with watch:
+                    logits, value, total = forward()
+                total.backward()
+                gradient = x.grad
     if gradient is None:
         raise AttackError("no gradient reaches the input: the logits do not depend on it in autograd")
+    value, broken = value.detach(), value.detach().isnan()
+    if bool(broken.any()):  # no numbers at these points: the attack is over there
+        gradient = torch.where(broken.view(-1, *[1] * (x.dim() - 1)), 0.0, gradient)
     if not bool(torch.isfinite(gradient).all()):
         raise AttackError("the input gradient is not finite")
-    return gradient, value.detach(), logits.detach()
+    return gradient, value, logits.detach()
 
 
 @dataclass
@@ -80,7 +99,7 @@ class Opened:
         """Logits ``[N, K]`` without a gradient."""
         with torch.no_grad():
             self.forwards += len(x)
-            return self.model(x)
+            return logits_of(self.model, x)
 
     def select(self, rows: Tensor) -> None:
         """Keep the state of these samples only."""
@@ -144,6 +163,7 @@ class EOTOpened(Opened):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class EOT:
     """Expectation over transformation: the mean gradient over ``draws`` of a stochastic model's noise.
 

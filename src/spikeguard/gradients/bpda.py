@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened, derive
 from spikeguard.gradients.surrogate import known, replace_derivatives
 from spikeguard.losses import Loss
@@ -149,6 +150,7 @@ def training_mode(model: Model) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class BPDA:
     """Backward pass differentiable approximation. Athalye et al., ICML 2018.
 

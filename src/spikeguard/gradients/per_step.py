@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Estimator, Gradient, Opened, Own, as_module
 from spikeguard.gradients.transfer import TransferOpened
 from spikeguard.losses import Loss
@@ -28,6 +29,7 @@ class StepLogits(nn.Module):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class PerStep:
     """The gradient of the loss at every time step's logits, averaged over time. Deng et al., ICLR 2022.
 

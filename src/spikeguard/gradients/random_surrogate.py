@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened
 from spikeguard.gradients.surrogate import SwapOpened
 from spikeguard.losses import Loss
@@ -37,6 +38,7 @@ SURROGATE_POOL: tuple[Surrogate, ...] = (
 
 
 @dataclass(frozen=True)
+@checked_fields
 class RandomSurrogate:
     """A surrogate drawn at random from ``pool`` for every layer at every step (ours).
 

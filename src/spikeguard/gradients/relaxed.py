@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
@@ -43,6 +44,7 @@ class RelaxedOpened(Opened):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class SoftSpikes:
     """The network with soft spikes, whose slope rises from ``first`` to ``last`` over ``steps`` gradients.
 
@@ -79,6 +81,7 @@ class SoftSpikes:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class MeanField:
     """Firing probabilities ``Phi(u / sigma)`` instead of spikes.
 
@@ -126,6 +129,7 @@ class ReLUTwin:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class NoiseFree:
     """The network without its noise, with the neurons' own surrogate or another one.
 

@@ -6,13 +6,13 @@ backward=...)``). ``mean`` below is a neuron's current averaged over time, in un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Opened, as_module
 from spikeguard.kernels.custom_backward import LayerPass, SequenceRule
@@ -47,6 +47,7 @@ class BPTR(SequenceGradient):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class RGA(SequenceGradient):
     """Rate gradient approximation. Bu et al., AAAI 2023.
 
@@ -74,6 +75,7 @@ class RGA(SequenceGradient):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class HART(SequenceGradient):
     """Hybrid of rate and time: a triangle at every step, no path over time, averaged over time. Hao et al.,
     ICLR 2024.
@@ -88,7 +90,7 @@ class HART(SequenceGradient):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.gamma > 0 and math.isfinite(self.gamma)):
+        if not self.gamma > 0:
             raise UserError(f"HART: gamma = {self.gamma} must be a finite number above 0")
 
     def back(self, g: Tensor, seen: LayerPass) -> Tensor:

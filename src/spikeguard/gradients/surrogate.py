@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
+from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened, derive
 from spikeguard.losses import Loss
 from spikeguard.models import Model
@@ -52,6 +53,7 @@ class SwapOpened(Opened):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class SwapSurrogate:
     """Another surrogate in all neurons. Neftci et al., IEEE Signal Processing Magazine 2019.
 

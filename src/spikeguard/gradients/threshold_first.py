@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
@@ -57,6 +58,7 @@ class ThresholdFirstOpened(Opened):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class ThresholdFirst:
     """Gradients that first move potentials to the threshold; adaptive to TGO and to regularizers of
     potentials.

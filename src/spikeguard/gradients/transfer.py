@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Estimator, Gradient, Opened, Own
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 
 
 @dataclass(frozen=True, eq=False)
+@checked_fields
 class Transfer:
     """The gradient of another model, ``source``; loss and classes are the attacked model's own.
 

@@ -9,10 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
+from spikeguard.errors import UserError
 from spikeguard.surrogates import Surrogate
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Band:
     """The band around the threshold in which potentials are penalized: ``mean max(0, delta - |u|)``.
 
@@ -25,6 +28,10 @@ class Band:
 
     delta: float
     side: Literal["both", "below"] = "both"
+
+    def __post_init__(self) -> None:
+        if not self.delta >= 0:
+            raise UserError(f"Band: delta = {self.delta} must be 0 or more")
 
 
 @dataclass(frozen=True)

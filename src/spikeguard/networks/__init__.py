@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spikeguard.arguments import checked
 from spikeguard.errors import UserError
 from spikeguard.errors import unknown as unknown_name
 from spikeguard.networks.classifier import Classifier
@@ -17,6 +18,7 @@ from spikeguard.networks.vgg import vgg11
 from spikeguard.networks.wrn import wrn16
 from spikeguard.neurons import Neuron
 from spikeguard.random import draws
+from spikeguard.runtime.float32 import float32_by_default
 
 LARGEST, DEEPEST = 2**16, 100
 """What the options of a network may be at most."""
@@ -24,6 +26,8 @@ CHECKED, MOST_PARAMETERS = 1024, 2**31
 NETWORKS: dict[str, Callable[..., tuple[nn.Module, int]]] = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
 
 
+@checked
+@float32_by_default()
 def build(
     network: str,
     *,

@@ -73,7 +73,7 @@ class Classifier(nn.Module):
                 f"images are {x.dtype} of shape {tuple(x.shape)}, must be floats of shape [N, "
                 f"{', '.join(map(str, self.in_shape))}]"
             )
-        x = x[None]
+        x = x[None].to(self.mean.dtype)
         for change in self.before:
             x = change(x, self.timesteps)
         x = (x - self.mean) / self.std

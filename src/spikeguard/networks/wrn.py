@@ -19,7 +19,7 @@ class ConvexCombination(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((2,), 0.5))
+        self.weight = nn.Parameter(torch.full((2,), 0.5, dtype=torch.float32))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return join(x, y, self.weight)

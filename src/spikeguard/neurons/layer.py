@@ -56,7 +56,9 @@ class Spiking(StochasticModule):
         else:
             self.register_buffer("threshold", threshold, persistent=False)
         if spec.kind == "plif":
-            self.decay_logit = nn.Parameter(torch.tensor(math.log(spec.decay / (1 - spec.decay))))
+            self.decay_logit = nn.Parameter(
+                torch.tensor(math.log(spec.decay / (1 - spec.decay)), dtype=torch.float32)
+            )
         else:
             self.register_buffer(
                 "fixed_decay", torch.tensor(float(spec.decay), dtype=torch.float64), persistent=False

@@ -9,6 +9,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from spikeguard.arguments import checked
 from spikeguard.errors import UserError
 from spikeguard.kernels.custom_backward import SequenceRule
 from spikeguard.kernels.mode import Band
@@ -97,6 +98,7 @@ class Tap:
             layer.requests[:] = [s for s in layer.requests if s is not self._requests[name]]
 
 
+@checked
 def tap(
     model: nn.Module,
     *,
@@ -127,6 +129,8 @@ def tap(
     >>> [tuple(u.shape[:2]) for u in t.potentials.values()]  # time steps and images, layer by layer
     [(3, 6), (3, 6), (3, 6)]
     """
+    if smooth and relu:
+        raise UserError("tap: smooth and relu both replace the forward pass; leave one of them out")
     changes = Changes(
         noise=Noise(noise) if isinstance(noise, (int, float)) else noise,
         seed=seed,

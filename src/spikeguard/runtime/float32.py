@@ -1,4 +1,4 @@
-"""What float32 means on a GPU."""
+"""What float32 means on a GPU, and float32 where torch's default is another type."""
 
 from __future__ import annotations
 
@@ -36,3 +36,16 @@ def exact() -> Iterator[None]:
     finally:
         for place, name, value in before:
             setattr(place, name, value)
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """What torch makes without a dtype is float32, as where networks are built and trained; what was set
+    before comes back.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -13,6 +13,7 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
+from spikeguard.runtime.float32 import float32_by_default
 from spikeguard.runtime.machine import machine
 from spikeguard.training.recipe import Recipe
 
@@ -27,7 +28,7 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type not in DEVICES:
             raise RuntimeError(f"known: {', '.join(DEVICES)}")
-        torch.empty(0, device=device)
+        torch.empty(0, dtype=torch.float32, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error
     return device
@@ -52,6 +53,7 @@ def settled(recipe: Recipe, data: Dataset, device: torch.device) -> Recipe:
     return replace(recipe, precision=pick_precision(_network(recipe, data), device))
 
 
+@float32_by_default()
 def make_network(recipe: Recipe, data: Dataset) -> Classifier:
     """The recipe's network, untrained, with its defenses prepared."""
     net = _network(recipe, data)

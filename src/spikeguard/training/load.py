@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from spikeguard.arguments import checked
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.build import build, table
 from spikeguard.records.schema import TrainingRecord
+from spikeguard.runtime.float32 import float32_by_default
 from spikeguard.training.builder import make_network, pick_device
 from spikeguard.training.checkpoint import (
     DIGEST,
@@ -24,6 +26,7 @@ from spikeguard.training.checkpoint import (
 from spikeguard.training.recipe import Recipe
 
 
+@checked
 def load(target: str | Path, device: str = "cpu") -> Classifier:
     """Load the network of a run folder or of a weights file, in eval mode, with its defenses prepared.
 
@@ -40,6 +43,7 @@ def load(target: str | Path, device: str = "cpu") -> Classifier:
     return net
 
 
+@float32_by_default()
 def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
     """As ``load``, and the recipe it was trained by."""
     path = Path(target)
@@ -61,7 +65,7 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
     if (beside := path.with_name(RECORD)).is_file() and path.name == WEIGHTS:
         _check_record(TrainingRecord.read(beside), metadata.get(DIGEST), recipe, path)
     shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
-    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1))
+    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
     net = make_network(recipe, like)
     put_weights(net, tensors, path)

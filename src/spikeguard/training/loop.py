@@ -9,13 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from spikeguard.arguments import checked
 from spikeguard.data.images import Dataset
 from spikeguard.data.sources import load_data
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.files import remove_unfinished
 from spikeguard.records.schema import TrainingRecord
-from spikeguard.runtime.float32 import exact
+from spikeguard.runtime.float32 import exact, float32_by_default
 from spikeguard.runtime.stop import Stop, ctrl_c
 from spikeguard.training.builder import pick_device, settled
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, load_state, save_state, save_weights
@@ -45,7 +46,9 @@ class Run:
         return metrics(self.record)
 
 
+@checked
 @exact()
+@float32_by_default()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from spikeguard.arguments import checked_fields
 from spikeguard.defenses import Defense, compose
 from spikeguard.errors import UserError
 from spikeguard.neurons import Neuron
@@ -33,6 +34,7 @@ MOST = {
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Recipe:
     """Settings of one training: data, network, neurons, defenses, optimizer.
 

@@ -127,7 +127,7 @@ class Trainer:
         for k, hook in enumerate(self.hooks):
             step.key = draws.key(recipe.seed, "complete", number, k)
             hook.complete(step)
-        loss = torch.zeros((), device=self.device)
+        loss = torch.zeros((), dtype=torch.float32, device=self.device)
         for name, view in step.views.items():
             with ExitStack() as stack:
                 for hook in self.hooks:

@@ -1,0 +1,96 @@
+"""Images and labels as users hand them in: tensors, arrays, lists, taken where there is no doubt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikeguard.arguments import one_line, shown
+from spikeguard.errors import SpikeguardWarning, UserError
+
+LAST_BITS = 1e-6
+"""How far outside [0, 1] rounding may put a pixel; it is clamped."""
+
+
+def take_images(x: object) -> Tensor:
+    """Float images ``[N, ...]`` in [0, 1], detached, from a tensor or an array.
+
+    float16 and bfloat16 become float32. Pixels a last bit outside are clamped, with a warning.
+    UserError names what came otherwise.
+    """
+    images = _tensor(x, "images", "floats [N, C, H, W] in [0, 1]")
+    if not images.is_floating_point():
+        raise UserError(f"images are {images.dtype}; pass floats in [0, 1] (bytes: x.float() / 255)")
+    if images.dtype not in (torch.float32, torch.float64):
+        images = images.float()
+    if images.dim() < 2 or not images.numel():
+        raise UserError(f"images have shape {tuple(images.shape)}; pass a batch [N, C, H, W] with N >= 1")
+    if not bool(torch.isfinite(images).all()):
+        raise UserError("images hold values that are not finite")
+    low, high = float(images.min()), float(images.max())
+    outside = max(-low, high - 1)
+    if outside > LAST_BITS:
+        hint = (
+            "bytes passed as floats? divide by 255"
+            if high > 2
+            else "normalize inside the model, not before"
+            if outside > 0.1
+            else "clamp them, if that is rounding: x.clamp(0, 1)"
+        )
+        raise UserError(
+            f"images lie in [{low:.3g}, {high:.3g}], {outside:.2g} outside of it: must lie in [0, 1] ({hint})"
+        )
+    if outside > 0:
+        warnings.warn(f"images lie {outside:.2g} outside of [0, 1]: clamped", SpikeguardWarning, stacklevel=4)
+        images = images.clamp(0.0, 1.0)
+    return images
+
+
+def take_labels(y: object, images: Tensor) -> Tensor:
+    """Labels int64 ``[N]``, like the images, from integers of any width: a tensor, array or list."""
+    n = len(images)
+    held = _tensor(y, "labels", f"integers of shape [{n}]", lists=True)
+    whole = not (held.is_floating_point() or held.is_complex() or held.dtype == torch.bool)
+    if held.shape == (n,) and whole:
+        return held.to(images.device, torch.int64)
+    hint = ""
+    if held.dim() == 2 and len(held) == n and not held.is_complex():
+        wide = held.double()
+        if bool((((wide == 0) | (wide == 1)).all(1) & (wide.sum(1) == 1)).all()):
+            hint = " (they are one-hot: pass y.argmax(1))"
+    raise UserError(
+        f"labels are {held.dtype} of shape {tuple(held.shape)}, must be integers of shape [{n}]{hint}"
+    )
+
+
+def take_ids(index: object, images: Tensor) -> Tensor:
+    """The samples' numbers, int64 ``[N]``, from integers of any width."""
+    held = _tensor(index, "index", f"integers of shape [{len(images)}]", lists=True)
+    if held.shape != images.shape[:1]:
+        raise UserError(f"index has shape {tuple(held.shape)}, must be [{len(images)}]")
+    if held.is_floating_point() or held.is_complex() or held.dtype == torch.bool:
+        raise UserError(f"index is {held.dtype}, must be integers of shape [{len(images)}]")
+    return held.to(images.device, torch.int64)
+
+
+def _tensor(value: object, name: str, allowed: str, lists: bool = False) -> Tensor:
+    """A dense tensor of a tensor, an array, or a list of numbers; UserError in the name of the argument."""
+    refused = UserError(f"{name} are {shown(value)}, must be {allowed}: a tensor or an array")
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise UserError(f"{name} are {shown(value)}, sparse, quantized or meta: pass a dense tensor")
+        held = value.detach()
+        return held.clone() if held.is_inference() else held
+    if not isinstance(value, np.ndarray) and not (lists and isinstance(value, Sequence)):
+        raise refused
+    if isinstance(value, (str, bytes)):
+        raise refused
+    try:
+        array = np.array(value)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    except Exception as error:  # ragged lists, objects, types that torch has not
+        raise UserError(f"{refused} ({one_line(error)})") from error

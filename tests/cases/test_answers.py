@@ -1,0 +1,72 @@
+"""Models that answer with more, or other, than logits: taken where there is no doubt, else one line."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
+
+import spikeguard as sg
+
+NET = net()
+Named = namedtuple("Named", "hidden logits")
+TAKEN = {
+    "(logits, None)": lambda x: (NET(x), None),
+    "(logits, a number)": lambda x: (NET(x), torch.tensor(0.5)),
+    "list of one": lambda x: [NET(x)],
+    "dictionary": lambda x: {"logits": NET(x), "features": x},
+    "dictionary of one tensor": lambda x: {"out": NET(x), "name": "net"},
+    "object with logits": lambda x: SimpleNamespace(logits=NET(x), hidden=x),
+    "named tuple": lambda x: Named(x.flatten(1), NET(x)),
+}
+DOUBTFUL = {
+    "(spikes, membrane)": (lambda x: (NET(x).gt(0).float(), NET(x)), "tuple of (Tensor"),
+    "list of heads": (lambda x: [NET(x), NET(x)], "list of (Tensor"),
+    "dictionary of two": (lambda x: {"a": NET(x), "b": NET(x)}, "dict of a: Tensor"),
+    "None": (lambda x: None, "None"),
+    "text": (lambda x: "cat", "a str"),
+    "classes": (lambda x: NET(x).argmax(1), "torch.int64 of shape"),
+    "one-hot integers": (lambda x: torch.nn.functional.one_hot(NET(x).argmax(1), 4), "torch.int64"),
+    "every step": (lambda x: torch.stack([NET(x)] * 3), "shape (3, "),
+    "steps last": (lambda x: torch.stack([NET(x)] * 3, 2), "shape (8, 4, 3)"),
+    "a generator": (lambda x: (row for row in NET(x)), "a generator"),
+    "an array of text": (lambda x: NET(x).detach().numpy().astype(str), "array of"),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_an_answer_without_doubt_gives_the_numbers_of_plain_logits(name):
+    assert torch.equal(pgd(TAKEN[name]), pgd(NET))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_takes_a_dictionary(attack):
+    found, plain = (ATTACKS[attack](model, X, Y) for model in (TAKEN["dictionary"], NET))
+    assert torch.equal(found.x, plain.x)
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+@pytest.mark.parametrize("attack", ["pgd", "square", "rays"])
+def test_a_doubtful_answer_is_named_in_one_line(name, attack):
+    model, word = DOUBTFUL[name]
+    refused(lambda: ATTACKS[attack](model, X, Y), "the model", "must", "logits [N, classes]", word)
+
+
+def test_an_audit_takes_and_refuses_the_same(short_controls):
+    refused(lambda: sg.audit(DOUBTFUL["list of heads"][0], X, Y, LINF, effort="quick"), "list of (Tensor")
+    tuples, plain = (sg.audit(m, X, Y, LINF, effort="quick") for m in (TAKEN["(logits, None)"], NET))
+    assert tuples.robust_accuracy == plain.robust_accuracy
+    assert tuples.record.first_by == plain.record.first_by
+
+
+def test_an_array_has_no_gradient_and_black_box_attacks_work_on_it():
+    model = lambda x: NET(x).detach().numpy()  # noqa: E731
+    refused(lambda: pgd(model), "no gradient reaches the input")
+    assert torch.equal(ATTACKS["square"](model, X, Y).broken, ATTACKS["square"](NET, X, Y).broken)
+
+
+def test_verify_reads_the_same_answers(tmp_path, short_controls):
+    result = sg.audit(NET, X, Y, LINF, effort="quick", out=tmp_path)
+    check = sg.verify(result.record, tmp_path, TAKEN["dictionary"], X.numpy(), Y.tolist())
+    assert check.held == check.claimed

@@ -1,0 +1,110 @@
+"""Models whose own code raises: one line that says on what, and with what; their exception is the cause."""
+
+import pytest
+import torch
+from strangers import ATTACKS, LINF, WEIGHT, X, Y, net, pgd, refused
+from torch import nn
+
+import spikeguard as sg
+from spikeguard.errors import UserError
+
+NET = net()
+
+
+class Remembers(nn.Module):
+    """Nobody resets its membranes."""
+
+    def __init__(self):
+        super().__init__()
+        self.v = 0.0
+
+    def forward(self, x):
+        self.v = (0.5 * self.v + NET(x)).detach()
+        return self.v
+
+
+class Raises(Exception):
+    """An exception of the model's own, whose message has two lines."""
+
+
+def raises(x):
+    raise Raises("first line\nsecond line")
+
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise ZeroDivisionError("in the backward pass")
+
+
+MODELS = {
+    "wants 3 channels": (nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), "3 channels"),
+    "batch size written in": (lambda x: NET(x.reshape(12, 1, 8, 8)), "(8, 1, 8, 8)"),
+    "a second argument": (lambda x, t: NET(x), "TypeError"),
+    "no argument": (lambda: None, "TypeError"),
+    "membranes left over": (Remembers(), "keep no state"),
+    "squeezes a batch of one": (lambda x: NET(x[:1]).squeeze(), "shape (4,)"),
+    "an error of its own": (raises, "Raises: first line"),
+    "float16 parameters": (net().half(), "parameters are torch.float16"),
+    "no forward": (nn.Module(), "NotImplementedError"),
+    "on the meta device": (net().to("meta"), "meta device"),
+    "averages over the batch": (lambda x: NET(x).mean(0, keepdim=True), "for 8 images"),
+}
+
+
+@pytest.mark.parametrize("attack", ["pgd", "square", "rays", "targeted"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_fails_is_told_of_in_one_line(name, attack):
+    model, word = MODELS[name]
+    refused(lambda: ATTACKS[attack](model, X, Y), "the model", word)
+
+
+@pytest.mark.parametrize("name", ["wants 3 channels", "a second argument", "an error of its own"])
+def test_an_audit_says_the_same(name):
+    model, word = MODELS[name]
+    refused(lambda: sg.audit(model, X, Y, LINF, effort="quick"), "the model fails on", word)
+
+
+def test_the_models_own_exception_is_the_cause():
+    with pytest.raises(UserError) as error:
+        pgd(raises)
+    assert isinstance(error.value.__cause__, Raises)
+    assert "torch.float32 images of shape (8, 1, 8, 8)" in str(error.value)
+
+
+def test_a_backward_pass_that_raises_is_one_line_with_its_cause():
+    with pytest.raises(UserError, match="backward pass fails") as error:
+        pgd(lambda x: NET(Backward.apply(x)))
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
+def test_state_of_another_batch_size_is_said_by_the_audit_too():
+    refused(lambda: sg.audit(Remembers(), X, Y, LINF, effort="quick"), "keep no state")
+
+
+def test_a_source_of_transfer_that_fails_is_named():
+    transfer = sg.gradients.Transfer(MODELS["wants 3 channels"][0])
+    refused(lambda: sg.pgd(NET, X, Y, LINF, steps=1, gradient=transfer), "3 channels")
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (print, "is no model"),
+        (len, "is no model"),
+        (nn.Linear, "is a class"),
+        (None, "not callable"),
+        ("net.pt", "not callable"),
+        ((NET, 3), "not callable"),
+        (WEIGHT, "not callable"),
+        ({"model": NET}, "not callable"),
+    ],
+)
+def test_what_can_be_no_model_is_refused_before_it_is_called(model, word, capsys):
+    for call in (lambda: pgd(model), lambda: sg.audit(model, X, Y, LINF, effort="quick")):
+        refused(call, word)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,160 @@
+"""Other floating types: the numbers of the float32 twin; and values that are not finite, said as such."""
+
+import copy
+
+import pytest
+import torch
+from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
+from torch import nn
+
+import spikeguard as sg
+from spikeguard.errors import SpikeguardWarning
+from spikeguard.random import draws
+
+NET = net()
+OTHERS = (torch.float64, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16, torch.float16], ids=str)
+def other_default(request):
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=str)
+@pytest.mark.parametrize("threat", [LINF, sg.L2(0.2), sg.L1(1.0)], ids=lambda t: t.norm)
+def test_models_of_another_type_give_the_numbers_of_their_twin(kind, threat):
+    found = sg.pgd(copy.deepcopy(NET).to(kind), X.to(kind), Y, threat, steps=5, restarts=1)
+    twin = sg.pgd(NET, X.to(kind).to(found.x.dtype).float(), Y, threat, steps=5, restarts=1)
+    assert int((found.broken != twin.broken).sum()) <= 1
+    threat.check(found.x, X.to(kind).to(found.x.dtype))
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=str)
+@pytest.mark.parametrize("attack", ["square", "fab", "cw", "rays", "targeted"])
+def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind, attack):
+    found = ATTACKS[attack](copy.deepcopy(NET).to(kind), X.to(kind), Y)
+    assert float((found.x - X.to(kind).to(found.x)).abs().max()) <= 0.3
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=str)
+def test_an_audit_of_another_type_can_be_verified(kind, tmp_path, short_controls):
+    other, z = copy.deepcopy(NET).to(kind), X.to(kind)
+    result = sg.audit(other, z, Y, LINF, effort="quick", out=tmp_path)
+    twin = sg.audit(NET, z.float(), Y, LINF, effort="quick")
+    assert abs(result.robust_accuracy - twin.robust_accuracy) <= 1 / 12
+    assert [f.id for f in result.flags if f.level == "error"] == []
+    assert sg.verify(result.record, tmp_path, other, z, Y).wrong == ()
+
+
+class LowLogits(nn.Module):
+    """float32 images in, bfloat16 logits out."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = copy.deepcopy(NET).bfloat16()
+
+    def forward(self, x):
+        return self.inner(x.bfloat16())
+
+
+class Autocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = NET
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x)
+
+
+@pytest.mark.parametrize("make", [LowLogits, Autocast])
+def test_logits_of_low_precision_are_taken(make, tmp_path, short_controls):
+    assert int((pgd(make()) != pgd(NET)).sum()) <= 2
+    result = sg.audit(make(), X, Y, LINF, effort="quick", out=tmp_path)
+    assert 0 <= result.robust_accuracy <= 1
+
+
+def test_types_that_leave_no_doubt_are_converted():
+    assert torch.equal(pgd(NET, x=X.double()), pgd(NET))
+    assert torch.equal(pgd(copy.deepcopy(NET).double()), pgd(copy.deepcopy(NET).double(), x=X.double()))
+    refused(lambda: pgd(lambda x: NET(x), x=X.double()), "torch.float64 images", "the model fails")
+
+
+def test_draws_do_not_depend_on_torchs_default_type(other_default):
+    rows = torch.arange(300)
+    before_normal = draws.normal(draws.step_keys(1, rows, 4), 64, 4)
+    uniform = draws.uniform(1, rows, 4096)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(draws.uniform(1, rows, 4096), uniform)
+    assert torch.equal(draws.normal(draws.step_keys(1, rows, 4), 64, 4), before_normal)
+    assert uniform.dtype == torch.float32
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_do_not_depend_on_torchs_default_type(attack, other_default):
+    found = ATTACKS[attack](NET, X, Y)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.x, ATTACKS[attack](NET, X, Y).x)
+    assert found.loss.dtype == torch.float32
+
+
+def test_networks_and_audits_do_not_depend_on_torchs_default_type(other_default, tmp_path, short_controls):
+    def measured():
+        made = sg.build(
+            "small", classes=4, in_shape=(1, 8, 8), timesteps=2, width=2, neuron=sg.Neuron("plif", 0.5)
+        )
+        y = made.eval()(X).argmax(1)
+        return made, sg.audit(made, X, y, LINF, effort="quick")
+
+    made, result = measured()
+    torch.set_default_dtype(torch.float32)
+    again, twin = measured()
+    for (name, a), b in zip(made.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+        assert a.dtype == b.dtype, name
+    assert result.record.first_by == twin.record.first_by
+    assert result.record.controls == twin.record.controls
+
+
+def holes(x: torch.Tensor, value: float, above: float) -> torch.Tensor:
+    """Logits with a value where the first pixel is bright."""
+    return NET(x).masked_fill(x.flatten(1)[:, :1] > above, value)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nan_on_clean_images_is_said_and_not_called_broken(attack):
+    refused(lambda: ATTACKS[attack](lambda x: holes(x, float("nan"), 0.5), X, Y), "NaN on", "clean images")
+
+
+def test_infinite_logits_on_clean_images_are_said():
+    with pytest.warns(SpikeguardWarning, match="infinite logits on"):
+        sg.rays(lambda x: holes(x, float("inf"), 0.5), X, Y, LINF, queries=2)
+
+
+def test_nan_under_attack_is_a_break():
+    x = X.clone()
+    x[:, 0, 0, 0] = 0.5
+    y = NET(x).argmax(1)
+    model = lambda x: holes(x, float("nan"), 0.51)  # noqa: E731
+    found = sg.pgd(model, x, y, LINF, steps=10)
+    assert bool((found.broken >= (found.x[:, 0, 0, 0] > 0.51)).all())
+    assert int(model(found.x).isnan().any(1).sum()) > 3
+
+
+def test_nan_under_attack_is_a_break_with_a_flag(short_controls):
+    x = X.clone()
+    x[:, 0, 0, 0] = 0.5
+    y = NET(x).argmax(1)
+    result = sg.audit(lambda x: holes(x, float("nan"), 0.51), x, y, LINF, effort="quick")
+    assert "broken-by-nan" in [f.id for f in result.flags]
+    assert result.robust_accuracy < sg.audit(NET, x, y, LINF, effort="quick").robust_accuracy
+
+
+def test_nan_on_clean_images_counts_as_wrong_in_an_audit(short_controls):
+    result = sg.audit(lambda x: holes(x, float("nan"), 0.5), X, Y, LINF, effort="quick")
+    finite = X[:, 0, 0, 0] <= 0.5
+    assert result.clean_accuracy == pytest.approx(float(finite.double().mean()))
+    assert "no-logits" in [f.id for f in result.flags]

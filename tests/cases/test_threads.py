@@ -1,0 +1,257 @@
+"""Cases from public threads of other libraries, in our own words: what users handed in, and what is right.
+
+Each docstring names the repository and the number of the issue or pull request.
+"""
+
+from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
+from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import spikeguard as sg
+
+NET = net()
+PLAIN = pgd(NET)
+
+
+def test_a_forward_that_returns_a_pair():
+    """fra31/auto-attack #83: logits in the first place of a tuple."""
+    assert torch.equal(pgd(lambda x: (NET(x), {"aux": None})), PLAIN)
+
+
+@pytest.mark.parametrize("attack", [sg.apgd, sg.apgd_targeted, sg.square])
+def test_half_precision_finds_what_full_precision_finds(attack):
+    """fra31/auto-attack #51: float16 for speed, with the numbers of float32."""
+    x = X.half()
+    settings = {"queries": 20} if attack is sg.square else {"steps": 4}
+    low = attack(net().half(), x, Y, sg.Linf(0.05), **settings)
+    full = attack(NET, x.float(), Y, sg.Linf(0.05), **settings)
+    assert int((low.broken != full.broken).sum()) <= 1
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_images_that_are_all_wrong_at_the_start(attack):
+    """fra31/auto-attack #81: nothing is left to attack in a small batch."""
+    found = ATTACKS[attack](NET, X, (Y + 1) % 4)
+    assert bool(found.broken.all())
+    assert torch.equal(found.x, X)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_images_that_drop_out_on_the_way(attack):
+    """Harry24k/adversarial-attacks-pytorch #59: as many results as images, whichever broke early."""
+    y = torch.where(torch.arange(12) % 2 == 0, Y, (Y + 1) % 4)
+    found = ATTACKS[attack](NET, X, y)
+    assert found.x.shape == X.shape
+    assert found.broken.shape == found.when.shape == y.shape
+    assert bool(found.broken[1::2].all())
+
+
+def test_arrays_where_tensors_are_usual():
+    """Harry24k/adversarial-attacks-pytorch #87: which type are images and labels?"""
+    assert torch.equal(pgd(NET, X.numpy(), Y.numpy()), PLAIN)
+
+
+def test_a_transformer_that_answers_with_an_output_object():
+    """Harry24k/adversarial-attacks-pytorch #193, bethgelab/foolbox #736: an ordered mapping with .logits."""
+
+    class Output(OrderedDict):
+        @property
+        def logits(self):
+            return self["logits"]
+
+    assert torch.equal(pgd(lambda x: Output(loss=None, logits=NET(x), hidden_states=x)), PLAIN)
+    assert torch.equal(pgd(lambda x: SimpleNamespace(loss=None, logits=NET(x))), PLAIN)
+
+
+def test_a_dictionary_with_logits():
+    """Harry24k/adversarial-attacks-pytorch #201: the answer is a dict that holds 'logits' among others."""
+    assert torch.equal(pgd(lambda x: {"logits": NET(x), "features": x.flatten(1)}), PLAIN)
+
+
+def test_scores_without_a_class_dimension():
+    """Harry24k/adversarial-attacks-pytorch #155: one score an image, as of a matching model."""
+    for attack in ATTACKS.values():
+        refused(lambda attack=attack: attack(lambda x: NET(x)[:, 0], X, Y), "shape (8,)", "[N, classes]")
+
+
+def test_images_that_are_part_of_a_graph():
+    """Harry24k/adversarial-attacks-pytorch #2: requires_grad cannot be set on what is no leaf."""
+    images = X.clone().requires_grad_() * 1.0
+    assert torch.equal(pgd(NET, images), PLAIN)
+
+
+def test_a_pair_of_images_and_labels_as_images():
+    """Trusted-AI/adversarial-robustness-toolbox #252: a tuple arrives where an array belongs."""
+    refused(lambda: pgd(NET, (X, Y)), "images are", "a tensor or an array")
+
+
+def test_double_images_for_a_float_network():
+    """Trusted-AI/adversarial-robustness-toolbox #933: numpy's default type meets float weights."""
+    assert torch.equal(pgd(NET, X.numpy().astype(np.float64)), PLAIN)
+    assert torch.equal(pgd(NET, X.double()), PLAIN)
+
+
+def test_an_attack_inside_no_grad():
+    """Trusted-AI/adversarial-robustness-toolbox #498: the evaluation loop is in a no_grad block."""
+    with torch.no_grad():
+        assert torch.equal(pgd(NET), PLAIN)
+
+
+def test_an_attack_inside_a_loop_that_evaluates():
+    """BorealisAI/advertorch #79: attack, then score, both without gradients, as a test loop does it."""
+    with torch.no_grad():
+        found = sg.pgd(NET, X, Y, LINF, steps=3, restarts=1)
+        assert torch.equal(NET(found.x).argmax(1) != Y, found.broken)
+
+
+def test_labels_that_are_one_hot():
+    """Trusted-AI/adversarial-robustness-toolbox #2230: one format assumed, the other passed."""
+    refused(lambda: pgd(NET, y=np.eye(4)[Y.numpy()]), "one-hot", "argmax")
+
+
+def test_labels_of_two_classes_in_a_column():
+    """Trusted-AI/adversarial-robustness-toolbox #1334: [N, 1] where two classes need no more."""
+    two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    refused(lambda: pgd(two, y=(Y % 2)[:, None]), "shape (12, 1)", "integers of shape [12]")
+
+
+def test_labels_of_32_bits():
+    """bethgelab/foolbox #241: cross-entropy wants 64 bits, arrays often hold 32."""
+    assert torch.equal(pgd(NET, y=Y.numpy().astype(np.int32)), PLAIN)
+
+
+def test_labels_as_floats():
+    """bethgelab/foolbox #701: torch.Tensor(labels) makes floats, and the loss has no kernel for them."""
+    refused(lambda: pgd(NET, y=torch.Tensor(Y.tolist())), "labels are torch.float32", "integers")
+
+
+def test_images_normalized_before_the_model():
+    """bethgelab/foolbox #703: pixels between -3 and 3."""
+    refused(lambda: pgd(NET, (X - 0.5) * 6), "normalize inside the model")
+
+
+def test_images_up_to_255():
+    """bethgelab/foolbox #153 and #367: bounds of bytes on images of floats."""
+    refused(lambda: pgd(NET, (X * 255).round()), "divide by 255")
+
+
+def test_channels_last():
+    """bethgelab/foolbox #153: [N, H, W, C] where [N, C, H, W] is wanted."""
+    conv = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
+    refused(lambda: pgd(conv, torch.rand(12, 8, 8, 3)), "shape (8, 8, 8, 3)", "3 channels")
+
+
+def test_a_model_without_a_gradient():
+    """bethgelab/foolbox #242: element 0 of tensors does not require grad."""
+
+    def model(x):
+        return NET(torch.as_tensor(x.detach().numpy()))
+
+    refused(lambda: pgd(model), "no gradient reaches the input")
+
+
+def test_a_model_made_for_one_image():
+    """bethgelab/foolbox #272: the first dimension is squeezed, or has to be 1."""
+    refused(lambda: pgd(lambda x: NET(x.reshape(1, 1, 8, 8))), "the model fails on", "any number of images")
+
+
+def test_arrays_of_a_loader():
+    """bethgelab/foolbox #516: a batch goes to numpy and back before the attack."""
+    batch = X.detach().cpu().reshape(12, 1, 8, 8).numpy(), Y.detach().cpu().numpy()
+    assert torch.equal(pgd(NET, *batch), PLAIN)
+
+
+def test_tensors_wrapped_by_another_library():
+    """bethgelab/foolbox #525: a wrapper's object instead of a tensor."""
+    wrapped = SimpleNamespace(raw=X, shape=tuple(X.shape), dtype=X.dtype)
+    refused(lambda: pgd(NET, wrapped), "images are", "a tensor or an array")
+
+
+def test_a_list_of_budgets():
+    """bethgelab/foolbox #353: epsilons as a list, as that library takes them."""
+    refused(lambda: pgd(NET, threat=[0.01, 0.03]), "threat = [0.01, 0.03]", "sg.Linf(8 / 255)")
+
+
+def test_a_model_that_squeezes_after_pooling():
+    """bethgelab/foolbox #80: means over space, and a squeeze that also takes a batch of one."""
+    refused(lambda: pgd(lambda x: NET(x).squeeze(), X[:1], Y[:1]), "shape (4,) for 1 images")
+
+
+def test_models_in_double_precision():
+    """cleverhans-lab/cleverhans #1224: images were cast to float on the way into a double network."""
+    double = net().double()
+    found = sg.pgd(double, X.double(), Y, LINF, steps=3, restarts=1)
+    assert found.x.dtype == torch.float64
+    assert torch.equal(found.broken, PLAIN)
+
+
+def test_a_detector_that_answers_with_losses():
+    """BorealisAI/advertorch #89: boxes, scores and losses, no logits."""
+    detector = lambda x: [{"boxes": torch.rand(3, 4), "scores": torch.rand(3)} for _ in x]  # noqa: E731
+    refused(lambda: pgd(detector), "a list of (dict")
+
+
+class Leaky(nn.Module):
+    """A neuron whose potential nobody resets; ``detached``: it forgets its graph."""
+
+    def __init__(self, detached):
+        super().__init__()
+        self.linear, self.v, self.detached = NET, 0.0, detached
+
+    def forward(self, x):
+        self.v = self.v + (self.linear(x) - self.v) / 2.0
+        out = self.v
+        if self.detached:
+            self.v = self.v.detach()
+        return out
+
+
+def test_potentials_of_another_batch():
+    """fangwei123456/spikingjelly #369 and #611, synsense/sinabs #75: the last batch is smaller."""
+    refused(lambda: pgd(Leaky(True)), "the model fails on", "keep no state between calls")
+
+
+def test_potentials_that_keep_their_graph():
+    """fangwei123456/spikingjelly #420: nobody called reset, so the second backward pass fails."""
+    refused(lambda: sg.bim(Leaky(False), X[:8], Y[:8], LINF, steps=3), "backward", "second time")
+
+
+def test_layers_that_return_their_state():
+    """norse/norse #95: in a plain Sequential the next layer gets a tuple."""
+    state = namedtuple("State", "v i")
+
+    class Cell(nn.Module):
+        def forward(self, x):
+            return x.clamp(min=0), state(x, x)
+
+    refused(lambda: pgd(nn.Sequential(NET, Cell(), nn.Linear(4, 4))), "TypeError")
+    assert torch.equal(pgd(nn.Sequential(NET, Cell())), pgd(lambda x: NET(x).clamp(min=0)))
+
+
+def test_an_encoder_without_a_gradient():
+    """norse/norse #264: images become random spikes before the network."""
+    refused(lambda: pgd(lambda x: NET((torch.rand_like(x) < x).float())), "no gradient reaches the input")
+
+
+def test_a_checkpoint_of_a_sequence():
+    """pytorch/pytorch #51743 and #65537: inputs= is no way through a re-entrant checkpoint."""
+    first = nn.Sequential(nn.Flatten(), NET[1])
+    for model in (
+        lambda x: checkpoint(first, x, use_reentrant=True),
+        lambda x: checkpoint_sequential(first, 2, x, use_reentrant=True),
+    ):
+        assert torch.equal(pgd(model), PLAIN)
+    assert NET[1].weight.grad is None
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_counts_as_broken_is_broken(attack):
+    """RobustBench/robustbench #7: the attack's own count and a count made afterwards differ."""
+    found = ATTACKS[attack](NET, X, Y)
+    assert torch.equal(NET(found.x).argmax(1) != Y, found.broken)
