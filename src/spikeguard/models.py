@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from spikeguard.errors import UserError
 from spikeguard.neurons import spiking
+from spikeguard.runtime.untouched import untouched
 
 Model = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def eval_mode(model: Model) -> Iterator[None]:
-    """Put the model in eval mode; every module's own mode is restored afterwards."""
+    """Put the model in eval mode to measure it; everything it holds is put back afterwards."""
+    with untouched(model), modes_kept(model):
+        yield
+
+
+@contextmanager
+def modes_kept(model: Model) -> Iterator[None]:
+    """Put the model in eval mode; every module's own mode is restored afterwards, and nothing else."""
     if not isinstance(model, nn.Module):
         yield
         return
@@ -29,6 +37,11 @@ def eval_mode(model: Model) -> Iterator[None]:
             m.training = mode
 
 
+def logits_of(model: Model, x: Tensor) -> Tensor:
+    """The model's logits ``[N, K]`` for a copy of the images ``[N, ...]``: some models write into them."""
+    return model(x.clone())
+
+
 def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The model's answers on the first eight images, twice, for ``is_stochastic`` to compare.
 
@@ -39,8 +52,8 @@ def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     (torch.Size([6, 10]), False)
     """
     with torch.no_grad():
-        logits = model(x[:8])
-        again = model(x[:8])
+        logits = logits_of(model, x[:8])
+        again = logits_of(model, x[:8])
     if logits.dim() != 2 or len(logits) != len(x[:8]) or not logits.is_floating_point():
         raise UserError(
             f"the model gives {logits.dtype} of shape {tuple(logits.shape)}, must give logits [N, classes]"

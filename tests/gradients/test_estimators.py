@@ -11,7 +11,7 @@ from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import ENSEMBLE, Own
 from spikeguard.gradients.base import derive
 from spikeguard.gradients.pdsg import Shifted
-from spikeguard.gradients.surrogate import custom_nodes
+from spikeguard.gradients.spike import custom_nodes
 from spikeguard.losses import ce, margin
 from spikeguard.neurons import Noise, spiking
 

@@ -14,7 +14,7 @@ from spikeguard.attacks.batch import Batch, border_start, over_pixels
 from spikeguard.gradients import Estimator
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, Objective, margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 
 
@@ -119,7 +119,7 @@ def search(model: Model, batch: Batch, ascent: Ascent, begin: Begin, known: Tens
         stochastic = known is None and is_stochastic(model, *check_logits(model, batch.x, batch.y))
         if ascent.early_stop and not stochastic:
             with torch.no_grad():
-                best = Best(batch, model(batch.x) if known is None else known, ascent.loss)
+                best = Best(batch, logits_of(model, batch.x) if known is None else known, ascent.loss)
             for restart in range(ascent.restarts):
                 run_steps(model, best, batch, ascent, *begin(restart))
             return best.result(batch)
@@ -197,7 +197,7 @@ def last_iterate(model: Model, batch: Batch, ascent: Ascent, start: Tensor, rule
     """
     found, cost = take_all_steps(model, batch, ascent, start, rule)
     with torch.no_grad():
-        logits = model(found)
+        logits = logits_of(model, found)
     batch.threat.check(found, batch.x)
     return Attacked(
         found,
@@ -231,14 +231,14 @@ def search_by_queries(
     """
     with eval_mode(model), torch.no_grad():
         check_logits(model, batch.x, batch.y)
-        best = Best(batch, model(batch.x), margin)
+        best = Best(batch, logits_of(model, batch.x), margin)
         for query in range(queries):
             rows = best.standing()
             if not len(rows):
                 break
             part = batch.select(rows)
             candidate = part.project(propose(part, best.x[rows], query))
-            logits = model(candidate)
+            logits = logits_of(model, candidate)
             best.forwards += len(rows)
             if query == 0 and always_keep_first:
                 best.loss[rows] = -math.inf

@@ -8,7 +8,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch
 from spikeguard.attacks.loop import Best
 from spikeguard.losses import margin
-from spikeguard.models import Model
+from spikeguard.models import Model, logits_of
 
 
 class Nearest:
@@ -21,7 +21,7 @@ class Nearest:
     def __init__(self, model: Model, batch: Batch, until_broken: bool) -> None:
         self.model, self.batch, self.until_broken = model, batch, until_broken
         with torch.no_grad():
-            self.logits = model(batch.x)
+            self.logits = logits_of(model, batch.x)
         self.best = Best(batch, self.logits, margin)
         self.norm = torch.where(self.best.broken, 0.0, torch.inf).to(batch.x.dtype)
 

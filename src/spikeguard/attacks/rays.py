@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikeguard.attacks.batch import Batch, PerSample, check_counts
 from spikeguard.attacks.loop import Attacked, Best
-from spikeguard.models import Model, check_logits, eval_mode
+from spikeguard.models import Model, check_logits, eval_mode, logits_of
 from spikeguard.threat import Threat
 
 POWERS = {"linf": 0.0, "l2": 0.5, "l1": 1.0}
@@ -115,7 +115,7 @@ def rays(
     check_counts("rays", queries=queries)
     with eval_mode(model), torch.no_grad():
         check_logits(model, batch.x, y)
-        best = Best(batch, model(batch.x), is_wrong)
+        best = Best(batch, logits_of(model, batch.x), is_wrong)
         rows = best.standing()
         part = batch.select(rows)
         search = _Rays(part)
@@ -124,7 +124,7 @@ def rays(
                 break
             signs, radius = search.query()
             candidate = (part.x + (radius[:, None] * signs).view_as(part.x)).clamp(0.0, 1.0)
-            loss = is_wrong(model(candidate), part.y)
+            loss = is_wrong(logits_of(model, candidate), part.y)
             misled, inside = loss > 0, threat.length(candidate - part.x) <= part.eps
             best.forwards += len(rows)
             search.answer(signs, radius, misled)

@@ -18,7 +18,7 @@ from spikeguard.attacks.sapgd import sapgd_rule
 from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG, Estimator, Own
 from spikeguard.losses import Targeted, margin, wrong_classes
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 from spikeguard.threat import Threat
 
@@ -67,7 +67,7 @@ def targeted(
     with eval_mode(model):
         stochastic = is_stochastic(model, *check_logits(model, batch.x, y))
         with torch.no_grad():
-            logits = model(batch.x)
+            logits = logits_of(model, batch.x)
             best = Best(batch, logits, margin)
     classes = wrong_classes(logits, y)
     for rank in range(min(targets, classes.shape[1])):
@@ -80,7 +80,7 @@ def targeted(
         begin = begin_at(start, RULES[rule](part, steps))
         found = search(model, part, ascent, begin, None if stochastic else logits[rows])
         with eval_mode(model), torch.no_grad():
-            value = margin(model(found.x), part.y)
+            value = margin(logits_of(model, found.x), part.y)
         best.note(
             rows, found.x, value, found.broken & (value > best.loss[rows]) if stochastic else found.broken
         )

@@ -28,6 +28,7 @@ from spikeguard.records.schema import AuditRecord, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
+from spikeguard.runtime.untouched import leaves_untouched
 from spikeguard.threat import THREATS, Threat, check_images
 
 STATE, RECORD = "audit.state.npz", "audit.json"
@@ -81,6 +82,7 @@ class Audit:
         return Path(path)
 
 
+@leaves_untouched
 @exact()
 def audit(
     model: Model,

@@ -12,7 +12,7 @@ from spikeguard.auditing.state import digest
 from spikeguard.errors import UserError
 from spikeguard.gradients import BPDA, Estimator, Own
 from spikeguard.losses import margin
-from spikeguard.models import Model, bitwise_equal, eval_mode
+from spikeguard.models import Model, bitwise_equal, eval_mode, logits_of
 from spikeguard.random import draws
 
 BATCHES = (1, 7, 50)
@@ -76,9 +76,9 @@ def same(model: Model, x: Tensor, random: bool) -> Tensor:
     """Logits, under the same draw each time if the model is random."""
     with torch.no_grad():
         if not random:
-            return model(x)
+            return logits_of(model, x)
         with seeded(model, draws.key("check", 0)):
-            return model(x)
+            return logits_of(model, x)
 
 
 def _outputs(model: Model, x: Tensor, found: Checked) -> None:
@@ -148,7 +148,7 @@ def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     plain = same(model, x, random)
     leaf = x.clone().requires_grad_()
     with torch.enable_grad(), seeded(model, draws.key("check", 0)):
-        with_gradient = model(leaf).detach()
+        with_gradient = logits_of(model, leaf).detach()
     if not torch.allclose(plain, with_gradient, rtol=1e-4, atol=1e-5, equal_nan=True):
         found.findings["decoy-logits"] = {"largest_difference": float((plain - with_gradient).abs().max())}
 

@@ -20,7 +20,7 @@ from spikeguard.auditing.suite import BLACK
 from spikeguard.errors import Interrupted
 from spikeguard.gradients import ASSG, BPDA, EOT, Estimator, Own, SwapSurrogate
 from spikeguard.gradients.surrogate import known
-from spikeguard.models import eval_mode
+from spikeguard.models import eval_mode, logits_of
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
 from spikeguard.random import draws
@@ -120,7 +120,7 @@ def _right(task: Task, x: Tensor) -> Tensor:
         if task.random:
             return fresh_draws(task.model, x, task.y, draws.key(task.seed, "control"), 20) > 0.5
         with torch.no_grad():
-            return torch.cat([task.model(a).argmax(1) for a in x.split(task.batch_size)]) == task.y
+            return torch.cat([logits_of(task.model, a).argmax(1) for a in x.split(task.batch_size)]) == task.y
 
 
 def zero_budget(task: Task) -> ZeroBudget:
@@ -226,7 +226,7 @@ def dead_surrogate_share(task: Task) -> dict[str, float]:
     if not (isinstance(task.model, nn.Module) and known(task.model)):
         return {}
     with eval_mode(task.model), torch.no_grad(), tap(task.model) as tapped:
-        task.model(task.x)
+        logits_of(task.model, task.x)
     shares = {}
     for name, layer in spiking(task.model).items():
         if name in tapped.potentials and type(layer.spec.surrogate).observe is Surrogate.observe:

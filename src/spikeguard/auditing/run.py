@@ -22,7 +22,7 @@ from spikeguard.auditing.witnesses import Witnesses, candidates, keep, misclassi
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients.surrogate import known
 from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 from spikeguard.records.schema import MeanLogits
 from spikeguard.runtime.progress import Progress, no_progress
@@ -303,7 +303,7 @@ def rescored(
 def _margins(task: Task, x: Tensor, y: Tensor) -> Tensor:
     parts = zip(x.split(task.batch_size), y.split(task.batch_size), strict=True)
     with torch.no_grad():
-        return torch.cat([margin(task.model(a), b) for a, b in parts])
+        return torch.cat([margin(logits_of(task.model, a), b) for a, b in parts])
 
 
 def settle(task: Task, state: State) -> Witnesses:

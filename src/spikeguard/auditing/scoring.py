@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeguard.models import Model
+from spikeguard.models import Model, logits_of
 from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
 from spikeguard.random.streams import preserved_noise
@@ -63,7 +63,7 @@ def over_draws(
     with torch.no_grad():
         for draw in range(count):
             with seeded(model, draws.key(seed, "fresh draw", draw)):
-                logits = torch.cat([model(a) for a in x.split(batch)])
+                logits = torch.cat([logits_of(model, a) for a in x.split(batch)])
             right += logits.argmax(1) == y
             total = total + logits
     return right / count, total.argmax(1) == y

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.errors import UserError
-from spikeguard.models import Model, eval_mode
+from spikeguard.models import Model, eval_mode, logits_of
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.files import write_bytes
 from spikeguard.threat import Threat
@@ -39,7 +39,10 @@ def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor
         return torch.zeros(0, dtype=torch.bool, device=x.device)
     size = check_batch(len(x), unlike)
     with eval_mode(model), in_float32(model), torch.no_grad():
-        wrong = [model(a.float()).argmax(1) != b for a, b in zip(x.split(size), y.split(size), strict=True)]
+        wrong = [
+            logits_of(model, a.float()).argmax(1) != b
+            for a, b in zip(x.split(size), y.split(size), strict=True)
+        ]
     return torch.cat(wrong)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spikeguard.errors import AttackError, UserError
 from spikeguard.losses import Loss
-from spikeguard.models import Model
+from spikeguard.models import Model, logits_of
 
 Gradient = tuple[Tensor, Tensor, Tensor]
 """Gradient like the images, loss ``[N]``, logits ``[N, K]``."""
@@ -33,7 +33,7 @@ def derive(
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        logits = model(x)
+        logits = logits_of(model, x)
         value = loss(logits, y)
         if not value.requires_grad:
             raise AttackError(
@@ -80,7 +80,7 @@ class Opened:
         """Logits ``[N, K]`` without a gradient."""
         with torch.no_grad():
             self.forwards += len(x)
-            return self.model(x)
+            return logits_of(self.model, x)
 
     def select(self, rows: Tensor) -> None:
         """Keep the state of these samples only."""

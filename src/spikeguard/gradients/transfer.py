@@ -11,6 +11,7 @@ from torch import Tensor
 from spikeguard.gradients.base import Estimator, Gradient, Opened, Own
 from spikeguard.losses import Loss
 from spikeguard.models import Model
+from spikeguard.runtime.untouched import untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Transfer:
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
         """As of ``Estimator``."""
-        with self.inner.open(self.source) as inner:
+        with untouched(self.source), self.inner.open(self.source) as inner:
             yield TransferOpened(model, inner=inner)
 
 
