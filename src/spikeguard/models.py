@@ -17,13 +17,21 @@ from torch import Tensor, nn
 from spikeguard.arguments import one_line
 from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
+from spikeguard.runtime.untouched import untouched
 
 Model = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def eval_mode(model: Model) -> Iterator[None]:
-    """Put the model in eval mode; every module's own mode is restored afterwards."""
+    """Put the model in eval mode to measure it; everything it holds is put back afterwards."""
+    with untouched(model), modes_kept(model):
+        yield
+
+
+@contextmanager
+def modes_kept(model: Model) -> Iterator[None]:
+    """Put the model in eval mode; every module's own mode is restored afterwards, and nothing else."""
     if not isinstance(model, nn.Module):
         yield
         return
@@ -44,7 +52,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     leaves a doubt.
     """
     try:
-        answer: object = model(x)
+        answer: object = model(x.clone())  # some models write into their images
     except (UserError, Interrupted):
         raise
     except Exception as error:  # the model's code may raise anything

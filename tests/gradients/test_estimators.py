@@ -15,7 +15,7 @@ from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import ENSEMBLE, Estimator, Own
 from spikeguard.gradients.base import derive
 from spikeguard.gradients.pdsg import Shifted
-from spikeguard.gradients.surrogate import custom_nodes
+from spikeguard.gradients.spike import custom_nodes
 from spikeguard.losses import ce, margin
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking

@@ -30,6 +30,7 @@ from spikeguard.records.schema import AuditRecord, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
+from spikeguard.runtime.untouched import leaves_untouched
 from spikeguard.threat import Threat
 
 STATE, RECORD = "audit.state.npz", "audit.json"
@@ -84,6 +85,7 @@ class Audit:
 
 
 @measures
+@leaves_untouched
 @exact()
 def audit(
     model: Model,

@@ -21,7 +21,7 @@ from spikeguard.defenses.base import Defense, Step
 from spikeguard.gradients import ASSG, BPTR, HART, RGA, Estimator, MeanField, Own, SwapSurrogate
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, ce, objective
-from spikeguard.models import Model, eval_mode
+from spikeguard.models import Model, modes_kept
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, seed_noise
 from spikeguard.random import draws
@@ -165,7 +165,7 @@ def crafting_mode(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[Non
         else []
     )
     buffers = [(b, b.clone()) for m in norms for b in m.buffers()]
-    with eval_mode(net), preserved_noise(net):
+    with modes_kept(net), preserved_noise(net):
         for module in net.modules():
             if module in norms or (noisy and isinstance(module, Spiking)):
                 module.training = True

@@ -20,7 +20,7 @@ from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.errors import UserError
 from spikeguard.gradients import ThresholdFirst
-from spikeguard.models import eval_mode
+from spikeguard.models import modes_kept
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import Tap, tap
@@ -173,7 +173,7 @@ def shapes(net: Classifier) -> dict[str, torch.Size]:
 @contextmanager
 def blank(net: Classifier) -> Iterator[Tensor]:
     """One blank image for a pass that leaves no trace."""
-    with eval_mode(net), torch.no_grad():
+    with modes_kept(net), torch.no_grad():
         yield torch.zeros(1, *net.in_shape, dtype=net.mean.dtype, device=net.mean.device)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spikeguard.arguments import checked
 from spikeguard.errors import UserError
+from spikeguard.models import logits_of
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons.tap import tap
 
@@ -58,7 +59,7 @@ def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 1
     with torch.no_grad(), tap(net) as opened:
         for part in x.split(batch_size):
             opened.clear()
-            net(part)
+            logits_of(net, part)
             for name, u in opened.potentials.items():
                 potentials.setdefault(name, []).append(u.flatten(2).cpu())
     absolute, relative, spread, histogram = {}, {}, {}, {}

@@ -1,15 +1,16 @@
 """Backward pass differentiable approximation: operations that stop or saturate the gradient are bypassed.
 
-While the gradient is taken, ``detach`` and ``no_grad`` do nothing, rounding and clipping are
-straight-through, a saturating softmax, tanh or sigmoid is scaled until it no longer saturates, the input
-reports that it needs no gradient, and modules that behave differently in eval mode for no statistical reason
-(all but batch norm and dropout) are put into training mode. Points are evaluated on the model as it is.
+While the gradient is taken, ``detach`` and ``no_grad`` do nothing on the way from input to output, rounding
+and clipping are straight-through, a saturating softmax, tanh or sigmoid is scaled until it no longer
+saturates, spikes without a gradient get a surrogate, and the input reports that it needs no gradient. The
+model stays in the mode it is in, its parameters and buffers are left alone. Points are evaluated on the model
+as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from spikeguard.arguments import checked_fields
-from spikeguard.gradients.base import Gradient, Opened, derive
-from spikeguard.gradients.surrogate import known, replace_derivatives
+from spikeguard.gradients.base import Gradient, Opened, as_module, derive
+from spikeguard.gradients.surrogate import derive_replaced, known
 from spikeguard.losses import Loss
 from spikeguard.models import Model
-from spikeguard.neurons import Spiking, spiking
+from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
-from spikeguard.surrogates import Surrogate
+from spikeguard.surrogates import Atan, Surrogate
 
 STRAIGHT_THROUGH = {
     torch.round,
@@ -55,10 +56,18 @@ SATURATING = {
 IDENTITY = {torch.detach, Tensor.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 REQUIRES_GRAD = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 UNSATURATED = 3.0  # mean absolute argument of a saturating function that leaves a gradient
+NO_GRADIENT = Atan()
+"""The surrogate of spikes that have no gradient of their own, if no other one is wanted."""
 
 
 class StraightThroughMode(TorchFunctionMode):
-    """The replacements above, for every torch function called inside."""
+    """The replacements above, for every torch function called inside. ``x``: the input of the model."""
+
+    def __init__(self, model: Model, x: Tensor) -> None:
+        super().__init__()
+        self.x, self.grad_wanted = x, True
+        held = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+        self.held = {id(t) for t in held}
 
     def __torch_function__(
         self,
@@ -69,12 +78,16 @@ class StraightThroughMode(TorchFunctionMode):
     ) -> object:
         kwargs = kwargs or {}
         if func in IDENTITY:
-            return args[0]
-        # not of later tensors: frameworks use it there to keep what their backward pass needs
-        if func == REQUIRES_GRAD and args[0].is_leaf:
+            return args[0] if args[0] is self.x or args[0].grad_fn is not None else func(*args, **kwargs)
+        # not of other tensors: frameworks use it there to keep what their backward pass needs
+        if func == REQUIRES_GRAD and args[0] is self.x:
             return False
         if func is torch._C._set_grad_enabled:
-            return func(True)
+            self.grad_wanted = bool(args[0])
+            return func(self.grad_wanted or torch.is_grad_enabled())
+        if not self.grad_wanted and self._writes(func, args, kwargs):
+            with torch.no_grad():
+                return func(*args, **kwargs)
         if func in STRAIGHT_THROUGH:
             x = args[0]
             with torch.no_grad():
@@ -86,6 +99,13 @@ class StraightThroughMode(TorchFunctionMode):
             return func(args[0] / scale, *args[1:], **kwargs)
         return func(*args, **kwargs)
 
+    def _writes(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, object]) -> bool:
+        """Does a call write into a given tensor, or one that the model holds, as its own updates do?"""
+        if "out" in kwargs:
+            return True
+        writes = getattr(func, "__name__", "").endswith("_") and bool(args)
+        return writes and (id(args[0]) in self.held or (args[0].is_leaf and args[0].requires_grad))
+
 
 @dataclass
 class BPDAOpened(Opened):
@@ -95,20 +115,23 @@ class BPDAOpened(Opened):
 
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         surrogate = self.surrogate
-        with training_mode(self.model):
-            if surrogate is None:
-                gradient = derive(self._unlocked, x, y, loss)[0]
-            elif isinstance(self.model, nn.Module) and known(self.model):
-                with tap(self.model, surrogate=surrogate):
-                    gradient = derive(self._unlocked, x, y, loss)[0]
-            else:
-                gradient = derive(
-                    self._unlocked, x, y, loss, lambda total: replace_derivatives(total, lambda _: surrogate)
-                )[0]
+        if known(self.model):
+            tapped = (
+                nullcontext()
+                if surrogate is None
+                else tap(as_module(self.model, "BPDA"), surrogate=surrogate)
+            )
+            with tapped:
+                gradient = derive(self._opened, x, y, loss)[0]
+        else:
+            choose = NO_GRADIENT if surrogate is None else surrogate
+            gradient = derive_replaced(
+                self._opened, x, y, loss, lambda _: choose, keep_own=surrogate is None
+            )[0]
         return self.with_model_loss(gradient, x, y, loss)
 
-    def _unlocked(self, x: Tensor) -> Tensor:
-        with StraightThroughMode(), own_neurons_excepted(self.model):
+    def _opened(self, x: Tensor) -> Tensor:
+        with StraightThroughMode(self.model, x), own_neurons_excepted(self.model):
             return self.model(x)
 
 
@@ -132,21 +155,6 @@ def own_neurons_excepted(model: Model) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def training_mode(model: Model) -> Iterator[None]:
-    """Modules in training mode, but for those whose statistics or draws would change."""
-    kept = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, Spiking)
-    modules = [m for m in model.modules() if not isinstance(m, kept)] if isinstance(model, nn.Module) else []
-    modes = [m.training for m in modules]
-    for m in modules:
-        m.training = True
-    try:
-        yield
-    finally:
-        for m, mode in zip(modules, modes, strict=True):
-            m.training = mode
 
 
 @dataclass(frozen=True)

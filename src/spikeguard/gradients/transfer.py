@@ -12,6 +12,7 @@ from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Estimator, Gradient, Opened, Own
 from spikeguard.losses import Loss
 from spikeguard.models import Model
+from spikeguard.runtime.untouched import untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Transfer:
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
         """As of ``Estimator``."""
-        with self.inner.open(self.source) as inner:
+        with untouched(self.source), self.inner.open(self.source) as inner:
             yield TransferOpened(model, inner=inner)
 
 

@@ -1,0 +1,110 @@
+"""Spikes of foreign networks: what is read of them, and the node that has a surrogate.
+
+A spike is ``low + height step(u)``; ``u`` is the distance to the threshold, as part of the autograd graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
+
+from spikeguard.surrogates import Surrogate
+
+Choice = Callable[[str], Surrogate]
+"""The surrogate of a layer, by the layer's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is known of a tensor that holds spikes, or is on the way to them.
+
+    ``value``: the spikes ``low + height mask``, without a graph. ``complete``: the tensor's values are
+    spikes; else a sum that may become spikes once its last term is added, as in straight-through
+    expressions. ``soft``: the first term added; ``moved``: it is not 0.
+    """
+
+    u: Tensor
+    mask: Tensor
+    low: float = 0.0
+    height: float = 1.0
+    complete: bool = True
+    soft: Tensor | None = None
+    moved: bool = False
+
+    @property
+    def value(self) -> Tensor:
+        return self.low + self.height * self.mask.to(self.u.dtype)
+
+    def turned(self) -> Reading:
+        """The reading of the negated mask."""
+        return replace(self, u=-self.u, mask=~self.mask)
+
+
+class Token:
+    """Stands for one spike of one gradient; ``name``: its number in the order of the graph."""
+
+    name: str | None = None
+
+
+class Surrogates:
+    """Which surrogate each spike gets: asks ``choose`` once a spike, in the order of the graph.
+
+    Spikes that are computed again in the backward pass (checkpointing) are numbered as they come.
+    """
+
+    def __init__(self, choose: Choice) -> None:
+        self.choose, self.count = choose, 0
+        self.chosen: dict[Token, Surrogate] = {}
+
+    def number(self, total: Tensor) -> None:
+        """Number the custom functions in the graph of ``total``."""
+        for node in custom_nodes(total.grad_fn):
+            self._next(getattr(node, "spike_token", None) or Token())
+
+    def derivative(self, token: Token, u: Tensor) -> Tensor:
+        """g(u) of the spike's surrogate, which observes ``u`` first."""
+        surrogate = self.chosen.get(token) or self._next(token)
+        return surrogate.derivative(u, surrogate.observe(u))
+
+    def _next(self, token: Token) -> Surrogate:
+        surrogate = self.chosen[token] = self.choose(str(self.count))
+        self.count += 1
+        return surrogate
+
+
+class Spike(torch.autograd.Function):
+    """``value`` forward; backward ``height g(u)`` into ``u``."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.height, ctx.surrogates, ctx.spike_token = height, surrogates, Token()
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (u,) = ctx.saved_tensors
+        slope = ctx.surrogates.derivative(ctx.spike_token, u)
+        return grads[0] * slope * ctx.height, None, None, None
+
+
+def custom_nodes(root: Node | None) -> list[BackwardCFunction]:
+    """The custom functions of an autograd graph, always in the same order."""
+    seen: set[Node | BackwardCFunction | None] = {root}
+    stack: list[Node | BackwardCFunction] = [] if root is None else [root]
+    found: list[BackwardCFunction] = []
+    while stack:
+        node = stack.pop()
+        if isinstance(node, BackwardCFunction):
+            found.append(node)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return found
