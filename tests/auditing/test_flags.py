@@ -83,10 +83,20 @@ class Counting(Plain):
         return super().forward(x)
 
 
-class Waking(Plain):
+class Aging(Counting):
+    """What it counts weighs."""
+
     def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.01 * self.calls * x.flatten(1)[:, :3]
+
+
+class Waking(Plain):
+    """In training mode, where its logits are others, from the first call on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x * 0.5 if self.training else x)
         self.train()
-        return super().forward(x)
+        return logits
 
 
 class Remembering(Plain):
@@ -145,7 +155,7 @@ class Noisy(Plain):
 
 
 SEEN = {
-    "model-changed": (Counting, Waking),
+    "model-changed": (Aging, Waking),
     "state-carried-over": (Remembering,),
     "depends-on-batch": (Sociable,),
     "no-logits": (Probable, Flat, Broken),
@@ -163,7 +173,7 @@ def test_a_check_before_the_attacks_sees_it(name, kind):
     assert from_checks(found)[0].evidence
 
 
-@pytest.mark.parametrize("kind", [Plain, Noisy])
+@pytest.mark.parametrize("kind", [Plain, Noisy, Counting])
 def test_nothing_is_found_in_an_honest_model(kind):
     found = checks.check_model(kind().eval(), X, Y, random=kind is Noisy)
     assert found.findings == {}
@@ -266,6 +276,7 @@ def _black_refuted(a: SimpleNamespace) -> None:
 
 def _masked(a: SimpleNamespace) -> None:
     a.state.alone = {"pgd20": 0.7 * 400}
+    a.state.by_family[0, 120:] = 1.0
 
 
 def _long(a: SimpleNamespace) -> None:
@@ -285,6 +296,7 @@ def _invalid(a: SimpleNamespace) -> None:
 
 
 def _nothing(a: SimpleNamespace) -> None:
+    a.state.attempted = {}
     a.state.failed = {m.id: "RuntimeError: no" for m in a.task.members}
 
 

@@ -149,7 +149,7 @@ def audit(
     }
     session = Session(progress, (folder / STATE, conditions) if folder else None, stop)
     task = Task(model, x, y, threat, chosen, index, plan, session)
-    before = checks.contents(model)
+    before = checks.Snapshot.of(model, x, task.random)
     state = run_suite(task)
     control = replace(
         controls.run_controls(task, effort),
@@ -157,7 +157,7 @@ def audit(
         second_attack=controls.second_attack(task, state),
     )
     witnesses = settle(task, state)
-    checks.unchanged(model, before, checked)
+    checks.unchanged(before, checks.Snapshot.of(model, x, task.random), checked)
     flags = all_flags(task, state, checked.findings, control, effort)
     seconds = state.earlier + time.perf_counter() - begun
     measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)
