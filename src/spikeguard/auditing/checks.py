@@ -112,9 +112,9 @@ def same(model: Model, x: Tensor, random: bool) -> Tensor:
     """Logits, under the same draw each time if the model is random."""
     with torch.no_grad():
         if not random:
-            return model(x)
+            return model(x).detach()
         with seeded(model, draws.key("check", 0)):
-            return model(x)
+            return model(x).detach()
 
 
 def _outputs(model: Model, x: Tensor, with_gradient: float, found: Checked) -> None:

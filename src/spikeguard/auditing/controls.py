@@ -175,9 +175,10 @@ def against_noise(task: Task) -> tuple[NoiseRow, ...]:
     few images are right, or where random points search a ball as well as gradients, for it has few dimensions.
     """
     rows: list[NoiseRow] = []
-    task = subset(task, torch.nonzero(task.threat.per_sample(task.x).flatten() > 0).flatten())
-    if not len(task.x) or task.x[0].numel() < FEW_PIXELS:
+    budgeted = torch.nonzero(task.threat.per_sample(task.x).flatten() > 0).flatten()
+    if not len(budgeted) or task.x[0].numel() < FEW_PIXELS:
         return ()
+    task = subset(task, budgeted)
     right, least = _right(task, task.x), float(task.threat.per_sample(task.x).min())
     if mcnemar(int(right.sum()), 0) >= ALPHA:
         return ()

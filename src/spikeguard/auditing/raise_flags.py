@@ -36,7 +36,7 @@ BLACK_ONLY = 0.005
 FEW_MOVED = 8
 """Images that say whether attacks use their budget."""
 GAP = 0.05
-"""Share of images from which on masking is told."""
+"""Share of images above which a gap is called masking."""
 
 
 def all_flags(

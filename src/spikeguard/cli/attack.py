@@ -275,6 +275,8 @@ def _attack(
 
 
 def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace) -> None:
+    from spikeguard.stats import COVERS
+
     rows = []
     for name, accuracy in (("clean", entry.clean), (title, entry.worst_case)):
         between = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
@@ -290,7 +292,7 @@ def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace)
             f"the network is random at inference: scored by the {entry.scored_by}; --eot averages its "
             "gradients"
         )
-    print("robust accuracy is at most this: a stronger attack can only lower it")
+    print(f"robust accuracy is at most this: the interval covers {COVERS}")
     common.print_flags(entry.flags)
     print(f"wrote {out} and its witnesses")
     print(f"next: spikeguard audit {given.target} (the network may hide from this attack)")

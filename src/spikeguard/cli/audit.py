@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.errors import UserError
+from spikeguard.stats import COVERS
 
 if TYPE_CHECKING:
     from spikeguard.records.schema import AuditRecord, MemberRow
@@ -163,8 +164,12 @@ def _show(record: AuditRecord, file: Path, page: Path) -> None:
         ["attack", "family", "attempted", "first", "only this family", "alone, %", "after it, %", "s"],
         [_row(member) for member in record.members],
     )
+    for member in record.members:
+        if member.failed:
+            print(common.printable(f"failed: {member.title}: {member.failed}"))
     common.print_flags(record.flags)
     print(f"\nclean {100 * record.clean.value:.1f} %; robust accuracy {record.verdict}")
+    print(f"in brackets: 95 % interval, which covers {COVERS}")
     if (check := record.fresh_process) is not None:
         what = "inputs scored again" if record.random_model else "witnesses checked"
         found = "they all hold" if check.held else "; ".join(check.wrong)
