@@ -16,7 +16,9 @@ SIDE, CLASSES = 6, 4
 SIZE = SIDE * SIDE
 
 
-def images(count: int = 24, classes: int = CLASSES, shape: tuple[int, ...] = (1, SIDE, SIDE)) -> tuple[Tensor, Tensor]:
+def images(
+    count: int = 24, classes: int = CLASSES, shape: tuple[int, ...] = (1, SIDE, SIDE)
+) -> tuple[Tensor, Tensor]:
     """Noisy copies of one random picture a class, and the classes."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(classes, *shape, generator=generator)
@@ -323,7 +325,9 @@ def scripted() -> nn.Module:
 SCORES: dict[str, Callable[[], nn.Module]] = {
     "logits": mlp,
     "log-probabilities": lambda: Then(mlp(), lambda z: z.log_softmax(1)),
-    "mean of log-probabilities": lambda: Then(mlp(classes=2 * CLASSES), lambda z: z.unflatten(1, (2, -1)).log_softmax(2).mean(1)),
+    "mean of log-probabilities": lambda: Then(
+        mlp(classes=2 * CLASSES), lambda z: z.unflatten(1, (2, -1)).log_softmax(2).mean(1)
+    ),
     "large logits": lambda: Scaled(mlp(), 1e4),
     "tiny logits": lambda: Scaled(mlp(), 1e-6),
     "cosines": lambda: Then(Cosine(), lambda z: z),

@@ -100,7 +100,6 @@ def rounding(logits: Tensor) -> float:
     return SUMS
 
 
-
 def bitwise_equal(a: Tensor, b: Tensor) -> bool:
     """Are two tensors equal to the bit? NaN counts as equal to NaN."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

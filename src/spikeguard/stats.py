@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-
 COVERS = "the choice of images, not an attack that fails"
 """What the interval of an accuracy under attack covers: pages and tables say it beside their intervals."""
 

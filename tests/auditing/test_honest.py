@@ -15,7 +15,7 @@ from spikeguard.gradients import BPDA
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Threat
 
-TRUE_OF_SPIKES = {"masking", "not-converged"}  # measured, and likely on networks of 24 neurons
+TRUE_OF_SPIKES = {"masking"}  # measured, and likely on networks of 24 neurons
 TRUE_OF = {
     "large logits": {"saturated-logits"},
     "contrast": {"saturated-logits"},
@@ -30,7 +30,9 @@ BUDGETS = (
 @pytest.fixture(autouse=True)
 def short_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An audit with a member of each kind; its controls are whole, but for the curve and restarts."""
-    bpda = Member("pgd10-bpda", "bpda", sg.pgd, {"steps": 10, "restarts": 1, "loss": "margin"}, BPDA(Atan(4.0)))
+    bpda = Member(
+        "pgd10-bpda", "bpda", sg.pgd, {"steps": 10, "restarts": 1, "loss": "margin"}, BPDA(Atan(4.0))
+    )
     square = Member("square20", "scores", sg.square, {"queries": 20})
     monkeypatch.setitem(suite.SUITES, "quick", (NOISE, FGSM, PGD_20, bpda, square))
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0))
@@ -39,10 +41,13 @@ def short_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controls, "RANDOM_PAIRS", ())
 
 
-def raised(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat) -> tuple[list[str], set[str]]:
-    """Errors and warnings of an audit."""
+def raised(
+    model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat
+) -> tuple[list[str], set[str]]:
+    """Errors and warnings of an audit; that its longest attack, of 20 steps, is too short is true."""
     flags = sg.audit(model, x, y, threat, effort="quick").flags
-    return [f.message for f in flags if f.level == "error"], {f.id for f in flags if f.level == "warning"}
+    warnings = {f.id for f in flags if f.level == "warning"}
+    return [f.message for f in flags if f.level == "error"], warnings - {"not-converged"}
 
 
 def test_there_are_more_than_sixteen_honest_networks_and_as_many_idioms():
@@ -160,7 +165,9 @@ def test_large_images_of_few_samples_are_fine():
 def test_batch_statistics_at_test_stay_an_error():
     """The true case: the class of an image depends on the others."""
     x, y = images()
-    net = nn.Sequential(nn.Flatten(), nn.Linear(SIZE, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.ReLU())
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(SIZE, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.ReLU()
+    )
     model = fit(nn.Sequential(net, nn.Linear(16, CLASSES)), x, y)
     noisy = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
     flags = sg.audit(model, noisy, y, sg.Linf(0.05), effort="quick").flags

@@ -172,7 +172,7 @@ def against_noise(task: Task) -> tuple[NoiseRow, ...]:
 
     The budget is doubled until they clearly do, or until noise leaves too few images, or every image is
     allowed: where nothing breaks, neither attack says anything. No rows where no outcome is significant, for
-    few images are right, or where random points search a ball as well as gradients, for it has few dimensions.
+    few images are right, or where random points search a ball as well as gradients (``FEW_PIXELS``).
     """
     rows: list[NoiseRow] = []
     budgeted = torch.nonzero(task.threat.per_sample(task.x).flatten() > 0).flatten()
@@ -312,7 +312,7 @@ def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
 
 
 def gradients_agree(task: Task) -> bool | None:
-    """Whether other surrogates and BPDA give the gradient that the model itself gives; None for a random one."""
+    """Whether other surrogates and BPDA give the model's own gradient; None for a random model."""
     if task.random:
         return None
     with eval_mode(task.model):

@@ -119,8 +119,8 @@ KINDS: dict[str, Kind] = {
     ),
     "black-box-beats-white-box": Kind(
         "error",
-        "Black-box attacks broke images that no gradient attack breaks, not even a second one with 100 steps: "
-        "significantly more than half a point.",
+        "Black-box attacks broke images that no gradient attack breaks, not even a second one with 100 "
+        "steps: significantly more than half a point.",
         "An attacker who knows everything cannot be weaker than one who knows only outputs: the gradients"
         " are masked.",
         "Find out what hides them; until then the real robustness is lower than reported.",

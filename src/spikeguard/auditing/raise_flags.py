@@ -146,7 +146,7 @@ def _from_numbers(task: Task, state: State, control: Controls) -> list[Flag]:
 
 def _from_images(task: Task, state: State, control: Controls, effort: str) -> list[Flag]:
     flags, clean, n = [], float(state.clean.double().mean()), len(task.x)
-    if _hardly_better_than_chance(clean, n, control.full_budget.chance):
+    if hardly_better_than_chance(clean, n, control.full_budget.chance):
         flags.append(flag("clean-accuracy-low", f"({100 * clean:.1f} %)", clean=clean))
     moved, eps = task.threat.length(state.found - task.x), task.threat.per_sample(task.x).flatten()
     # an image that did not move says nothing: nothing that was tried raised its margin
@@ -160,7 +160,7 @@ def _from_images(task: Task, state: State, control: Controls, effort: str) -> li
     return flags
 
 
-def _hardly_better_than_chance(clean: float, n: int, chance: float) -> bool:
+def hardly_better_than_chance(clean: float, n: int, chance: float) -> bool:
     """Less than twice chance, with few classes less than a quarter of the way from chance to 1.
 
     So few images that most of them might be right say nothing.

@@ -164,9 +164,8 @@ def _show(record: AuditRecord, file: Path, page: Path) -> None:
         ["attack", "family", "attempted", "first", "only this family", "alone, %", "after it, %", "s"],
         [_row(member) for member in record.members],
     )
-    for member in record.members:
-        if member.failed:
-            print(common.printable(f"failed: {member.title}: {member.failed}"))
+    for line in failures(record):
+        print(common.printable(line))
     common.print_flags(record.flags)
     print(f"\nclean {100 * record.clean.value:.1f} %; robust accuracy {record.verdict}")
     print(f"in brackets: 95 % interval, which covers {COVERS}")
@@ -180,6 +179,11 @@ def _show(record: AuditRecord, file: Path, page: Path) -> None:
         "standard": ", or --effort full for the last word",
     }
     print(f"next: spikeguard verify {file}{longer.get(record.suite.effort, '')}")
+
+
+def failures(record: AuditRecord) -> list[str]:
+    """A line for each member that failed, with its reason."""
+    return [f"failed: {m.title}: {m.failed}" for m in record.members if m.failed]
 
 
 def _row(member: MemberRow) -> list[str]:

@@ -215,7 +215,7 @@ class ZeroBudget:
 class FullBudget:
     """What gradient attacks leave if every image is allowed, and the accuracy of chance.
 
-    ``breakable``: whether the model gives any two images different classes, so that there is something to find.
+    ``breakable``: whether the model gives any two images different classes: there is something to find.
     """
 
     left: float
