@@ -29,6 +29,7 @@ from spikeguard.records.files import write_bytes
 from spikeguard.records.schema import Accuracy, Cost, Masking, Record, SuiteId
 from spikeguard.report.markdown import bullets, paragraph, table
 from spikeguard.runtime.machine import Machine, machine
+from spikeguard.stats import COVERS
 
 ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "results" / "audit-bars.json", ROOT / "docs" / "audit.md"
@@ -144,7 +145,7 @@ def page(record: BarsRecord) -> str:
     lines += paragraph(
         "The same networks under common attacks and under the audit. The audit should be the lowest in "
         f"its row. Embedded Fashion-MNIST, {record.images} test images, Linf {255 * record.eps:.0f}/255, "
-        "accuracies in %."
+        f"accuracies in %. An interval covers {COVERS}."
     )
     lines += ["", *table(header, [_line(name, row) for name, row in record.networks.items()]), ""]
     lines += [*bullets(_notes(record)), ""]

@@ -14,6 +14,7 @@ from spikeguard.records.files import write_bytes
 from spikeguard.records.studies import DemoRecord
 from spikeguard.report.plots import bars
 from spikeguard.report.text import with_interval
+from spikeguard.stats import COVERS
 
 ROOT = Path(__file__).parent.parent
 MARKS = re.compile(r"(<!-- demo numbers -->\n).*(<!-- end of demo numbers -->)", re.S)
@@ -48,8 +49,8 @@ def _conditions(record: DemoRecord) -> str:
     """What the numbers rest on."""
     suite = record.networks[0].attacks[record.eps[0]].suite
     return (
-        f"{record.images} images, {suite.version} {suite.effort}, seed {record.seed}; 95 % Wilson intervals "
-        "over images, not over trainings."
+        f"{record.images} images, {suite.version} {suite.effort}, seed {record.seed}; 95 % Wilson intervals: "
+        f"they cover {COVERS}, nor another training."
     )
 
 

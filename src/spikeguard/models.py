@@ -20,6 +20,8 @@ from spikeguard.neurons import spiking
 from spikeguard.runtime.untouched import untouched
 
 Model = Callable[[Tensor], Tensor]
+SUMS = 1e-4
+"""Share of the largest logit by which float32 sums in another order may differ."""
 
 
 @contextmanager
@@ -184,11 +186,48 @@ def check_clean(logits: Tensor) -> None:
 
 
 def is_stochastic(model: Model, first: Tensor, again: Tensor) -> bool:
-    """Does the model answer the same images differently, or have noise in evaluation that may not show?"""
+    """Does the model answer the same images differently, by more than ``rounding``, or have noise in
+    evaluation that may not show?"""
     noisy = isinstance(model, nn.Module) and any(
         s.noise and s.noise.at_eval and s.noise.sigma for s in spiking(model).values()
     )
-    return noisy or not bitwise_equal(first, again)
+    return noisy or bool((moved(first, again) > rounding(first)).any())
+
+
+def moved(first: Tensor, other: Tensor) -> Tensor:
+    """How far the logits of each image differ, ``[N]``, in shares of the largest finite logit of ``first``.
+
+    Equal infinities and pairs of NaN count as equal.
+
+    >>> from spikeguard.models import moved
+    >>> moved(torch.tensor([[1.0, -torch.inf], [4.0, 0.0]]), torch.tensor([[2.0, -torch.inf], [4.0, 0.0]]))
+    tensor([0.2500, 0.0000])
+    """
+    first, other = first.detach().float(), other.detach().float()
+    same = (first == other) | (first.isnan() & other.isnan())
+    apart = (first - other).abs().nan_to_num(torch.inf, torch.inf).masked_fill(same, 0.0)
+    return apart.flatten(1).amax(1) / scale(first)
+
+
+def scale(logits: Tensor) -> float:
+    """The largest finite logit without its sign."""
+    finite = logits[torch.isfinite(logits)].abs()
+    return max(float(finite.max()), 1e-30) if finite.numel() else 1.0
+
+
+def rounding(logits: Tensor) -> float:
+    """The share of the largest logit by which two evaluations of the same function may differ.
+
+    A kernel may add up in another order for another batch, device or thread. Logits that were rounded to
+    bfloat16 or float16 may then differ by two of its steps; counts have no rounding.
+    """
+    values = logits.detach()
+    if bool((values == values.round()).all()):
+        return SUMS
+    for dtype in (torch.bfloat16, torch.float16):
+        if bool((values.to(dtype).to(values.dtype) == values).all()):
+            return 2 * torch.finfo(dtype).eps
+    return SUMS
 
 
 def bitwise_equal(a: Tensor, b: Tensor) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+COVERS = "the choice of images, not an attack that fails"
+"""What the interval of an accuracy under attack covers: pages and tables say it beside their intervals."""
+
 
 def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """95 % interval of a share (Wilson score), as fractions."""

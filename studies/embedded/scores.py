@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from spikeguard.records.studies import StudyRecord, StudyRow
 from spikeguard.report.markdown import paragraph, table
+from spikeguard.stats import COVERS
 from studies.embedded.frontier import audit_of, key_of, margin_over_frontier
 from studies.embedded.matrix import on_frontier, title_of
 from studies.embedded.notes import NOT_RUN, remarks, retrained
@@ -34,7 +35,8 @@ def scores(record: StudyRecord) -> list[str]:
         f"The best five by validation (ranked on {seeds_that_chose(record)}), the frontier, no defense, and "
         "whatever was scored when the study had fewer rows or seeds. First seed, standard audit with the "
         f"members of quick and all adaptive ones, {record.settings.scored_on} test images. Optimizer and "
-        "gradient part: what stronger optimizers and other gradients take from own surrogate."
+        "gradient part: what stronger optimizers and other gradients take from own surrogate. An interval "
+        f"covers {COVERS}."
     )
     if retrained(record, record.test):
         note += (

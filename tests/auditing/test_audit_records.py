@@ -34,7 +34,7 @@ from spikeguard.records.schema import (
 )
 from spikeguard.records.studies import DemoRecord, DemoSettings
 from spikeguard.report.audit_page import write_page
-from spikeguard.stats import mcnemar, share_above
+from spikeguard.stats import COVERS, mcnemar, share_above
 
 THREAT = sg.Linf(0.03)
 
@@ -172,6 +172,12 @@ def test_records_are_compared_and_shown(
     named = replace(record, origin=Origin("a <net>"))
     page = write_page(named, x, y, small_audit.witnesses, THREAT, tmp_path / "index.html").read_text()
     assert "a &lt;net&gt;" in page
+    assert all(COVERS in said for said in (page, text, even.says))
+    stopped = replace(
+        named, members=(replace(record.members[0], failed="RuntimeError: <no>"), *record.members[1:])
+    )
+    page = write_page(stopped, x, y, small_audit.witnesses, THREAT, tmp_path / "index.html").read_text()
+    assert f"{record.members[0].title}: RuntimeError: &lt;no&gt;" in page
     assert str(escape(small_audit.verdict)) in page
     assert page.count("<svg") >= 5
     assert "accuracy left, %</text>" in page, "text in pictures stays text"

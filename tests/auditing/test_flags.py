@@ -12,7 +12,7 @@ from narrow import changed
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing import checks
+from spikeguard.auditing import checks, raise_flags
 from spikeguard.auditing.flags import KINDS
 from spikeguard.auditing.raise_flags import all_flags, from_checks, from_controls
 from spikeguard.auditing.run import Plan, Task, run_suite, settle
@@ -84,10 +84,20 @@ class Counting(Plain):
         return super().forward(x)
 
 
-class Waking(Plain):
+class Aging(Counting):
+    """What it counts weighs."""
+
     def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.01 * self.calls * x.flatten(1)[:, :3]
+
+
+class Waking(Plain):
+    """In training mode, where its logits are others, from the first call on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x * 0.5 if self.training else x)
         self.train()
-        return super().forward(x)
+        return logits
 
 
 class Remembering(Plain):
@@ -147,7 +157,7 @@ class Noisy(Plain):
 
 
 SEEN = {
-    "model-changed": (Counting, Waking),
+    "model-changed": (Aging, Waking),
     "state-carried-over": (Remembering,),
     "depends-on-batch": (Sociable,),
     "no-logits": (Probable, Flat, Broken),
@@ -165,7 +175,7 @@ def test_a_check_before_the_attacks_sees_it(name: str, kind: type[Plain]) -> Non
     assert from_checks(found)[0].evidence
 
 
-@pytest.mark.parametrize("kind", [Plain, Noisy])
+@pytest.mark.parametrize("kind", [Plain, Noisy, Counting])
 def test_nothing_is_found_in_an_honest_model(kind: type[Plain]) -> None:
     found = checks.check_model(kind().eval(), X, Y, random=kind is Noisy)
     assert found.findings == {}
@@ -268,6 +278,7 @@ def _black_refuted(a: SimpleNamespace) -> None:
 
 def _masked(a: SimpleNamespace) -> None:
     a.state.alone = {"pgd20": 0.7 * 400}
+    a.state.by_family[0, 120:] = 1.0
 
 
 def _long(a: SimpleNamespace) -> None:
@@ -287,6 +298,7 @@ def _invalid(a: SimpleNamespace) -> None:
 
 
 def _nothing(a: SimpleNamespace) -> None:
+    a.state.attempted = {}
     a.state.failed = {m.id: "RuntimeError: no" for m in a.task.members}
 
 
@@ -329,6 +341,108 @@ def test_what_follows_from_the_result_is_a_flag(name: str, change: Callable[[Sim
 
 def test_an_audit_of_which_nothing_ran_is_not_reliable() -> None:
     assert set(after_an_audit(change=_nothing)) == {"nothing-ran", "attack-failed"}
+
+
+def _ran_in_part(a: SimpleNamespace) -> None:
+    a.state.failed = {m.id: "RuntimeError: no" for m in a.task.members}
+
+
+def _said_by_the_model(a: SimpleNamespace) -> None:
+    a.state.failed = {"long": "RuntimeError: the encoder returned values of another shape"}
+
+
+def _lost_again_and_again(a: SimpleNamespace) -> None:
+    a.state.unconfirmed = {f"member {k}": 1 for k in range(16)}
+
+
+def _unmoved(a: SimpleNamespace) -> None:
+    a.state.found = a.task.x.clone()
+
+
+def _more_steps_of_its_own(a: SimpleNamespace) -> None:
+    a.state.alone = {"pgd20": 0.7 * 400}  # longer attacks with the own gradient take the rest
+
+
+def _agreeing(a: SimpleNamespace) -> None:
+    _masked(a)
+    a.task.families = ["own gradient", "bpda"]
+    a.control = replace(a.control, gradients_agree=True)
+
+
+def _masked_a_little(a: SimpleNamespace) -> None:
+    a.state.alone = {"pgd20": 0.555 * 400}
+    a.state.by_family[0, 178:] = 1.0
+
+
+def _black_few(a: SimpleNamespace) -> None:
+    a.control = replace(a.control, second_attack=SecondAttack(4, 1000, left=4, share_low=0.0014))
+
+
+def _few_without_gradient(a: SimpleNamespace) -> None:
+    a.state.right[201:] = 0.0
+    _no_gradient(a)
+
+
+@pytest.mark.parametrize(
+    ("change", "raised"),
+    [
+        (_ran_in_part, ["attack-failed"]),
+        (_said_by_the_model, ["attack-failed"]),
+        (_lost_again_and_again, []),
+        (_unmoved, []),
+        (_more_steps_of_its_own, []),
+        (_agreeing, []),
+        (_masked_a_little, []),
+        (_black_few, ["black-box-first"]),
+        (_few_without_gradient, []),
+    ],
+)
+def test_a_flag_says_no_more_than_what_was_seen(change, raised):
+    assert after_an_audit(change=change) == raised
+
+
+def _all_broken(a: SimpleNamespace) -> None:
+    a.state.right[:] = 0.0
+    _black(a)
+    a.control = replace(
+        a.control,
+        full_budget=FullBudget(left=0.9, chance=0.1),
+        against_noise=(NoiseRow(right=45, noise=5, gradient=5, p=1.0, better=False),) * 2,
+    )
+
+
+def test_where_no_image_is_left_no_attack_is_called_too_weak():
+    assert after_an_audit(change=_all_broken) == ["black-box-first"]
+
+
+@pytest.mark.parametrize(
+    ("clean", "n", "classes", "low"),
+    [
+        *[
+            (0.15, 400, 10, True),
+            (0.3, 400, 10, False),
+            (0.002, 400, 1000, False),
+            (0.0005, 4000, 1000, True),
+        ],
+        *[(0.95, 60, 2, False), (0.55, 60, 2, True), (0.7, 60, 2, False), (0.4, 60, 3, True)],
+        *[(0.0, 1, 10, False), (0.0, 12, 10, True)],
+    ],
+)
+def test_clean_accuracy_is_low_where_it_is_hardly_better_than_chance(clean, n, classes, low):
+    assert raise_flags.hardly_better_than_chance(clean, n, 1 / classes) is low
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero_budget": ZeroBudget(clean=0.9, left=0.88)},  # one image of fifty, by rounding
+        {"full_budget": FullBudget(left=0.12, chance=0.001)},
+        {"full_budget": FullBudget(left=1.0, chance=0.1, breakable=False)},
+        {"against_noise": (NoiseRow(right=45, noise=0, gradient=0, p=1.0, better=False),) * 9},
+    ],
+)
+def test_a_control_that_shows_nothing_is_no_flag(changes):
+    assert from_controls(controls(**changes)) == []
 
 
 def test_no_flag_without_need() -> None:

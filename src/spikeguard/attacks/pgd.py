@@ -17,9 +17,10 @@ from spikeguard.threat import Linf, Threat
 
 
 class SignStep(PerSample):
-    """A step of ``size`` ``[N, 1, ...]`` along the gradient.
+    """A step of ``size`` ``[N, 1, ...]`` along the gradient, of the pixels that can still move.
 
-    With ``momentum``, along ``m <- momentum m + g / mean|g|``.
+    A pixel at the end of [0, 1] would take up the step, under L1 all of it (Croce and Hein, ICML 2021). With
+    ``momentum``, along ``m <- momentum m + g / mean|g|``.
     """
 
     def __init__(self, threat: Threat, size: Tensor, momentum: float = 0.0) -> None:
@@ -31,7 +32,8 @@ class SignStep(PerSample):
         if self.momentum:
             scaled = gradient / (gradient.abs().flatten(1).mean(1).view_as(self.size) + 1e-12)
             gradient = self.m = scaled if self.m is None else self.momentum * self.m + scaled
-        return x + self.threat.steepest(gradient, self.size)
+        stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+        return x + self.threat.steepest(gradient.masked_fill(stuck, 0.0), self.size)
 
 
 def default_step(eps: Tensor, steps: int, step_size: float | None) -> Tensor:

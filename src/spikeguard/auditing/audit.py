@@ -155,7 +155,7 @@ def audit(
         remove_unfinished(folder)
     session = Session(progress, (folder / STATE, conditions) if folder else None, stop)
     task = Task(model, x, y, threat, chosen, index, plan, session)
-    before = checks.contents(model)
+    before = checks.Snapshot.of(model, x, task.random)
     state = run_suite(task)
     control = replace(
         controls.run_controls(task, effort),
@@ -165,7 +165,7 @@ def audit(
     if session.stopped:
         raise Interrupted(f"audit stopped after its controls; {kept(task)}")
     witnesses = settle(task, state)
-    checks.unchanged(model, before, checked)
+    checks.unchanged(before, checks.Snapshot.of(model, x, task.random), checked)
     flags = all_flags(task, state, checked.findings, control, effort)
     seconds = state.earlier + time.perf_counter() - begun
     measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)

@@ -11,12 +11,19 @@ from spikeguard.auditing.scoring import seeded
 from spikeguard.auditing.state import digest
 from spikeguard.gradients import BPDA, Estimator, Own
 from spikeguard.losses import margin
-from spikeguard.models import Model, bitwise_equal, eval_mode, logits_of
+from spikeguard.models import Model, eval_mode, logits_of, moved, rounding, scale
 from spikeguard.random import draws
+from spikeguard.stats import share_above
 
 BATCHES = (1, 7, 50)
 CHANGED = 0.02
 """Share of classes that may change with the batch: a last-bit difference of a kernel can flip a spike."""
+ANOTHER = 0.25
+"""Share of images with other logits from which on they are those of another function."""
+NO_GRADIENT = 0.05
+"""Share of images with a gradient up to which a model counts as one without."""
+FINEST = 10_000
+"""Steps from 0 to the largest score up to which scores on an even grid are counts."""
 Contents = dict[str, str | bool]
 
 
@@ -31,26 +38,53 @@ class Checked:
     traits: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a model holds, and its logits on the first eight images, for the first and the second time after
+    ``eval()``."""
+
+    held: Contents
+    first: Tensor
+    again: Tensor
+
+    @staticmethod
+    def of(model: Model, x: Tensor, random: bool) -> Snapshot:
+        """The model as it is now."""
+        held = contents(model)
+        with eval_mode(model):
+            first, again = (same(model, x[:8], random) for _ in range(2))
+        return Snapshot(held, first, again)
+
+    def changed(self, later: Snapshot) -> list[str]:
+        """The tensors and modes that differ, if the logits do too.
+
+        A counter or a cache that no logit depends on may change.
+        """
+        pairs = ((self.first, later.first), (self.again, later.again), (later.first, later.again))
+        if not any(bool((moved(a, b) > rounding(a)).any()) for a, b in pairs):
+            return []
+        names = {*self.held, *later.held}
+        return sorted(k for k in names if self.held.get(k) != later.held.get(k))
+
+
 def check_model(model: Model, x: Tensor, y: Tensor, random: bool) -> Checked:
     """Run all checks on up to 100 images."""
     x, y = x[:100], y[:100]
     found = Checked(traits={"noise"} if random else set())
     with eval_mode(model):
-        before = contents(model)
-        _outputs(model, x, found)
+        before = Snapshot.of(model, x, random)
+        _outputs(model, x, _gradients(model, x, y, found), found)
         _repetition(model, x, random, found)
         if "state-carried-over" not in found.findings:
             _batches(model, x, random, found)
-        _decoy(model, x, random, found)
-        _gradients(model, x, y, found)
-        unchanged(model, before, found)
+            _decoy(model, x, random, found)
+        unchanged(before, Snapshot.of(model, x, random), found)
     return found
 
 
-def unchanged(model: Model, before: Contents, found: Checked) -> None:
-    """Compare the model's tensors and modes with what they were before."""
-    after = contents(model)
-    if changed := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
+def unchanged(before: Snapshot, after: Snapshot, found: Checked) -> None:
+    """Compare the model with what it was before."""
+    if changed := before.changed(after):
         found.findings["model-changed"] = {"changed": changed[:5]}
 
 
@@ -65,53 +99,82 @@ def contents(model: Model) -> Contents:
 def stateful(model: Model, x: Tensor) -> bool:
     """Whether the model gives other logits the second time although all random generators are set again.
 
-    Such a model is not random: it carries state.
+    Such a model is not random: it carries state. In between it sees other images.
     """
-    first, again = (same(model, x[:8], True) for _ in range(2))
-    return not bitwise_equal(first, again)
+    first = same(model, x[:8], True)
+    same(model, 1 - x[:8], True)
+    again = same(model, x[:8], True)
+    return bool((moved(first, again) > rounding(first)).any())
 
 
 def same(model: Model, x: Tensor, random: bool) -> Tensor:
     """Logits, under the same draw each time if the model is random."""
     with torch.no_grad():
         if not random:
-            return logits_of(model, x)
+            return logits_of(model, x).detach()
         with seeded(model, draws.key("check", 0)):
-            return logits_of(model, x)
+            return logits_of(model, x).detach()
 
 
-def _outputs(model: Model, x: Tensor, found: Checked) -> None:
+def _outputs(model: Model, x: Tensor, with_gradient: float, found: Checked) -> None:
+    """Find outputs that are no logits. ``with_gradient``: the share of images that have one."""
     logits = same(model, x, "noise" in found.traits)
-    if not bool(torch.isfinite(logits).all()):
+    finite = torch.isfinite(logits)
+    if bool((~finite & (logits != -torch.inf)).any()) or not bool(finite.any(1).all()):
         found.findings["no-logits"] = {"reason": "values that are not finite"}
+        found.traits.add("no logits")
         return
-    sums, low = logits.sum(1), float(logits.min())
-    levels = torch.tensor([len(row.unique()) for row in logits])
-    if logits.shape[1] > 2 and float((levels <= 2).float().mean()) > 0.9:
+    levels = torch.tensor([len(row[kept].unique()) for row, kept in zip(logits, finite, strict=True)])
+    flat = logits.shape[1] > 2 and float((levels <= 2).float().mean()) > 0.9
+    if flat and with_gradient <= NO_GRADIENT:
         found.findings["no-logits"] = {"reason": "two values an image: classes, not logits"}
-    elif low >= 0 and bool(((sums - 1).abs() < 1e-4).all()):
+    elif _probabilities(logits) and not (_counts(logits) and with_gradient > NO_GRADIENT):
         found.findings["no-logits"] = {"reason": "probabilities (they sum to 1)"}
     else:
         right = torch.softmax(logits.float(), 1).amax(1)
         if (share := float((right == 1).float().mean())) > 0.5:
             found.findings["saturated-logits"] = {"share_of_saturated_images": share}
-    if found.findings:
+    if flat or not found.findings.keys().isdisjoint({"no-logits", "saturated-logits"}):
         found.traits.add("no logits")
+
+
+def _probabilities(logits: Tensor) -> bool:
+    return float(logits.min()) >= 0 and bool(((logits.sum(1) - 1).abs() < 1e-4).all())
+
+
+def _counts(logits: Tensor) -> bool:
+    """Whether all scores are multiples of one step, as counts and rates of spikes are.
+
+    Probabilities of a softmax are not, not even saturated ones.
+    """
+    values = logits.double().unique()
+    gaps = values.diff()
+    gaps = gaps[gaps > 1e-6 * scale(logits)]
+    if not len(gaps):
+        return bool((values == values.round()).all())
+    steps = values / gaps.min()
+    off = (steps - steps.round()).abs() > 1e-5 * steps.abs()
+    return not bool(off.any()) and float(steps.abs().max()) <= FINEST
 
 
 def _repetition(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     """Evaluate the same images twice in a row, and once more after other images."""
     first = same(model, x, random)
     again = same(model, x, random)
-    same(model, x.flip(0), random)
+    same(model, 1 - x.flip(0), random)
     later = same(model, x, random)
     if differs := [
         name
         for name, other in (("evaluated twice", again), ("evaluated after other images", later))
-        if not bitwise_equal(first, other)
+        if _more_than(CHANGED, moved(first, other) > rounding(first))
     ]:
-        moved = max(float((first - other).abs().max()) for other in (again, later))
-        found.findings["state-carried-over"] = {"differs_when": differs, "largest_difference": moved}
+        most = max(float(moved(first, other).max()) for other in (again, later)) * scale(first)
+        found.findings["state-carried-over"] = {"differs_when": differs, "largest_difference": most}
+
+
+def _more_than(share: float, differs: Tensor) -> bool:
+    """Whether a significant part of the images differ, more than this share: a few may by rounding."""
+    return share_above(int(differs.sum()), len(differs)) > share
 
 
 def _batches(model: Model, x: Tensor, random: bool, found: Checked) -> None:
@@ -121,16 +184,23 @@ def _batches(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     """
     if random:
         return
-    whole = same(model, x, False).argmax(1)
-    shares = {}
+    whole = same(model, x, False)
+    others = {}
     for b in BATCHES:
         if b < len(x):
-            parts = [same(model, part, False).argmax(1) for part in x.split(b)]
-            shares[f"batches of {b}"] = torch.cat(parts)
-    shares["reversed order"] = same(model, x.flip(0), False).argmax(1).flip(0)
-    changed = {name: float((other != whole).float().mean()) for name, other in shares.items()}
-    if max(changed.values()) > CHANGED:
-        found.findings["depends-on-batch"] = {"share_of_changed_classes": changed}
+            others[f"batches of {b}"] = torch.cat([same(model, part, False) for part in x.split(b)])
+    others["reversed order"] = same(model, x.flip(0), False).flip(0)
+    changed = {name: _other_class(whole, other) for name, other in others.items()}
+    if any(_more_than(CHANGED, rows) for rows in changed.values()):
+        shares = {name: float(rows.float().mean()) for name, rows in changed.items()}
+        found.findings["depends-on-batch"] = {"share_of_changed_classes": shares}
+
+
+def _other_class(first: Tensor, other: Tensor) -> Tensor:
+    """Images whose class differs, ``[N]`` bool; where two classes tie, rounding may choose either."""
+    top, rival = first.argmax(1), other.argmax(1)
+    ahead = (first.gather(1, top[:, None]) - first.gather(1, rival[:, None])).squeeze(1)
+    return (top != rival) & (ahead > rounding(first) * scale(first))
 
 
 def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
@@ -139,23 +209,29 @@ def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     leaf = x.clone().requires_grad_()
     with torch.enable_grad(), seeded(model, draws.key("check", 0)):
         with_gradient = logits_of(model, leaf).detach()
-    if not torch.allclose(plain, with_gradient, rtol=1e-4, atol=1e-5, equal_nan=True):
-        found.findings["decoy-logits"] = {"largest_difference": float((plain - with_gradient).abs().max())}
+    apart = moved(plain, with_gradient)
+    differs = float((apart > rounding(plain)).float().mean()) > ANOTHER
+    if differs or _more_than(CHANGED, _other_class(plain, with_gradient)):
+        most = float(apart.max()) * scale(plain)
+        found.findings["decoy-logits"] = {"largest_difference": most}
 
 
-def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> None:
-    """Measure how many images have a gradient, and whether detach and rounding change it."""
+def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> float:
+    """Measure whether detach and rounding change the gradient; returns the share of images that have one."""
     own, free = gradient(model, Own(), x, y), gradient(model, BPDA(), x, y)
-    share = 0.0 if own is None else float((own.flatten(1).abs().amax(1) > 0).float().mean())
+    has = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    if own is not None:
+        has = own.flatten(1).abs().amax(1) > 0
+    share = float(has.float().mean())
     if share < 0.95:
         found.findings["zero-gradient"] = {"share_with_gradient": share}
-    if share <= 0.05:
+    if share <= NO_GRADIENT:
         found.traits.add("no gradient")
-    if own is None or free is None or "noise" in found.traits:
-        return
-    cosine = float(torch.nn.functional.cosine_similarity(own.flatten(1), free.flatten(1)).median())
-    if cosine < 0.9 and share > 0.05:
-        found.findings["locked-gradient"] = {"median_cosine_to_bpda": cosine}
+    elif own is not None and free is not None and "noise" not in found.traits:
+        cosines = torch.nn.functional.cosine_similarity(own[has].flatten(1), free[has].flatten(1))
+        if (cosine := float(cosines.median())) < 0.9:
+            found.findings["locked-gradient"] = {"median_cosine_to_bpda": cosine}
+    return share
 
 
 def gradient(model: Model, estimator: Estimator, x: Tensor, y: Tensor) -> Tensor | None:

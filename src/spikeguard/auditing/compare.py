@@ -10,7 +10,7 @@ from spikeguard.auditing.merge import audits
 from spikeguard.auditing.merge import merge as merge
 from spikeguard.errors import UserError
 from spikeguard.records.schema import AuditRecord, Record
-from spikeguard.stats import mcnemar
+from spikeguard.stats import COVERS, mcnemar
 
 Z = 1.959964  # 95 % of a normal distribution lie within as many standard deviations
 
@@ -52,7 +52,7 @@ def compare(a: Record, b: Record) -> Comparison:
     said = (
         f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}), "
         f"{'significant' if p < 0.05 else 'not significant'} (p = {p:.3g}, {only_first} images against "
-        f"{only_second})"
+        f"{only_second}); the interval covers {COVERS}"
     )
     if unreliable := [name for name, r in (("first", first), ("second", second)) if r.errors]:
         said += f"; the {' and the '.join(unreliable)} record is flagged unreliable"

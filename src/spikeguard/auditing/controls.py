@@ -14,7 +14,7 @@ from spikeguard import attacks
 from spikeguard.attacks import Attacked
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.run import BROKEN, Task, kept
-from spikeguard.auditing.scoring import fresh_draws
+from spikeguard.auditing.scoring import fresh_draws, seeded
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import BLACK, LOCAL
 from spikeguard.errors import Interrupted
@@ -37,7 +37,7 @@ from spikeguard.records.schema import (
 )
 from spikeguard.stats import ALPHA, mcnemar, share_above
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Surrogate
-from spikeguard.threat import Threat
+from spikeguard.threat import Linf, Threat
 
 PANELS = {"quick": 50, "standard": 100, "full": 200, "autoattack": 50}
 CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoattack": (50, 10)}
@@ -49,9 +49,15 @@ LADDER: tuple[Estimator, ...] = (
     SwapSurrogate(Rectangle(1.0)),
     BPDA(Atan(4.0)),
 )
+OTHERS: tuple[Estimator, ...] = (SwapSurrogate(StraightThrough()), BPDA(Atan(4.0)))
 EOT_DRAWS = 3
 ENOUGH = 3
 """Images that only black-box attacks break, from which on it is an error."""
+FEW_PIXELS = 16
+"""Values an image below which random points find what gradients find: a linear function rises along its
+gradient about ``pixels ** 0.5 / 2`` times as far as to the best of 200 random points."""
+LEAST_FACTOR = 4.0
+"""Of the budget, at which gradients are compared with noise at least."""
 T = TypeVar("T")
 
 
@@ -95,6 +101,7 @@ def run_controls(task: Task, effort: str) -> Controls:
         restarts=step("restarts", lambda: restarts(outcomes)),
         dead_surrogate_share=step("dead surrogates", lambda: dead_surrogate_share(small)),
         curve=step("curve", lambda: curve(task, *CURVES[effort])),
+        gradients_agree=gradients_agree(small),
     )
 
 
@@ -138,45 +145,83 @@ def zero_budget(task: Task) -> ZeroBudget:
 
 
 def full_budget(task: Task) -> FullBudget:
-    """At eps 1 (every image is allowed), from the image itself, gradients must bring accuracy to chance."""
-    eps = {"linf": 1.0, "l2": task.x[0].numel() ** 0.5, "l1": float(task.x[0].numel())}[task.threat.norm]
-    threat, left = type(task.threat)(eps), _right(task, task.x)
-    chance = 1.0 / max(int(task.y.max()) + 1, 2)
+    """At eps 1 (every image is allowed), from the image itself, gradients must bring accuracy to chance.
+
+    Under every norm in steps of ``Linf``, for all their balls are then the same set of images.
+    """
+    left, answers = _right(task, task.x), _answers(task)
+    chance = 1.0 / max(answers.shape[1], 2)
+    breakable = len(answers.argmax(1).unique()) > 1
     for estimator, loss in product(LADDER, ("ce", "margin")):
-        if float(left.float().mean()) <= chance:
+        if float(left.float().mean()) <= chance or not breakable:
             break
-        settings: Settings = {"steps": 20, "step_size": eps / 8, "start": False, "loss": loss}
-        left &= ~_broken(task, threat, attacks.pgd, settings, estimator)
-    return FullBudget(float(left.float().mean()), chance)
+        settings: Settings = {"steps": 20, "step_size": 1 / 8, "start": False, "loss": loss}
+        left &= ~_broken(task, Linf(1.0), attacks.pgd, settings, estimator)
+    return FullBudget(float(left.float().mean()), chance, breakable)
+
+
+def _answers(task: Task) -> Tensor:
+    """Logits at the images, at as many of noise, and at a black and a white one, ``[M, K]``."""
+    x = task.x
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    at = torch.cat([x, noise, torch.zeros_like(x[:1]), torch.ones_like(x[:1])])
+    with eval_mode(task.model), torch.no_grad(), seeded(task.model, draws.key(task.seed, "control")):
+        return torch.cat([task.model(part) for part in at.split(task.batch_size)])
 
 
 def against_noise(task: Task) -> tuple[NoiseRow, ...]:
-    """At two and four times the budget gradients must break more images than as many random points.
+    """From twice the budget on gradients must break more images than as many random points.
 
-    No rows where so few images are right that no outcome is significant.
+    The budget is doubled until they clearly do, or until noise leaves too few images, or every image is
+    allowed: where nothing breaks, neither attack says anything. No rows where no outcome is significant, for
+    few images are right, or where random points search a ball as well as gradients (``FEW_PIXELS``).
     """
     rows: list[NoiseRow] = []
-    right = _right(task, task.x)
-    if not float(task.threat.per_sample(task.x).max()) or mcnemar(int(right.sum()), 0) >= ALPHA:
+    budgeted = torch.nonzero(task.threat.per_sample(task.x).flatten() > 0).flatten()
+    if not len(budgeted) or task.x[0].numel() < FEW_PIXELS:
         return ()
-    for factor in (2.0, 4.0):
-        threat = task.threat.scaled(factor)
-        by_noise, by_gradient = torch.zeros_like(right), torch.zeros_like(right)
-        for number, (estimator, loss) in enumerate(
-            product(LADDER, ("ce", "margin"))
-        ):  # the first that clearly wins is enough
-            by_noise = by_noise | right & _broken(
-                task, threat, attacks.random_noise, {"tries": 20, "seed": number}
-            )
-            by_gradient = by_gradient | right & _broken(
-                task, threat, attacks.pgd, {"steps": 20, "restarts": 1, "loss": loss}, estimator
-            )
-            only = (int((by_gradient & ~by_noise).sum()), int((by_noise & ~by_gradient).sum()))
-            if mcnemar(*only) < ALPHA and only[0] > only[1]:
-                break
-        counts = (int(right.sum()), int(by_noise.sum()), int(by_gradient.sum()))
-        rows.append(NoiseRow(*counts, mcnemar(*only), only[0] > only[1], factor))
+    task = subset(task, budgeted)
+    right, least = _right(task, task.x), float(task.threat.per_sample(task.x).min())
+    if mcnemar(int(right.sum()), 0) >= ALPHA:
+        return ()
+    pixels, factor, done = task.x[0].numel(), 1.0, False
+    whole = {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[task.threat.norm]
+    while not done:
+        factor *= 2
+        rows.append(_against_noise(task, right, factor))
+        last, wide = rows[-1], factor >= LEAST_FACTOR
+        done = beats_noise(last) or (wide and (noise_saturates(last) or factor * least >= whole))
     return tuple(rows)
+
+
+def _against_noise(task: Task, right: Tensor, factor: float) -> NoiseRow:
+    """Random points against gradients at ``factor`` times the budget; the first estimator that clearly wins
+    is enough, and where the first breaks nothing, and noise neither, others are not tried."""
+    threat = task.threat.scaled(factor)
+    by_noise, by_gradient = torch.zeros_like(right), torch.zeros_like(right)
+    row = NoiseRow(int(right.sum()), 0, 0, 1.0, False, factor)
+    for number, (estimator, loss) in enumerate(product(LADDER, ("ce", "margin"))):
+        noise: Settings = {"tries": 20, "seed": number}
+        by_noise = by_noise | right & _broken(task, threat, attacks.random_noise, noise)
+        settings: Settings = {"steps": 20, "restarts": 1, "loss": loss}
+        by_gradient = by_gradient | right & _broken(task, threat, attacks.pgd, settings, estimator)
+        only = (int((by_gradient & ~by_noise).sum()), int((by_noise & ~by_gradient).sum()))
+        counts = (int(right.sum()), int(by_noise.sum()), int(by_gradient.sum()))
+        row = NoiseRow(*counts, mcnemar(*only), only[0] > only[1], factor)
+        if beats_noise(row) or not (row.noise or row.gradient):
+            break
+    return row
+
+
+def beats_noise(row: NoiseRow) -> bool:
+    """Whether gradients clearly broke more images than random points."""
+    return row.p < ALPHA and row.better
+
+
+def noise_saturates(row: NoiseRow) -> bool:
+    """Whether random points leave too few images for anything to be better."""
+    left = row.right - row.noise
+    return left <= 0.2 * row.right or mcnemar(left, 0) >= ALPHA
 
 
 RUNS: dict[str, tuple[Callable[..., Attacked], Settings, Estimator]] = {
@@ -262,11 +307,7 @@ def survivors_with_gradient(task: Task, state: State) -> dict[str, float]:
         return {}
     shares = {}
     with eval_mode(task.model):
-        for name, estimator in (
-            ("own", Own()),
-            ("straight-through", SwapSurrogate(StraightThrough())),
-            ("bpda", BPDA(Atan(4.0))),
-        ):
+        for name, estimator in zip(("own", "straight-through", "bpda"), (Own(), *OTHERS), strict=True):
             g = gradient(task.model, estimator, state.found[rows], task.y[rows])
             shares[name] = 0.0 if g is None else float((g.flatten(1).abs().amax(1) > 0).float().mean())
     return shares
@@ -283,14 +324,33 @@ def only_black_box(task: Task, state: State) -> Tensor:
     return torch.nonzero(broken[black].any(0) & ~broken[~black & ~local].any(0)).flatten()
 
 
+def gradients_agree(task: Task) -> bool | None:
+    """Whether other surrogates and BPDA give the model's own gradient; None for a random model."""
+    if task.random:
+        return None
+    with eval_mode(task.model):
+        own, *others = (gradient(task.model, e, task.x, task.y) for e in (Own(), *OTHERS))
+    if own is None or not bool(own.any()):
+        return False
+    return all(other is not None and _same_direction(own, other) for other in others)
+
+
+def _same_direction(own: Tensor, other: Tensor) -> bool:
+    """Whether the gradients of the median image have a cosine above 0.99."""
+    has = own.flatten(1).abs().amax(1) > 0
+    cosines = torch.nn.functional.cosine_similarity(own[has].flatten(1), other[has].flatten(1))
+    return float(cosines.median()) > 0.99
+
+
 def second_attack(task: Task, state: State) -> SecondAttack:
     """Attack the samples that only black-box attacks broke once more, by the strongest gradients.
 
-    Only what they leave again says that gradients are masked.
+    Only what they leave again says that gradients are masked. A member that starts at the best point of the
+    others stands on their gradients: it is no black-box attack here.
     """
     rows = only_black_box(task, state)
-    if not len(rows):
-        return SecondAttack(0, len(task.x))
+    if not len(rows) or task.x[0].numel() < FEW_PIXELS:
+        return SecondAttack(len(rows), len(task.x))
     small = subset(task, rows)
     left = torch.ones_like(rows, dtype=torch.bool)
     strongest: list[Estimator] = [BPDA(Atan(4.0)), *LADDER[:-1]]

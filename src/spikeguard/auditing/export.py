@@ -11,6 +11,7 @@ from spikeguard.auditing.suite import PGD_20
 from spikeguard.errors import UserError
 from spikeguard.records.schema import AuditRecord, Budget, Record, Settings
 from spikeguard.runtime.shown import cell
+from spikeguard.stats import COVERS
 
 SHAPE: dict[str, Callable[[Settings], object]] = {
     "network": lambda recipe: (recipe["network"], recipe["options"]),
@@ -122,8 +123,8 @@ def methods(record: Record) -> str:
         if found.errors
         else "No check of the audit's own reliability failed.",
         f"Clean accuracy is {100 * found.clean.value:.1f} %, robust accuracy at most "
-        f"{100 * worst.value:.1f} % (95 % interval over the choice of images {100 * worst.low:.1f} to "
-        f"{100 * worst.high:.1f} %).",
+        f"{100 * worst.value:.1f} % (95 % interval {100 * worst.low:.1f} to {100 * worst.high:.1f} %, which "
+        f"covers {COVERS}).",
     ]
     if found.cost.forwards:
         sentences.append(

@@ -26,7 +26,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "no-gradient": Kind(
         "error",
-        "No estimator gives a gradient on more than 5 % of the images that survived.",
+        "No estimator gives a gradient on more than 5 % of the images that survived, and these are more than "
+        "1 % of all images.",
         "Gradient attacks did nothing on these images. That they survived says that the attacks failed, "
         "not that the network held.",
         "Search for detach, no_grad, rounding, argmax or an eval mode that cuts the graph. With spiking "
@@ -34,22 +35,22 @@ KINDS: dict[str, Kind] = {
     ),
     "state-carried-over": Kind(
         "error",
-        "The model gives other logits for the same images the second time, and no random generator "
-        "explains it.",
+        "The model gives other logits for the same images the second time, by more than rounding, and no "
+        "random generator that can be seeded explains it.",
         "Membrane potentials (or something else) are carried from call to call, so an attack and its "
         "check see different networks.",
         "Reset the network's state at the start of every call; wrap it in a function that does.",
     ),
     "model-changed": Kind(
         "error",
-        "Checks or attacks changed the mode or the buffers of the model.",
+        "Checks or attacks changed the mode or the buffers of the model, and it gives other logits now.",
         "A network that changes while it is measured (batch norm in training mode, running averages) is "
-        "another network at the end.",
+        "another network at the end. Counters and caches that no logit depends on may change.",
         "Call eval() and make forward free of side effects.",
     ),
     "depends-on-batch": Kind(
         "error",
-        "More than 2 % of the predicted classes change with the other images of the batch.",
+        "More than 2 % of the predicted classes change with the other images of the batch, ties aside.",
         "Then robust accuracy is no property of an image, and an attack may work by its neighbors only.",
         "Use running statistics instead of those of the batch; do not normalize over the batch.",
     ),
@@ -57,13 +58,14 @@ KINDS: dict[str, Kind] = {
         "error",
         "The outputs of the model are no logits.",
         "Probabilities saturate and classes are flat: losses and gradients of attacks vanish, which looks"
-        " like robustness.",
-        "Return the values before softmax or argmax. The accuracy reported here comes from label-only "
-        "attacks and is a loose bound.",
+        " like robustness. Spike counts and rates with a surrogate gradient are fine, and so are classes "
+        "masked by -inf.",
+        "Return the values before softmax or argmax. If there are none, the accuracy reported here rests on "
+        "attacks that use labels or scores and is a loose bound.",
     ),
     "decoy-logits": Kind(
         "error",
-        "The model gives other logits when its input requires a gradient.",
+        "The model gives other logits when its input requires a gradient, by more than rounding.",
         "Attacks then differentiate another function than the one that is scored.",
         "Remove the branch. If it is a side effect of a fast path, make both paths give the same numbers.",
     ),
@@ -99,46 +101,49 @@ KINDS: dict[str, Kind] = {
     ),
     "not-broken-at-eps-1": Kind(
         "error",
-        "With every image allowed, gradients from the image itself do not bring accuracy down to chance.",
-        "Any classifier can be fooled without a budget. If gradients cannot do it, they do not point "
+        "With every image allowed, gradients from the image itself do not bring accuracy down to chance, nor "
+        "to 10 %, although the model has an image for more than one class.",
+        "Such a classifier can be fooled without a budget. If gradients cannot do it, they do not point "
         "anywhere.",
         "The gradient is lost, flat or wrong. See the flags on gradients; trust no number of this audit "
         "but those of black-box attacks.",
     ),
     "no-better-than-noise": Kind(
         "error",
-        "At two and at four times the budget gradient attacks break no more images than as many random "
-        "points.",
+        "From two times the budget on, up to where something breaks, gradient attacks break no more images "
+        "than as many random points.",
         "A gradient that carries information beats noise easily there. This is not tested where noise "
-        "leaves too few images for a significant outcome.",
+        "leaves too few images for a significant outcome, nor on images of less than 16 values, which "
+        "random points search as well.",
         "As for not-broken-at-eps-1.",
     ),
     "black-box-beats-white-box": Kind(
         "error",
-        "Black-box attacks broke images that no gradient attack breaks, more than chance explains, also "
-        "not in a second attack with 100 steps.",
+        "Black-box attacks broke images that no gradient attack breaks, not even a second one with 100 "
+        "steps: significantly more than half a point.",
         "An attacker who knows everything cannot be weaker than one who knows only outputs: the gradients"
         " are masked.",
         "Find out what hides them; until then the real robustness is lower than reported.",
     ),
     "random-without-eot": Kind(
         "error",
-        "The model is random, and an attack was scored without averaging over its noise.",
-        "Single gradients of a noisy model point nowhere in particular, and a single draw says little.",
+        "The model is random, and an attack was made without averaging over its noise.",
+        "Single gradients of a noisy model point nowhere in particular, and a single draw says little: an "
+        "attack that stops at the first wrong draw counts luck as success, and misses inputs that are wrong "
+        "more often.",
         "Use `spikeguard audit`, which averages and scores on fresh draws, or pass --eot.",
     ),
     "zero-gradient": Kind(
         "warning",
         "The model's own gradient is exactly zero for more than 5 % of the images.",
-        "Attacks with the training surrogate do nothing there. Other estimators were used; compare what "
-        "they found.",
-        "Nothing, if other estimators break these images. In a report, do not quote PGD with the training"
-        " surrogate.",
+        "Attacks with this gradient do nothing there. Other estimators were used; compare what they found.",
+        "Nothing, if other estimators break these images. In a report, do not quote PGD with the model's own"
+        " gradient.",
     ),
     "locked-gradient": Kind(
         "warning",
-        "The model's own gradient differs from that of its forward pass without detach, no_grad, rounding"
-        " and clipping.",
+        "The model's own gradient differs from that of its forward pass without detach, no_grad, rounding,"
+        " clipping and saturation.",
         "Something in the backward pass cuts or bends the gradient. It may be meant (a detached reset) or"
         " may hide the network.",
         "Compare the share that attacks with BPDA broke.",
@@ -146,14 +151,16 @@ KINDS: dict[str, Kind] = {
     "saturated-logits": Kind(
         "warning",
         "For more than half of the images softmax is exactly 1 in float32.",
-        "Cross-entropy then has no gradient. The margin losses of the suite do not need it.",
+        "The right class then drops out of the gradient of cross-entropy, and what is left may be zero. The "
+        "margin losses of the suite do not need it.",
         "Do not judge this model by attacks on cross-entropy alone.",
     ),
     "masking": Kind(
         "warning",
-        "Attacks with the model's own gradient overstate its accuracy by more than 5 points.",
-        "What they leave and the worst case takes is masking: the network hides from its training "
-        "surrogate, not from an attacker.",
+        "Attacks with the model's own gradient overstate its accuracy by more than 5 points against attacks "
+        "with other gradients or none.",
+        "What they leave and the worst case takes is masking: the network hides from its own gradient, not "
+        "from an attacker.",
         "Quote the worst case. To harden the network, craft training inputs with other surrogates too.",
     ),
     "not-converged": Kind(
@@ -190,8 +197,8 @@ KINDS: dict[str, Kind] = {
     ),
     "attack-failed": Kind(
         "warning",
-        "A member of the suite could not run.",
-        "What it would have broken is not known.",
+        "A member of the suite failed on some or all of its images.",
+        "What it would have broken there is not known.",
         "The message names the reason.",
     ),
     "witness-lost": Kind(
@@ -210,13 +217,13 @@ KINDS: dict[str, Kind] = {
     ),
     "clean-accuracy-low": Kind(
         "warning",
-        "Clean accuracy is less than twice chance.",
+        "Clean accuracy is hardly better than chance.",
         "A network that knows little cannot lose much.",
         "Check the labels, the order of classes, the normalization.",
     ),
     "budget-unused": Kind(
         "warning",
-        "No attack came near the border of its budget.",
+        "No attack found its best point near the border of its budget.",
         "Perhaps eps or the images are in other units than meant.",
         "Images must lie in [0, 1] and be normalized inside the model.",
     ),

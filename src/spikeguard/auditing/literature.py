@@ -43,7 +43,13 @@ LITERATURE: dict[str, tuple[str, ...]] = {
         f"{_ATHALYE}: black-box attacks that beat white-box attacks are a sign of masking.",
         f"{_CARLINI}: run attacks without gradients.",
     ),
-    "random-without-eot": (f"{_EOT}.", f"{_ATHALYE}: stochastic gradients."),
+    "random-without-eot": (
+        f"{_EOT}.",
+        f"{_ATHALYE}: stochastic gradients.",
+        "AutoAttack's authors' code, [pull request 105](https://github.com/fra31/auto-attack/pull/105), "
+        "2024: judging a random defense by a single draw inflates an attack's success, and keeps it from "
+        "inputs that would break more draws.",
+    ),
     "zero-gradient": (f"{_PINTOR}: zero gradients.", f"{_ATHALYE}: vanishing gradients."),
     "locked-gradient": (f"{_ATHALYE}: shattered gradients, and BPDA as the answer.",),
     "saturated-logits": (f"{_DISTILLATION}.", f"{_CROCE}: the DLR loss does not saturate."),

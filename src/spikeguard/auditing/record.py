@@ -140,7 +140,8 @@ def scored_by(random: bool) -> str:
 
 def attack_record(task: Task, state: State, attack: str, settings: Settings, origin: Origin) -> AttackRecord:
     """The record of a single attack. ``attack``: its name; ``settings``: as the user gave them."""
-    n, single = len(task.x), task.random and task.plan.eot_draws == 1
+    n, budgeted = len(task.x), float(task.threat.per_sample(task.x).max()) > 0
+    single = task.random and task.plan.eot_draws == 1 and budgeted
     (cost,) = state.cost.values() if state.cost else ({},)
     return AttackRecord(
         attack=attack,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spikeguard.models import Model, is_wrong, logits_of
 from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
+from spikeguard.random.generators import private_generators, seeded_generators
 from spikeguard.random.streams import preserved_noise
 
 CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
@@ -22,12 +23,14 @@ CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
 def seeded(model: Model, key: int) -> Iterator[None]:
     """Make all randomness of the model follow from ``key``, and restore the generators at the end.
 
-    That is the noise of its neurons and the global generators of torch, numpy and Python.
+    That is the noise of its neurons, the global generators of torch, numpy and Python, and those that the
+    model keeps.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     kept = preserved_noise(model) if isinstance(model, nn.Module) else nullcontext()
     with (
         kept,
+        seeded_generators(private_generators(model), key),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []),
     ):
         torch.manual_seed(key)

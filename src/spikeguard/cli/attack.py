@@ -327,6 +327,8 @@ FEW, CENTURY = 100, 3e9  # passes that are not worth a line; seconds
 
 
 def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace) -> None:
+    from spikeguard.stats import COVERS
+
     rows = []
     for name, accuracy in (("clean", entry.clean), (title, entry.worst_case)):
         between = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
@@ -342,7 +344,7 @@ def _show(entry: AttackRecord, title: str, out: Path, given: argparse.Namespace)
             f"the network is random at inference: scored by the {entry.scored_by}; --eot averages its "
             "gradients"
         )
-    common.say("robust accuracy is at most this: a stronger attack can only lower it")
+    common.say(f"robust accuracy is at most this: the interval covers {COVERS}")
     common.print_flags(entry.flags)
     common.say(f"wrote {out} and its witnesses")
     common.say(f"next: spikeguard audit {given.target} (the network may hide from this attack)")

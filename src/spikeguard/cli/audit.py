@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.errors import UserError
+from spikeguard.stats import COVERS
 
 if TYPE_CHECKING:
     from spikeguard.records.schema import AuditRecord, MemberRow
@@ -163,8 +164,11 @@ def _show(record: AuditRecord, file: Path, page: Path) -> None:
         ["attack", "family", "attempted", "first", "only this family", "alone, %", "after it, %", "s"],
         [_row(member) for member in record.members],
     )
+    for line in failures(record):
+        common.say(line)
     common.print_flags(record.flags)
     common.say(f"\nclean {100 * record.clean.value:.1f} %; robust accuracy {record.verdict}")
+    common.say(f"in brackets: 95 % interval, which covers {COVERS}")
     if (check := record.fresh_process) is not None:
         what = "inputs scored again" if record.random_model else "witnesses checked"
         found = "they all hold" if check.held else "; ".join(check.wrong)
@@ -175,6 +179,11 @@ def _show(record: AuditRecord, file: Path, page: Path) -> None:
         "standard": ", or --effort full for the last word",
     }
     common.say(f"next: spikeguard verify {file}{longer.get(record.suite.effort, '')}")
+
+
+def failures(record: AuditRecord) -> list[str]:
+    """A line for each member that failed, with its reason."""
+    return [f"failed: {m.title}: {m.failed}" for m in record.members if m.failed]
 
 
 def _row(member: MemberRow) -> list[str]:

@@ -225,10 +225,14 @@ class ZeroBudget:
 
 @dataclass(frozen=True)
 class FullBudget:
-    """What gradient attacks leave if every image is allowed, and the accuracy of chance."""
+    """What gradient attacks leave if every image is allowed, and the accuracy of chance.
+
+    ``breakable``: whether the model gives any two images different classes: there is something to find.
+    """
 
     left: float
     chance: float
+    breakable: bool = True
 
 
 @dataclass(frozen=True)
@@ -288,7 +292,11 @@ class SecondAttack:
 
 @dataclass(frozen=True)
 class Controls:
-    """Experiments whose outcome is known in advance if the attacks work."""
+    """Experiments whose outcome is known in advance if the attacks work.
+
+    ``gradients_agree``: whether the model's own gradient is that of other surrogates and of BPDA too, as in a
+    network without spikes; None if it was not measured.
+    """
 
     images: int
     zero_budget: ZeroBudget
@@ -300,6 +308,7 @@ class Controls:
     dead_surrogate_share: dict[str, float] = field(default_factory=dict)
     survivors_with_gradient: dict[str, float] = field(default_factory=dict)
     second_attack: SecondAttack | None = None
+    gradients_agree: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spikeguard.records.schema import Accuracy
+from spikeguard.stats import COVERS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,7 +27,7 @@ def with_interval(accuracy: Accuracy) -> str:
 
 
 def environment() -> Environment:
-    """The templates, with the filters that pages use."""
+    """The templates, with the filters that pages use, and ``covers``: what an interval covers."""
     import jinja2
 
     made = jinja2.Environment(
@@ -36,5 +37,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["covers"] = COVERS
     made.filters |= {"percent": percent, "with_interval": with_interval}
     return made

@@ -1,0 +1,40 @@
+"""Generators that a model keeps for itself."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spikeguard.auditing.scoring import seeded
+from spikeguard.random.generators import private_generators
+
+KEPT = {
+    "torch": (torch.Generator, lambda g: torch.rand(3, generator=g).tolist()),
+    "numpy": (lambda: np.random.default_rng(1), lambda g: g.random(3).tolist()),
+    "old numpy": (lambda: np.random.RandomState(1), lambda g: g.rand(3).tolist()),
+    "python": (lambda: random.Random(1), lambda g: [g.random() for _ in range(3)]),
+}
+
+
+@pytest.mark.parametrize(("make", "draw"), KEPT.values(), ids=KEPT)
+def test_they_are_found_seeded_and_restored(make, draw):
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Identity()
+            self.inner.kept = make()
+
+    model = Holder()
+    own = model.inner.kept
+    assert [g is own for g in private_generators(model)] == [True]
+    assert any(g is own for g in private_generators(lambda x: x + draw(own)[0]))
+    with seeded(model, 7):
+        first = draw(own)
+    with seeded(model, 7):
+        again = draw(own)
+    with seeded(model, 8):
+        other = draw(own)
+    assert first == again != other
+    assert draw(own) == draw(make()), "its own sequence goes on as if nothing had happened"
