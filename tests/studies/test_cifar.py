@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import spikeguard as sg
-from spikeguard.data.images import Dataset
+from spikeguard.data.images import Images
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.schema import Accuracy, Masking, SuiteId
 from spikeguard.records.studies import StudyAudit
+from spikeguard.sweep.cells import Cell, Context, Judgment
+from spikeguard.training.builder import training_parts
 from spikeguard.training.checkpoint import STATE, WEIGHTS, load_tensors
 from studies.cifar import command, pace, queue
 from studies.cifar import work as work_module
@@ -219,15 +221,26 @@ def test_the_command_runs_a_queue_and_says_what_is_wrong_in_a_line(
     assert "unknown field 'widht'" in capsys.readouterr().err
 
 
-def test_a_real_audit_stands_in_the_record(
-    cells: tuple[Planned, ...], tmp_path: Path, short_controls: None, little_data: Dataset
+def test_the_audit_is_on_validation_images_that_no_training_chose_by(
+    cells: tuple[Planned, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    audits = []
+
+    def audit(context: Context, cell: Cell, images: Images, judgment: Judgment, *rest: object) -> None:
+        audits.append((images, judgment))
+        if len(audits) == 1:
+            raise UserError("it began by another version")
+
+    monkeypatch.setattr(work_module, "audit_cell", audit)
+    monkeypatch.setattr(work_module, "summary", lambda _: AUDIT)
     place = Place(tmp_path / "state", tmp_path / "results", threading.Event())
     queue.run(cells[1:], place, None)
-    audit = CellRecord.read(place.record(cells[1])).audit
-    assert audit.clean.n == 10
-    assert audit.suite.effort == "quick"
-    assert len(audit.right) == 10
+    assert CellRecord.read(place.record(cells[1])).audit == AUDIT
+    (images, judgment), again = audits
+    held = training_parts(cells[1].cell.recipe, sg.load_data("embedded"))[1]
+    assert images.index.tolist() == held.index.tolist()[-10:] == again[0].index.tolist()
+    assert len(held) == 20
+    assert (judgment.threat, judgment.effort) == (sg.Linf(8 / 255), "quick")
 
 
 def test_the_cells_of_the_study_are_sound() -> None:
