@@ -166,14 +166,14 @@ def test_links_between_documents_resolve() -> None:
 
 
 def test_documents_name_files_that_exist() -> None:
-    package, study = ROOT / "src" / "spikeguard", ROOT / "studies" / "embedded"
+    folders = (ROOT, ROOT / "src" / "spikeguard", *(ROOT / "studies").iterdir())
     found = [
         f"{name_of(path)}:{number}: {file}"
         for path in documents()
         if path.name not in ("LAB.md", "CHANGELOG.md")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         for file in FILE.findall(line)
-        if file != "utils.py" and not any((folder / file).exists() for folder in (ROOT, package, study))
+        if file != "utils.py" and not any((folder / file).exists() for folder in folders)
     ]
     assert not found, "\n" + "\n".join(found)
 

@@ -29,10 +29,13 @@ from studies.embedded.matrix import EPS, LOW, MORE, MORE_AT_LAST, adaptive_attac
 
 # gradients averaged without hurrying an estimator's schedule, inputs kept on the grid
 JUDGE_VERSION = "random models, second version"
-DEFAULTS_OF_OLD_RECIPES: dict[str, float | None] = {
+DEFAULTS_OF_OLD_RECIPES: dict[str, float | str | None] = {
     "eps_end": None,
     "late_steps": None,
     "late_share": 0.3,
+    "label_smoothing": 0.0,
+    "schedule": "cosine",
+    "average_from": 0.0,
 }  # fields that older recipes lack, and what they mean there
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeguard.data import sample, sources
-from spikeguard.data.batches import batches, crop_and_flip
+from spikeguard.data.batches import Placement, batches, crop_and_flip
 from spikeguard.data.images import Images
 from spikeguard.data.sources import DEBIAN, load_data
 from spikeguard.errors import UserError
@@ -239,7 +239,19 @@ def test_crop_and_flip_equals_a_loop(pad: int, seed: int) -> None:
         assert torch.equal(got[i], cropped.flip(2) if mirrored[i] else cropped)
 
 
-def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images: Images) -> None:
+def test_a_placement_is_undone_where_the_image_shows():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(0, 256, (6, 3, 9, 7), generator=generator, dtype=torch.uint8)
+    placement = Placement.draw(6, generator, x.device, pad=3)
+    placed = placement.apply(x)
+    assert torch.equal(placement.put_back(placed, x), x)
+    shown = placement.put_back(torch.ones_like(placed), torch.zeros_like(x))
+    back = placement.put_back(placed, torch.zeros_like(x))
+    assert torch.equal(back, x * shown)
+    assert 0 < float(shown.float().mean()) < 1
+
+
+def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images):
     whole = list(batches(images, 4, epoch=1, seed=0, augment=True))
     assert len(whole) == 3
     late = list(batches(images, 4, epoch=1, seed=0, augment=True, start=2))

@@ -255,6 +255,8 @@ CLAIMS: dict[str, tuple[tuple[Defense, ...], tuple[Defense, ...], Measure, dict[
     "InputNoise": ((), (sg.defenses.InputNoise(sigma=0.4),), under_noise_of_the_image, {}),
     "InputQuantization": ((), (sg.defenses.InputQuantization(levels=2),), under_two_gray_levels, {}),
     "RandHet": ((), (sg.defenses.RandHet(sigma=2.0),), under_random_decays, {}),
+    "NFGSM": ((), (sg.defenses.NFGSM(eps=EPS),), broken, {}),
+    "PGI": ((), (sg.defenses.PGI(eps=EPS, pull=1.0),), broken, {}),
     "DSD": ((), (sg.defenses.DSD(),), dominance, {}),
     "Distillation": ((), (sg.defenses.Distillation(eps=EPS),), broken, {}),
     "AT that grows": (
@@ -390,6 +392,7 @@ def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data: Dataset) -
         "rat",
         "distillation + input_noise",
         "fitted_surrogate",
+        "pgi + awp + ema + overfitting_stop",
     ],
 )
 def test_a_training_with_it_resumes_to_the_same_bits(
@@ -400,6 +403,7 @@ def test_a_training_with_it_resumes_to_the_same_bits(
         "distillation": {"steps": 1, "share": 0.6},
         "feel": {"radii": (0.5, 0.3)},
         "at": {"steps": 1},
+        "overfitting_stop": {"images": 10, "steps": 2},
     }
     chosen = tuple(DEFENSES[part](**settings.get(part, {})) for part in name.split(" + "))
     recipe = little_recipe(defenses=chosen, epochs=3, options={"width": 2})

@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import little_recipe
 
+from spikeguard.data.images import Dataset
 from spikeguard.networks.classifier import Classifier
-from spikeguard.training.objective import optimizer, rate
+from spikeguard.training.objective import optimizer, rate, task_loss
+from spikeguard.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("warmup", [0.2, 0.5])
@@ -65,3 +67,29 @@ def test_weight_decay_acts_on_matrices_only(tiny: Classifier) -> None:
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(p) for p in tiny.parameters() if p.dim() > 1}
     assert {group["weight_decay"] for group in groups} == {0.01, 0.0}
+
+
+def test_one_cycle_falls_in_a_line() -> None:
+    recipe = little_recipe(lr=0.4, warmup=0.2, schedule="one_cycle")
+    assert [rate(recipe, d) for d in (0.1, 0.2, 0.4, 0.6, 1.0)] == pytest.approx([0.21, 0.4, 0.3, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("kind", ["mean", "per_step"])
+def test_label_smoothing_spreads_a_share_of_the_target(kind: str) -> None:
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    y, chosen = torch.arange(5) % 3, logits if kind == "per_step" else logits[0]
+    target = 0.7 * torch.eye(3)[y] + 0.1
+    expected = -(target * chosen.log_softmax(-1)).sum(-1).mean()
+    assert float(task_loss(kind, chosen, y, 0.3)) == pytest.approx(float(expected))
+    assert torch.equal(task_loss(kind, chosen, y, 0.0), task_loss(kind, chosen, y))
+
+
+def test_a_training_uses_the_smoothed_target(little_data: Dataset) -> None:
+    """A step's loss is linear in the share: cross-entropy at 0, mean over all classes at 1."""
+    x, y = little_data.train.pixels()[:20], little_data.train.y[:20]
+    losses = []
+    for share in (0.0, 0.4, 0.8):
+        trainer = Trainer(little_recipe(label_smoothing=share), little_data, torch.device("cpu"))
+        losses.append(trainer.step(x, y)["loss"])
+    assert losses[1] - losses[0] == pytest.approx((losses[2] - losses[0]) / 2, rel=1e-3)
+    assert abs(losses[2] - losses[0]) > 1e-3

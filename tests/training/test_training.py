@@ -26,7 +26,15 @@ from spikeguard.records.plain import Json, plain
 from spikeguard.records.schema import TrainingRecord
 from spikeguard.training import trainer
 from spikeguard.training.builder import make_network
-from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, Position, load_tensors
+from spikeguard.training.checkpoint import (
+    METRICS,
+    RECORD,
+    STATE,
+    WEIGHTS,
+    Position,
+    load_tensors,
+    save_tensors,
+)
 from spikeguard.training.loop import train
 from spikeguard.training.objective import task_loss
 from spikeguard.training.recipe import Recipe
@@ -161,6 +169,23 @@ def test_resuming_under_other_conditions_is_refused(little_data: Dataset, tmp_pa
         train(little_recipe(), tmp_path / "r", resume=True, data=little_data)
     with pytest.raises(UserError, match="unfinished run"):
         sg.load(tmp_path / "r")
+    with pytest.raises(UserError, match="was made with recipe"):
+        train(little_recipe(lr=0.2), tmp_path / "r", resume="anywhere", data=little_data)
+    run = train(little_recipe(), tmp_path / "r", resume="anywhere", data=little_data)
+    assert len(run.record.epochs) == 2
+
+
+def test_a_state_of_an_older_version_lacks_newer_fields_and_resumes(little_data, tmp_path):
+    def stop(report):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(little_recipe(), tmp_path / "r", data=little_data, progress=stop)
+    tensors, metadata = load_tensors(tmp_path / "r" / STATE)
+    del metadata["conditions"]["recipe"]["label_smoothing"]
+    save_tensors(tmp_path / "r" / STATE, tensors, metadata)
+    run = train(little_recipe(), tmp_path / "r", resume=True, data=little_data)
+    assert same(weights(run.net), weights(train(little_recipe(), data=little_data).net))
 
 
 def test_an_existing_run_is_not_overwritten(little_data: Dataset, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from spikeguard.arguments import checked
 from spikeguard.data import sample
 from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
+from spikeguard.data.packed import Packed
 from spikeguard.errors import UserError, unknown
 from spikeguard.records.files import read_bytes
 
@@ -50,7 +51,8 @@ class Source:
     """The files of one data set.
 
     ``train`` and ``test``: name -> sha256 of the contents; ``read``: from the contents to images;
-    ``subfolders`` and ``system``: further places of the files; ``downloads``: files to fetch from ``url``.
+    ``subfolders`` and ``system``: further places of the files; ``downloads``: files to fetch from ``url``;
+    ``packed``: how a file may also lie there, as pictures.
     """
 
     train: dict[str, str]
@@ -63,6 +65,7 @@ class Source:
     downloads: tuple[str, ...]
     subfolders: tuple[str, ...] = ()
     system: tuple[Path, ...] = ()
+    packed: Mapping[str, Packed] = field(default_factory=dict)
 
 
 def _idx(files: list[bytes]) -> Images:
@@ -118,7 +121,14 @@ SOURCES = {
         std=(0.2470, 0.2435, 0.2616),
         url="https://www.cs.toronto.edu/~kriz/",
         downloads=("cifar-10-binary.tar.gz",),
-        subfolders=("cifar-10-batches-bin",),
+        subfolders=("cifar-10-batches-bin", "cifar10"),
+        packed={
+            **{
+                f"data_batch_{k + 1}.bin": Packed((f"train_{k + 1}.webp",), ("train",), 10_000 * k)
+                for k in range(5)
+            },
+            "test_batch.bin": Packed(("test.webp",), ("test",)),
+        },
     ),
     "cifar100": Source(
         train={"train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"},
@@ -129,7 +139,11 @@ SOURCES = {
         std=(0.2673, 0.2564, 0.2762),
         url="https://www.cs.toronto.edu/~kriz/",
         downloads=("cifar-100-binary.tar.gz",),
-        subfolders=("cifar-100-binary",),
+        subfolders=("cifar-100-binary", "cifar100"),
+        packed={
+            "train.bin": Packed(tuple(f"train_{k + 1}.webp" for k in range(5)), ("train_coarse", "train")),
+            "test.bin": Packed(("test.webp",), ("test_coarse", "test")),
+        },
     ),
 }
 NAMES = ("embedded", *SOURCES)
@@ -187,12 +201,14 @@ def _complete(source: Source, place: Path) -> bool:
 
 
 def _copies(file: str, source: Source, place: Path) -> Iterator[tuple[Path, Callable[[], bytes]]]:
-    """Yield every copy of a file: plain, gzipped, or inside the official archive."""
+    """Yield every copy of a file: plain, gzipped, packed, or inside the official archive."""
     for folder in (place, *(place / s for s in source.subfolders)):
         if (path := folder / file).is_file():
             yield path, partial(read_bytes, path, LARGEST)
         if (path := folder / f"{file}.gz").is_file():
             yield path, partial(_unzipped, path)
+        if (packed := source.packed.get(file)) and packed.lies_in(folder):
+            yield folder / packed.pictures[0], partial(packed.content, folder)
     for archive in source.downloads:
         if archive.endswith(".tar.gz") and (path := place / archive).is_file():
             yield path, partial(_member, path, file)

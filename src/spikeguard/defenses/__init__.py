@@ -4,6 +4,7 @@ A new one is a class in a file, and a line in ``DEFENSES``: recipes, flags, docu
 """
 
 from spikeguard.defenses.adversarial import AT, MART, TRADES, TemporalEnsemble
+from spikeguard.defenses.awp import AWP
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow, View, compose
 from spikeguard.defenses.conversion import ANNTwin, Conversion
 from spikeguard.defenses.crafting import CRAFTING_GRADIENTS, Adversary
@@ -14,6 +15,8 @@ from spikeguard.defenses.gradient import SR
 from spikeguard.defenses.inputs import FEEL, InputNoise, InputQuantization
 from spikeguard.defenses.membrane import MPDSGR
 from spikeguard.defenses.neural import DLIF, HoSNN, RandHet, StoG
+from spikeguard.defenses.one_step import NFGSM, PGI
+from spikeguard.defenses.overfitting import OverfittingStop
 from spikeguard.defenses.parameters import DSD, EMA, RAT, EarlyStopping
 from spikeguard.defenses.tgo import TGO
 from spikeguard.errors import UserError
@@ -44,6 +47,10 @@ DEFENSES: dict[str, type[Defense]] = {
     "fitted_surrogate": FittedSurrogate,
     "shift_guard": ShiftGuard,
     "first_layer_guard": FirstLayerGuard,
+    "nfgsm": NFGSM,
+    "pgi": PGI,
+    "awp": AWP,
+    "overfitting_stop": OverfittingStop,
 }
 
 

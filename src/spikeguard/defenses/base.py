@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack
+from spikeguard.data.batches import TrainingBatch
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.random import draws
@@ -44,7 +45,8 @@ class Step:
 
     ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the
     training. ``views`` maps a name ('clean', 'adversarial', ...) to a forward pass; ``logits`` to what came
-    out: ``[N, K]``, or ``[T, N, K]`` with a loss of every step.
+    out: ``[N, K]``, or ``[T, N, K]`` with a loss of every step. ``batch``: the images' places in the training
+    set ``[N]``, and how they were shifted and mirrored; None outside a training's own steps.
 
     >>> step = sg.defenses.Step(net, x, y)
     >>> step.main_view(), step.draw("noise") == step.draw("noise")
@@ -58,6 +60,7 @@ class Step:
     progress: float = 0.0
     views: dict[str, View] = field(default_factory=dict)
     logits: dict[str, Tensor] = field(default_factory=dict)
+    batch: TrainingBatch | None = None
 
     def __post_init__(self) -> None:
         self.views = self.views or {"clean": View(self.x, 1.0)}
@@ -93,6 +96,8 @@ class Hooks:
     """
 
     settled = True  # False while the network is not yet of the kind that is kept
+    ended = False  # True once the training is to end after this epoch
+    last = False  # True: ``finish`` acts after that of all others
 
     def begin(self, step: Step) -> None:
         """Before anything else of a step, and before a validation.

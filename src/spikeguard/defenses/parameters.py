@@ -168,7 +168,8 @@ def deflated(g: Tensor, iterations: int) -> Tensor:
 class EMA(Defense):
     """Keep the weights averaged over the training, ``w <- decay w + (1 - decay) now``.
 
-    Batch norm's averages are estimated anew, on clean training images.
+    ``average_from``: the share of the training after which averaging begins; in long trainings the second
+    half is enough. Batch norm's averages are estimated anew, on clean training images.
 
     >>> sg.defenses.EMA(decay=0.99)
     EMA(decay=0.99)
@@ -187,9 +188,12 @@ class EMA(Defense):
 
     decay: float = 0.995
     """Share of the old average that a training step keeps."""
+    average_from: float = 0.0
+    """Share of the training after which averaging begins."""
 
     def __post_init__(self) -> None:
         self._need(0 <= self.decay < 1, "decay", "in [0, 1)")
+        self._need(0 <= self.average_from < 1, "average_from", "in [0, 1)")
 
     def start(self, net: Classifier) -> Hooks:
         return _EMA(self, net)
@@ -203,6 +207,12 @@ class _EMA(Hooks):
 
     @torch.no_grad()
     def after(self, step: Step) -> None:
+        begins = self.settings.average_from
+        if step.progress < begins:
+            return
+        if begins and not int(self.steps):  # whatever came before is left out
+            for name, p in step.net.named_parameters():
+                self.mean[name].copy_(p)
         self.steps += 1
         kept = min(
             self.settings.decay, float(self.steps) / (10 + float(self.steps))
@@ -212,6 +222,8 @@ class _EMA(Hooks):
 
     @torch.no_grad()
     def finish(self, net: Classifier, images: Iterator[Tensor]) -> None:
+        if not int(self.steps):  # a training of few steps, or one that ended early
+            return
         for name, p in net.named_parameters():
             p.copy_(self.mean[name])
         reestimate(net, images)

@@ -187,19 +187,23 @@ def load_state(
     net: nn.Module,
     optimizer: torch.optim.SGD,
     recipe: Recipe,
-    conditions: Conditions,
+    conditions: Conditions | None,
     per_epoch: int,
 ) -> tuple[Position, dict[str, Tensor]]:
     """Restore a saved state and return the state of the defenses. ``per_epoch``: steps of an epoch.
 
-    UserError if it is damaged, or was made under other conditions, under which a run could not go on to the
-    same bits. Nothing is restored then.
+    UserError if it is damaged, another recipe's, or was made under other conditions, under which a run could
+    not go on to the same bits. Nothing is restored then. ``conditions`` None: any are good.
     """
     path = folder / STATE
     tensors, metadata = load_tensors(path)
     conditions_then = table(metadata.get("conditions"), f"{path}: conditions")
-    for name, value in _needed(recipe, conditions).items():
-        if (before := conditions_then.get(name)) != value:
+    needed = {"recipe": recipe.values()} if conditions is None else _needed(recipe, conditions)
+    for name, value in needed.items():
+        before = conditions_then.get(name)
+        if name == "recipe":  # of an older version: without the fields that came since
+            before = Recipe.of(table(before, f"{path}: recipe"), f"{path}: recipe").values()
+        if before != value:
             raise UserError(
                 f"{path} was made with {name} = {before}, now {name} = {value}: resume with the same to get "
                 "the same bits"

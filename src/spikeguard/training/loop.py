@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Run:
 def train(
     recipe: Recipe,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["anywhere"] = False,
     device: str | None = None,
     *,
     data: Dataset | None = None,
@@ -64,7 +65,8 @@ def train(
 
     A checkpoint is written at every epoch's end, every ``save_every`` steps, and on Ctrl-C or once ``stop``
     is set, which raises Interrupted. ``resume`` goes on from the last one to the same bits as an unbroken
-    run. ``data`` None loads ``recipe.data``. UserError: the folder holds something already, the state is
+    run; 'anywhere' goes on under other conditions as well (machine, threads, version), to other last bits.
+    ``data`` None loads ``recipe.data``. UserError: the folder holds something already, the state is
     another recipe's, the loss is not finite, the disk is full.
 
     >>> recipe = sg.Recipe(epochs=1, train_images=100, timesteps=2, batch_size=50, options={"width": 2})
@@ -82,7 +84,7 @@ def train(
     elif resume:
         raise UserError("train: resume needs the folder of the run (out=...)")
     with ctrl_c() as stopped:
-        while trainer.at.epoch < recipe.epochs:
+        while not trainer.ended:
             for report in trainer.epoch(stopped):
                 if progress:
                     progress(report)
@@ -107,7 +109,7 @@ def train(
     return Run(trainer.net.eval(), folder, record)
 
 
-def _open(trainer: Trainer, folder: Path, resume: bool) -> None:
+def _open(trainer: Trainer, folder: Path, resume: bool | Literal["anywhere"]) -> None:
     """Resume the training in a folder, or begin it there."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write {folder}: it is not a folder")
@@ -119,13 +121,9 @@ def _open(trainer: Trainer, folder: Path, resume: bool) -> None:
             + (" (nothing is left to resume)" if resume else "")
         )
     if resume and (folder / STATE).exists():
+        needed = None if resume == "anywhere" else trainer.conditions
         trainer.at, kept = load_state(
-            folder,
-            trainer.net,
-            trainer.optimizer,
-            trainer.recipe,
-            trainer.conditions,
-            trainer.per_epoch,
+            folder, trainer.net, trainer.optimizer, trainer.recipe, needed, trainer.per_epoch
         )
         _restore_hooks(trainer, kept, folder)
     elif not resume and folder.exists() and any(folder.iterdir()):

@@ -18,20 +18,23 @@ TET = 0.001  # weight of its distance from 1
 LEAK = 0.1
 
 
-def task_loss(kind: str, logits: Tensor, y: Tensor) -> Tensor:
+def task_loss(kind: str, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """The recipe's loss of logits ``[N, K]`` ('mean'), else ``[T, N, K]``, for labels ``[N]``."""
     if kind == "mean":
-        return F.cross_entropy(logits, y)
-    entropy = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)))
+        return F.cross_entropy(logits, y, label_smoothing=smoothing)
+    entropy = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)), label_smoothing=smoothing)
     return entropy if kind == "per_step" else (1 - TET) * entropy + TET * (logits - 1.0).square().mean()
 
 
 def rate(recipe: Recipe, done: float) -> float:
-    """The learning rate at a share of the training: a linear rise, then a cosine down to 0."""
+    """The learning rate at a share of the training: a linear rise, then a cosine or a line down to 0."""
     warmup, lr = recipe.warmup, recipe.lr
     if done < warmup:
         return lr * (0.05 + 0.95 * done / warmup)
-    return lr * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+    fallen = (done - warmup) / (1 - warmup)
+    if recipe.schedule == "one_cycle":
+        return lr * (1 - fallen)
+    return lr * (1 + math.cos(math.pi * fallen)) / 2
 
 
 def optimizer(recipe: Recipe, net: Classifier) -> torch.optim.SGD:

@@ -40,11 +40,13 @@ class Recipe:
 
     ``loss`` 'mean' is cross-entropy of the logits averaged over time, 'per_step' its average over the steps'
     own logits, 'tet' 0.999 of the latter and 0.001 of the logits' mean squared distance from 1 (Deng et al.,
-    ICLR 2022). The learning rate rises linearly over ``warmup`` (a share of the training) to ``lr`` and falls
-    to 0 by cosine; SGD with Nesterov momentum, weight decay on matrices only. ``precision`` 'bfloat16' is
-    autocast; potentials stay float32. 'auto' picks by machine and network size, and the record holds the
-    pick. ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass:
-    less memory, same bits. UserError names a field that is out of range.
+    ICLR 2022). ``label_smoothing`` mixes its targets with the uniform one (Szegedy et al., CVPR 2016);
+    adversaries are crafted without. The learning rate rises linearly over ``warmup`` (a share of the
+    training) to ``lr`` and falls to 0: by cosine, or in a line for ``schedule`` 'one_cycle' (Smith and Topin,
+    2017); SGD with Nesterov momentum, weight decay on matrices only. ``precision`` 'bfloat16' is autocast;
+    potentials stay float32. 'auto' picks by machine and network size, and the record holds the pick.
+    ``checkpoint`` keeps only what lies between blocks and computes the rest again in the backward pass: less
+    memory, same bits. UserError names a field that is out of range.
 
     >>> recipe = sg.Recipe(network="vgg11", defenses=(sg.AT(eps=8 / 255), sg.TGO()))
     >>> sg.Recipe.of(recipe.values()) == recipe
@@ -73,12 +75,16 @@ class Recipe:
     """Defenses, which act in this order."""
     loss: Literal["mean", "per_step", "tet"] = "mean"
     """Cross-entropy of the mean logits, of every step's logits, or TET."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 128
     """Images of a training step."""
     lr: float = 0.1
     """Highest learning rate."""
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
+    """How the learning rate falls after the warm-up: by cosine or in a line."""
     warmup: float = 0.2
     """Share of the training over which the learning rate rises."""
     momentum: float = 0.9
@@ -104,6 +110,7 @@ class Recipe:
             _check_range(defense, f"recipe: {type(defense).__name__}")
         for name, allowed in (
             ("loss", ("mean", "per_step", "tet")),
+            ("schedule", ("cosine", "one_cycle")),
             ("precision", ("float32", "bfloat16", "auto")),
         ):
             if getattr(self, name) not in allowed:
@@ -113,7 +120,7 @@ class Recipe:
         compose(*self.defenses)
         if not self.validation and (chooses := [d for d in self.defenses if d.chooses]):
             raise UserError(f"recipe: validation = 0 leaves {type(chooses[0]).__name__} nothing to choose by")
-        for name in ("validation", "warmup", "momentum"):
+        for name in ("validation", "warmup", "momentum", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} = {getattr(self, name)} must lie in [0, 1)")
         if not self.lr > 0 or not self.weight_decay >= 0:

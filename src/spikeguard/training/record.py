@@ -17,7 +17,7 @@ def training_record(trainer: Trainer) -> TrainingRecord:
         machine=machine(),
         cost=TrainingCost(
             seconds=round(trainer.at.seconds, 2),
-            steps=trainer.recipe.epochs * trainer.per_epoch,
+            steps=trainer.at.epoch * trainer.per_epoch,
             images=len(trainer.images),
         ),
         parameters=sum(p.numel() for p in trainer.net.parameters()),

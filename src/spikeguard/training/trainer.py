@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeguard.data.batches import batches
+from spikeguard.data.batches import TrainingBatch, batches, placed_batches
 from spikeguard.data.images import Dataset
 from spikeguard.defenses import Hooks, Step
 from spikeguard.errors import UserError
@@ -68,11 +68,11 @@ class Trainer:
         """Train for the rest of the running epoch; yields a report after each step."""
         recipe, at = self.recipe, self.at
         self.net.train()
-        for x, y in batches(
+        for batch in placed_batches(
             self.images, recipe.batch_size, at.epoch, recipe.seed, recipe.augment, start=at.batch
         ):
             begun = time.perf_counter()
-            for name, value in self.step(x, y).items():
+            for name, value in self.step(batch.x, batch.y, batch).items():
                 at.sums[name] = at.sums.get(name, 0.0) + value
             at.batch += 1
             at.seconds += time.perf_counter() - begun
@@ -110,15 +110,18 @@ class Trainer:
         log.debug("epoch %d of %d: %s", at.epoch + 1, recipe.epochs, row)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
 
-    def step(self, x: Tensor, y: Tensor) -> dict[str, float]:
-        """One step on images ``[N, C, H, W]`` and labels ``[N]``; loss and accuracy, to be summed up."""
+    def step(self, x: Tensor, y: Tensor, batch: TrainingBatch | None = None) -> dict[str, float]:
+        """One step on images ``[N, C, H, W]`` and labels ``[N]``; loss and accuracy, to be summed up.
+
+        ``batch``: where they come from.
+        """
         recipe, at, net = self.recipe, self.at, self.net
         number = at.epoch * self.per_epoch + at.batch
         done = number / (recipe.epochs * self.per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(recipe, done)
         seed_noise(net, draws.key(recipe.seed, "noise", number))
-        step = Step(net, x, y, 0, done)
+        step = Step(net, x, y, 0, done, batch=batch)
         for hook in self.hooks:
             hook.begin(step)
         for k, hook in enumerate(self.hooks):
@@ -136,7 +139,8 @@ class Trainer:
                     stack.enter_context(frozen_norms(net))
                 step.logits[name] = net(view.x, per_step=recipe.loss != "mean")
             if view.weight:
-                loss = loss + view.weight * task_loss(recipe.loss, step.logits[name], y)
+                own = task_loss(recipe.loss, step.logits[name], y, recipe.label_smoothing)
+                loss = loss + view.weight * own
         penalties = [p for hook in self.hooks if (p := hook.penalty(step)) is not None]
         total = loss + sum(penalties)
         if not bool(torch.isfinite(total)):
@@ -186,11 +190,16 @@ class Trainer:
         self.net.train()
         return right, measured
 
+    @property
+    def ended(self) -> bool:
+        """Whether no epoch is left, or a defense ends the training."""
+        return self.at.epoch >= self.recipe.epochs or any(hook.ended for hook in self.hooks)
+
     def finish(self) -> None:
         """Let the defenses change the network that is kept, and measure its accuracy again if one did."""
         seed_noise(self.net, draws.key(self.recipe.seed, "finish"))
         before = [value.clone() for value in self.net.state_dict().values()]
-        for hook in self.hooks:
+        for hook in sorted(self.hooks, key=lambda hook: hook.last):
             training = batches(
                 self.images, self.recipe.batch_size, self.recipe.epochs, self.recipe.seed, self.recipe.augment
             )

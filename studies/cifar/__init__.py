@@ -1,0 +1,1 @@
+"""CIFAR: trainings that take hours, in pieces that can be resumed."""

@@ -1,0 +1,54 @@
+"""What is kept of a cell: one file each under ``results/cifar``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from spikeguard.records.schema import Record, Settings, TrainingRecord
+from spikeguard.records.studies import StudyAudit, StudyMachine
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a training that one process did, on one machine.
+
+    ``began``: UTC; ``first`` and ``last`` step; ``seconds`` without pauses; ``cpu_seconds`` of all threads:
+    they say what a training costs where other work shares the cores.
+    """
+
+    began: str
+    first: int
+    last: int
+    seconds: float
+    cpu_seconds: float
+    machine: StudyMachine
+    torch: str
+    spikeguard: str
+
+
+@dataclass(frozen=True)
+class Pieces(Record):
+    """The parts of a training so far."""
+
+    kind: ClassVar[str] = "cifar pieces"
+    pieces: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True)
+class CellRecord(Record):
+    """A finished cell: what it is for, its training, its audit on validation images.
+
+    ``failed``: why there is no audit, or no training. ``weights``: sha256 of the file beside the record.
+    """
+
+    kind: ClassVar[str] = "cifar cell"
+    name: str
+    question: str
+    minutes: float
+    recipe: Settings
+    training: TrainingRecord | None = None
+    audit: StudyAudit | None = None
+    failed: str | None = None
+    pieces: tuple[Piece, ...] = ()
+    weights: str | None = None
