@@ -142,7 +142,7 @@ def little_demo(little_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     from spikeguard.demo import run as demo
     from spikeguard.demo import training
 
-    narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "tgo")}
+    narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "nlif", "tgo")}
     monkeypatch.setattr(demo, "load_data", lambda _: little_data)
     for module in (demo, training):
         monkeypatch.setattr(module, "recipe", narrow.__getitem__)

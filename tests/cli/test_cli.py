@@ -538,10 +538,9 @@ def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
     told = capsys.readouterr().out
     record = read_json(out / "demo.json")
     page = (out / "index.html").read_text()
-    assert [n["role"] for n in record["networks"]] == ["vanilla", "control", "tgo"]
+    assert [n["role"] for n in record["networks"]] == ["vanilla", "control", "nlif", "tgo"]
     for n in record["networks"]:
-        for eps in record["eps"]:
-            a = n["attacks"][eps]
+        for a in n["attacks"].values():
             assert a["worst_case"]["value"] <= min(m["alone"]["value"] for m in a["members"] if "alone" in m)
             assert f"{100 * a['worst_case']['value']:.1f}" in page
             assert f"{100 * a['worst_case']['value']:.1f}" in told

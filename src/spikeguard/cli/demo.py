@@ -1,4 +1,4 @@
-"""``spikeguard demo``: two networks, trained and attacked, and a page."""
+"""``spikeguard demo``: four networks, trained and attacked, and a page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def parser() -> common.Parser:
     made = common.Parser(
         "demo",
-        "Train a vanilla and a TGO network on the embedded images, attack both, write a page and the "
-        "records.",
+        "Train a vanilla network, two controls and TGO on the embedded images, attack them, write a page and "
+        "the records.",
     )
     made.add_argument(
         "--out", type=common.path, default=Path("spikeguard-demo"), help="folder for page, records and runs"
@@ -68,9 +68,10 @@ def _show(record: DemoRecord) -> None:
 
     networks = record.networks
     for eps in record.eps:
-        titles = [m.title for m in networks[0].attacks[eps].members if m.alone is not None]
+        attacked = [n for n in networks if eps in n.attacks]
+        titles = [m.title for m in attacked[0].attacks[eps].members if m.alone is not None]
         rows = []
-        for n in networks:
+        for n in attacked:
             a = n.attacks[eps]
             rows.append([n.label, *(with_interval(v) for v in (a.clean, *a.alone.values(), a.worst_case))])
         title = f"attacked with {eps}: accuracy in % (95 % interval), {record.images} test images"

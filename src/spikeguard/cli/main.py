@@ -19,7 +19,7 @@ NO_MEMORY = re.compile(
 )
 """What torch says where memory ends."""
 VERBS = {
-    "demo": "train vanilla and TGO on the embedded images, attack both, write a page",
+    "demo": "train vanilla, two controls and TGO on the embedded images, attack them, write a page",
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
     "attack": "attack a network by one attack; a record with witnesses",
     "audit": "judge a network by the strongest attacks known; record, witnesses, page",

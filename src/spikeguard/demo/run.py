@@ -1,4 +1,4 @@
-"""The demo: a vanilla and a TGO network on the embedded images, attacked, with a page of what helped."""
+"""The demo: vanilla, two controls and TGO on the embedded images, attacked, with a page of what helped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from spikeguard.data.sources import load_data
 from spikeguard.demo.measuring import DELTA, EPS, NEIGHBOR_IMAGES, attacked_pictures, measure
-from spikeguard.demo.training import Demo, TrainedNetwork, train_network
+from spikeguard.demo.training import Demo, train_network
 from spikeguard.diagnose.neighbors import EDGES, gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.kernels import cpp_build
@@ -41,11 +41,12 @@ def run(
     demo = Demo(settings, out, data, test, progress)
     vanilla = train_network(demo, "vanilla", "vanilla")
     guarded = train_network(demo, "tgo", "TGO")
-    # the factor is not chosen on test images
+    # the gain is not chosen on test images
     held = training_parts(recipe("vanilla"), data)[1].to(test.x.device).pixels()[:NEIGHBOR_IMAGES]
-    scaled, factor = gain_scaled(vanilla.net, held, neighbors(guarded.net, held, DELTA).mean, DELTA)
-    control = TrainedNetwork(scaled, "control", "vanilla, gains scaled", vanilla.training, factor)
-    rows = tuple(measure(demo, one) for one in (vanilla, control, guarded))
+    gain = round(gain_scaled(vanilla.net, held, neighbors(guarded.net, held, DELTA).mean, DELTA)[1], 2)
+    control = train_network(demo, "control", f"vanilla, gains x {gain:g}", gain)
+    noisy = train_network(demo, "nlif", "noise alone")
+    rows = tuple(measure(demo, one) for one in (vanilla, control, noisy, guarded))
     curve = rows[0].attacks[EPS[0]].controls
     assert curve is not None
     assert curve.curve is not None

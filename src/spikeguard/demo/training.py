@@ -31,24 +31,30 @@ class Demo:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network of the demo and what its training took; ``factor`` multiplies its batch-norm gains."""
+    """A network of the demo and what its training took; ``gain``: its batch-norm gains before training."""
 
     net: Classifier
     role: str
     label: str
     training: TrainingRecord
-    factor: float = 1.0
+    gain: float = 1.0
 
 
-def train_network(demo: Demo, name: str, label: str) -> TrainedNetwork:
-    """The network of a recipe, trained now unless an earlier demo has done it."""
-    folder = demo.out / "runs" / name
+def train_network(demo: Demo, role: str, label: str, gain: float = 1.0) -> TrainedNetwork:
+    """The network of the recipe of that role, trained now unless an earlier demo has done it.
+
+    ``gain``: the gains of its batch norms before training.
+    """
+    folder = demo.out / "runs" / role
     if not (folder / RECORD).exists():
 
         def progress(report: Report) -> None:
-            demo.progress(f"training {name}", report.step, report.steps)
+            demo.progress(f"training {label}", report.step, report.steps)
 
-        chosen = replace(recipe(name), seed=demo.settings.seed, epochs=demo.settings.epochs)
+        chosen = recipe("vanilla" if role == "control" else role)
+        if gain != 1.0:
+            chosen = replace(chosen, options={**chosen.options, "gain": gain})
+        chosen = replace(chosen, seed=demo.settings.seed, epochs=demo.settings.epochs)
         train(chosen, folder, resume=folder.exists(), data=demo.data, progress=progress)
     training = TrainingRecord.read(folder / RECORD)
-    return TrainedNetwork(load(folder, str(pick_device(None))), name, label, training)
+    return TrainedNetwork(load(folder, str(pick_device(None))), role, label, training, gain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,10 +66,15 @@ def build(
             f"build: in_shape = {tuple(in_shape)} must be (channels, height, width), at least 8 pixels a side"
         )
     make = NETWORKS[network]
-    allowed = list(inspect.signature(make).parameters)[2:]
+    takes = inspect.signature(make).parameters
+    allowed = list(takes)[2:]
     if unknown := sorted(set(options) - set(allowed)):
         raise UserError(f"build: {network} has no option {unknown[0]!r} (known: {', '.join(allowed)})")
     for name, value in options.items():
+        if isinstance(takes[name].default, float):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise UserError(f"build: {network}: {name} = {value!r} must be a positive number")
+            continue
         sizes = value if isinstance(value, (tuple, list)) else (value,)
         if not sizes or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in sizes):
             raise UserError(f"build: {network}: {name} = {value!r} must be whole numbers of at least 1")

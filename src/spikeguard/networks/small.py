@@ -51,15 +51,21 @@ class Stages(nn.Module):
         return stages.flatten(2)
 
 
-def small(in_shape: Sequence[int], neuron: Neuron, width: int = 32, depth: int = 1) -> tuple[nn.Module, int]:
+def small(
+    in_shape: Sequence[int], neuron: Neuron, width: int = 32, depth: int = 1, gain: float = 1.0
+) -> tuple[nn.Module, int]:
     """The body and its number of features.
 
-    ``depth`` stages each of ``width``, twice and four times that, each group halving the image.
+    ``depth`` stages each of ``width``, twice and four times that, each group halving the image. ``gain``: the
+    gains of all batch norms before training.
     """
     channels: list[int | str] = []
     for times in (1, 2, 4):
         channels += [*[times * width] * depth, "A"]
     body = Stages(channels, in_shape[0], neuron)
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, gain)
     return body, 4 * width * (in_shape[1] // 8) * (in_shape[2] // 8)
 
 

@@ -33,8 +33,8 @@ class NeighborShares:
 
 @dataclass(frozen=True)
 class DemoNetwork(Record):
-    """One network of the demo. ``factor``: what its batch-norm gains are multiplied by; ``attacks``: its
-    audits by budget ('8/255'); ``curve``: pairs (eps, accuracy)."""
+    """One network of the demo. ``factor``: its batch-norm gains before training; ``attacks``: its audits by
+    budget ('8/255'); ``curve``: pairs (eps, accuracy)."""
 
     kind: ClassVar[str] = "demo network"
     role: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"vanilla": "#b4532a", "control": "#8a8a8a", "tgo": "#1f6f8b"}
+COLORS = {"vanilla": "#b4532a", "control": "#8a8a8a", "nlif": "#7d6aa8", "tgo": "#1f6f8b"}
 INK = "#22262b"
 Images = NDArray[np.floating]
 STYLE: Any = {
