@@ -62,8 +62,9 @@ def test_it_starts_at_the_points_of_higher_margin():
         block_search(model, X, Y, sg.Linf(0.1), first=first[:2])
 
 
-def test_a_single_pixel_always_moves_and_all_channels_or_one():
-    """On random colors of eps: every query flips one pixel of a gray image; of a color image in 1 or 3."""
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_a_single_pixel_always_moves_and_all_channels_or_one(level):
+    """Every query flips one pixel of a gray image, black and white ones too; of a color image in 1 or 3."""
     moves: list[Tensor] = []
 
     class Watch(nn.Module):
@@ -72,7 +73,7 @@ def test_a_single_pixel_always_moves_and_all_channels_or_one():
             return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
 
     for channels, allowed in ((1, {1}), (3, {1, 3})):
-        x, y = torch.full((5, channels, 4, 4), 0.5), torch.zeros(5, dtype=torch.long)
+        x, y = torch.full((5, channels, 4, 4), level), torch.zeros(5, dtype=torch.long)
         moves.clear()
         block_search(Watch(), x, y, sg.Linf(0.1), queries=40)
         tried = moves[-40:]  # every one is kept, for the margin never changes

@@ -20,7 +20,7 @@ from spikeguard.gradients import ASSG
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.tap import tap
-from spikeguard.surrogates import Stretched, Triangle
+from spikeguard.surrogates import Stretched
 
 EVERY = 10  # steps from one reading of the potentials to the next
 STAYS = 0.5  # share of the old mean that stays
@@ -44,13 +44,13 @@ class FittedSurrogate(Defense):
     formula: ClassVar[str] = "sharpness = 1 / (reach mean |u|)"
     source: ClassVar[str] = "ours"
     adaptive: ClassVar[AdaptiveAttack] = AdaptiveAttack(
-        "sapgd50-assg-triangle1.6-first-margin",
-        "SA-PGD-50, ASSG triangle 1.6 from the first potentials, margin loss",
+        "sapgd50-assg-atan0.435-first-margin",
+        "SA-PGD-50, ASSG atan 0.435 from the first potentials, margin loss",
         sapgd,
         {"steps": 50, "loss": "margin"},
-        ASSG(1.6, Triangle(), start_from_first=True),
-        "The network hides from the wide surrogate that training fitted, which stays with it: a narrow "
-        "one, fitted anew to every neuron, is near the true step.",
+        ASSG(start_from_first=True),
+        "The network hides from the wide surrogate that training fitted to a whole layer, which stays with "
+        "it: a sharper one, fitted anew to every neuron, is near the true step.",
     )
     row: ClassVar[StudyRow] = StudyRow("fitted surrogate")
     reads: ClassVar[bool] = True
