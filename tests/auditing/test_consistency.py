@@ -102,7 +102,7 @@ def test_a_flag_that_follows_from_the_record_cannot_be_taken_out_or_made_milder(
     record = AuditRecord.from_json(values)
     assert any("changed-at-eps-0 is missing" in w for w in inconsistencies(record))
     flagged = inconsistencies(replace(record, flags=(error, *record.flags)))
-    assert not any("changed-at-eps-0" in w for w in flagged)
+    assert not any("is missing" in w for w in flagged)
     milder = replace(record, flags=(replace(error, level="info"), *record.flags))
     assert any("another level" in w for w in inconsistencies(milder))
 

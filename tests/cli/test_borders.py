@@ -81,6 +81,7 @@ def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch):
 
 def test_the_target_of_a_record_is_found_from_the_records_own_place(tmp_path, monkeypatch):
     (tmp_path / "runs" / "a" / "audits" / "q").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "weights.safetensors").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     origin = seen_from(Path("runs/a/audits/q"), Origin(target="runs/a"))
     assert (origin.target, origin.beside) == ("runs/a", "../..")

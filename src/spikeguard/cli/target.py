@@ -68,8 +68,12 @@ def seen_from(folder: Path, origin: Origin) -> Origin:
 
 def found_from(folder: Path, origin: Origin) -> str:
     """The name of a record's target: as seen from its folder if it lies there, else as it was typed."""
-    if origin.beside is not None and (path := folder / origin.beside).exists():
-        return str(path)
+    from spikeguard.training.checkpoint import WEIGHTS
+
+    if origin.beside is not None:
+        path = folder / origin.beside
+        if path.is_file() or (path / WEIGHTS).is_file():
+            return str(path)
     return origin.target or ""
 
 

@@ -98,6 +98,8 @@ def read_matrix(path: Path) -> Matrix:
         raise UserError(f"{path}: seeds and images must be at least 1")
     start = recipe(str(base.pop("recipe", "vanilla"))).values()
     THREATS[settings.norm](settings.eps)  # refuses a budget that is none
+    if settings.norm == "linf" and settings.eps > 1:
+        raise UserError(f"{path}: eps = {settings.eps:g} must lie in [0, 1] under linf, such as '8/255'")
     plain_rows = rows or [{"name": ""}]
     if wrong := [row for row in plain_rows if not isinstance(row, dict) or "name" not in row]:
         raise UserError(f"{path}: every one of [[rows]] needs a name; {wrong[0]} has none")
