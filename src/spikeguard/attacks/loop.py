@@ -30,7 +30,8 @@ from spikeguard.random import draws
 class Attacked:
     """Result of an attack on ``[N, ...]`` images.
 
-    ``x``: for a broken sample the first input found that is misclassified, else the one of highest loss.
+    ``x``: for a broken sample the first input found that is misclassified, else the one of highest loss;
+    float32 (float64 if the model computes in it), also for a model that is given float16 or bfloat16.
     ``broken``: ``[N]`` bool. ``loss``: ``[N]`` at ``x``. ``forwards`` and ``backwards`` count samples.
     ``when``: ``[N]``, the step at which a sample was first broken (0: at the start), -1 where it was not, or
     where the attack judges only its last point.
