@@ -48,10 +48,7 @@ def numbers(record: DemoRecord) -> str:
 def _conditions(record: DemoRecord) -> str:
     """What the numbers rest on."""
     suite = record.networks[0].attacks[record.eps[0]].suite
-    return (
-        f"{record.images} images, {suite.version} {suite.effort}, seed {record.seed}; 95 % Wilson intervals: "
-        f"they cover {COVERS}, nor another training."
-    )
+    return f"{record.images} images, {suite.version} {suite.effort}; 95 % intervals cover {COVERS}."
 
 
 def _flags(record: DemoRecord) -> str:

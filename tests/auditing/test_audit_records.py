@@ -29,8 +29,7 @@ from spikeguard.records.schema import (
 )
 from spikeguard.records.studies import DemoRecord, DemoSettings
 from spikeguard.report.audit_page import write_page
-from spikeguard.stats import COVERS
-from spikeguard.stats import mcnemar, share_above
+from spikeguard.stats import COVERS, mcnemar, share_above
 
 THREAT = sg.Linf(0.03)
 
