@@ -56,10 +56,7 @@ def numbers(record: DemoRecord, seeds: Sequence[Mapping[str, float]]) -> str:
 def _conditions(record: DemoRecord) -> str:
     """What the numbers rest on."""
     suite = record.networks[0].attacks[record.eps[0]].suite
-    return (
-        f"{record.images} images, {suite.version} {suite.effort}, seed {record.seed}; 95 % Wilson intervals: "
-        f"they cover {COVERS}, nor another training."
-    )
+    return f"{record.images} images, {suite.version} {suite.effort}; 95 % intervals cover {COVERS}."
 
 
 def _over_seeds(rows: Sequence[Mapping[str, float]]) -> str:

@@ -45,8 +45,11 @@ def alarms(model: Model, x: Tensor, y: Tensor, threat: Threat) -> set[str]:
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fewer_than_four_classes(classes):
-    """fra31/auto-attack issue 70, Trusted-AI/adversarial-robustness-toolbox issue 2399: losses that rank
-    three or four logits fail on two or three classes."""
+    """Losses that rank three or four logits fail on two or three classes.
+
+    Source: github.com/fra31/auto-attack/issues/70,
+    github.com/Trusted-AI/adversarial-robustness-toolbox/issues/2399.
+    """
     x, y = images(24, classes)
     model = fit(mlp(classes=classes), x, y)
     assert alarms(model, x, y, sg.Linf(0.02)) == set()
@@ -55,7 +58,10 @@ def test_fewer_than_four_classes(classes):
 
 
 def test_more_targets_than_classes():
-    """fra31/auto-attack issues 76 and 79: four classes, and attacks that want nine targets."""
+    """Four classes, and attacks that want nine targets.
+
+    Source: github.com/fra31/auto-attack/issues/76 and 79.
+    """
     model, x, y = honest("logits")
     member = next(m for m in sg.auditing.suite.SUITES["full"] if m.id == "autoattack-apgd-t")
     found = member.run(model, x[:4], y[:4], sg.Linf(0.5), 0, torch.arange(4))
@@ -63,14 +69,20 @@ def test_more_targets_than_classes():
 
 
 def test_the_budgets_of_a_first_example():
-    """bethgelab/foolbox issue 207 and its examples: a list of budgets that begins near 0."""
+    """A list of budgets that begins near 0.
+
+    Source: github.com/bethgelab/foolbox/issues/207 and its examples.
+    """
     model, x, y = honest("logits")
     for eps in (0.0002, 0.0005, 0.001):
         assert "no-better-than-noise" not in alarms(model, x, y, sg.Linf(eps))
 
 
 def test_a_zero_gradient_at_some_images():
-    """bethgelab/foolbox pull request 1: an image with gradient 0 (here a dead network, for black images)."""
+    """An image with gradient 0 (here a dead network, for black images).
+
+    Source: github.com/bethgelab/foolbox/pull/1.
+    """
     model, x, y = honest("logits")
     dark = x.clone()
     dark[:2] = 0.0
@@ -86,8 +98,11 @@ def test_a_zero_gradient_at_some_images():
 
 
 def test_a_generator_of_its_own():
-    """fra31/auto-attack issue 15 and pull request 104: random defenses, here with a generator that no global
-    seed reaches; it is a random model, not one that carries state."""
+    """Random defenses, here with a generator that no global seed reaches; it is a random model, not one
+    that carries state.
+
+    Source: github.com/fra31/auto-attack/issues/15 and pull/104.
+    """
     model, x, y = honest("own generator")
     before = model.generator.get_state()
     assert is_stochastic(model, *check_logits(model, x, y))
@@ -101,15 +116,20 @@ def test_a_generator_of_its_own():
 
 
 def test_a_single_draw_is_no_score():
-    """fra31/auto-attack pull request 105: one draw inflates an attack's success; the flag's page names it."""
+    """One draw inflates an attack's success; the flag's page names it.
+
+    Source: github.com/fra31/auto-attack/pull/105.
+    """
     assert any("auto-attack/pull/105" in source for source in LITERATURE["random-without-eot"])
     assert "single draw" in sg.auditing.flags.KINDS["random-without-eot"].why
     assert flag("random-without-eot").level == "error"
 
 
 def test_sums_in_another_order_are_no_randomness():
-    """carlini/nn_robust_attacks issue 22, fra31/auto-attack issue 74: on a busy machine or GPU the last
-    digits differ from call to call."""
+    """On a busy machine or GPU the last digits differ from call to call.
+
+    Source: github.com/carlini/nn_robust_attacks/issues/22, github.com/fra31/auto-attack/issues/74.
+    """
     model, x, y = honest("logits")
     generator = torch.Generator().manual_seed(0)
 
@@ -122,8 +142,10 @@ def test_sums_in_another_order_are_no_randomness():
 
 
 def test_classes_that_tie_may_change_with_the_batch():
-    """yaodongyu/TRADES issue 3: classes that change with the batch are an error there; ties that rounding
-    breaks are not."""
+    """Classes that change with the batch are an error there; ties that rounding breaks are not.
+
+    Source: github.com/yaodongyu/TRADES/issues/3.
+    """
     scores = torch.tensor([2.0, 2.0, 0.0, 1.0])
 
     def tied(at: Tensor) -> Tensor:
@@ -140,14 +162,20 @@ def test_classes_that_tie_may_change_with_the_batch():
 
 
 def test_an_extra_softmax_and_its_logarithm():
-    """fra31/auto-attack issue 41: a softmax at the end hides a network; its logarithm does not."""
+    """A softmax at the end hides a network; its logarithm does not.
+
+    Source: github.com/fra31/auto-attack/issues/41.
+    """
     model, x, y = honest("logits")
     assert "no-logits" in findings(Then(model, lambda z: z.softmax(1)).eval(), x, y)
     assert findings(Then(model, lambda z: z.log_softmax(1)).eval(), x, y) == set()
 
 
 def test_a_gradient_killer_is_still_found():
-    """fra31/auto-attack issue 43: an identity whose backward pass is 0."""
+    """An identity whose backward pass is 0.
+
+    Source: github.com/fra31/auto-attack/issues/43.
+    """
     model, x, y = honest("logits")
 
     class Killed(nn.Module):
@@ -158,8 +186,11 @@ def test_a_gradient_killer_is_still_found():
 
 
 def test_trees_have_no_gradient_and_that_is_all():
-    """Trusted-AI/adversarial-robustness-toolbox issue 2048: a tree is no network. What is said of it is true:
-    it gives no gradient; it is neither random nor does it depend on anything but the image."""
+    """A tree is no network. What is said of it is true: it gives no gradient; it is neither random nor
+    does it depend on anything but the image.
+
+    Source: github.com/Trusted-AI/adversarial-robustness-toolbox/issues/2048.
+    """
     x, y = images()
     bright = torch.stack([x[y == k].flatten(1).mean(0) for k in range(CLASSES)]) > 0.5
 
@@ -170,8 +201,10 @@ def test_trees_have_no_gradient_and_that_is_all():
 
 
 def test_spikes_as_scores():
-    """bamsumit/slayerPytorch issue 60, fangwei123456/spikingjelly issue 386: scores are counts or rates of
-    the output spikes."""
+    """Scores are counts or rates of the output spikes.
+
+    Source: github.com/bamsumit/slayerPytorch/issues/60, github.com/fangwei123456/spikingjelly/issues/386.
+    """
     x, y = images()
     for scores in ("counts", "rates"):
         for steps in (1, 4):
@@ -180,7 +213,10 @@ def test_spikes_as_scores():
 
 
 def test_one_winner_a_step_is_no_softmax():
-    """fra31/auto-attack issue 58 (winner-take-all layers): rates of a winner-take-all output sum to 1."""
+    """Rates of a winner-take-all output sum to 1.
+
+    Source: github.com/fra31/auto-attack/issues/58.
+    """
     model, x, y = honest("logits")
 
     class First(torch.autograd.Function):

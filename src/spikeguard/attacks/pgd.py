@@ -17,7 +17,7 @@ from spikeguard.threat import Linf, Threat
 
 
 class SignStep(PerSample):
-    """A step of ``size`` ``[N, 1, ...]`` along the gradient, of the pixels that can still move.
+    """A step of ``size`` ``[N, 1, ...]`` along the gradient, of the pixels that can move.
 
     A pixel at the end of [0, 1] would take up the step, under L1 all of it (Croce and Hein, ICML 2021). With
     ``momentum``, along ``m <- momentum m + g / mean|g|``.
