@@ -56,7 +56,8 @@ class Pace:
         while pause.exists() and not self.stop.is_set():
             time.sleep(every)
         self.paused += time.monotonic() - begun
-        say("going on")
+        if not self.stop.is_set():
+            say("going on")
 
     def show(self, line: Callable[[], str]) -> None:
         """Print a line, at most one a minute."""

@@ -132,12 +132,13 @@ def _train(planned: Planned, data: Dataset, place: Place) -> TrainingRecord:
             seconds=round(pace.seconds(), 1),
             cpu_seconds=round(pace.cpu_seconds(), 1),
         )
-        each = pace.seconds() / (report.step - first + 1)
-        left = span(each * (report.steps - report.step))
+        done, left = report.step - first + 1, report.steps - report.step
+        each, free = pace.seconds() / done, pace.cpu_seconds() / torch.get_num_threads() / done
         pace.show(
             lambda: (
                 f"{name}: step {report.step} of {report.steps}, loss {report.loss:.3f}, {each:.2f} s a step, "
-                f"{left} left (planned: {span(60 * plan.minutes)} of two free cores)"
+                f"{span(each * left)} left, {span(free * left)} on free cores (all of it: "
+                f"{span(free * report.steps)}, planned {span(60 * plan.minutes)})"
             )
         )
         if report.step % plan.save_every == 0 or report.step == report.steps or place.stop.is_set():

@@ -318,6 +318,26 @@ def test_ema_is_the_running_mean_and_batch_norm_follows(step: Step) -> None:
     assert stage.norm.momentum == 0.1
 
 
+def test_ema_begins_with_the_weights_of_its_first_step(step):
+    net = step.net
+    hooks = sg.defenses.EMA(decay=0.5, average_from=0.75).start(net)  # the step is half-way
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    with torch.no_grad():
+        net.head.bias.add_(1.0)
+    hooks.after(step)
+    hooks.finish(net, iter([]))  # nothing was averaged: nothing changes
+    assert torch.equal(net.head.bias, start["head.bias"] + 1)
+    step.progress = 0.75
+    hooks.after(step)
+    assert torch.equal(hooks.mean["head.bias"], net.head.bias)
+    with torch.no_grad():
+        net.head.bias.add_(1.0)
+    hooks.after(step)
+    kept = 2 / 12
+    expected = kept * (start["head.bias"] + 1) + (1 - kept) * (start["head.bias"] + 2)
+    assert torch.allclose(hooks.mean["head.bias"], expected)
+
+
 # SR
 
 

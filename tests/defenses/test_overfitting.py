@@ -65,7 +65,7 @@ def test_a_training_ends_early_with_a_warning_and_a_full_record(
 ) -> None:
     robust = iter([0.3, 0.0, 0.3, 0.3])
     monkeypatch.setattr(overfitting._OverfittingStop, "robust_accuracy", lambda *_: next(robust))
-    recipe = little_recipe(defenses=(EMA(), OverfittingStop()), epochs=4, options={"width": 4})
+    recipe = little_recipe(defenses=(OverfittingStop(), EMA()), epochs=4, options={"width": 4})
     with caplog.at_level(logging.WARNING, "spikeguard"):
         run = train(recipe, data=little_data)
     assert [row.measured["overfitted"] for row in run.record.epochs] == [False, True]

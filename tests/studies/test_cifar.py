@@ -212,6 +212,7 @@ def test_the_command_runs_a_queue_and_says_what_is_wrong_in_a_line(
     shown = capsys.readouterr().out
     assert "first-0: why?" in shown
     assert "step 18 of 18" in shown
+    assert "0 min left, 0 min on free cores (all of it: 0 min, planned 40 min)" in shown
     assert command.main(["status", *given]) == 0
     assert command.main(["pause", *given]) == 0
     assert (place.state / PAUSE).exists()

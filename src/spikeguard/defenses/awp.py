@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.defenses.parameters import matrices
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import frozen_norms
@@ -37,6 +37,7 @@ class AWP(Defense):
         "Flat minima change no pass of the network, so there is nothing to go around: the sharpest general "
         "attack.",
     )
+    row: ClassVar[StudyRow] = StudyRow("AWP")
 
     gamma: float = 5e-3
     """How far a matrix moves, in units of its norm."""

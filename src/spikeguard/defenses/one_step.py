@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
-from spikeguard.defenses.base import Defense, Hooks, Step, View
-from spikeguard.defenses.crafting import CRAFTING_GRADIENTS, crafting_mode
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow, View
+from spikeguard.defenses.crafting import ADVERSARY, CRAFTING_GRADIENTS, crafting_mode
 from spikeguard.errors import UserError
 from spikeguard.losses import ce
 from spikeguard.networks.classifier import Classifier
@@ -26,6 +26,7 @@ ONE_STEP = because(
     "A network that trains on one step of one backward pass may hide from that pass; a surrogate that fits "
     "every neuron, in many steps, is another one.",
 )
+IN_STUDY = {name: ADVERSARY[name] for name in ("eps", "warmup")}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class NFGSM(OneStepAdversary):
     idea: ClassVar[str] = "train on adversaries of one step from strong noise"
     formula: ClassVar[str] = "L(x + n + eps sign grad L(x + n)), n uniform in 2 eps"
     source: ClassVar[str] = "de Jorge et al., NeurIPS 2022"
+    row: ClassVar[StudyRow] = StudyRow("N-FGSM", IN_STUDY, group="regimes")
 
     radius: float = 2.0
     """Radius of the noise in units of eps."""
@@ -122,6 +124,7 @@ class PGI(OneStepAdversary):
     idea: ClassVar[str] = "train on adversaries of one step from the last epoch's"
     formula: ClassVar[str] = "L(x + d) + w |z(x + d) - z(x + d0)|^2, d0 of the last epoch"
     source: ClassVar[str] = "Jia et al., ECCV 2022"
+    row: ClassVar[StudyRow] = StudyRow("FGSM-PGI", IN_STUDY, group="regimes")
 
     pull: float = 10.0
     """Weight of the outputs' squared distance from those at the start."""

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
-from spikeguard.defenses.base import Defense, Hooks, Step
+from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
+from spikeguard.defenses.crafting import ADVERSARY
+from spikeguard.defenses.one_step import NFGSM
 from spikeguard.gradients import ASSG, EOT
 from spikeguard.models import check_logits, is_stochastic
 from spikeguard.networks.classifier import Classifier
@@ -43,6 +45,12 @@ class OverfittingStop(Defense):
         SHARPEST,
         "Ending a training changes no pass of the network, so there is nothing to go around: the sharpest "
         "general attack.",
+    )
+    row: ClassVar[StudyRow] = StudyRow(
+        "N-FGSM, overfitting stop",
+        {"eps": 25 / 255},
+        group="regimes",
+        beside=(NFGSM(eps=ADVERSARY["eps"], warmup=ADVERSARY["warmup"]),),
     )
     owns: ClassVar[frozenset[str]] = frozenset({"end of the training"})
     chooses: ClassVar[bool] = True
