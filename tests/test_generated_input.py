@@ -56,7 +56,9 @@ JUNK: dict[str, st.SearchStrategy[object]] = {
     "dict": st.dictionaries(st.text(max_size=3), st.builds(object), min_size=1, max_size=2),
     "tensor": tensors(),
     "array": st.builds(
-        lambda n, kind: np.full((n, 2), 7, kind), st.integers(0, 3), st.sampled_from("iufbSO")
+        lambda n, kind: np.full((n, 2), 7, kind),
+        st.integers(0, 3),
+        st.sampled_from(["i8", "u1", "f4", "S1", "O"]),
     ),
     "class": st.sampled_from([nn.Module, dict, sg.Linf, sg.gradients.BPDA, Unprintable]),
     "function": st.just(lambda *_: 3),

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 import spikeguard as sg
 
 NET = net()
+REENTRANT = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+"""torch says so of every forward pass without a gradient."""
 
 
 @contextlib.contextmanager
@@ -81,6 +83,7 @@ class Net(nn.Module):
         return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
 
 
+@REENTRANT
 def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls):
     twin, model = Net(False).eval(), Net(True).eval()
     y = twin(X).argmax(1)
@@ -92,6 +95,7 @@ def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls):
     assert [f.id for f in audits[0].flags] == [f.id for f in audits[1].flags]
 
 
+@REENTRANT
 @pytest.mark.parametrize("plain_function", [False, True])
 def test_a_reentrant_checkpoint_leaves_no_gradient_behind(plain_function):
     inner = Net(True).eval()
