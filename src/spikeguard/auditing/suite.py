@@ -382,7 +382,7 @@ FULL = (
     _sapgd(1000, 0.435, Atan()),
 )
 C_AND_W = Member("cw100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True, title="C&W-100")
-OTHER_NORMS = "sparse steps; square and rays"
+OTHER_NORMS = "sparse steps of pixels that can move; square and rays"
 """What attacks do under L2 and L1; every change of it changes the hash of the suites there."""
 SUITES: dict[str, Sequence[Member]] = {
     "quick": QUICK,
