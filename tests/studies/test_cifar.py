@@ -101,6 +101,7 @@ def test_a_stopped_queue_goes_on_to_the_same_bits_in_another_folder(
     assert (first.first, second.last) == (1, 18)
     assert second.first == first.last + 1
     assert not list(moved.run_folder(cells[0]).parent.iterdir()), "finished trainings leave the folder"
+    assert not list(moved.finished_folder(cells[0]).glob(".*"))
     assert queue.run(cells, moved, None) == 0
 
 
@@ -190,7 +191,7 @@ def test_status_says_what_is_done_and_what_may_be_committed(
         queue.run(cells, replace(place, stop=After(8)), None)
     done, training = queue.status(cells, place)
     assert done.startswith("done     first: clean 50.0, own PGD-20 50.0, worst case 50.0 %")
-    assert training.startswith("training second-1")
+    assert training.startswith("training second-1: step 3, ")
     assert training.endswith("MB (commit)")
     monkeypatch.setattr(queue, "LARGEST_STATE", 10)
     assert list(queue.status(cells, place))[1].endswith("(too large to commit)")
