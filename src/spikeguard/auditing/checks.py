@@ -11,6 +11,7 @@ from spikeguard.auditing.scoring import seeded
 from spikeguard.auditing.state import digest
 from spikeguard.errors import UserError
 from spikeguard.gradients import BPDA, Estimator, Own
+from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
 from spikeguard.models import Model, bitwise_equal, eval_mode, logits_of
 from spikeguard.random import draws
@@ -161,6 +162,9 @@ def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> None:
         found.findings["zero-gradient"] = {"share_with_gradient": share}
     if share <= 0.05:
         found.traits.add("no gradient")
+    if unread := unread_spikes(model, x[:8], y[:8]):
+        kind = "spikes-unread" if share > 0.05 else "spikes-unreached"
+        found.findings[kind] = {"functions": sorted(unread)}
     if own is None or free is None or "noise" in found.traits:
         return
     cosine = float(torch.nn.functional.cosine_similarity(own.flatten(1), free.flatten(1)).median())

@@ -44,6 +44,8 @@ LITERATURE: dict[str, tuple[str, ...]] = {
         f"{_CARLINI}: run attacks without gradients.",
     ),
     "random-without-eot": (f"{_EOT}.", f"{_ATHALYE}: stochastic gradients."),
+    "spikes-unread": (f"{_ASSG}; the attack needs every potential.", f"{_TRAMER}: attack all parts."),
+    "spikes-unreached": (f"{_ATHALYE}: shattered gradients.",),
     "zero-gradient": (f"{_PINTOR}: zero gradients.", f"{_ATHALYE}: vanishing gradients."),
     "locked-gradient": (f"{_ATHALYE}: shattered gradients, and BPDA as the answer.",),
     "saturated-logits": (f"{_DISTILLATION}.", f"{_CROCE}: the DLR loss does not saturate."),

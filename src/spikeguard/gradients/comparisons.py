@@ -42,6 +42,13 @@ DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 CLOSE = 1e-5
 
 
+@contextmanager
+def autograd_on() -> Iterator[None]:
+    """Operations inside are recorded, also where a custom operator runs below autograd."""
+    with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+        yield
+
+
 class SpikeReader(TorchFunctionMode):
     """Reads comparisons. ``surrogates``: what spikes get; ``keep_own``: straight-through expressions keep
     the gradient of their soft part.
@@ -54,11 +61,19 @@ class SpikeReader(TorchFunctionMode):
         self.surrogates, self.keep_own = surrogates, keep_own
         self.readings, self.zeros = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.observed: list[Reading] | None = None
+        self.fired: list[tuple[Reading, Tensor]] | None = None
+        self.recording = False
 
     def __torch_function__(
         self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> object:
         kwargs = kwargs or {}
+        if not self.recording:
+            return self._handled(func, args, kwargs)
+        with autograd_on():
+            return self._handled(func, args, kwargs)
+
+    def _handled(self, func: Function, args: Args, kwargs: Kwargs) -> object:
         rule = RULES.get(getattr(func, "__name__", ""))
         if func == DATA:
             rule = _convert
@@ -68,6 +83,25 @@ class SpikeReader(TorchFunctionMode):
                 self.readings.pop(args[0], None)  # written into
             return out
         return rule(self, func, args, kwargs)
+
+    @contextmanager
+    def below_autograd(self) -> Iterator[None]:
+        """Operations are recorded for the graph even where a custom operator runs below autograd."""
+        before, self.recording = self.recording, True
+        try:
+            yield
+        finally:
+            self.recording = before
+
+    @contextmanager
+    def without_spikes(self) -> Iterator[list[tuple[Reading, Tensor]]]:
+        """Spikes are noted with their values, and are constants for the gradient."""
+        before, self.fired = self.fired, []
+        try:
+            with self.below_autograd():
+                yield self.fired
+        finally:
+            self.fired = before
 
     @contextmanager
     def observing(self) -> Iterator[list[Reading]]:
@@ -91,7 +125,9 @@ class SpikeReader(TorchFunctionMode):
 
     def fire(self, reading: Reading, value: Tensor, height: float | Tensor | None = None) -> Tensor:
         """``value`` as spikes of the potential that was read, if a graph is wanted here."""
-        if torch.is_grad_enabled() and reading.u.requires_grad:
+        if self.fired is not None:
+            self.fired.append((reading, value.detach()))
+        elif torch.is_grad_enabled() and reading.u.requires_grad:
             value = Spike.apply(
                 reading.u, value.detach(), reading.height if height is None else height, self.surrogates
             )
@@ -224,8 +260,11 @@ def _added(reader: SpikeReader, out: Tensor, found: Reading, term: object) -> ob
 
 def _same_memory(a: object, b: object) -> bool:
     """Is one of two tensors the other, or its detached view?"""
-    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    return tensors and a.shape == b.shape and a.data_ptr() == b.data_ptr()  # type: ignore[attr-defined]
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(a):
+        return a is b
+    return a.data_ptr() == b.data_ptr()
 
 
 def _scale(reader: SpikeReader, func: Function, args: Args, kwargs: Kwargs) -> object:

@@ -1,4 +1,4 @@
-"""Spikes of foreign networks whose potential is known: what is read of them, and the node that has a surrogate.
+"""Spikes of foreign networks whose potential is known: what is read, and the node that has a surrogate.
 
 A spike is ``low + height step(u)``; ``u`` is the distance to the threshold, as part of the autograd graph.
 """
@@ -67,6 +67,9 @@ class Surrogates:
         for node in custom_nodes(total.grad_fn):
             self._next(getattr(node, "spike_token", None) or Token())
 
+    def made(self, token: Token) -> None:
+        """A spike was computed."""
+
     def derivative(self, token: Token, u: Tensor) -> Tensor:
         """g(u) of the spike's surrogate, which observes ``u`` first."""
         surrogate = self.chosen.get(token) or self._next(token)
@@ -85,6 +88,7 @@ class Spike(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
         ctx.save_for_backward(u)
         ctx.height, ctx.surrogates, ctx.spike_token = height, surrogates, Token()
+        surrogates.made(ctx.spike_token)
         return value.clone()
 
     @staticmethod
