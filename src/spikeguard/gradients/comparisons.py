@@ -14,7 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -39,6 +41,8 @@ STEPS = {"sign": (-1.0, 2.0), "sgn": (-1.0, 2.0), "heaviside": (0.0, 1.0)}
 """Functions that are steps themselves: lowest value and height."""
 FILL = {"masked_fill", "masked_fill_", "__setitem__"}
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+BUILT_IN = {"aten", "prim", "prims"}
+"""Namespaces of operators that are not written in Python."""
 CLOSE = 1e-5
 
 
@@ -74,6 +78,9 @@ class SpikeReader(TorchFunctionMode):
             return self._handled(func, args, kwargs)
 
     def _handled(self, func: Function, args: Args, kwargs: Kwargs) -> object:
+        if isinstance(func, OpOverload) and func.namespace not in BUILT_IN:
+            with self:
+                return _dispatched(func, args, kwargs)
         rule = RULES.get(getattr(func, "__name__", ""))
         if func == DATA:
             rule = _convert
@@ -147,6 +154,17 @@ class SpikeReader(TorchFunctionMode):
             self.observed.append(reading)
         elif potential.requires_grad:
             self.readings[mask] = reading
+
+
+def _dispatched(func: OpOverload, args: Args, kwargs: Kwargs) -> object:
+    """A custom operator, with modes at work inside: a plain call would leave the one that calls out."""
+    tensors = [t for t in pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, Tensor)]
+    if not tensors:
+        return func(*args, **kwargs)
+    keys = torch._C._dispatch_tls_local_include_set()
+    for tensor in tensors:
+        keys = keys | torch._C._dispatch_keys(tensor)
+    return func.redispatch(keys - torch._C._dispatch_tls_local_exclude_set(), *args, **kwargs)
 
 
 def _floats(values: Sequence[object]) -> bool:
