@@ -44,6 +44,7 @@ def cases() -> dict[bool, Case]:
     return {reset: Case(reset) for reset in (True, False)}
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", WAYS, ids=[w.name for w in WAYS])
 def test_gradients_are_those_of_the_first_way(way: Way, cases: dict[bool, Case]) -> None:
     if way.seen_in in ("SpikingJelly", "snnTorch"):

@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeguard.gradients.spike import Reading, Spike, Surrogates
+from spikeguard.gradients.spike import Reading, Surrogates, spike
 
 Function = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -135,9 +135,8 @@ class SpikeReader(TorchFunctionMode):
         if self.fired is not None:
             self.fired.append((reading, value.detach()))
         elif torch.is_grad_enabled() and reading.u.requires_grad:
-            value = Spike.apply(
-                reading.u, value.detach(), reading.height if height is None else height, self.surrogates
-            )
+            rise = reading.height if height is None else height
+            value = spike(reading.u, value, rise, self.surrogates)
         self.readings[value] = reading
         return value
 

@@ -25,7 +25,7 @@ from spikeguard.gradients import scripts
 from spikeguard.gradients.comparisons import SpikeReader
 from spikeguard.gradients.jumps import Jumps, few_values, find_jumps
 from spikeguard.gradients.recomputed import computed_again
-from spikeguard.gradients.spike import Reading, Spike, Surrogates, Token
+from spikeguard.gradients.spike import Reading, Spike, Surrogates, Token, spike
 
 _thread = threading.local()  # the reader, where a mode handles a call and is not on the stack
 Grads = tuple[Tensor | None, ...]
@@ -44,8 +44,8 @@ class _Meeting:
         with cls.lock:
             if not cls.count:
                 setattr(_SingleLevelFunction, "apply", classmethod(_apply))  # noqa: B010
-                cls.backward = torch.autograd._engine_run_backward
-                torch.autograd._engine_run_backward = _read_backward
+                cls.backward = vars(torch.autograd)["_engine_run_backward"]
+                vars(torch.autograd)["_engine_run_backward"] = _read_backward
             cls.count += 1
         try:
             yield
@@ -54,12 +54,12 @@ class _Meeting:
                 cls.count -= 1
                 if not cls.count:
                     delattr(_SingleLevelFunction, "apply")
-                    torch.autograd._engine_run_backward = cls.backward
+                    vars(torch.autograd)["_engine_run_backward"] = cls.backward
 
 
 def _original(function: type[Any]) -> Callable[..., Any]:
     """What ``apply`` of a custom function ends in."""
-    call: Callable[..., Any] = super(_SingleLevelFunction, function).apply  # type: ignore[misc]
+    call: Callable[..., Any] = super(_SingleLevelFunction, function).apply
     return call
 
 
@@ -224,21 +224,21 @@ class FunctionReader(SpikeReader):
         inputs = _inputs(args, out)
         if not inputs:
             return None
-        kept = out.grad_fn.saved_tensors if isinstance(out.grad_fn, BackwardCFunction) else ()
-        u = next((t for t in kept if t.is_floating_point() and t.shape == out.shape), None)
+        kept: Sequence[Tensor | None] = getattr(out.grad_fn, "saved_tensors", ())
+        u = next((t for t in kept if t is not None and t.is_floating_point() and t.shape == out.shape), None)
         return Potential(torch.empty(0) if u is None else u, inputs[0], 1.0)
 
     def _hooked(self, out: Tensor, args: Sequence[Any], found: Potential) -> Tensor:
         """The spikes, whose node gives back ``g(u)`` times what it gets."""
         with torch._C.DisableTorchFunction():
             u, tensors = found.u.detach(), [a for a in args if isinstance(a, Tensor)]
-            if not isinstance(out.grad_fn, BackwardCFunction):  # the function gives no gradient at all
+            node: Any = out.grad_fn
+            if not isinstance(node, BackwardCFunction):  # the function gives no gradient at all
                 with torch.enable_grad():
                     moved = found.sign * found.input
                     u = moved + (u - moved).detach()
-                spikes: Tensor = Spike.apply(u, out.detach(), found.height, self.surrogates)
-                return spikes
-            token = out.grad_fn.spike_token = Token()
+                return spike(u, out, found.height, self.surrogates)
+            token = node.spike_token = Token()
             at, factor = next(k for k, t in enumerate(tensors) if t is found.input), found.sign * found.height
 
             def hook(given: Grads, got: Grads) -> Grads | None:
@@ -248,7 +248,7 @@ class FunctionReader(SpikeReader):
                     g = got[0] * (self.surrogates.derivative(token, u) * factor if u.numel() else 1.0)
                 return (*given[:at], g, *given[at + 1 :])
 
-            out.grad_fn.register_hook(hook)
+            node.register_hook(hook)
             return out
 
 

@@ -59,7 +59,7 @@ class Surrogates:
     """
 
     def __init__(self, choose: Choice) -> None:
-        self.choose, self.count = choose, 0
+        self.choose, self.count, self.computed = choose, 0, 0
         self.chosen: dict[Token, Surrogate] = {}
 
     def number(self, total: Tensor) -> None:
@@ -68,7 +68,8 @@ class Surrogates:
             self._next(getattr(node, "spike_token", None) or Token())
 
     def made(self, token: Token) -> None:
-        """A spike was computed."""
+        """Count a spike that was computed."""
+        self.computed += 1
 
     def derivative(self, token: Token, u: Tensor) -> Tensor:
         """g(u) of the spike's surrogate, which observes ``u`` first."""
@@ -96,6 +97,12 @@ class Spike(torch.autograd.Function):
         (u,) = ctx.saved_tensors
         slope = ctx.surrogates.derivative(ctx.spike_token, u)
         return grads[0] * slope * ctx.height, None, None, None
+
+
+def spike(u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
+    """``value`` as spikes of the potential ``u``."""
+    spikes: Tensor = Spike.apply(u, value.detach(), height, surrogates)  # type: ignore[no-untyped-call]
+    return spikes
 
 
 def custom_nodes(root: Node | None) -> list[BackwardCFunction]:
