@@ -3,6 +3,7 @@
 python tools/reading_spikes.py
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -34,9 +35,8 @@ scripted code with operations that have no counterpart in Python.
 def page() -> str:
     """The text of the page."""
     sys.path.insert(0, str(ROOT / "tests" / "gradients"))
-    from ways import WAYS
-
-    rows = "\n".join(f"| {way.name} | {way.seen_in} |" for way in WAYS)
+    ways = importlib.import_module("ways").WAYS
+    rows = "\n".join(f"| {way.name} | {way.seen_in} |" for way in ways)
     return f"{HEAD}| way of writing | seen in |\n|---|---|\n{rows}\n{TAIL}"
 
 

@@ -238,7 +238,8 @@ class FunctionReader(SpikeReader):
                     moved = found.sign * found.input
                     u = moved + (u - moved).detach()
                 return spike(u, out, found.height, self.surrogates)
-            token = node.spike_token = Token()
+            token = Token()
+            setattr(node, "spike_token", token)  # noqa: B010
             at, factor = next(k for k, t in enumerate(tensors) if t is found.input), found.sign * found.height
 
             def hook(given: Grads, got: Grads) -> Grads | None:
