@@ -44,6 +44,7 @@ ERRORS = {
     "depends-on-batch",
     "no-logits",
     "decoy-logits",
+    "spikes-unreached",
 }
 X, Y = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 
