@@ -17,6 +17,7 @@ from spikeguard.records.bench import BenchRecord, BenchSettings, Growth, GrowthC
 from spikeguard.records.files import read_json
 from spikeguard.report.bench_picture import picture
 from spikeguard.runtime.machine import machine
+from spikeguard.training.loop import train
 
 CPU = torch.device("cpu")
 TINY = {
@@ -201,10 +202,10 @@ def test_peak_memory_is_that_of_the_step():
 
     Nonsense gives no number.
     """
-    small = replace(TINY["small"], batch=64, options={"width": 32})
-    big = replace(small, batch=1024)
+    small = replace(TINY["small"], batch=256, options={"width": 8})  # narrow: memory for little work
+    big = replace(small, batch=4096)
     sizes = [memory.peak(memory.Case("vanilla", "float32", s, "cpu", 2)) for s in (small, big)]
-    currents = 3 * 1024 * 4 * (32 * 256 + 64 * 64 + 128 * 16)
+    currents = 3 * 4096 * 4 * (8 * 256 + 16 * 64 + 32 * 16)
     assert currents < sizes[1] < 20 * currents
     assert sizes[0] < sizes[1] - currents / 2
     unknown = replace(small, network="no such network")
@@ -215,13 +216,17 @@ def test_powers_of_growth():
     assert growth._curve((1, 2, 4), {"1": (1.0,), "2": (3.0,), "4": (12.0,)}).power == pytest.approx(2.0)
 
 
-def test_bench_verb_writes_record_and_picture_and_resumes(tmp_path, monkeypatch, capsys):
+def test_bench_verb_writes_record_and_picture_and_resumes(little_data, tmp_path, monkeypatch, capsys):
+    """On little data, without the processes that measure memory."""
     monkeypatch.setattr(run.Settings, "subjects", property(lambda self: (TINY["small"],)))
     monkeypatch.setattr(run.Settings, "small", property(lambda self: TINY["small"]))
     monkeypatch.setattr(run.Settings, "images", property(lambda self: 20))
     monkeypatch.setattr(peers, "installed", lambda: {"stand-in 1": stand_in})
     monkeypatch.setattr(tasks, "their_attack", lambda net, eps, step_size, steps: lambda x, y: x)
     monkeypatch.setattr(peers, "versions", lambda: {"torchattacks": "of this test"})
+    monkeypatch.setattr(memory, "peak", lambda case: case.subject.batch * 2**20)
+    monkeypatch.setattr(run, "load_data", lambda name: little_data)
+    monkeypatch.setattr(run, "train", lambda recipe, **rest: train(replace(recipe, train_images=500), **rest))
     assert (
         main(
             ["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2"]

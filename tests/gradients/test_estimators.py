@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import little_recipe
 from fakes import FAKES, Net
 from torch import Tensor, nn
 
@@ -29,10 +28,9 @@ RELATIVES = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained(little_data):
-    recipe = little_recipe(options={"width": 8}, epochs=8, validation=0.0, augment=False)
-    return sg.train(recipe, data=little_data).net
+@pytest.fixture
+def trained(small_net):
+    return small_net
 
 
 @pytest.fixture
@@ -275,8 +273,9 @@ def test_differences_approach_the_gradient_of_a_smooth_model():
         )
 
 
-def test_another_network_gives_its_gradient(trained, foreign, case):
+def test_another_network_gives_its_gradient(trained, case):
     x, y = case
+    foreign = nn.Sequential(nn.Flatten(), nn.Linear(196, 10))
     with sg.gradients.Transfer(foreign).open(trained) as opened:
         gradient, _, logits = opened(x, y, ce)
     assert torch.equal(logits, trained(x))
