@@ -53,7 +53,7 @@ class Net(nn.Module):
 
     def __init__(
         self,
-        timesteps: int = 4,
+        timesteps: int = 3,
         surrogate: Surrogate = ("atan", 2.0),
         relu: bool = False,
         sigma: float = 0.0,
@@ -74,9 +74,9 @@ class Net(nn.Module):
             sigma,
             decay,
         )
-        self.conv1 = nn.Conv2d(1, 12, 3, padding=1)
-        self.conv2 = nn.Conv2d(12, 24, 3, padding=1)
-        self.head = nn.Linear(24 * 9, 10)
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(16 * 9, 10)
 
     def current(self, x: Tensor) -> Tensor:
         """The input of the first neurons, the same in every step."""
@@ -133,7 +133,7 @@ def remade(kind: type[Net], net: Net, **changes: Any) -> Net:
 
 
 def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -> Net:
-    """Adam on batches of 100, on images attacked by PGD-2 within `adversarial` if that is not 0.
+    """Adam on batches of 50, on images attacked by PGD-2 within `adversarial` if that is not 0.
 
     Returns the net in eval mode.
     """
@@ -141,7 +141,7 @@ def fit(net: Net, x: Tensor, y: Tensor, epochs: int, adversarial: float = 0.0) -
     adam = torch.optim.Adam(net.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(100):
+        for rows in torch.randperm(len(x)).split(50):
             z = x[rows]
             if adversarial:
                 z = _random_start(z, adversarial)
@@ -169,7 +169,7 @@ HONEST: dict[str, Callable[[], Net]] = {
     "TGO": Guarded,
     "ANN": lambda: Net(relu=True),
     "T=1": lambda: Net(timesteps=1),
-    "T=8": lambda: Net(timesteps=8),
+    "T=6": lambda: Net(timesteps=6),
     "wide surrogate": lambda: Net(surrogate=("atan", 1.0)),
     "narrow surrogate": lambda: Net(surrogate=("atan", 6.0)),
     "noisy": lambda: Net(sigma=0.2),
@@ -179,11 +179,11 @@ HONEST: dict[str, Callable[[], Net]] = {
 def honest(name: str, x: Tensor, y: Tensor, seed: int = 0) -> Net:
     """The honest network of that name, trained on these images.
 
-    16 epochs, or 10 of adversarial training for AT.
+    10 epochs, or 6 of adversarial training for AT.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return fit(HONEST[name](), x, y, 10, 8 / 255) if name == "AT" else fit(HONEST[name](), x, y, 16)
+        return fit(HONEST[name](), x, y, 6, 8 / 255) if name == "AT" else fit(HONEST[name](), x, y, 10)
 
 
 class Spoilt(Net):
