@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import little_recipe
 from outputs import Reset
 from torch import Tensor
 
@@ -113,11 +112,10 @@ def test_networks_keep_their_logits_to_the_bit(
     assert all(not layer.requests for layer in spiking(net).values())
 
 
-@pytest.fixture(scope="module")
-def trained(little_data: Dataset) -> Classifier:
+@pytest.fixture
+def trained(small_net: Classifier) -> Classifier:
     """A network that has learned something: on an untrained one no gradient is better than chance."""
-    recipe = little_recipe(options={"width": 8}, epochs=8, validation=0.0, augment=False)
-    return sg.train(recipe, data=little_data).net
+    return small_net
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
