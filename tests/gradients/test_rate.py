@@ -142,7 +142,9 @@ def test_nonsense_is_refused() -> None:
 @pytest.mark.parametrize(
     "rule", [*RULES, sg.gradients.Own(), sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))]
 )
-def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(rule, tiny, pair):
+def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(
+    rule: Any, tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     """Torch's batch norm gave back a wrong gradient for one image whose strides are ambiguous."""
     x, y = pair
     with rule.open(tiny) as opened:
@@ -154,7 +156,7 @@ def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(rule, 
             )
 
 
-def test_the_norm_of_one_image_passes_back_a_gradient_in_any_layout():
+def test_the_norm_of_one_image_passes_back_a_gradient_in_any_layout() -> None:
     from spikeguard.kernels.norms import normalize
 
     norm = torch.nn.BatchNorm2d(3).eval()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -501,7 +502,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
         cpp_build.folder.cache_clear()
 
 
-def new_cache(monkeypatch, folder, compiler=None):
+def new_cache(monkeypatch: Any, folder: Path, compiler: Any = None) -> None:
     """Forget what this process has built, and build into another folder, by another compiler."""
     monkeypatch.setenv("SPIKEGUARD_CACHE", str(folder))
     if compiler:
@@ -509,7 +510,7 @@ def new_cache(monkeypatch, folder, compiler=None):
     forget()
 
 
-def forget():
+def forget() -> None:
     for cached in (
         cpp_build.folder,
         cpp_build._library,
@@ -525,7 +526,9 @@ SMALLEST = {"STEPS": 1, "CONSTANT": 0, "BFLOAT16": 0, "INNER": 0}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "another"])
-def test_a_damaged_library_is_built_again_and_never_loaded(damage, tmp_path, monkeypatch):
+def test_a_damaged_library_is_built_again_and_never_loaded(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new_cache(monkeypatch, tmp_path)
     try:
         cpp_build.function("adapt", cpp_build.SMALL, "u", **SMALLEST)
@@ -544,7 +547,9 @@ def test_a_damaged_library_is_built_again_and_never_loaded(damage, tmp_path, mon
 
 
 @pytest.mark.parametrize("dies", ["exit 1", "kill -SEGV $$"])
-def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(dies, tmp_path, monkeypatch):
+def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(
+    dies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "g++"
     fake.write_text(f'#!/bin/sh\ncase "$*" in *PASS=1*) {dies};; *) exec {shutil.which("g++")} "$@";; esac\n')
     fake.chmod(0o755)
@@ -559,7 +564,9 @@ def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(dies, tmp_path
         forget()
 
 
-def test_a_kernel_that_fails_later_is_computed_another_way(tmp_path, monkeypatch, caplog):
+def test_a_kernel_that_fails_later_is_computed_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     fake = tmp_path / "g++"
     fake.write_text(
         f'#!/bin/sh\ncase "$*" in *STEPS=7*) exit 1;; *) exec {shutil.which("g++")} "$@";; esac\n'

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,8 +176,10 @@ def test_resuming_under_other_conditions_is_refused(little_data: Dataset, tmp_pa
     assert len(run.record.epochs) == 2
 
 
-def test_a_state_of_an_older_version_lacks_newer_fields_and_resumes(little_data, tmp_path):
-    def stop(report):
+def test_a_state_of_an_older_version_lacks_newer_fields_and_resumes(
+    little_data: Dataset, tmp_path: Path
+) -> None:
+    def stop(report: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
