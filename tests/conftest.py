@@ -1,5 +1,6 @@
 """Shared pieces of the tests."""
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,18 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from spikeguard.auditing import controls
+from spikeguard.auditing import controls, suite
 from spikeguard.auditing.audit import Audit, audit
+from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.defenses import Step
+from spikeguard.gradients import EOT
 from spikeguard.kernels import compiler
 from spikeguard.networks import build
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Neuron
+from spikeguard.records.schema import AuditRecord, Settings
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
 from spikeguard.training.load import load
@@ -26,19 +31,21 @@ from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.recipes import recipe
 
+COMPILED = 2**16  # elements; images here have a quarter of the usual pixels, so a quarter of WORTHWHILE
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
 def quiet_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads, a seeded global generator.
+    """One thread, a seeded global generator.
 
-    Kernels are compiled only in tests marked so, because compiling takes seconds each.
+    The tensors are tiny and each core has a test process of its own. Kernels are compiled only in tests
+    marked so, because compiling takes seconds each.
     """
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    if not request.node.get_closest_marker("compiled"):
-        monkeypatch.setattr(compiler, "WORTHWHILE", 2**62)
+    marked = request.node.get_closest_marker("compiled")
+    monkeypatch.setattr(compiler, "WORTHWHILE", COMPILED if marked else 2**62)
 
 
 class Once:
@@ -67,14 +74,51 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     return Once(root)
 
 
-@pytest.fixture
-def short_controls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An audit's controls in a few steps, for tests that ask about something else."""
+def shorter(settings: Settings) -> Settings:
+    """A fifth of the steps, a tenth of the queries, a third of the targets."""
+    least = {"steps": (5, 2), "queries": (10, 20), "targets": (3, 1)}
+    fewer = {
+        name: max(int(str(settings[name])) // by, low)
+        for name, (by, low) in least.items()
+        if name in settings
+    }
+    return {**settings, **fewer}
+
+
+def shorten_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit's controls on a few images, in few steps."""
+    runs = {
+        name: (attack, shorter(settings), EOT(2) if isinstance(gradient, EOT) else gradient)
+        for name, (attack, settings, gradient) in controls.RUNS.items()
+    }
+    monkeypatch.setattr(controls, "RUNS", runs)
     monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
+    monkeypatch.setitem(controls.PANELS, "quick", 10)
+    monkeypatch.setitem(controls.CURVES, "quick", (10, 3))
 
 
-def awake(net: Classifier, batches: int = 30) -> Classifier:
+def shorten_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick audits of the same members, each in few steps, with short controls."""
+    shorten_controls(monkeypatch)
+    monkeypatch.setitem(
+        suite.SUITES, "quick", tuple(replace(m, settings=shorter(m.settings)) for m in suite.QUICK)
+    )
+
+
+@pytest.fixture
+def short_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of audits that ask about something else than controls."""
+    shorten_controls(monkeypatch)
+
+
+@pytest.fixture
+def short_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of audits that ask about something else than how strong they are."""
+    shorten_suite(monkeypatch)
+
+
+def awake(net: Classifier, batches: int = 30, size: int = 32) -> Classifier:
     """The network in eval mode after its batch norms have seen some images.
 
     Before that its neurons are silent.
@@ -83,18 +127,24 @@ def awake(net: Classifier, batches: int = 30) -> Classifier:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _ in range(batches):
-            net(torch.rand(32, *net.in_shape, generator=generator))
+            net(torch.rand(size, *net.in_shape, generator=generator))
     return net.eval()
 
 
-@pytest.fixture
-def tiny() -> Classifier:
-    """An untrained network small enough for anything, whose neurons fire and whose classes differ."""
+@pytest.fixture(scope="session")
+def tiny_once() -> Classifier:
+    """What ``tiny`` copies."""
     neuron = Neuron(decay=0.5, surrogate=Atan(2.0))
     net = awake(build("small", classes=10, in_shape=(1, 8, 8), timesteps=3, neuron=neuron, width=8, seed=1))
     with torch.no_grad():
         net.head.bias.sub_(net(torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2))).mean(0))
     return net
+
+
+@pytest.fixture
+def tiny(tiny_once: Classifier) -> Classifier:
+    """An untrained network small enough for anything, whose neurons fire and whose classes differ."""
+    return copy.deepcopy(tiny_once)
 
 
 @pytest.fixture
@@ -113,13 +163,17 @@ def step(tiny: Classifier) -> Step:
     )
 
 
+def halved(images: Images) -> Images:
+    """Every 2x2 pixels as one: a quarter of the work."""
+    return replace(images, x=F.avg_pool2d(images.x.float(), 2).round().to(torch.uint8))
+
+
 @pytest.fixture(scope="session")
 def little_data() -> Dataset:
-    """500 + 100 embedded images."""
+    """500 + 100 embedded images of 14x14 pixels."""
     data = load_data("embedded")
-    return Dataset(
-        "little", data.train.balanced(500), data.test.balanced(100), data.classes, data.mean, data.std
-    )
+    train_part, test_part = halved(data.train.balanced(500)), halved(data.test.balanced(100))
+    return Dataset("little", train_part, test_part, data.classes, data.mean, data.std)
 
 
 def little_recipe(**changes: object) -> Recipe:
@@ -179,7 +233,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def small_net(little_data: Dataset, once: Once) -> Classifier:
     """A network that has learned something, for tests of whole audits."""
     recipe = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return load(once("small_net", lambda folder: train(recipe, folder, data=little_data)))
 
 
@@ -189,7 +243,32 @@ def small_images(little_data: Dataset) -> tuple[Tensor, Tensor]:
     return little_data.test.pixels()[:60], little_data.test.y[:60]
 
 
+def stored_audit(folder: Path) -> Audit:
+    """The audit that another worker may have made; where its witnesses lie is not part of it."""
+    record = AuditRecord.read(folder / "audit.json")
+    return Audit(replace(record, witnesses=None), Witnesses.load(folder / "audit.witnesses.npz"))
+
+
 @pytest.fixture(scope="session")
-def small_audit(small_net: Classifier, small_images: tuple[Tensor, Tensor]) -> Audit:
+def small_audit(small_net: Classifier, small_images: tuple[Tensor, Tensor], once: Once) -> Audit:
     """A quick audit of the small network at 0.03."""
-    return audit(small_net, *small_images, Linf(0.03), effort="quick")
+    torch.set_num_threads(1)
+
+    def make(folder: Path) -> None:
+        audit(small_net, *small_images, Linf(0.03), effort="quick").save(folder / "audit.json")
+
+    return stored_audit(once("small_audit", make))
+
+
+@pytest.fixture(scope="session")
+def short_audit(small_net: Classifier, small_images: tuple[Tensor, Tensor], once: Once) -> Audit:
+    """The same by ``short_suite`` on compiled kernels."""
+    torch.set_num_threads(1)
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            shorten_suite(patch)
+            patch.setattr(compiler, "WORTHWHILE", COMPILED)
+            audit(small_net, *small_images, Linf(0.03), effort="quick").save(folder / "audit.json")
+
+    return stored_audit(once("short_audit", make))

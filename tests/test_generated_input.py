@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ BAD_CALLS = st.sampled_from(CASES).flatmap(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(BAD_CALLS)
-def test_a_value_that_does_not_fit_is_refused_in_one_line(call):
+def test_a_value_that_does_not_fit_is_refused_in_one_line(call: Any) -> None:
     what, name, value = call
     with pytest.raises(UserError) as error:
         what(**{**CALLS[what], name: value})
@@ -169,12 +170,12 @@ def test_a_value_that_does_not_fit_is_refused_in_one_line(call):
     assert len(line) < 500, f"{what.__name__} {name}: {line}"
 
 
-def test_there_is_something_to_generate_from():
+def test_there_is_something_to_generate_from() -> None:
     assert len(CASES) > 250
     assert {what.__name__ for what, _ in CASES} >= {*sg.attacks.ATTACKS, "audit", "build", "Member", "AT"}
 
 
-def test_no_field_of_a_public_class_of_settings_is_left_out():
+def test_no_field_of_a_public_class_of_settings_is_left_out() -> None:
     unchecked = []
     for namespace in (sg.gradients, sg.surrogates, sg.neurons, sg.defenses):
         for name in namespace.__all__:
@@ -194,7 +195,7 @@ def _made_by(kind: type) -> str:
     return getattr(getattr(kind, "__post_init__", None), "__qualname__", "")
 
 
-def test_files_and_folders_are_paths_or_text():
+def test_files_and_folders_are_paths_or_text() -> None:
     for bad in (3, b"x", ["a"], Path):
         with pytest.raises(UserError, match="out = "):
             sg.audit(**DATA, out=bad)

@@ -1,6 +1,7 @@
 """Generators that a model keeps for itself."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ KEPT = {
 
 
 @pytest.mark.parametrize(("make", "draw"), KEPT.values(), ids=KEPT)
-def test_they_are_found_seeded_and_restored(make, draw):
+def test_they_are_found_seeded_and_restored(make: Any, draw: Any) -> None:
     class Holder(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Identity()
             self.inner.kept = make()

@@ -94,7 +94,7 @@ def test_neither_the_import_nor_a_wrong_name_loads_torch_or_numpy() -> None:
     assert done.stdout.split("\n")[:2] == ["[]", "True"]
 
 
-def test_the_version_is_that_of_the_built_package():
+def test_the_version_is_that_of_the_built_package() -> None:
     from setuptools.config.pyprojecttoml import read_configuration
 
     declared = read_configuration(PACKAGE.parents[1] / "pyproject.toml")

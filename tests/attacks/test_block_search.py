@@ -33,7 +33,7 @@ class Steps(nn.Module):
 X, Y = torch.full((6, 1, 2, 2), 0.5), torch.zeros(6, dtype=torch.long)
 
 
-def test_it_crosses_a_plateau_by_changes_that_leave_the_margin_as_it_is():
+def test_it_crosses_a_plateau_by_changes_that_leave_the_margin_as_it_is() -> None:
     found = block_search(Steps(3), X, Y, sg.Linf(0.1), queries=60)
     assert found.broken.all()
 
@@ -46,7 +46,7 @@ def test_it_crosses_a_plateau_by_changes_that_leave_the_margin_as_it_is():
     assert not stuck.broken.any()
 
 
-def test_it_starts_at_the_points_of_higher_margin():
+def test_it_starts_at_the_points_of_higher_margin() -> None:
     first = X.clone()
     first[:3, 0, 0, 0] = 0.6  # higher by a half
     first[3, 0, 0] = 0.6  # breaks at once
@@ -63,7 +63,7 @@ def test_it_starts_at_the_points_of_higher_margin():
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_a_single_pixel_always_moves_and_all_channels_or_one(level):
+def test_a_single_pixel_always_moves_and_all_channels_or_one(level: float) -> None:
     """Every query flips one pixel of a gray image, black and white ones too; of a color image in 1 or 3."""
     moves: list[Tensor] = []
 
@@ -81,7 +81,7 @@ def test_a_single_pixel_always_moves_and_all_channels_or_one(level):
         assert {int(n) for row in changed for n in row} == allowed
 
 
-def test_sides_scale_with_the_image_and_end_at_one_pixel():
+def test_sides_scale_with_the_image_and_end_at_one_pixel() -> None:
     assert [side(k, 10, 28, 28) for k in range(10)] == [5, 4, 3, 3, 2, 2, 1, 1, 1, 1]
     assert [side(80 * k, 800, 32, 32) for k in range(10)] == [6, 4, 3, 3, 2, 2, 1, 1, 1, 1]
     large = [side(k, 10, 224, 256) for k in range(10)]

@@ -47,12 +47,6 @@ CASES: dict[str, tuple[Kind, Callable[..., Attacked]]] = {
 EPS: dict[Kind, float] = {sg.Linf: 0.04, sg.L2: 0.3, sg.L1: 2.0}
 
 
-@pytest.fixture(autouse=True)
-def one_thread(quiet_machine: None) -> None:
-    """The tensors are tiny: where others use the machine too, two threads mostly wait for each other."""
-    torch.set_num_threads(1)
-
-
 class Linear(nn.Module):
     """Two classes with a flat border between them.
 

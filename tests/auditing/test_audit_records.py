@@ -77,7 +77,7 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(
     assert any(
         "images or labels" in w for w in verify(record, tmp_path, small_net, x.flip(0), y.flip(0)).wrong
     )
-    other = sg.build("small", classes=10, in_shape=(1, 28, 28), width=6)
+    other = sg.build("small", classes=10, in_shape=(1, 14, 14), width=6)
     assert any("tensors" in w for w in verify(record, tmp_path, other, x, y).wrong)
     stored = Witnesses.load(tmp_path / "audit.witnesses.npz")
     clean = (x[stored.rows].double() * 65535).round().to(torch.int32)
@@ -88,7 +88,7 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(
 
 
 def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(
-    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_controls: None, tmp_path: Path
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_suite: None, tmp_path: Path
 ) -> None:
     x, y = (part[:10] for part in small_images)
     noisy = copy.deepcopy(small_net)
@@ -126,26 +126,30 @@ def test_what_a_fresh_process_does_not_find_is_not_reliable(small_audit: Audit) 
 
 
 def test_a_union_is_verified_and_tabulated_like_its_parts(
-    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+    small_net: Classifier,
+    small_images: tuple[Tensor, Tensor],
+    short_audit: Audit,
+    short_suite: None,
+    tmp_path: Path,
 ) -> None:
     x, y = small_images
     again = sg.audit(small_net, x, y, THREAT, effort="quick", seed=1)
-    paths = [one.save(tmp_path / name / "audit.json") for name, one in (("a", small_audit), ("b", again))]
+    paths = [one.save(tmp_path / name / "audit.json") for name, one in (("a", short_audit), ("b", again))]
     union = merge_files(paths, tmp_path / "union.json")
     assert AuditRecord.read(tmp_path / "union.json") == union
     held = verify(union, tmp_path, small_net, x, y)
     assert held.wrong == ()
     assert held.claimed == held.held == sum(f >= 0 for f in union.first_by) > 0
-    assert union.worst_case.value <= min(small_audit.robust_accuracy, again.robust_accuracy)
-    parts = zip(union.right, small_audit.record.right, again.record.right, strict=True)
+    assert union.worst_case.value <= min(short_audit.robust_accuracy, again.robust_accuracy)
+    parts = zip(union.right, short_audit.record.right, again.record.right, strict=True)
     assert all(u == min(a, b) for u, a, b in parts)
     breaking = {union.members[f].record for f in union.first_by if f >= 0}
     assert breaking <= {0, 1}
     assert len(as_csv([union]).splitlines()) == 2
     assert "seed 0, 1" in methods(union)
     with pytest.raises(UserError, match="differ in suite"):
-        compare(union, small_audit.record)
-    bare = merge([small_audit.record, again.record])
+        compare(union, short_audit.record)
+    bare = merge([short_audit.record, again.record])
     with pytest.raises(UserError, match="names no file of witnesses"):
         verify(bare, tmp_path, small_net, x, y)
 

@@ -2,17 +2,22 @@
 
 import copy
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.auditing.audit import Audit
 from spikeguard.auditing.consistency import check_outcomes, inconsistencies
 from spikeguard.auditing.merge import merge
 from spikeguard.auditing.record import save
 from spikeguard.auditing.verify import verify
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.errors import UserError
+from spikeguard.networks.classifier import Classifier
 from spikeguard.records.schema import AttackRecord, AuditRecord, Flag
 from spikeguard.records.studies import DemoRecord
 
@@ -21,7 +26,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 pytestmark = pytest.mark.compiled
 
 
-def test_stored_records_say_nothing_that_does_not_follow(small_audit):
+def test_stored_records_say_nothing_that_does_not_follow(small_audit: Audit) -> None:
     assert inconsistencies(small_audit.record) == []
     assert inconsistencies(merge([small_audit.record, small_audit.record])) == []
     assert inconsistencies(AttackRecord.read(RESULTS / "cifar10-small" / "attack-own.json")) == []
@@ -30,13 +35,13 @@ def test_stored_records_say_nothing_that_does_not_follow(small_audit):
             assert inconsistencies(record) == []
 
 
-def edits(values):
+def edits(values: Any) -> Iterator[Any]:
     """Every edit of a kind that makes a record better than it is: (what, function of the plain values)."""
 
-    def put(*path):
+    def put(*path: Any) -> Any:
         *way, last, value = path
 
-        def change(v):
+        def change(v: Any) -> None:
             for key in way:
                 v = v[key]
             v[last] = value(v[last]) if callable(value) else value
@@ -79,7 +84,7 @@ def edits(values):
     yield "cost", put("members", alone, "seconds", -1.0)
 
 
-def test_every_edit_of_a_number_is_found(small_audit):
+def test_every_edit_of_a_number_is_found(small_audit: Audit) -> None:
     values = small_audit.record.to_json()
     values["fresh_process"] = None
     for what, change in edits(values):
@@ -93,7 +98,7 @@ def test_every_edit_of_a_number_is_found(small_audit):
         assert all("\n" not in line for line in wrong), what
 
 
-def test_a_flag_that_follows_from_the_record_cannot_be_taken_out_or_made_milder(small_audit):
+def test_a_flag_that_follows_from_the_record_cannot_be_taken_out_or_made_milder(small_audit: Audit) -> None:
     values = small_audit.record.to_json()
     values["controls"]["zero_budget"]["left"] = 0.0
     error = Flag("changed-at-eps-0", "error", "x")
@@ -107,7 +112,7 @@ def test_a_flag_that_follows_from_the_record_cannot_be_taken_out_or_made_milder(
     assert any("another level" in w for w in inconsistencies(milder))
 
 
-def test_tables_and_tests_do_not_read_outcomes_that_contradict_each_other(small_audit):
+def test_tables_and_tests_do_not_read_outcomes_that_contradict_each_other(small_audit: Audit) -> None:
     values = small_audit.record.to_json()
     check_outcomes(small_audit.record, "a")
     values["right"] = "1" * len(values["right"])
@@ -116,8 +121,8 @@ def test_tables_and_tests_do_not_read_outcomes_that_contradict_each_other(small_
 
 
 def test_a_record_about_something_else_than_its_witnesses_is_found(
-    small_net, small_images, small_audit, tmp_path
-):
+    small_net: Classifier, small_images: tuple[Tensor, Tensor], small_audit: Audit, tmp_path: Path
+) -> None:
     from dataclasses import replace
 
     record = save(small_audit.record, small_audit.witnesses, tmp_path / "audit.json")
@@ -142,7 +147,9 @@ def test_a_record_about_something_else_than_its_witnesses_is_found(
             )
 
 
-def test_witnesses_that_cannot_be_are_refused(small_audit, small_images, tmp_path):
+def test_witnesses_that_cannot_be_are_refused(
+    small_audit: Audit, small_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
     import torch
 
     held = small_audit.witnesses

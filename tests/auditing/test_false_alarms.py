@@ -4,6 +4,7 @@ Each test names the thread; the code is ours.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def alarms(model: Model, x: Tensor, y: Tensor, threat: Threat) -> set[str]:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_fewer_than_four_classes(classes):
+def test_fewer_than_four_classes(classes: int) -> None:
     """Losses that rank three or four logits fail on two or three classes.
 
     Source: github.com/fra31/auto-attack/issues/70,
@@ -57,7 +58,7 @@ def test_fewer_than_four_classes(classes):
     assert chosen[0].run(model, x, y, sg.Linf(0.3), 0, torch.arange(24)).broken.any()
 
 
-def test_more_targets_than_classes():
+def test_more_targets_than_classes() -> None:
     """Four classes, and attacks that want nine targets.
 
     Source: github.com/fra31/auto-attack/issues/76 and 79.
@@ -68,7 +69,7 @@ def test_more_targets_than_classes():
     assert found.broken.all()
 
 
-def test_the_budgets_of_a_first_example():
+def test_the_budgets_of_a_first_example() -> None:
     """A list of budgets that begins near 0.
 
     Source: github.com/bethgelab/foolbox/issues/207 and its examples.
@@ -78,7 +79,7 @@ def test_the_budgets_of_a_first_example():
         assert "no-better-than-noise" not in alarms(model, x, y, sg.Linf(eps))
 
 
-def test_a_zero_gradient_at_some_images():
+def test_a_zero_gradient_at_some_images() -> None:
     """An image with gradient 0 (here a dead network, for black images).
 
     Source: github.com/bethgelab/foolbox/pull/1.
@@ -97,7 +98,7 @@ def test_a_zero_gradient_at_some_images():
     assert "not-broken-at-eps-1" not in alarms(gated, dark, y, sg.Linf(0.02))
 
 
-def test_a_generator_of_its_own():
+def test_a_generator_of_its_own() -> None:
     """Random defenses, here with a generator that no global seed reaches; it is a random model, not one
     that carries state.
 
@@ -115,7 +116,7 @@ def test_a_generator_of_its_own():
     )
 
 
-def test_a_single_draw_is_no_score():
+def test_a_single_draw_is_no_score() -> None:
     """One draw inflates an attack's success; the flag's page names it.
 
     Source: github.com/fra31/auto-attack/pull/105.
@@ -125,7 +126,7 @@ def test_a_single_draw_is_no_score():
     assert flag("random-without-eot").level == "error"
 
 
-def test_sums_in_another_order_are_no_randomness():
+def test_sums_in_another_order_are_no_randomness() -> None:
     """On a busy machine or GPU the last digits differ from call to call.
 
     Source: github.com/carlini/nn_robust_attacks/issues/22, github.com/fra31/auto-attack/issues/74.
@@ -141,7 +142,7 @@ def test_sums_in_another_order_are_no_randomness():
     assert findings(jittering, x, y) == set()
 
 
-def test_classes_that_tie_may_change_with_the_batch():
+def test_classes_that_tie_may_change_with_the_batch() -> None:
     """Classes that change with the batch are an error there; ties that rounding breaks are not.
 
     Source: github.com/yaodongyu/TRADES/issues/3.
@@ -161,7 +162,7 @@ def test_classes_that_tie_may_change_with_the_batch():
     assert "depends-on-batch" in findings(social, x, y)
 
 
-def test_an_extra_softmax_and_its_logarithm():
+def test_an_extra_softmax_and_its_logarithm() -> None:
     """A softmax at the end hides a network; its logarithm does not.
 
     Source: github.com/fra31/auto-attack/issues/41.
@@ -171,7 +172,7 @@ def test_an_extra_softmax_and_its_logarithm():
     assert findings(Then(model, lambda z: z.log_softmax(1)).eval(), x, y) == set()
 
 
-def test_a_gradient_killer_is_still_found():
+def test_a_gradient_killer_is_still_found() -> None:
     """An identity whose backward pass is 0.
 
     Source: github.com/fra31/auto-attack/issues/43.
@@ -185,7 +186,7 @@ def test_a_gradient_killer_is_still_found():
     assert "zero-gradient" in findings(Killed().eval(), x, y)
 
 
-def test_trees_have_no_gradient_and_that_is_all():
+def test_trees_have_no_gradient_and_that_is_all() -> None:
     """A tree is no network. What is said of it is true: it gives no gradient; it is neither random nor
     does it depend on anything but the image.
 
@@ -200,7 +201,7 @@ def test_trees_have_no_gradient_and_that_is_all():
     assert findings(votes, x, y) == {"zero-gradient"}
 
 
-def test_spikes_as_scores():
+def test_spikes_as_scores() -> None:
     """Scores are counts or rates of the output spikes.
 
     Source: github.com/bamsumit/slayerPytorch/issues/60, github.com/fangwei123456/spikingjelly/issues/386.
@@ -212,7 +213,7 @@ def test_spikes_as_scores():
             assert findings(model, x, y) <= {"saturated-logits"}
 
 
-def test_one_winner_a_step_is_no_softmax():
+def test_one_winner_a_step_is_no_softmax() -> None:
     """Rates of a winner-take-all output sum to 1.
 
     Source: github.com/fra31/auto-attack/issues/58.
@@ -221,11 +222,11 @@ def test_one_winner_a_step_is_no_softmax():
 
     class First(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, z):
+        def forward(ctx: Any, z: Tensor) -> Any:
             return F.one_hot(z.argmax(1), CLASSES).to(z)
 
         @staticmethod
-        def backward(ctx, grad):
+        def backward(ctx: Any, grad: Any) -> Any:
             return grad
 
     def rates(at: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ def test_one_winner_a_step_is_no_softmax():
     assert findings(rates, x, y) == set()
 
 
-def test_a_sparse_budget_on_small_images():
+def test_a_sparse_budget_on_small_images() -> None:
     """Croce and Hein, Mind the box, ICML 2021 (code: fra31/auto-attack): under L1 a pixel at the end of
     [0, 1] takes up the whole step. PGD goes on with the others, and beats noise."""
     model, x, y = honest("linear")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -398,7 +399,7 @@ def _few_without_gradient(a: SimpleNamespace) -> None:
         (_few_without_gradient, []),
     ],
 )
-def test_a_flag_says_no_more_than_what_was_seen(change, raised):
+def test_a_flag_says_no_more_than_what_was_seen(change: Any, raised: Any) -> None:
     assert after_an_audit(change=change) == raised
 
 
@@ -412,7 +413,7 @@ def _all_broken(a: SimpleNamespace) -> None:
     )
 
 
-def test_where_no_image_is_left_no_attack_is_called_too_weak():
+def test_where_no_image_is_left_no_attack_is_called_too_weak() -> None:
     assert after_an_audit(change=_all_broken) == ["black-box-first"]
 
 
@@ -429,7 +430,9 @@ def test_where_no_image_is_left_no_attack_is_called_too_weak():
         *[(0.0, 1, 10, False), (0.0, 12, 10, True)],
     ],
 )
-def test_clean_accuracy_is_low_where_it_is_hardly_better_than_chance(clean, n, classes, low):
+def test_clean_accuracy_is_low_where_it_is_hardly_better_than_chance(
+    clean: Any, n: Any, classes: Any, low: Any
+) -> None:
     assert raise_flags.hardly_better_than_chance(clean, n, 1 / classes) is low
 
 
@@ -442,7 +445,7 @@ def test_clean_accuracy_is_low_where_it_is_hardly_better_than_chance(clean, n, c
         {"against_noise": (NoiseRow(right=45, noise=0, gradient=0, p=1.0, better=False),) * 9},
     ],
 )
-def test_a_control_that_shows_nothing_is_no_flag(changes):
+def test_a_control_that_shows_nothing_is_no_flag(changes: dict[str, Any]) -> None:
     assert from_controls(controls(**changes)) == []
 
 

@@ -1,6 +1,7 @@
 """Honest networks of every kind, under every norm and budget: no error, and no warning that is untrue."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -50,13 +51,13 @@ def raised(
     return [f.message for f in flags if f.level == "error"], warnings - {"not-converged"}
 
 
-def test_there_are_more_than_sixteen_honest_networks_and_as_many_idioms():
+def test_there_are_more_than_sixteen_honest_networks_and_as_many_idioms() -> None:
     assert len(names()) >= 24
     assert len(SPIKING) >= 10
 
 
 @pytest.mark.parametrize("name", names())
-def test_an_honest_network_raises_no_alarm(name):
+def test_an_honest_network_raises_no_alarm(name: Any) -> None:
     model, x, y = honest(name, 8 if name in RANDOM else 24)
     errors, warnings = raised(model, x, y, sg.Linf(0.05))
     assert errors == []
@@ -65,7 +66,7 @@ def test_an_honest_network_raises_no_alarm(name):
 
 @pytest.mark.parametrize("threat", BUDGETS, ids=str)
 @pytest.mark.parametrize("name", ["linear", "spike counts, T = 5"])
-def test_no_norm_and_no_budget_makes_an_honest_network_unreliable(name, threat):
+def test_no_norm_and_no_budget_makes_an_honest_network_unreliable(name: str, threat: Any) -> None:
     model, x, y = honest(name)
     errors, warnings = raised(model, x, y, threat)
     assert errors == []
@@ -82,7 +83,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_no_size_of_image_and_no_number_of_classes_does(shape, classes):
+def test_no_size_of_image_and_no_number_of_classes_does(shape: Any, classes: int) -> None:
     x, y = images(24, classes, shape)
     net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 16), nn.ReLU(), nn.Linear(16, classes))
     model = fit(net, x, y, steps=150)
@@ -107,7 +108,7 @@ CONTENT: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("content", CONTENT.values(), ids=CONTENT)
 @pytest.mark.parametrize("name", ["contrast", "keeps u"])
-def test_no_content_of_the_images_does(name, content):
+def test_no_content_of_the_images_does(name: str, content: Any) -> None:
     model, x, _ = honest(name)
     x = content(x)
     errors, warnings = raised(model, x, model(x).argmax(1), sg.Linf(0.1))
@@ -116,14 +117,14 @@ def test_no_content_of_the_images_does(name, content):
 
 
 @pytest.mark.parametrize("only", [0, 2])
-def test_images_of_one_class_alone_are_no_reason_for_an_alarm(only):
+def test_images_of_one_class_alone_are_no_reason_for_an_alarm(only: int) -> None:
     model, x, y = honest("logits")
     for threat in (sg.Linf(0.0005), sg.Linf(0.3)):
         errors, warnings = raised(model, x[y == only], y[y == only], threat)
         assert (errors, warnings) == ([], set())
 
 
-def test_a_network_of_two_classes_that_is_mostly_right_knows_enough():
+def test_a_network_of_two_classes_that_is_mostly_right_knows_enough() -> None:
     model, x, _ = honest("linear")
     pair = Then(model, lambda z: z[:, :2]).eval()
     y = pair(x).argmax(1)
@@ -131,13 +132,13 @@ def test_a_network_of_two_classes_that_is_mostly_right_knows_enough():
     assert "clean-accuracy-low" not in raised(pair, x, y, sg.Linf(0.01))[1]
 
 
-def test_where_everything_is_wrong_without_attack_nothing_is_said_about_the_budget():
+def test_where_everything_is_wrong_without_attack_nothing_is_said_about_the_budget() -> None:
     model, x, y = honest("logits")
     errors, warnings = raised(model, x, (y + 1) % CLASSES, sg.Linf(0.05))
     assert (errors, warnings) == ([], {"clean-accuracy-low"})
 
 
-def test_a_model_without_gradients_is_reliable_where_its_number_is_exact():
+def test_a_model_without_gradients_is_reliable_where_its_number_is_exact() -> None:
     """A table of hard decisions: with no budget, or with all images broken, there is nothing to find."""
     x, y = images()
     means = torch.stack([x[y == k].flatten(1).mean(0) for k in range(CLASSES)]) > 0.5
@@ -154,7 +155,7 @@ def test_a_model_without_gradients_is_reliable_where_its_number_is_exact():
     assert broken.reliable
 
 
-def test_large_images_of_few_samples_are_fine():
+def test_large_images_of_few_samples_are_fine() -> None:
     x, y = images(6, 3, (1, 300, 300))
     net = nn.Sequential(nn.AvgPool2d(50), nn.Flatten(), nn.Linear(36, 3))
     model = fit(net, x, y)
@@ -162,7 +163,7 @@ def test_large_images_of_few_samples_are_fine():
         assert raised(model, x, y, threat)[0] == []
 
 
-def test_batch_statistics_at_test_stay_an_error():
+def test_batch_statistics_at_test_stay_an_error() -> None:
     """The true case: the class of an image depends on the others."""
     x, y = images()
     net = nn.Sequential(
@@ -174,7 +175,7 @@ def test_batch_statistics_at_test_stay_an_error():
     assert "depends-on-batch" in {f.id for f in flags}
 
 
-def test_saturated_probabilities_and_classes_stay_an_error():
+def test_saturated_probabilities_and_classes_stay_an_error() -> None:
     model, x, y = honest("logits")
     for after in (
         lambda z: z.softmax(1),
@@ -185,7 +186,7 @@ def test_saturated_probabilities_and_classes_stay_an_error():
         assert "no-logits" in {f.id for f in flags}
 
 
-def test_a_spiking_network_without_surrogate_stays_an_error():
+def test_a_spiking_network_without_surrogate_stays_an_error() -> None:
     """Spike counts are no excuse: here nothing but a comparison stands behind them."""
     x, y = images()
     model = fit(Spiking(timesteps=1, scores="counts"), x, y)
@@ -194,7 +195,7 @@ def test_a_spiking_network_without_surrogate_stays_an_error():
     assert {"no-logits", "no-gradient"} & {f.id for f in flags if f.level == "error"}
 
 
-def test_a_masked_network_is_caught_at_a_budget_too_small_to_break_anything():
+def test_a_masked_network_is_caught_at_a_budget_too_small_to_break_anything() -> None:
     """Gradients that lead the other way, at 0.0002: the budget is widened until something breaks."""
     model, x, y = honest("logits")
 

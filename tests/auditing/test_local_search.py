@@ -1,8 +1,10 @@
 """What the local search means in an audit: who it attacks, and what is concluded from what it breaks."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.auditing import controls
@@ -21,7 +23,7 @@ SQUARE = Member("square", "scores", sg.square, {"queries": 10})
 class Needs(nn.Module):
     """The wrong class wins where at least ``count`` of four pixels lie above 0.55."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Any:
         high = (x > 0.55).flatten(1).sum(1).to(x.dtype)
         return torch.stack([torch.full_like(high, 2.5), high], 1) + 0 * x.flatten(1).sum(1, keepdim=True)
 
@@ -38,7 +40,7 @@ def made(*families: str) -> tuple[Task, State]:
     return task, state
 
 
-def test_every_effort_has_one_after_all_gradients():
+def test_every_effort_has_one_after_all_gradients() -> None:
     for effort in ("quick", "standard", "full"):
         for threat in (sg.Linf(0.03), sg.L2(0.5), sg.L1(2.0)):
             extra = Member("mine", "own gradient", sg.pgd)
@@ -50,7 +52,7 @@ def test_every_effort_has_one_after_all_gradients():
             assert extra in chosen[:at]
 
 
-def test_it_attacks_what_nobody_has_broken_and_starts_at_the_best_points():
+def test_it_attacks_what_nobody_has_broken_and_starts_at_the_best_points() -> None:
     task, state = made(PGD_20.family)
     state.found[10:50, 0, 0] = 0.6  # two of the three pixels that are needed
     state.done = (1, 0)
@@ -61,7 +63,7 @@ def test_it_attacks_what_nobody_has_broken_and_starts_at_the_best_points():
     assert near > far + 0.3
 
 
-def test_the_rest_of_masking_is_what_it_breaks_beyond_gradients():
+def test_the_rest_of_masking_is_what_it_breaks_beyond_gradients() -> None:
     parts = masking(*made(LOCAL))
     assert parts is not None
     assert (parts.rest, parts.gradient) == pytest.approx((0.1, 0.0))
@@ -71,7 +73,7 @@ def test_the_rest_of_masking_is_what_it_breaks_beyond_gradients():
 
 
 @pytest.mark.parametrize(("late", "flagged"), [(1, True), (0, False)])
-def test_convergence_is_read_off_its_second_half(late, flagged):
+def test_convergence_is_read_off_its_second_half(late: int, flagged: bool) -> None:
     task, state = made(LOCAL)
     state.steps = {PGD_20.id: [0] * 20 + [5], LAST.id: [0, 3, *[0] * 900, late]}
     curve = convergence(task, state)
@@ -91,7 +93,7 @@ def test_convergence_is_read_off_its_second_half(late, flagged):
     assert ("not-converged" in raised) is flagged
 
 
-def test_it_accuses_no_gradient_but_hides_no_black_box_either():
+def test_it_accuses_no_gradient_but_hides_no_black_box_either() -> None:
     assert len(controls.only_black_box(*made(LOCAL))) == 0
     assert controls.only_black_box(*made(LOCAL, "scores")).tolist() == list(range(10))
     assert controls.only_black_box(*made("scores")).tolist() == list(range(10))

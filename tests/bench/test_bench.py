@@ -15,11 +15,13 @@ from narrow import present
 from spikeguard.bench import growth, memory, parts, peers, run, tasks, timing
 from spikeguard.bench.floor import Floor
 from spikeguard.cli.main import main
+from spikeguard.data.images import Dataset
 from spikeguard.errors import UserError
 from spikeguard.records.bench import BenchRecord, BenchSettings, Growth, GrowthCurve, LargeCase, Subject
 from spikeguard.records.files import read_json
 from spikeguard.report.bench_picture import picture
 from spikeguard.runtime.machine import machine
+from spikeguard.training.loop import train
 
 CPU = torch.device("cpu")
 TINY = {
@@ -206,10 +208,10 @@ def test_peak_memory_is_that_of_the_step() -> None:
 
     Nonsense gives no number.
     """
-    small = replace(TINY["small"], batch=64, options={"width": 32})
-    big = replace(small, batch=1024)
+    small = replace(TINY["small"], batch=256, options={"width": 8})  # narrow: memory for little work
+    big = replace(small, batch=4096)
     sizes = [present(memory.peak(memory.Case("vanilla", "float32", s, "cpu", 2))) for s in (small, big)]
-    currents = 3 * 1024 * 4 * (32 * 256 + 64 * 64 + 128 * 16)
+    currents = 3 * 4096 * 4 * (8 * 256 + 16 * 64 + 32 * 16)
     assert currents < sizes[1] < 20 * currents
     assert sizes[0] < sizes[1] - currents / 2
     unknown = replace(small, network="no such network")
@@ -221,14 +223,21 @@ def test_powers_of_growth() -> None:
 
 
 def test_bench_verb_writes_record_and_picture_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    little_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """On little data, without the processes that measure memory."""
     monkeypatch.setattr(run.Settings, "subjects", property(lambda self: (TINY["small"],)))
     monkeypatch.setattr(run.Settings, "small", property(lambda self: TINY["small"]))
     monkeypatch.setattr(run.Settings, "images", property(lambda self: 20))
     monkeypatch.setattr(peers, "installed", lambda: {"stand-in 1": stand_in})
     monkeypatch.setattr(tasks, "their_attack", lambda net, eps, step_size, steps: lambda x, y: x)
     monkeypatch.setattr(peers, "versions", lambda: {"torchattacks": "of this test"})
+    monkeypatch.setattr(memory, "peak", lambda case: case.subject.batch * 2**20)
+    monkeypatch.setattr(run, "load_data", lambda name: little_data)
+    monkeypatch.setattr(run, "train", lambda recipe, **rest: train(replace(recipe, train_images=500), **rest))
     assert (
         main(
             ["bench", "--quick", "--rounds", "1", "--out", str(tmp_path), "--device", "cpu", "--threads", "2"]

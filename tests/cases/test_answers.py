@@ -1,6 +1,7 @@
 """Models that answer with more, or other, than logits: taken where there is no doubt, else one line."""
 
 from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -36,37 +37,37 @@ DOUBTFUL = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_an_answer_without_doubt_gives_the_numbers_of_plain_logits(name):
+def test_an_answer_without_doubt_gives_the_numbers_of_plain_logits(name: str) -> None:
     assert torch.equal(pgd(TAKEN[name]), pgd(NET))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_every_attack_takes_a_dictionary(attack):
+def test_every_attack_takes_a_dictionary(attack: str) -> None:
     found, plain = (ATTACKS[attack](model, X, Y) for model in (TAKEN["dictionary"], NET))
     assert torch.equal(found.x, plain.x)
 
 
 @pytest.mark.parametrize("name", DOUBTFUL)
 @pytest.mark.parametrize("attack", ["pgd", "square", "rays"])
-def test_a_doubtful_answer_is_named_in_one_line(name, attack):
+def test_a_doubtful_answer_is_named_in_one_line(name: str, attack: str) -> None:
     model, word = DOUBTFUL[name]
     refused(lambda: ATTACKS[attack](model, X, Y), "the model", "must", "logits [N, classes]", word)
 
 
-def test_an_audit_takes_and_refuses_the_same(short_controls):
+def test_an_audit_takes_and_refuses_the_same(short_controls: None) -> None:
     refused(lambda: sg.audit(DOUBTFUL["list of heads"][0], X, Y, LINF, effort="quick"), "list of (Tensor")
     tuples, plain = (sg.audit(m, X, Y, LINF, effort="quick") for m in (TAKEN["(logits, None)"], NET))
     assert tuples.robust_accuracy == plain.robust_accuracy
     assert tuples.record.first_by == plain.record.first_by
 
 
-def test_an_array_has_no_gradient_and_black_box_attacks_work_on_it():
+def test_an_array_has_no_gradient_and_black_box_attacks_work_on_it() -> None:
     model = lambda x: NET(x).detach().numpy()  # noqa: E731
     refused(lambda: pgd(model), "no gradient reaches the input")
     assert torch.equal(ATTACKS["square"](model, X, Y).broken, ATTACKS["square"](NET, X, Y).broken)
 
 
-def test_verify_reads_the_same_answers(tmp_path, short_controls):
+def test_verify_reads_the_same_answers(tmp_path: Path, short_controls: None) -> None:
     result = sg.audit(NET, X, Y, LINF, effort="quick", out=tmp_path)
     check = sg.verify(result.record, tmp_path, TAKEN["dictionary"], X.numpy(), Y.tolist())
     assert check.held == check.claimed

@@ -1,11 +1,13 @@
 """Autograd that is switched off around a call, re-entrant checkpoints, gradients that exist already."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import spikeguard as sg
@@ -16,7 +18,7 @@ REENTRANT = pytest.mark.filterwarnings("ignore:None of the inputs have requires_
 
 
 @contextlib.contextmanager
-def switched_off():
+def switched_off() -> Iterator[Any]:
     before = torch.is_grad_enabled()
     torch.set_grad_enabled(False)
     try:
@@ -30,7 +32,7 @@ AROUND = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "set
 
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_work_where_autograd_is_switched_off(around, attack):
+def test_attacks_work_where_autograd_is_switched_off(around: Any, attack: str) -> None:
     with AROUND[around]():
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         found = ATTACKS[attack](NET, X.clone(), Y.clone())
@@ -39,19 +41,19 @@ def test_attacks_work_where_autograd_is_switched_off(around, attack):
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_audits_work_where_autograd_is_switched_off(around, short_controls):
+def test_audits_work_where_autograd_is_switched_off(around: Any, short_controls: None) -> None:
     with AROUND[around]():
         result = sg.audit(NET, X.clone(), Y.clone(), LINF, effort="quick")
     assert result.record.first_by == sg.audit(NET, X, Y, LINF, effort="quick").record.first_by
 
 
-def test_tensors_made_in_inference_mode_are_taken():
+def test_tensors_made_in_inference_mode_are_taken() -> None:
     with torch.inference_mode():
         x, y, eps = X.clone(), Y.clone(), torch.full((12,), 0.03)
     assert torch.equal(pgd(NET, x, y, sg.Linf(eps)), pgd(NET))
 
 
-def test_a_model_made_in_inference_mode_is_one_line():
+def test_a_model_made_in_inference_mode_is_one_line() -> None:
     with torch.inference_mode():
         made = net()
     for call in (lambda: pgd(made), lambda: sg.audit(made, X, Y, LINF, effort="quick")):
@@ -59,9 +61,9 @@ def test_a_model_made_in_inference_mode_is_one_line():
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
-def test_a_model_that_switches_autograd_off_itself_has_no_gradient(guard):
+def test_a_model_that_switches_autograd_off_itself_has_no_gradient(guard: Any) -> None:
     @guard()
-    def model(x):
+    def model(x: Tensor) -> Any:
         return NET(x)
 
     refused(lambda: pgd(model), "no gradient reaches the input")
@@ -71,7 +73,7 @@ def test_a_model_that_switches_autograd_off_itself_has_no_gradient(guard):
 class Net(nn.Module):
     """A block that is computed again in the backward pass."""
 
-    def __init__(self, reentrant):
+    def __init__(self, reentrant: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(1)
         self.block = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
@@ -79,12 +81,12 @@ class Net(nn.Module):
         for p in self.parameters():
             p.data = 0.3 * torch.randn(p.shape, generator=generator)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Any:
         return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
 
 
 @REENTRANT
-def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls):
+def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls: None) -> None:
     twin, model = Net(False).eval(), Net(True).eval()
     y = twin(X).argmax(1)
     one, other = (sg.pgd(m, X, y, LINF, steps=5) for m in (twin, model))
@@ -97,7 +99,7 @@ def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls):
 
 @REENTRANT
 @pytest.mark.parametrize("plain_function", [False, True])
-def test_a_reentrant_checkpoint_leaves_no_gradient_behind(plain_function):
+def test_a_reentrant_checkpoint_leaves_no_gradient_behind(plain_function: bool) -> None:
     inner = Net(True).eval()
     model = (lambda x: inner(x)) if plain_function else inner
     kept = torch.full_like(inner.head.weight, 7.0)
@@ -108,7 +110,7 @@ def test_a_reentrant_checkpoint_leaves_no_gradient_behind(plain_function):
     assert all(p.grad is None for p in inner.parameters() if p is not inner.head.weight)
 
 
-def test_an_attack_leaves_gradients_of_model_and_images_alone():
+def test_an_attack_leaves_gradients_of_model_and_images_alone() -> None:
     model, x = net(), X.clone().requires_grad_()
     model(x).sum().backward()
     before = model[1].weight.grad.clone(), x.grad.clone()

@@ -1,6 +1,7 @@
 """Budgets as other libraries take them, and budgets that are none."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.mark.parametrize("name", [*sg.attacks.ATTACKS, "audit"])
 @pytest.mark.parametrize("threat", [8 / 255, "8/255", ("linf", 8 / 255), None, 8, torch.tensor(0.03)])
-def test_a_budget_without_a_norm_is_one_line_that_names_linf(name, threat):
+def test_a_budget_without_a_norm_is_one_line_that_names_linf(name: Any, threat: Any) -> None:
     call = getattr(sg, name) if name == "audit" else sg.attacks.ATTACKS[name].function
     refused(lambda: call(NET, X, Y, threat), f"{name}: threat = ", "sg.Linf(8 / 255)")
 
@@ -24,35 +25,35 @@ def test_a_budget_without_a_norm_is_one_line_that_names_linf(name, threat):
 @pytest.mark.parametrize(
     "eps", [INF, -INF, NAN, -0.1, "8/255", None, True, [0.1], (1,), 10**400, 1j, torch.tensor([0.1, NAN])]
 )
-def test_an_eps_that_is_none_is_refused(norm, eps):
+def test_an_eps_that_is_none_is_refused(norm: Any, eps: Any) -> None:
     refused(lambda: norm(eps), norm.__name__, "eps")
 
 
-def test_text_is_answered_with_the_call_that_works():
+def test_text_is_answered_with_the_call_that_works() -> None:
     refused(lambda: sg.Linf("8/255"), "'8/255'", "sg.Linf(8 / 255)")
 
 
 @pytest.mark.parametrize("eps", [8, 2, 255, 1.01, torch.tensor([0.1, 8.0])])
-def test_a_forgotten_255_is_refused_with_what_was_meant(eps):
+def test_a_forgotten_255_is_refused_with_what_was_meant(eps: Any) -> None:
     refused(lambda: sg.Linf(eps), "allows every image", "/ 255)")
     assert sg.Linf(1.0).eps == 1.0
 
 
 @pytest.mark.parametrize("threat", [sg.L2(8.1), sg.L2(128), sg.L1(64.1)])
-def test_an_audit_refuses_a_budget_that_allows_every_image(threat):
+def test_an_audit_refuses_a_budget_that_allows_every_image(threat: Any) -> None:
     refused(lambda: sg.audit(NET, X, Y, threat, effort="quick"), "allows every image", "divide by 255")
 
 
 @pytest.mark.parametrize("eps", [np.float32(0.03), np.float64(0.03), torch.tensor(0.03), Fraction(3, 100)])
-def test_numbers_of_any_kind_are_taken(eps):
+def test_numbers_of_any_kind_are_taken(eps: Any) -> None:
     assert torch.equal(pgd(NET, threat=sg.Linf(eps)), pgd(NET, threat=LINF))
 
 
-def test_scaling_a_linf_budget_ends_at_the_whole_range():
+def test_scaling_a_linf_budget_ends_at_the_whole_range() -> None:
     assert sg.Linf(0.5).scaled(4.0).eps == 1.0
     assert sg.Linf(torch.tensor([0.1, 0.5])).scaled(4.0).eps.tolist() == pytest.approx([0.4, 1.0])
     assert sg.L2(0.5).scaled(4.0).eps == 2.0
 
 
-def test_one_eps_an_image_has_to_fit_the_images():
+def test_one_eps_an_image_has_to_fit_the_images() -> None:
     refused(lambda: pgd(NET, threat=sg.Linf(torch.full((3,), 0.1))), "3 values of eps for 12 images")

@@ -1,9 +1,11 @@
 """Models whose own code raises: one line that says on what, and with what; their exception is the cause."""
 
+from typing import Any
+
 import pytest
 import torch
 from strangers import ATTACKS, LINF, WEIGHT, X, Y, net, pgd, refused
-from torch import nn
+from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.errors import UserError
@@ -14,11 +16,11 @@ NET = net()
 class Remembers(nn.Module):
     """Nobody resets its membranes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.v = 0.0
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Any:
         self.v = (0.5 * self.v + NET(x)).detach()
         return self.v
 
@@ -27,17 +29,17 @@ class Raises(Exception):
     """An exception of the model's own, whose message has two lines."""
 
 
-def raises(x):
+def raises(x: Tensor) -> None:
     raise Raises("first line\nsecond line")
 
 
 class Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         return x.clone()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Any) -> None:
         raise ZeroDivisionError("in the backward pass")
 
 
@@ -58,35 +60,35 @@ MODELS = {
 
 @pytest.mark.parametrize("attack", ["pgd", "square", "rays", "targeted"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_that_fails_is_told_of_in_one_line(name, attack):
+def test_a_model_that_fails_is_told_of_in_one_line(name: str, attack: str) -> None:
     model, word = MODELS[name]
     refused(lambda: ATTACKS[attack](model, X, Y), "the model", word)
 
 
 @pytest.mark.parametrize("name", ["wants 3 channels", "a second argument", "an error of its own"])
-def test_an_audit_says_the_same(name):
+def test_an_audit_says_the_same(name: str) -> None:
     model, word = MODELS[name]
     refused(lambda: sg.audit(model, X, Y, LINF, effort="quick"), "the model fails on", word)
 
 
-def test_the_models_own_exception_is_the_cause():
+def test_the_models_own_exception_is_the_cause() -> None:
     with pytest.raises(UserError) as error:
         pgd(raises)
     assert isinstance(error.value.__cause__, Raises)
     assert "torch.float32 images of shape (8, 1, 8, 8)" in str(error.value)
 
 
-def test_a_backward_pass_that_raises_is_one_line_with_its_cause():
+def test_a_backward_pass_that_raises_is_one_line_with_its_cause() -> None:
     with pytest.raises(UserError, match="backward pass fails") as error:
         pgd(lambda x: NET(Backward.apply(x)))
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
-def test_state_of_another_batch_size_is_said_by_the_audit_too():
+def test_state_of_another_batch_size_is_said_by_the_audit_too() -> None:
     refused(lambda: sg.audit(Remembers(), X, Y, LINF, effort="quick"), "keep no state")
 
 
-def test_a_source_of_transfer_that_fails_is_named():
+def test_a_source_of_transfer_that_fails_is_named() -> None:
     transfer = sg.gradients.Transfer(MODELS["wants 3 channels"][0])
     refused(lambda: sg.pgd(NET, X, Y, LINF, steps=1, gradient=transfer), "3 channels")
 
@@ -104,7 +106,9 @@ def test_a_source_of_transfer_that_fails_is_named():
         ({"model": NET}, "not callable"),
     ],
 )
-def test_what_can_be_no_model_is_refused_before_it_is_called(model, word, capsys):
+def test_what_can_be_no_model_is_refused_before_it_is_called(
+    model: Any, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for call in (lambda: pgd(model), lambda: sg.audit(model, X, Y, LINF, effort="quick")):
         refused(call, word)
     assert capsys.readouterr().out == ""

@@ -1,5 +1,8 @@
 """Images and labels of other types, shapes and ranges: taken where there is no doubt, else one line."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -33,22 +36,22 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_integer_labels_of_any_width_give_the_same_numbers(name):
+def test_integer_labels_of_any_width_give_the_same_numbers(name: str) -> None:
     assert torch.equal(pgd(NET, y=LABELS[name]), PLAIN)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_every_attack_takes_bytes_as_labels_and_arrays_as_images(attack):
+def test_every_attack_takes_bytes_as_labels_and_arrays_as_images(attack: str) -> None:
     found = ATTACKS[attack](NET, X.numpy(), Y.numpy().astype(np.uint8))
     assert torch.equal(found.x, ATTACKS[attack](NET, X, Y).x)
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_images_as_they_come_give_the_same_numbers(name):
+def test_images_as_they_come_give_the_same_numbers(name: str) -> None:
     assert torch.equal(pgd(NET, x=IMAGES[name]), PLAIN)
 
 
-def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path, short_controls):
+def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path: Path, short_controls: None) -> None:
     plain = sg.audit(NET, X, Y, LINF, effort="quick")
     array = sg.audit(NET, X.numpy(), Y.numpy().astype(np.int16), LINF, effort="quick")
     leaf = X.clone().requires_grad_()
@@ -60,7 +63,7 @@ def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path, short_c
 
 
 @pytest.mark.parametrize("pixel", [1.0000001, -3e-8])
-def test_a_last_bit_outside_is_clamped_with_a_word(pixel):
+def test_a_last_bit_outside_is_clamped_with_a_word(pixel: float) -> None:
     x = X.clone()
     x[0, 0, 0, 2] = pixel
     with pytest.warns(SpikeguardWarning, match=r"images lie \S+e-0\d outside of \[0, 1\]: clamped"):
@@ -94,7 +97,7 @@ def test_a_last_bit_outside_is_clamped_with_a_word(pixel):
         (X.masked_fill(X > 0.9, float("inf")), ("not finite",)),
     ],
 )
-def test_other_images_are_refused_in_one_line(images, words):
+def test_other_images_are_refused_in_one_line(images: Any, words: tuple[str, str] | tuple[str]) -> None:
     refused(lambda: pgd(NET, x=images), *words)
 
 
@@ -117,24 +120,24 @@ def test_other_images_are_refused_in_one_line(images, words):
         (None, ("labels are None",)),
     ],
 )
-def test_other_labels_are_refused_in_one_line(labels, words):
+def test_other_labels_are_refused_in_one_line(labels: Any, words: tuple[str, str] | tuple[str]) -> None:
     if isinstance(labels, torch.Tensor) and labels.dtype == torch.int64 and labels.dim() == 1:
         labels = labels if int(labels.min()) < 0 or len(labels) < 12 or int(labels.max()) > 3 else labels - 1
     refused(lambda: pgd(NET, y=labels), *words)
 
 
 @pytest.mark.parametrize("index", [torch.arange(3), torch.rand(12), "x", [1.5] * 12, torch.ones(12) > 0])
-def test_numbers_of_samples_are_integers_one_each(index):
+def test_numbers_of_samples_are_integers_one_each(index: Any) -> None:
     refused(lambda: sg.pgd(NET, X, Y, LINF, steps=1, index=index), "index")
 
 
-def test_numbers_of_samples_are_taken_from_lists_and_arrays():
+def test_numbers_of_samples_are_taken_from_lists_and_arrays() -> None:
     plain = sg.pgd(NET, X, Y, LINF, steps=1, index=torch.arange(5, 17))
     for index in (list(range(5, 17)), np.arange(5, 17, dtype=np.int16)):
         assert torch.equal(sg.pgd(NET, X, Y, LINF, steps=1, index=index).x, plain.x)
 
 
-def test_points_to_start_at_lie_in_the_budget():
+def test_points_to_start_at_lie_in_the_budget() -> None:
     start = (X + 0.02).clamp(0, 1)
     assert torch.equal(
         sg.pgd(NET, X, Y, LINF, steps=2, restarts=1, first=start).x,

@@ -1,11 +1,14 @@
 """Other floating types: the numbers of the float32 twin; and values that are not finite, said as such."""
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
-from torch import nn
+from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.errors import SpikeguardWarning
@@ -16,7 +19,7 @@ OTHERS = (torch.float64, torch.float16, torch.bfloat16)
 
 
 @pytest.fixture(params=[torch.float64, torch.bfloat16, torch.float16], ids=str)
-def other_default(request):
+def other_default(request: pytest.FixtureRequest) -> Iterator[Any]:
     torch.set_default_dtype(request.param)
     yield request.param
     torch.set_default_dtype(torch.float32)
@@ -24,7 +27,7 @@ def other_default(request):
 
 @pytest.mark.parametrize("kind", OTHERS, ids=str)
 @pytest.mark.parametrize("threat", [LINF, sg.L2(0.2), sg.L1(1.0)], ids=lambda t: t.norm)
-def test_models_of_another_type_give_the_numbers_of_their_twin(kind, threat):
+def test_models_of_another_type_give_the_numbers_of_their_twin(kind: Any, threat: Any) -> None:
     found = sg.pgd(copy.deepcopy(NET).to(kind), X.to(kind), Y, threat, steps=5, restarts=1)
     twin = sg.pgd(NET, X.to(kind).to(found.x.dtype).float(), Y, threat, steps=5, restarts=1)
     assert int((found.broken != twin.broken).sum()) <= 1
@@ -33,13 +36,13 @@ def test_models_of_another_type_give_the_numbers_of_their_twin(kind, threat):
 
 @pytest.mark.parametrize("kind", OTHERS, ids=str)
 @pytest.mark.parametrize("attack", ["square", "fab", "cw", "rays", "targeted"])
-def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind, attack):
+def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind: Any, attack: str) -> None:
     found = ATTACKS[attack](copy.deepcopy(NET).to(kind), X.to(kind), Y)
     assert float((found.x - X.to(kind).to(found.x)).abs().max()) <= 0.3
 
 
 @pytest.mark.parametrize("kind", OTHERS, ids=str)
-def test_an_audit_of_another_type_can_be_verified(kind, tmp_path, short_controls):
+def test_an_audit_of_another_type_can_be_verified(kind: Any, tmp_path: Path, short_controls: None) -> None:
     other, z = copy.deepcopy(NET).to(kind), X.to(kind)
     result = sg.audit(other, z, Y, LINF, effort="quick", out=tmp_path)
     twin = sg.audit(NET, z.float(), Y, LINF, effort="quick")
@@ -51,38 +54,38 @@ def test_an_audit_of_another_type_can_be_verified(kind, tmp_path, short_controls
 class LowLogits(nn.Module):
     """float32 images in, bfloat16 logits out."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.inner = copy.deepcopy(NET).bfloat16()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Any:
         return self.inner(x.bfloat16())
 
 
 class Autocast(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.inner = NET
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Any:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return self.inner(x)
 
 
 @pytest.mark.parametrize("make", [LowLogits, Autocast])
-def test_logits_of_low_precision_are_taken(make, tmp_path, short_controls):
+def test_logits_of_low_precision_are_taken(make: Any, tmp_path: Path, short_controls: None) -> None:
     assert int((pgd(make()) != pgd(NET)).sum()) <= 2
     result = sg.audit(make(), X, Y, LINF, effort="quick", out=tmp_path)
     assert 0 <= result.robust_accuracy <= 1
 
 
-def test_types_that_leave_no_doubt_are_converted():
+def test_types_that_leave_no_doubt_are_converted() -> None:
     assert torch.equal(pgd(NET, x=X.double()), pgd(NET))
     assert torch.equal(pgd(copy.deepcopy(NET).double()), pgd(copy.deepcopy(NET).double(), x=X.double()))
     refused(lambda: pgd(lambda x: NET(x), x=X.double()), "torch.float64 images", "the model fails")
 
 
-def test_draws_do_not_depend_on_torchs_default_type(other_default):
+def test_draws_do_not_depend_on_torchs_default_type(other_default: Any) -> None:
     rows = torch.arange(300)
     before_normal = draws.normal(draws.step_keys(1, rows, 4), 64, 4)
     uniform = draws.uniform(1, rows, 4096)
@@ -94,15 +97,17 @@ def test_draws_do_not_depend_on_torchs_default_type(other_default):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_do_not_depend_on_torchs_default_type(attack, other_default):
+def test_attacks_do_not_depend_on_torchs_default_type(attack: str, other_default: Any) -> None:
     found = ATTACKS[attack](NET, X, Y)
     torch.set_default_dtype(torch.float32)
     assert torch.equal(found.x, ATTACKS[attack](NET, X, Y).x)
     assert found.loss.dtype == torch.float32
 
 
-def test_networks_and_audits_do_not_depend_on_torchs_default_type(other_default, tmp_path, short_controls):
-    def measured():
+def test_networks_and_audits_do_not_depend_on_torchs_default_type(
+    other_default: Any, tmp_path: Path, short_controls: None
+) -> None:
+    def measured() -> Any:
         made = sg.build(
             "small", classes=4, in_shape=(1, 8, 8), timesteps=2, width=2, neuron=sg.Neuron("plif", 0.5)
         )
@@ -125,16 +130,16 @@ def holes(x: torch.Tensor, value: float, above: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_nan_on_clean_images_is_said_and_not_called_broken(attack):
+def test_nan_on_clean_images_is_said_and_not_called_broken(attack: str) -> None:
     refused(lambda: ATTACKS[attack](lambda x: holes(x, float("nan"), 0.5), X, Y), "NaN on", "clean images")
 
 
-def test_infinite_logits_on_clean_images_are_said():
+def test_infinite_logits_on_clean_images_are_said() -> None:
     with pytest.warns(SpikeguardWarning, match="infinite logits on"):
         sg.rays(lambda x: holes(x, float("inf"), 0.5), X, Y, LINF, queries=2)
 
 
-def test_nan_under_attack_is_a_break():
+def test_nan_under_attack_is_a_break() -> None:
     x = X.clone()
     x[:, 0, 0, 0] = 0.5
     y = NET(x).argmax(1)
@@ -144,7 +149,7 @@ def test_nan_under_attack_is_a_break():
     assert int(model(found.x).isnan().any(1).sum()) > 3
 
 
-def test_nan_on_clean_images_counts_as_wrong_in_an_audit(short_controls):
+def test_nan_on_clean_images_counts_as_wrong_in_an_audit(short_controls: None) -> None:
     result = sg.audit(lambda x: holes(x, float("nan"), 0.5), X, Y, LINF, effort="quick")
     finite = X[:, 0, 0, 0] <= 0.5
     assert result.clean_accuracy == pytest.approx(float(finite.double().mean()))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 CODE = """
 import torch, spikeguard as sg
@@ -19,7 +20,7 @@ except sg.UserError as error:
 """
 
 
-def test_an_audit_with_a_folder_leaves_nothing_open(tmp_path):
+def test_an_audit_with_a_folder_leaves_nothing_open(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", CODE]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

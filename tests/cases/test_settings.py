@@ -101,12 +101,12 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_setting_that_is_none_is_refused_in_one_line(name):
+def test_a_setting_that_is_none_is_refused_in_one_line(name: str) -> None:
     call, words = CALLS[name]
     refused(call, words)
 
 
-def test_settings_that_are_meant_are_taken():
+def test_settings_that_are_meant_are_taken() -> None:
     assert sg.Noise(1).sigma == 1
     assert sg.Noise(0.1, noise_band=INF).noise_band == INF
     assert sg.neurons.Band(0.0).delta == 0

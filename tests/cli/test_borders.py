@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ PRINTS = {"common.py", "main.py", "completion.py"}
 """These print fixed texts, JSON in ASCII, a shell's script, or define ``say``."""
 
 
-def test_every_verb_prints_by_the_one_function_that_obeys_no_name():
+def test_every_verb_prints_by_the_one_function_that_obeys_no_name() -> None:
     found = [
         f"{path.name}:{node.lineno}"
         for path in CLI.glob("*.py")
@@ -36,7 +37,7 @@ def test_every_verb_prints_by_the_one_function_that_obeys_no_name():
     assert not found
 
 
-def test_a_name_is_never_a_formula_of_matplotlib():
+def test_a_name_is_never_a_formula_of_matplotlib() -> None:
     picture, axes = plots.figure(2, 2)
     axes[0][0].set_title("$\\frac{$ \x1b[31m")
     axes[0][0].set_yticks([0, 1], ["$x^{$", "b"])
@@ -46,7 +47,7 @@ def test_a_name_is_never_a_formula_of_matplotlib():
     assert "\x1b" not in svg
 
 
-def test_what_is_logged_is_one_line_without_escape_codes():
+def test_what_is_logged_is_one_line_without_escape_codes() -> None:
     record = logging.LogRecord("spikeguard", logging.INFO, "", 0, "epoch of %s", ("a\x1b[2J\nb",), None)
     assert common._OneLine("spikeguard: %(message)s").format(record) == "spikeguard: epoch of a\\x1b[2J\\nb"
 
@@ -61,8 +62,10 @@ def test_what_is_logged_is_one_line_without_escape_codes():
         (OSError(36, "File name too long", "aaa"), "train: aaa File name too long"),
     ],
 )
-def test_what_the_system_refuses_is_one_line(error, said, monkeypatch, capsys):
-    def run(arguments):
+def test_what_the_system_refuses_is_one_line(
+    error: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: Any) -> None:
         raise error
 
     monkeypatch.setattr(program, "import_module", lambda name: type("verb", (), {"run": staticmethod(run)}))
@@ -70,8 +73,8 @@ def test_what_the_system_refuses_is_one_line(error, said, monkeypatch, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch):
-    def run(arguments):
+def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: Any) -> None:
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(program, "import_module", lambda name: type("verb", (), {"run": staticmethod(run)}))
@@ -79,7 +82,9 @@ def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch):
         main(["train"])
 
 
-def test_the_target_of_a_record_is_found_from_the_records_own_place(tmp_path, monkeypatch):
+def test_the_target_of_a_record_is_found_from_the_records_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs" / "a" / "audits" / "q").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "weights.safetensors").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
@@ -93,7 +98,9 @@ def test_the_target_of_a_record_is_found_from_the_records_own_place(tmp_path, mo
     assert seen_from(tmp_path, factory) == factory
 
 
-def test_nothing_in_the_current_folder_is_imported_by_the_fresh_process(tmp_path, monkeypatch):
+def test_nothing_in_the_current_folder_is_imported_by_the_fresh_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("types", "torch", "json", "spikeguard_sitecustomize"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('executed')")
     (tmp_path / "lib").mkdir()
@@ -107,7 +114,9 @@ def test_nothing_in_the_current_folder_is_imported_by_the_fresh_process(tmp_path
     assert done.stdout.startswith("spikeguard "), done.stderr
 
 
-def test_a_package_by_path_is_found_by_the_fresh_process(tmp_path, monkeypatch):
+def test_a_package_by_path_is_found_by_the_fresh_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Installed by nothing but a path, from its own folder."""
     package = tmp_path / "spikeguard"
     (package / "cli").mkdir(parents=True)
@@ -121,9 +130,9 @@ def test_a_package_by_path_is_found_by_the_fresh_process(tmp_path, monkeypatch):
     assert done.stdout == "found\n", done.stderr
 
 
-def test_a_fresh_process_is_ended_once_the_user_stops():
+def test_a_fresh_process_is_ended_once_the_user_stops() -> None:
     class Now:
-        def is_set(self):
+        def is_set(self) -> Any:
             return True
 
     code, said = fresh_process._run([sys.executable, "-c", "import time; time.sleep(60)"], Now())
@@ -133,7 +142,7 @@ def test_a_fresh_process_is_ended_once_the_user_stops():
 @pytest.mark.parametrize(
     ("text", "value"), [("8/255", 8 / 255), ("0.5", 0.5), ("1e999999999", None), ("nan", None), ("1/0", None)]
 )
-def test_budgets_are_finite(text, value):
+def test_budgets_are_finite(text: str, value: float | None) -> None:
     import argparse
 
     if value is not None:
@@ -143,7 +152,9 @@ def test_budgets_are_finite(text, value):
         common.share_or_more(text)
 
 
-def test_a_matrix_without_end_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_matrix_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     axes = "".join(f'"defenses.tgo.{n}" = [{", ".join(["0.1"] * 999)}]\n' for n in ("delta", "sigma"))
     for text, said in (
@@ -159,7 +170,7 @@ def test_a_matrix_without_end_is_refused(tmp_path, monkeypatch, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["m.toml"]
 
 
-def test_cells_of_a_table_are_no_formulas(capsys):
+def test_cells_of_a_table_are_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((Path(__file__).parents[1] / "data" / "schema1" / "audit.json").read_text())
     from dataclasses import replace
 

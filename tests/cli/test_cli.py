@@ -326,7 +326,7 @@ def test_the_settings_of_an_attack_are_those_that_its_random_draws_depend_on(
 
 
 def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, short_suite: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a"
     settings = ["--effort", "quick", "--images", "20", "--eps", "16/255"]
@@ -378,7 +378,7 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(
 
 
 def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short_suite: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mynets.py").write_text(
         "import torch\n\n\ndef probable():\n    torch.manual_seed(0)\n    net = "
@@ -421,24 +421,15 @@ def test_a_model_of_ones_own_is_audited_and_a_fake_ends_with_exit_code_1(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a"
-    command = [
-        sys.executable,
-        "-m",
-        "spikeguard",
-        "audit",
-        str(run_folder),
-        "--effort",
-        "quick",
-        "--images",
-        "40",
-        "--batch-size",
-        "20",
-        "--out",
-        str(out),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def test_ctrl_c_leaves_an_audit_that_resume_finishes(
+    run_folder: Path, short_controls: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, program = tmp_path / "a", [sys.executable, "-m", "spikeguard"]
+    command = ["audit", str(run_folder), "--effort", "quick", "--images", "20", "--batch-size", "10"]
+    command += ["--out", str(out), "--threads", "1"]
+    with subprocess.Popen(
+        [*program, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         for line in present(process.stderr):
             if "PGD-20" in line:
                 process.send_signal(signal.SIGINT)
@@ -447,11 +438,9 @@ def test_ctrl_c_leaves_an_audit_that_resume_finishes(run_folder: Path, tmp_path:
     assert process.returncode == 130
     assert "resume with --resume" in told
     assert not (out / "audit.json").exists()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 2
-    assert "go on with --resume" in again.stderr
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
-    assert done.returncode in (0, 1), done.stderr
+    assert main(command) == 2
+    assert "go on with --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) in (0, 1)
     assert (out / "audit.json").exists()
 
 
@@ -495,24 +484,10 @@ def test_doctor_says_which_path_is_used(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "spikeguard", "train"]
-    settings = [
-        "vanilla",
-        "--train-images",
-        "500",
-        "--options.width",
-        "3",
-        "--timesteps",
-        "2",
-        "--batch-size",
-        "50",
-        "--epochs",
-        "20",
-    ]
-    out = tmp_path / "r"
-    with subprocess.Popen(
-        [*command, *settings, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command, out = [sys.executable, "-m", "spikeguard", "train", "vanilla"], tmp_path / "r"
+    command += ["--train-images", "300", "--options.width", "3", "--timesteps", "2", "--batch-size", "50"]
+    command += ["--epochs", "30", "--threads", "1", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
             assert process.poll() is None
             time.sleep(0.05)
@@ -521,17 +496,14 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "go on with --resume" in told
     assert not (out / "run.json").exists()
-    done = subprocess.run(
-        [*command, "--resume", "--out", str(out)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0
-    assert len(read_json(out / "run.json")["epochs"]) == 20
+    assert main(["train", "--resume", "--threads", "1", "--out", str(out)]) == 0
+    assert len(read_json(out / "run.json")["epochs"]) == 30
 
 
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], short_controls: None, little_demo: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], short_suite: None, little_demo: None
 ) -> None:
     out = tmp_path / "d"
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0

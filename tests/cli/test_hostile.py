@@ -8,8 +8,10 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +71,7 @@ values = st.sampled_from([*TEXTS, *NUMBERS, [], [1], {}, {"a": 1}, None])
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A folder with a trained network ``run`` and an audit of it; tests work in it."""
     folder = tmp_path_factory.mktemp("hostile")
     train(little_recipe(train_images=200, epochs=1, options={"width": 2}, timesteps=1), folder / "run")
@@ -83,7 +85,7 @@ def place(tmp_path_factory):
     os.chdir(before)
 
 
-def outcome(arguments):
+def outcome(arguments: Any) -> Any:
     """Exit code and lines on stderr, without those of progress."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
@@ -96,7 +98,7 @@ def outcome(arguments):
     return code, err.getvalue().splitlines()
 
 
-def check(arguments, allowed):
+def check(arguments: Any, allowed: Any) -> None:
     code, lines = outcome(arguments)
     assert code in allowed, (arguments, code, lines)
     if code == 2:
@@ -139,7 +141,7 @@ FLAGS = {
 
 @hostile
 @given(st.data())
-def test_command_lines(place, data):
+def test_command_lines(place: Any, data: Any) -> None:
     verb = data.draw(st.sampled_from([*VERBS, "fly"]))
     # work begins with a target or a recipe that there is: none of these is one
     rest = data.draw(st.lists(st.sampled_from(["nowhere", "a:b", "no.toml", *TEXTS]), min_size=1, max_size=2))
@@ -150,7 +152,7 @@ def test_command_lines(place, data):
 
 @hostile
 @given(st.data())
-def test_options_of_an_attack_on_a_network_that_there_is(place, data):
+def test_options_of_an_attack_on_a_network_that_there_is(place: Any, data: Any) -> None:
     flag = data.draw(
         st.sampled_from([*FLAGS["attack"], "--norm", "--out", "--images", "--batch-size", "--eot"])
     )
@@ -160,7 +162,7 @@ def test_options_of_an_attack_on_a_network_that_there_is(place, data):
     check(["attack", "run", flag, data.draw(st.sampled_from(bad))], {2})
 
 
-def as_toml(value):
+def as_toml(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
@@ -182,7 +184,7 @@ INSIDE = [
 
 @hostile
 @given(st.data())
-def test_recipes(place, data):
+def test_recipes(place: Any, data: Any) -> None:
     tables = {"train_images": 20, "epochs": 1, "batch_size": 10, "timesteps": 1, "validation": 0.0}
     lines = [f"{k} = {v}" for k, v in tables.items()] + ["augment = false", "options.width = 1"]
     field = data.draw(st.sampled_from([*FIELDS, *INSIDE, *(f"defenses.{name}" for name in DEFENSES)]))
@@ -195,7 +197,7 @@ def test_recipes(place, data):
         shutil.rmtree("trained", ignore_errors=True)
 
 
-def paths(value, at=()):
+def paths(value: Any, at: Any = ()) -> Iterator[Any]:
     """All places in a JSON value."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         yield (*at, key)
@@ -205,7 +207,7 @@ def paths(value, at=()):
 
 @hostile
 @given(st.data())
-def test_edited_records(place, data):
+def test_edited_records(place: Any, data: Any) -> None:
     record = json.loads((place / "a" / "audit.json").read_text())
     if data.draw(st.booleans()):
         del record["digest"]
@@ -240,7 +242,7 @@ def test_edited_records(place, data):
 
 @hostile
 @given(st.data())
-def test_damaged_witnesses(place, data):
+def test_damaged_witnesses(place: Any, data: Any) -> None:
     shutil.copytree("a", "edited", dirs_exist_ok=True)
     path = Path("edited/audit.witnesses.npz")
     whole = bytearray(path.read_bytes())
@@ -264,7 +266,7 @@ def test_damaged_witnesses(place, data):
     assert not any("\n" in line for line in wrong)
 
 
-def pixels(target):
+def pixels(target: Any) -> Any:
     x = target.test.pixels()
     y = target.model(x).argmax(1)
     return x, torch.where(torch.arange(20) < 10, y, target.test.y)

@@ -239,7 +239,7 @@ def test_crop_and_flip_equals_a_loop(pad: int, seed: int) -> None:
         assert torch.equal(got[i], cropped.flip(2) if mirrored[i] else cropped)
 
 
-def test_a_placement_is_undone_where_the_image_shows():
+def test_a_placement_is_undone_where_the_image_shows() -> None:
     generator = torch.Generator().manual_seed(2)
     x = torch.randint(0, 256, (6, 3, 9, 7), generator=generator, dtype=torch.uint8)
     placement = Placement.draw(6, generator, x.device, pad=3)
@@ -251,7 +251,7 @@ def test_a_placement_is_undone_where_the_image_shows():
     assert 0 < float(shown.float().mean()) < 1
 
 
-def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images):
+def test_batches_are_a_function_of_seed_and_epoch_and_can_start_anywhere(images: Images) -> None:
     whole = list(batches(images, 4, epoch=1, seed=0, augment=True))
     assert len(whole) == 3
     late = list(batches(images, 4, epoch=1, seed=0, augment=True, start=2))

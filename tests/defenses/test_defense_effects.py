@@ -8,12 +8,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import little_recipe
+from conftest import halved, little_recipe
 from narrow import as_a, conv_of, stages_of
 from torch import Tensor
 
@@ -38,7 +39,8 @@ EPS = 16 / 255
 
 
 @pytest.fixture(scope="module")
-def data() -> Dataset:
+def large() -> Dataset:
+    """Images of 28x28 pixels, for what a smaller network does not learn in seconds."""
     from spikeguard.data.images import Dataset
 
     full = sg.load_data("embedded")
@@ -53,20 +55,24 @@ Measure = Callable[[Classifier, Tensor, Tensor], float]
 
 
 @pytest.fixture(scope="module")
-def trained(data: Dataset) -> Iterator[Trained]:
+def data(large: Dataset) -> Dataset:
+    return replace(large, train=halved(large.train), test=halved(large.test))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Dataset, large: Dataset) -> Iterator[Trained]:
     """A network by its defenses, trained once a module."""
     from spikeguard.kernels import compiler
 
     before, compiler.WORTHWHILE = compiler.WORTHWHILE, 2**62
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     made: dict[object, Classifier] = {}
 
-    def get(*defenses: Defense, **changes: object) -> Classifier:
-        key = (defenses, tuple(changes.items()))
+    def get(*defenses: Defense, side: int = 14, **changes: object) -> Classifier:
+        key = (defenses, side, tuple(changes.items()))
         if key not in made:
-            made[key] = train(
-                little_recipe(defenses=defenses, epochs=4, options={"width": 4}, **changes), data=data
-            ).net
+            recipe = little_recipe(defenses=defenses, epochs=4, options={"width": 4}, **changes)
+            made[key] = train(recipe, data=large if side == 28 else data).net
         return made[key]
 
     yield get
@@ -235,7 +241,7 @@ AT = sg.AT(eps=EPS, steps=1)
 CLAIMS: dict[str, tuple[tuple[Defense, ...], tuple[Defense, ...], Measure, dict[str, object]]] = {
     "AT": ((), (AT,), broken, {}),
     "TRADES": ((), (sg.TRADES(eps=EPS),), gap, {}),
-    "MART": ((), (sg.defenses.MART(eps=EPS),), loss_there, {}),
+    "MART": ((), (sg.defenses.MART(eps=EPS),), loss_there, {"side": 28}),
     "AT crafted by ASSG": ((), (sg.AT(eps=EPS, estimators=("assg",)),), broken_by_assg, {}),
     "TemporalEnsemble": (
         (AT,),
@@ -251,7 +257,7 @@ CLAIMS: dict[str, tuple[tuple[Defense, ...], tuple[Defense, ...], Measure, dict[
     "MPD-SGR through batch norm": ((), (sg.defenses.MPDSGR(eta=5.0, moments="batch norm"),), mass, {}),
     "ShiftGuard": ((), (sg.defenses.ShiftGuard(lambda_max=10.0, eps=EPS, step_size=EPS),), within_shift, {}),
     "FirstLayerGuard": ((), (sg.defenses.FirstLayerGuard(lambda_max=10.0, eps=EPS),), within_reach, {}),
-    "NLIF": ((), (sg.TGO(lambda_max=0.0, sigma=0.4),), under_noise_of_neurons, {}),
+    "NLIF": ((), (sg.TGO(lambda_max=0.0, sigma=0.4),), under_noise_of_neurons, {"side": 28}),
     "InputNoise": ((), (sg.defenses.InputNoise(sigma=0.4),), under_noise_of_the_image, {}),
     "InputQuantization": ((), (sg.defenses.InputQuantization(levels=2),), under_two_gray_levels, {}),
     "RandHet": ((), (sg.defenses.RandHet(sigma=2.0),), under_random_decays, {}),
@@ -272,9 +278,11 @@ CLAIMS: dict[str, tuple[tuple[Defense, ...], tuple[Defense, ...], Measure, dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
-def test_a_defense_lowers_what_it_is_meant_to_lower(name: str, trained: Trained, data: Dataset) -> None:
+def test_a_defense_lowers_what_it_is_meant_to_lower(
+    name: str, trained: Trained, data: Dataset, large: Dataset
+) -> None:
     without, with_it, measure, changes = CLAIMS[name]
-    x, y = images(data)
+    x, y = images(large if changes.get("side") == 28 else data)
     before, after = measure(trained(*without, **changes), x, y), measure(trained(*with_it, **changes), x, y)
     assert after < 0.97 * before, f"{before:.4g} without, {after:.4g} with it"
 
@@ -296,9 +304,11 @@ def test_every_defense_trains_by_its_defaults_and_is_loaded_as_it_was(
 
 
 @pytest.mark.slow
-def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(trained: Trained, data: Dataset) -> None:
-    x, y = images(data)
-    plain, guarded = trained(), trained(sg.TGO(lambda_max=2.0, sigma=0.0))
+def test_the_constraint_keeps_potentials_away_beyond_what_scale_does(
+    trained: Trained, large: Dataset
+) -> None:
+    x, y = images(large)
+    plain, guarded = trained(side=28), trained(sg.TGO(lambda_max=2.0, sigma=0.0), side=28)
     share = neighbors(guarded, x, 0.2).mean
     assert share < neighbors(plain, x, 0.2).mean
     scaled, factor = gain_scaled(plain, x, share, 0.2)
@@ -376,7 +386,6 @@ def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data: Dataset) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [13, 18])  # in the middle of the second epoch, at its end
 @pytest.mark.parametrize(
     "name",
     [
@@ -396,8 +405,9 @@ def test_early_stopping_keeps_the_most_robust_epoch_and_says_so(data: Dataset) -
     ],
 )
 def test_a_training_with_it_resumes_to_the_same_bits(
-    name: str, at: int, tmp_path: Path, little_data: Dataset, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, little_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Stopped in the middle of the second epoch, and again at its end."""
     monkeypatch.setattr(fitted, "EVERY", 3)
     settings: dict[str, dict[str, Any]] = {
         "distillation": {"steps": 1, "share": 0.6},
@@ -412,14 +422,16 @@ def test_a_training_with_it_resumes_to_the_same_bits(
 
     def interrupt(report: Report) -> None:
         seen.append(report)
-        if len(seen) == at:
+        if len(seen) in (13, 18):
             stopped.set()
 
     stopped = threading.Event()
     monkeypatch.setattr(loop, "ctrl_c", lambda: nullcontext(stopped))
-    with pytest.raises(Interrupted):
-        train(recipe, tmp_path / "broken", data=little_data, progress=interrupt)
-    stopped.clear()
+    for resume, steps in ((False, 13), (True, 18)):
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "broken", resume, data=little_data, progress=interrupt)
+        assert len(seen) == steps
+        stopped.clear()
     again = train(recipe, tmp_path / "broken", resume=True, data=little_data)
     a, b = whole.net.state_dict(), again.net.state_dict()
     assert a.keys() == b.keys()

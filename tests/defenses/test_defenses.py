@@ -318,7 +318,7 @@ def test_ema_is_the_running_mean_and_batch_norm_follows(step: Step) -> None:
     assert stage.norm.momentum == 0.1
 
 
-def test_ema_begins_with_the_weights_of_its_first_step(step):
+def test_ema_begins_with_the_weights_of_its_first_step(step: Step) -> None:
     net = step.net
     hooks = sg.defenses.EMA(decay=0.5, average_from=0.75).start(net)  # the step is half-way
     start = {k: v.clone() for k, v in net.state_dict().items()}

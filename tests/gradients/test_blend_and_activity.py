@@ -1,9 +1,12 @@
 """The learned blend and the attack on extreme neurons."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.errors import UserError
@@ -11,24 +14,25 @@ from spikeguard.gradients import Activity, LearnedBlend, Own
 from spikeguard.gradients.activity import extremes
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import ce, margin
+from spikeguard.networks.classifier import Classifier
 
 
 class Noise:
     """A gradient that points anywhere, anew at every call."""
 
     @contextmanager
-    def open(self, model):
+    def open(self, model: nn.Module) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(0)
 
         class Fresh(Opened):
-            def __call__(self, x, y, loss):
+            def __call__(self, x: Tensor, y: Tensor, loss: Any) -> Any:
                 gradient, value, logits = super().__call__(x, y, loss)
                 return torch.randn(gradient.shape, generator=generator), value, logits
 
         yield Fresh(model)
 
 
-def test_the_blend_learns_which_source_raises_the_loss(tiny, pair):
+def test_the_blend_learns_which_source_raises_the_loss(tiny: Classifier, pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     with LearnedBlend((Noise(), Own()), rate=0.2).open(tiny) as opened:
         for _ in range(12):
@@ -40,7 +44,9 @@ def test_the_blend_learns_which_source_raises_the_loss(tiny, pair):
     assert opened.forwards == opened.backwards == 2 * 12 * len(x)
 
 
-def test_at_rate_zero_the_blend_is_the_mean_of_scaled_gradients(tiny, pair):
+def test_at_rate_zero_the_blend_is_the_mean_of_scaled_gradients(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
     with Own().open(tiny) as opened:
         own = opened(x, y, margin)[0]
@@ -52,7 +58,9 @@ def test_at_rate_zero_the_blend_is_the_mean_of_scaled_gradients(tiny, pair):
 
 
 @pytest.mark.parametrize("estimator", [LearnedBlend(), Activity()], ids=["blend", "activity"])
-def test_what_they_learn_belongs_to_a_sample(tiny, pair, estimator):
+def test_what_they_learn_belongs_to_a_sample(
+    tiny: Classifier, pair: tuple[Tensor, Tensor], estimator: Any
+) -> None:
     x, y = pair
     rows = torch.tensor([4, 1])
     with estimator.open(tiny) as opened:
@@ -64,19 +72,21 @@ def test_what_they_learn_belongs_to_a_sample(tiny, pair, estimator):
         torch.testing.assert_close(alone(x[rows] + 0.01, y[rows], ce)[0], chosen)
 
 
-def test_extremes_are_the_busiest_and_the_quietest():
+def test_extremes_are_the_busiest_and_the_quietest() -> None:
     u = torch.tensor([[[1.0, -1.0, 0.5, -3.0]], [[1.0, -1.0, -0.5, -3.0]]])  # spikes 2, 0, 1, 0
     assert extremes(u, 0.25).tolist() == [[-1.0, 0.0, 0.0, 1.0]]
     assert extremes(u, 0.5).tolist() == [[-1.0, 1.0, -1.0, 1.0]]
 
 
-def test_a_step_along_it_silences_the_busiest_and_wakes_the_quietest(tiny, pair):
+def test_a_step_along_it_silences_the_busiest_and_wakes_the_quietest(
+    tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     x, y = pair
 
-    def nothing(logits, y):
+    def nothing(logits: Any, y: Tensor) -> Any:
         return 0 * logits.sum(1)
 
-    def spread(at):
+    def spread(at: Any) -> Any:
         with sg.tap(tiny, potentials=True) as t:
             tiny(at)
         return sum(
@@ -93,7 +103,7 @@ def test_a_step_along_it_silences_the_busiest_and_wakes_the_quietest(tiny, pair)
         assert opened.chosen is first
 
 
-def test_bad_settings_are_refused():
+def test_bad_settings_are_refused() -> None:
     with pytest.raises(UserError, match="LearnedBlend"):
         LearnedBlend((Own(),))
     with pytest.raises(UserError, match="Activity"):

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import little_recipe
 from outputs import Reset
 from torch import Tensor
 
@@ -113,11 +112,10 @@ def test_networks_keep_their_logits_to_the_bit(
     assert all(not layer.requests for layer in spiking(net).values())
 
 
-@pytest.fixture(scope="module")
-def trained(little_data: Dataset) -> Classifier:
+@pytest.fixture
+def trained(small_net: Classifier) -> Classifier:
     """A network that has learned something: on an untrained one no gradient is better than chance."""
-    recipe = little_recipe(options={"width": 8}, epochs=8, validation=0.0, augment=False)
-    return sg.train(recipe, data=little_data).net
+    return small_net
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -144,7 +142,9 @@ def test_nonsense_is_refused() -> None:
 @pytest.mark.parametrize(
     "rule", [*RULES, sg.gradients.Own(), sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))]
 )
-def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(rule, tiny, pair):
+def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(
+    rule: Any, tiny: Classifier, pair: tuple[Tensor, Tensor]
+) -> None:
     """Torch's batch norm gave back a wrong gradient for one image whose strides are ambiguous."""
     x, y = pair
     with rule.open(tiny) as opened:
@@ -156,7 +156,7 @@ def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(rule, 
             )
 
 
-def test_the_norm_of_one_image_passes_back_a_gradient_in_any_layout():
+def test_the_norm_of_one_image_passes_back_a_gradient_in_any_layout() -> None:
     from spikeguard.kernels.norms import normalize
 
     norm = torch.nn.BatchNorm2d(3).eval()

@@ -45,8 +45,9 @@ SURROGATES = [
 
 
 @pytest.fixture(autouse=True)
-def native_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers of any size take the C++ path, and have to."""
+def native_path(quiet_machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of any size take the C++ path, and have to, on two threads."""
+    torch.set_num_threads(2)
     assert cpp_build.verdict() == (True, ""), "the C++ path cannot be built here: it went untested"
     monkeypatch.setattr(compiler, "WORTHWHILE", 0)
 
@@ -120,35 +121,28 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(a.detach().abs().max().clamp(min=1e-6)))
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize(
-    ("steps", "reset", "detach", "site", "band", "constant", "layout", "pool", "sharp"),
-    [
-        (4, "hard", True, "compare", Band(0.5), False, "last", True, False),
-        (5, "soft", False, "membrane", Band(0.5, "below"), False, "last", False, True),
-        (4, "hard", False, "compare", None, True, "last", True, False),
-        (3, "soft", True, "compare", Band(0.3), False, "first", False, False),
-        (1, "hard", False, "compare", None, True, "first", False, True),
-        (4, "hard", False, "membrane", Band(0.5), False, "linear", False, False),
-        (4, "hard", False, "band", Band(0.5), False, "last", True, True),
-    ],
-)
-def test_native_layer_equals_the_readable_one(
-    steps: int,
-    reset: Reset,
-    detach: bool,
-    site: Site,
-    band: Band | None,
-    constant: bool,
-    layout: str,
-    pool: bool,
-    sharp: bool,
-    surrogate: Surrogate,
-) -> None:
+Case = tuple[int, Reset, bool, Site, Band | None, bool, str, bool, bool]
+CASES: list[Case] = [  # steps, reset, detach, site, band, constant, layout, pool, sharp
+    (4, "hard", True, "compare", Band(0.5), False, "last", True, False),
+    (5, "soft", False, "membrane", Band(0.5, "below"), False, "last", False, True),
+    (4, "hard", False, "compare", None, True, "last", True, False),
+    (3, "soft", True, "compare", Band(0.3), False, "first", False, False),
+    (1, "hard", False, "compare", None, True, "first", False, True),
+    (4, "hard", False, "membrane", Band(0.5), False, "linear", False, False),
+    (4, "hard", False, "band", Band(0.5), False, "last", True, True),
+]
+LAYERS: list[tuple[Case, Surrogate]] = [(case, Atan(2.0)) for case in CASES]
+LAYERS += [(case, s) for case in CASES[:2] for s in SURROGATES if s != Atan(2.0)]
+
+
+@pytest.mark.parametrize(("case", "surrogate"), LAYERS, ids=lambda v: getattr(type(v), "__name__", ""))
+def test_native_layer_equals_the_readable_one(case: Case, surrogate: Surrogate) -> None:
     """Spikes, potentials and noise to the bit; gradients to float32 rounding.
 
-    Sizes that fill no vector, odd borders under the pool.
+    Sizes that fill no vector, odd borders under the pool. Each combination is compiled, which takes a second:
+    one surrogate in every case, every surrogate in two.
     """
+    steps, reset, detach, site, band, constant, layout, pool, sharp = case
     shape = (1 if constant else steps, 3, *((37,) if layout == "linear" else (19, 7, 5)))
     current = torch.randn(shape) + 0.5
     if layout == "last":
@@ -507,7 +501,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
         cpp_build.folder.cache_clear()
 
 
-def new_cache(monkeypatch, folder, compiler_path=None):
+def new_cache(monkeypatch: pytest.MonkeyPatch, folder: Path, compiler_path: Path | None = None) -> None:
     """Forget what this process has built, and build into another folder, by another compiler."""
     monkeypatch.setenv("SPIKEGUARD_CACHE", str(folder))
     if compiler_path:
@@ -516,7 +510,7 @@ def new_cache(monkeypatch, folder, compiler_path=None):
     forget()
 
 
-def forget():
+def forget() -> None:
     for cached in (
         cpp_build.folder,
         cpp_build._library,
@@ -532,7 +526,9 @@ SMALLEST = {"STEPS": 1, "CONSTANT": 0, "BFLOAT16": 0, "INNER": 0}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "another"])
-def test_a_damaged_library_is_built_again_and_never_loaded(damage, tmp_path, monkeypatch):
+def test_a_damaged_library_is_built_again_and_never_loaded(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new_cache(monkeypatch, tmp_path)
     try:
         cpp_build.function("adapt", cpp_build.SMALL, "u", **SMALLEST)
@@ -551,7 +547,9 @@ def test_a_damaged_library_is_built_again_and_never_loaded(damage, tmp_path, mon
 
 
 @pytest.mark.parametrize("dies", ["exit 1", "kill -SEGV $$"])
-def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(dies, tmp_path, monkeypatch):
+def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(
+    dies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "g++"
     fake.write_text(f'#!/bin/sh\ncase "$*" in *PASS=1*) {dies};; *) exec {shutil.which("g++")} "$@";; esac\n')
     fake.chmod(0o755)
@@ -566,7 +564,9 @@ def test_a_compiler_that_fails_for_large_kernels_only_is_not_used(dies, tmp_path
         forget()
 
 
-def test_a_kernel_that_fails_later_is_computed_another_way(tmp_path, monkeypatch, caplog):
+def test_a_kernel_that_fails_later_is_computed_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     fake = tmp_path / "g++"
     fake.write_text(
         f'#!/bin/sh\ncase "$*" in *STEPS=7*) exit 1;; *) exec {shutil.which("g++")} "$@";; esac\n'

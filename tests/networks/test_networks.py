@@ -38,7 +38,8 @@ def make(name: str, **rest: Any) -> Classifier:
         "std": (0.2, 0.3, 0.4),
         **OPTIONS[name],
     }
-    return awake(sg.build(name, **settings | rest), batches=30 if name == "small" else 10)
+    batches, size = (30, 32) if name == "small" else (10, 4)
+    return awake(sg.build(name, **settings | rest), batches, size)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ from spikeguard.runtime.shown import cell, one_line, printable
 OLD = Path(__file__).parents[1] / "data" / "schema1"
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_is_being_written_stays(tmp_path):
+def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_is_being_written_stays(
+    tmp_path: Path,
+) -> None:
     left = tmp_path / ".state.safetensors.v50o7yd0"
     other, hidden = tmp_path / ".run.json.abcdefgh", tmp_path / ".config"
     for path in (left, other, hidden):
@@ -51,8 +54,8 @@ def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_is_bei
     assert sorted(p.name for p in tmp_path.iterdir()) == [".config", "state.safetensors"]
 
 
-def test_a_file_that_is_being_written_is_locked(tmp_path):
-    def write(file):
+def test_a_file_that_is_being_written_is_locked(tmp_path: Path) -> None:
+    def write(file: Any) -> None:
         remove_unfinished(tmp_path)
         assert len(list(tmp_path.iterdir())) == 1
         file.write(b"x")
@@ -61,7 +64,7 @@ def test_a_file_that_is_being_written_is_locked(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == b"x"
 
 
-def test_a_record_carries_a_digest_of_itself_and_an_old_one_is_read_without(tmp_path):
+def test_a_record_carries_a_digest_of_itself_and_an_old_one_is_read_without(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     record = TrainingRecord.read(OLD / "training.json")
     record.write(path)
@@ -78,7 +81,7 @@ def test_a_record_carries_a_digest_of_itself_and_an_old_one_is_read_without(tmp_
     assert read_json(plain) == json.loads(plain.read_text()) == {"a": 1}
 
 
-def test_pipes_and_large_files_are_refused_before_they_are_read(tmp_path):
+def test_pipes_and_large_files_are_refused_before_they_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(UserError, match="not a regular file"):
@@ -95,14 +98,14 @@ def test_pipes_and_large_files_are_refused_before_they_are_read(tmp_path):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "nul", '{"schema": true}', '{"schema": 1e400}', "[]", "\ud800"]
 )
-def test_what_is_no_record_is_one_line(text, tmp_path):
+def test_what_is_no_record_is_one_line(text: Any, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(UserError) as error:
         read_json(tmp_path / "a.json")
     assert "\n" not in str(error.value)
 
 
-def test_damage_anywhere_in_a_file_of_arrays_is_one_line(tmp_path):
+def test_damage_anywhere_in_a_file_of_arrays_is_one_line(tmp_path: Path) -> None:
     kinds = {"rows": "int64", "grid": "uint16"}
     held = {"rows": np.arange(3), "grid": np.arange(12, dtype=np.uint16).reshape(3, 4)}
     path = tmp_path / "a.npz"
@@ -135,13 +138,13 @@ def test_damage_anywhere_in_a_file_of_arrays_is_one_line(tmp_path):
     ],
     ids=lambda v: str(v.dtype),
 )
-def test_arrays_of_other_dtypes_are_refused(rows, tmp_path):
+def test_arrays_of_other_dtypes_are_refused(rows: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", rows=rows)
     with pytest.raises(UserError, match="rows is"):
         read_arrays(tmp_path / "a.npz", {"rows": "int64"}, "arrays")
 
 
-def bomb(path, announced, size=10**6):
+def bomb(path: Path, announced: Any, size: int = 10**6) -> None:
     """Zeros that announce another shape than they have."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": announced})
@@ -149,7 +152,9 @@ def bomb(path, announced, size=10**6):
         file.writestr("rows.npy", header.getvalue() + bytes(size))
 
 
-def test_a_file_that_would_unpack_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_would_unpack_to_far_more_than_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(arrays, "SMALL", 10**5)
     bomb(tmp_path / "a.npz", (125_000,))
     with pytest.raises(UserError, match="would unpack to"):
@@ -160,7 +165,9 @@ def test_a_file_that_would_unpack_to_far_more_than_its_size_is_refused(tmp_path,
         read_arrays(tmp_path / "b.npz", {"rows": "int64"}, "arrays")
 
 
-def test_data_files_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
+def test_data_files_that_unpack_without_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "LARGEST", 10**5)
     name = next(iter(sources.SOURCES["fashion-mnist"].train))
     with gzip.open(tmp_path / f"{name}.gz", "wb") as file:
@@ -190,19 +197,19 @@ def test_data_files_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
     ],
     ids=["1e30", "1e400", "-1e5000", "inf", "nan", "text"],
 )
-def test_numbers_that_are_none_are_refused_in_one_short_line(value, message):
+def test_numbers_that_are_none_are_refused_in_one_short_line(value: Any, message: str) -> None:
     values = TrainingRecord.read(OLD / "training.json").to_json()
     with pytest.raises(UserError, match=message) as error:
         build(TrainingRecord, {**without_kind(values), "kept_accuracy": value}, "r")
     assert len(str(error.value)) < 300
 
 
-def without_kind(values):
+def without_kind(values: Any) -> Any:
     return {k: v for k, v in values.items() if k not in ("schema", "kind")}
 
 
 @pytest.mark.parametrize("key", ["clean", "threat", "first", "cost", "images", "worst_case", "members"])
-def test_a_damaged_record_of_schema_1_is_one_line_or_read(key):
+def test_a_damaged_record_of_schema_1_is_one_line_or_read(key: str) -> None:
     old = json.loads((OLD / "attack.json").read_text())
     for value in (3, [], {}, "x", None, [[]], {"a": 1}):
         with suppress(UserError):  # some of these are read, none of them ends otherwise
@@ -212,7 +219,7 @@ def test_a_damaged_record_of_schema_1_is_one_line_or_read(key):
             AttackRecord.from_json({k: v for k, v in old.items() if k != key})
 
 
-def test_what_a_user_names_is_never_obeyed():
+def test_what_a_user_names_is_never_obeyed() -> None:
     assert printable("a\x1b[31m\x9b\u202e\udcffb\n") == "a\\x1b[31m\\x9b\\u202e\\udcffb\n"
     assert one_line("a\nb\tc") == "a\\nb\\tc"
     for start in "=+-@":

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_sets_the_event_and_a_second_one_stops_at_once(number, code, monkeypatch, capsys):
+def test_a_signal_sets_the_event_and_a_second_one_stops_at_once(
+    number: Any, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = signal.getsignal(number)
     with stop.ctrl_c() as stopped:
         os.kill(os.getpid(), number)
@@ -25,7 +28,7 @@ def test_a_signal_sets_the_event_and_a_second_one_stops_at_once(number, code, mo
     assert signal.getsignal(number) is before
     assert stop.exit_code() == code
 
-    def run(arguments):
+    def run(arguments: Any) -> None:
         with stop.ctrl_c() as stopped:
             os.kill(os.getpid(), number)
             if stopped.is_set():
@@ -50,14 +53,14 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_before_the_work_begins_a_signal_ends_the_program_with_one_line(name, code):
+def test_before_the_work_begins_a_signal_ends_the_program_with_one_line(name: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", START, "now", name], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "spikeguard: interrupted\n")
     done = subprocess.run([sys.executable, "-c", START, "later", name], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"closed {code}\n")
 
 
-def test_a_signal_that_somebody_ignores_stays_ignored():
+def test_a_signal_that_somebody_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         stop.end_at_once()

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import little_recipe
 
+from spikeguard.data.images import Dataset
 from spikeguard.defenses import EMA
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.schema import TrainingRecord
@@ -27,30 +30,30 @@ RECIPE = {"epochs": 2, "train_images": 200, "options": {"width": 2}, "defenses":
 class After:
     """A stop that is set once it was asked so often."""
 
-    def __init__(self, steps):
+    def __init__(self, steps: int) -> None:
         self.left = steps
 
-    def is_set(self):
+    def is_set(self) -> Any:
         self.left -= 1
         return self.left < 0
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, little_data):
+def finished(tmp_path_factory: pytest.TempPathFactory, little_data: Dataset) -> Any:
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(little_recipe(**RECIPE), folder, data=little_data)
     return folder
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory, little_data):
+def stopped(tmp_path_factory: pytest.TempPathFactory, little_data: Dataset) -> Any:
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Interrupted):
         train(little_recipe(**RECIPE), folder, data=little_data, stop=After(4))
     return folder
 
 
-def test_one_flipped_bit_of_the_weights_is_noticed(finished, tmp_path):
+def test_one_flipped_bit_of_the_weights_is_noticed(finished: Any, tmp_path: Path) -> None:
     whole = (finished / WEIGHTS).read_bytes()
     path = tmp_path / WEIGHTS
     path.write_bytes(whole)
@@ -62,7 +65,9 @@ def test_one_flipped_bit_of_the_weights_is_noticed(finished, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_run_folder_does_not_take_the_weights_of_another_run(finished, tmp_path, little_data):
+def test_a_run_folder_does_not_take_the_weights_of_another_run(
+    finished: Any, tmp_path: Path, little_data: Dataset
+) -> None:
     other = tmp_path / "other"
     train(little_recipe(**{**RECIPE, "epochs": 1, "seed": 1}), other, data=little_data)
     record = TrainingRecord.read(other / RECORD)
@@ -73,7 +78,7 @@ def test_a_run_folder_does_not_take_the_weights_of_another_run(finished, tmp_pat
     load(finished)
 
 
-def test_weights_of_version_0_1_are_read_without_a_digest(finished, tmp_path):
+def test_weights_of_version_0_1_are_read_without_a_digest(finished: Any, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors, metadata = load_tensors(finished / WEIGHTS)
@@ -85,7 +90,7 @@ def test_weights_of_version_0_1_are_read_without_a_digest(finished, tmp_path):
         load(tmp_path)
 
 
-def edited(path, **changes):
+def edited(path: Path, **changes: Any) -> None:
     """Write a state with other metadata and other tensors."""
     tensors, metadata = load_tensors(path)
     for name, value in changes.items():
@@ -96,11 +101,11 @@ def edited(path, **changes):
     save_tensors(path, tensors, metadata)
 
 
-def progress(**changes):
+def progress(**changes: Any) -> Any:
     return {"progress": lambda v: {**v, **changes}}
 
 
-def of_tensors(change):
+def of_tensors(change: Any) -> Any:
     return {"tensors": change}
 
 
@@ -129,7 +134,9 @@ EDITS = {
 
 
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
-def test_a_state_that_cannot_be_is_refused_in_one_line(change, stopped, tmp_path, little_data):
+def test_a_state_that_cannot_be_is_refused_in_one_line(
+    change: Any, stopped: Any, tmp_path: Path, little_data: Dataset
+) -> None:
     folder = shutil.copytree(stopped, tmp_path / "run")
     edited(folder / STATE, **change)
     with pytest.raises(UserError) as error:
@@ -137,7 +144,7 @@ def test_a_state_that_cannot_be_is_refused_in_one_line(change, stopped, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_one_flipped_bit_of_a_state_is_noticed(stopped, tmp_path, little_data):
+def test_one_flipped_bit_of_a_state_is_noticed(stopped: Any, tmp_path: Path, little_data: Dataset) -> None:
     folder = shutil.copytree(stopped, tmp_path / "run")
     whole = (folder / STATE).read_bytes()
     (folder / STATE).write_bytes(whole[:-40] + bytes([whole[-40] ^ 4]) + whole[-39:])
@@ -146,8 +153,8 @@ def test_one_flipped_bit_of_a_state_is_noticed(stopped, tmp_path, little_data):
 
 
 def test_a_run_killed_in_its_last_step_is_cleaned_when_it_is_resumed(
-    finished, stopped, tmp_path, little_data
-):
+    finished: Any, stopped: Any, tmp_path: Path, little_data: Dataset
+) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     shutil.copy(stopped / STATE, folder / STATE)
     (folder / ".weights.safetensors.v50o7yd0").write_text("half")

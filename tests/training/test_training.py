@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_a_run_can_be_loaded_and_gives_the_same_logits(little_data: Dataset, tmp
     assert TrainingRecord.read(tmp_path / "r" / RECORD) == run.record
     assert len((tmp_path / "r" / METRICS).read_text().splitlines()) == 2
     assert not (tmp_path / "r" / STATE).exists()
-    assert record["conditions"]["threads"] == 2
+    assert record["conditions"]["threads"] == 1
 
 
 @pytest.mark.parametrize(
@@ -123,14 +124,14 @@ def test_progress_of_version_0_1_and_of_today_is_read() -> None:
 KILLED = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-torch.set_num_threads(2)
-from conftest import little_recipe
+torch.set_num_threads(1)
+from conftest import halved, little_recipe
 from spikeguard.data.images import Dataset
 from spikeguard.data.sources import load_data
 from spikeguard.training.loop import train
 import spikeguard as sg
 data = load_data("embedded")
-train_part, test_part = data.train.balanced(500), data.test.balanced(100)
+train_part, test_part = halved(data.train.balanced(500)), halved(data.test.balanced(100))
 little = Dataset("little", train_part, test_part, data.classes, data.mean, data.std)
 tell = lambda report: print(report.step, flush=True)
 recipe = little_recipe(defenses=(sg.TGO(),), epochs=4)
@@ -164,8 +165,8 @@ def test_resuming_under_other_conditions_is_refused(little_data: Dataset, tmp_pa
         train(little_recipe(), tmp_path / "r", data=little_data, progress=stop)
     with pytest.raises(UserError, match="resume with the same"):
         train(little_recipe(lr=0.2), tmp_path / "r", resume=True, data=little_data)
-    torch.set_num_threads(1)
-    with pytest.raises(UserError, match="threads = 2, now threads = 1"):
+    torch.set_num_threads(2)
+    with pytest.raises(UserError, match="threads = 1, now threads = 2"):
         train(little_recipe(), tmp_path / "r", resume=True, data=little_data)
     with pytest.raises(UserError, match="unfinished run"):
         sg.load(tmp_path / "r")
@@ -175,8 +176,10 @@ def test_resuming_under_other_conditions_is_refused(little_data: Dataset, tmp_pa
     assert len(run.record.epochs) == 2
 
 
-def test_a_state_of_an_older_version_lacks_newer_fields_and_resumes(little_data, tmp_path):
-    def stop(report):
+def test_a_state_of_an_older_version_lacks_newer_fields_and_resumes(
+    little_data: Dataset, tmp_path: Path
+) -> None:
+    def stop(report: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
