@@ -479,9 +479,7 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.compiled
-def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
-    tmp_path, capsys, short_suite, little_demo
-):
+def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(tmp_path, capsys, little_demo):
     out = tmp_path / "d"
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0
     told = capsys.readouterr().out
