@@ -41,8 +41,10 @@ def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind: Any,
     assert float((found.x - X.to(kind).to(found.x)).abs().max()) <= 0.3
 
 
-@pytest.mark.parametrize("kind", OTHERS, ids=str)
-def test_an_audit_of_another_type_can_be_verified(kind: Any, tmp_path: Path, short_controls: None) -> None:
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
+def test_an_audit_of_another_type_can_be_verified(
+    kind: Any, tmp_path: Path, short_controls: None
+) -> None:
     other, z = copy.deepcopy(NET).to(kind), X.to(kind)
     result = sg.audit(other, z, Y, LINF, effort="quick", out=tmp_path)
     twin = sg.audit(NET, z.float(), Y, LINF, effort="quick")
