@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -502,7 +501,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
         cpp_build.folder.cache_clear()
 
 
-def new_cache(monkeypatch: Any, folder: Path, compiler: Any = None) -> None:
+def new_cache(monkeypatch: pytest.MonkeyPatch, folder: Path, compiler: Path | None = None) -> None:
     """Forget what this process has built, and build into another folder, by another compiler."""
     monkeypatch.setenv("SPIKEGUARD_CACHE", str(folder))
     if compiler:
