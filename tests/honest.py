@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from narrow import applied
 from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
@@ -55,7 +56,8 @@ class Scaled(nn.Module):
         self.net, self.factor = net, factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x) if self.training else self.factor * self.net(x)
+        scores: Tensor = self.net(x) if self.training else self.factor * self.net(x)
+        return scores
 
 
 def mlp(act: type[nn.Module] = nn.ReLU, classes: int = CLASSES) -> nn.Module:
@@ -94,7 +96,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.embed(x.squeeze(1))
-        return self.head((rows + self.attend(rows, rows, rows, need_weights=False)[0]).mean(1))
+        scores: Tensor = self.head((rows + self.attend(rows, rows, rows, need_weights=False)[0]).mean(1))
+        return scores
 
 
 class Contrast(nn.Module):
@@ -106,7 +109,10 @@ class Contrast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        return self.net(((flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + 0.05)).view_as(x))
+        scores: Tensor = self.net(
+            ((flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + 0.05)).view_as(x)
+        )
+        return scores
 
 
 class Bookkeeping(nn.Module):
@@ -118,9 +124,12 @@ class Bookkeeping(nn.Module):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("last", torch.zeros(0))
+        self.calls: Tensor
+        self.mean: Tensor
+        self.last: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.net(x)
+        scores: Tensor = self.net(x)
         self.calls += 1
         self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
         self.last = scores.detach().clone()
@@ -136,7 +145,8 @@ class Dropping(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.drop.train()
-        return self.net(self.drop(x))
+        scores: Tensor = self.net(self.drop(x))
+        return scores
 
 
 class Noisy(nn.Module):
@@ -147,7 +157,8 @@ class Noisy(nn.Module):
         self.net, self.generator = net, torch.Generator().manual_seed(5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x + 0.05 * torch.randn(x.shape, generator=self.generator))
+        scores: Tensor = self.net(x + 0.05 * torch.randn(x.shape, generator=self.generator))
+        return scores
 
 
 # spikes, in the idioms of the field
@@ -163,7 +174,8 @@ class Inverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad / (1 + 4 * ctx.saved_tensors[0].abs()) ** 2
+        u: Tensor = ctx.saved_tensors[0]
+        return grad / (1 + 4 * u.abs()) ** 2
 
 
 class Window(torch.autograd.Function):
@@ -176,7 +188,8 @@ class Window(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * ((ctx.saved_tensors[0] - 1).abs() < 0.5).float()
+        v: Tensor = ctx.saved_tensors[0]
+        return grad * ((v - 1).abs() < 0.5).float()
 
 
 class Slope(torch.autograd.Function):
@@ -190,7 +203,8 @@ class Slope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * ctx.slope
+        slope: Tensor = ctx.slope
+        return grad * slope
 
 
 def straight(u: Tensor) -> Tensor:
@@ -237,7 +251,7 @@ class Membrane(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         self.v = 0.8 * self.v + current
-        spikes = Inverse.apply(self.v - 1)
+        spikes = applied(Inverse, self.v - 1)
         self.v = self.v - spikes.detach()
         return spikes
 
@@ -268,7 +282,7 @@ class Recurrent(nn.Module):
         v = spikes = torch.zeros_like(current)
         for _ in range(4):
             v = torch.sigmoid(self.decay) * v + current + 0.2 * self.back(spikes)
-            spikes = Slope.apply(v - self.threshold)
+            spikes = applied(Slope, v - self.threshold)
             v = v - spikes * self.threshold
             readout = 0.9 * readout + self.last(spikes)
         return readout
@@ -288,10 +302,11 @@ class Convolved(nn.Module):
         v, spikes = torch.zeros_like(current[0]), []
         for at in current:
             v = 0.5 * v + at
-            spikes.append(Window.apply(v + 0.5))
+            spikes.append(applied(Window, v + 0.5))
             v = v * (1 - spikes[-1].detach())
         rates = F.avg_pool2d(torch.stack(spikes).flatten(0, 1), 2).flatten(1)
-        return self.head(rates).unflatten(0, (3, len(x))).mean(0)
+        scores: Tensor = self.head(rates).unflatten(0, (3, len(x))).mean(0)
+        return scores
 
 
 class Bfloat(torch.autograd.Function):
@@ -319,7 +334,7 @@ def hinge(scores: Tensor) -> Tensor:
 
 
 def scripted() -> nn.Module:
-    return torch.jit.script(mlp())  # type: ignore[no-any-return]
+    return torch.jit.script(mlp())
 
 
 SCORES: dict[str, Callable[[], nn.Module]] = {
@@ -361,7 +376,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 
 IDIOMS: dict[str, Callable[[], nn.Module]] = {
     "keeps u": Spiking,
-    "keeps the membrane": lambda: Spiking(lambda u: Window.apply(u + 1), hard=True),
+    "keeps the membrane": lambda: Spiking(lambda u: applied(Window, u + 1), hard=True),
     "keeps the derivative": lambda: Spiking(Slope.apply),
     "straight-through": lambda: Spiking(straight, hard=True),
     "one step": lambda: Spiking(timesteps=1),

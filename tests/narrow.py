@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.small import Stage, Stages
@@ -32,6 +33,21 @@ def present(value: T | None) -> T:
 def changed(record: D, **changes: object) -> D:
     """The record with these fields, whose names and values a table of cases holds."""
     return replace(record, **changes)
+
+
+def wrong(value: object) -> Any:
+    """The value where its type is not allowed: what is handed in on purpose."""
+    return value
+
+
+def applied(function: type[torch.autograd.Function], x: Tensor) -> Tensor:
+    """The output of an autograd function of one tensor."""
+    return as_a(Tensor, function.apply(x))
+
+
+def kept(owner: object, name: str) -> Tensor:
+    """A tensor that an object of a private class keeps."""
+    return as_a(Tensor, getattr(owner, name))
 
 
 def conv_of(stage: Stage) -> nn.Conv2d:

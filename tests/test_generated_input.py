@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from narrow import wrong
 from torch import nn
 
 import spikeguard as sg
@@ -104,7 +105,12 @@ def arguments(what: Callable[..., object]) -> dict[str, object]:
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
 SPIKING = sg.build("small", classes=4, in_shape=(1, 8, 8), timesteps=2, width=2).eval()
-DATA = {"model": NET, "x": torch.rand(3, 1, 8, 8), "y": torch.tensor([0, 1, 2]), "threat": sg.Linf(0.1)}
+DATA: dict[str, Any] = {
+    "model": NET,
+    "x": torch.rand(3, 1, 8, 8),
+    "y": torch.tensor([0, 1, 2]),
+    "threat": sg.Linf(0.1),
+}
 CALLS: dict[Callable[..., object], dict[str, object]] = {
     **{attack.function: DATA for attack in sg.attacks.ATTACKS.values()},
     sg.attacks.ATTACKS["cw"].function: {**DATA, "threat": sg.L2(0.1)},
@@ -161,7 +167,9 @@ BAD_CALLS = st.sampled_from(CASES).flatmap(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(BAD_CALLS)
-def test_a_value_that_does_not_fit_is_refused_in_one_line(call: Any) -> None:
+def test_a_value_that_does_not_fit_is_refused_in_one_line(
+    call: tuple[Callable[..., object], str, object],
+) -> None:
     what, name, value = call
     with pytest.raises(UserError) as error:
         what(**{**CALLS[what], name: value})
@@ -185,7 +193,7 @@ def test_no_field_of_a_public_class_of_settings_is_left_out() -> None:
             if not (
                 dataclasses.is_dataclass(value)
                 and isinstance(value, type)
-                and value.__dataclass_params__.frozen
+                and wrong(value).__dataclass_params__.frozen
             ):
                 continue
             if any(f.init for f in dataclasses.fields(value)) and "checked_fields" not in _made_by(value):
@@ -200,4 +208,4 @@ def _made_by(kind: type) -> str:
 def test_files_and_folders_are_paths_or_text() -> None:
     for bad in (3, b"x", ["a"], Path):
         with pytest.raises(UserError, match="out = "):
-            sg.audit(**DATA, out=bad)
+            sg.audit(**DATA, out=wrong(bad))

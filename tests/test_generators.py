@@ -1,6 +1,7 @@
 """Generators that a model keeps for itself."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from spikeguard.auditing.scoring import seeded
 from spikeguard.random.generators import private_generators
 
+Kept = Any  # a generator of torch, numpy or Python
 KEPT = {
     "torch": (torch.Generator, lambda g: torch.rand(3, generator=g).tolist()),
     "numpy": (lambda: np.random.default_rng(1), lambda g: g.random(3).tolist()),
@@ -20,12 +22,18 @@ KEPT = {
 
 
 @pytest.mark.parametrize(("make", "draw"), KEPT.values(), ids=KEPT)
-def test_they_are_found_seeded_and_restored(make: Any, draw: Any) -> None:
+def test_they_are_found_seeded_and_restored(
+    make: Callable[[], Kept], draw: Callable[[Kept], list[float]]
+) -> None:
+    class Inner(nn.Identity):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = make()
+
     class Holder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = nn.Identity()
-            self.inner.kept = make()
+            self.inner = Inner()
 
     model = Holder()
     own = model.inner.kept

@@ -51,8 +51,9 @@ def test_no_tensor_takes_torchs_default_type() -> None:
     loose = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            makes = isinstance(node, ast.Call) and ast.unparse(node.func) in MAKERS
-            if makes and not any(keyword.arg == "dtype" for keyword in node.keywords):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func) in MAKERS):
+                continue
+            if not any(keyword.arg == "dtype" for keyword in node.keywords):
                 loose.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
     assert loose == []
 

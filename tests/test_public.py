@@ -95,7 +95,7 @@ def test_neither_the_import_nor_a_wrong_name_loads_torch_or_numpy() -> None:
 
 
 def test_the_version_is_that_of_the_built_package() -> None:
-    from setuptools.config.pyprojecttoml import read_configuration
+    from setuptools.config.pyprojecttoml import read_configuration  # type: ignore[import-untyped]
 
     declared = read_configuration(PACKAGE.parents[1] / "pyproject.toml")
     assert sg.__version__ == declared["project"]["version"]

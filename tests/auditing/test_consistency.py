@@ -2,11 +2,12 @@
 
 import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from narrow import present
 from torch import Tensor
 
 import spikeguard as sg
@@ -35,10 +36,14 @@ def test_stored_records_say_nothing_that_does_not_follow(small_audit: Audit) -> 
             assert inconsistencies(record) == []
 
 
-def edits(values: Any) -> Iterator[Any]:
+Values = dict[str, Any]
+"""Of a record as JSON."""
+
+
+def edits(values: Values) -> Iterator[tuple[str, Callable[[Values], None]]]:
     """Every edit of a kind that makes a record better than it is: (what, function of the plain values)."""
 
-    def put(*path: Any) -> Any:
+    def put(*path: Any) -> Callable[[Values], None]:
         *way, last, value = path
 
         def change(v: Any) -> None:
@@ -99,7 +104,7 @@ def test_every_edit_of_a_number_is_found(small_audit: Audit) -> None:
 
 
 def test_a_flag_that_follows_from_the_record_cannot_be_taken_out_or_made_milder(small_audit: Audit) -> None:
-    values = small_audit.record.to_json()
+    values: Values = small_audit.record.to_json()
     values["controls"]["zero_budget"]["left"] = 0.0
     error = Flag("changed-at-eps-0", "error", "x")
     from dataclasses import replace
@@ -113,7 +118,7 @@ def test_a_flag_that_follows_from_the_record_cannot_be_taken_out_or_made_milder(
 
 
 def test_tables_and_tests_do_not_read_outcomes_that_contradict_each_other(small_audit: Audit) -> None:
-    values = small_audit.record.to_json()
+    values: Values = small_audit.record.to_json()
     check_outcomes(small_audit.record, "a")
     values["right"] = "1" * len(values["right"])
     with pytest.raises(UserError, match="right is another than first_by says"):
@@ -133,7 +138,7 @@ def test_a_record_about_something_else_than_its_witnesses_is_found(
         (replace(record, origin=replace(record.origin, split="train")), "split"),
         (replace(record, seed=7), "seed"),
         (replace(record, index=tuple(i + 1 for i in record.index)), "index"),
-        (replace(record, digests=replace(record.digests, model="0")), "digests"),
+        (replace(record, digests=replace(present(record.digests), model="0")), "digests"),
     ):
         wrong = verify(other, tmp_path, small_net, x, y).wrong
         assert any(f"about another {name}" in line for line in wrong), (name, wrong)
@@ -143,7 +148,11 @@ def test_a_record_about_something_else_than_its_witnesses_is_found(
     for place in ("/dev/zero", "../audit.witnesses.npz"):
         with pytest.raises(UserError, match="must lie beside it"):
             verify(
-                replace(record, witnesses=replace(record.witnesses, file=place)), tmp_path, small_net, x, y
+                replace(record, witnesses=replace(present(record.witnesses), file=place)),
+                tmp_path,
+                small_net,
+                x,
+                y,
             )
 
 

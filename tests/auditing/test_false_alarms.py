@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from honest import CLASSES, SIZE, Spiking, Then, fit, honest, images, mlp
+from honest import CLASSES, SIZE, Noisy, Spiking, Then, fit, honest, images, mlp
+from narrow import applied, as_a
 from torch import Tensor, nn
 
 import spikeguard as sg
@@ -19,6 +20,7 @@ from spikeguard.auditing.literature import LITERATURE
 from spikeguard.auditing.raise_flags import from_controls
 from spikeguard.auditing.run import Plan, Task
 from spikeguard.models import check_logits, is_stochastic
+from spikeguard.records.schema import Controls
 from spikeguard.threat import Threat
 
 Model = Callable[[Tensor], Tensor]
@@ -34,7 +36,7 @@ def findings(model: Model, x: Tensor, y: Tensor) -> set[str]:
 def alarms(model: Model, x: Tensor, y: Tensor, threat: Threat) -> set[str]:
     """Flags of the controls that compare attacks."""
     task = Task(model, x, y, threat, (), plan=Plan(random=False))
-    found = controls.Controls(
+    found = Controls(
         images=len(x),
         zero_budget=controls.zero_budget(task),
         full_budget=controls.full_budget(task),
@@ -89,11 +91,12 @@ def test_a_zero_gradient_at_some_images() -> None:
     dark[:2] = 0.0
 
     def gated(at: Tensor) -> Tensor:
-        return model(F.relu(at - 0.01))
+        scores: Tensor = model(F.relu(at - 0.01))
+        return scores
 
     found = checks.check_model(gated, dark, y, random=False).findings
     assert "zero-gradient" in found
-    assert 0.9 < found["zero-gradient"]["share_with_gradient"] < 0.95
+    assert 0.9 < as_a(float, found["zero-gradient"]["share_with_gradient"]) < 0.95
     assert "locked-gradient" not in found
     assert "not-broken-at-eps-1" not in alarms(gated, dark, y, sg.Linf(0.02))
 
@@ -105,14 +108,15 @@ def test_a_generator_of_its_own() -> None:
     Source: github.com/fra31/auto-attack/issues/15 and pull/104.
     """
     model, x, y = honest("own generator")
-    before = model.generator.get_state()
+    noisy = as_a(Noisy, model)
+    before = noisy.generator.get_state()
     assert is_stochastic(model, *check_logits(model, x, y))
-    model.generator.set_state(before)
+    noisy.generator.set_state(before)
     assert findings(model, x, y) == set()
 
     own = torch.Generator()
     assert (
-        findings(lambda at: model.net(at) + 0.01 * torch.rand(len(at), CLASSES, generator=own), x, y) == set()
+        findings(lambda at: noisy.net(at) + 0.01 * torch.rand(len(at), CLASSES, generator=own), x, y) == set()
     )
 
 
@@ -135,7 +139,7 @@ def test_sums_in_another_order_are_no_randomness() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def jittering(at: Tensor) -> Tensor:
-        scores = model(at)
+        scores: Tensor = model(at)
         return scores + 1e-7 * scores.detach().abs().max() * torch.randn(scores.shape, generator=generator)
 
     assert not is_stochastic(jittering, *check_logits(jittering, x, y))
@@ -181,7 +185,8 @@ def test_a_gradient_killer_is_still_found() -> None:
 
     class Killed(nn.Module):
         def forward(self, at: Tensor) -> Tensor:
-            return model(at.detach() + 0 * at)
+            scores: Tensor = model(at.detach() + 0 * at)
+            return scores
 
     assert "zero-gradient" in findings(Killed().eval(), x, y)
 
@@ -222,17 +227,16 @@ def test_one_winner_a_step_is_no_softmax() -> None:
 
     class First(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, z: Tensor) -> Any:
+        def forward(ctx: Any, z: Tensor) -> Tensor:
             return F.one_hot(z.argmax(1), CLASSES).to(z)
 
         @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
             return grad
 
     def rates(at: Tensor) -> Tensor:
-        return torch.stack([First.apply(model(at) + k * at.flatten(1)[:, :CLASSES]) for k in range(5)]).mean(
-            0
-        )
+        votes = [applied(First, model(at) + k * at.flatten(1)[:, :CLASSES]) for k in range(5)]
+        return torch.stack(votes).mean(0)
 
     assert torch.allclose(rates(x).sum(1), torch.ones(len(x)))
     assert findings(rates, x, y) == set()

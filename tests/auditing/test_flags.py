@@ -399,7 +399,9 @@ def _few_without_gradient(a: SimpleNamespace) -> None:
         (_few_without_gradient, []),
     ],
 )
-def test_a_flag_says_no_more_than_what_was_seen(change: Any, raised: Any) -> None:
+def test_a_flag_says_no_more_than_what_was_seen(
+    change: Callable[[SimpleNamespace], None], raised: list[str]
+) -> None:
     assert after_an_audit(change=change) == raised
 
 
@@ -431,7 +433,7 @@ def test_where_no_image_is_left_no_attack_is_called_too_weak() -> None:
     ],
 )
 def test_clean_accuracy_is_low_where_it_is_hardly_better_than_chance(
-    clean: Any, n: Any, classes: Any, low: Any
+    clean: float, n: int, classes: int, low: bool
 ) -> None:
     assert raise_flags.hardly_better_than_chance(clean, n, 1 / classes) is low
 

@@ -1,12 +1,12 @@
 """Honest networks of every kind, under every norm and budget: no error, and no warning that is untrue."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from honest import CLASSES, RANDOM, SPIKING, Spiking, Then, fit, honest, images, names
+from narrow import as_a
 from torch import Tensor, nn
 
 import spikeguard as sg
@@ -57,7 +57,7 @@ def test_there_are_more_than_sixteen_honest_networks_and_as_many_idioms() -> Non
 
 
 @pytest.mark.parametrize("name", names())
-def test_an_honest_network_raises_no_alarm(name: Any) -> None:
+def test_an_honest_network_raises_no_alarm(name: str) -> None:
     model, x, y = honest(name, 8 if name in RANDOM else 24)
     errors, warnings = raised(model, x, y, sg.Linf(0.05))
     assert errors == []
@@ -66,7 +66,7 @@ def test_an_honest_network_raises_no_alarm(name: Any) -> None:
 
 @pytest.mark.parametrize("threat", BUDGETS, ids=str)
 @pytest.mark.parametrize("name", ["linear", "spike counts, T = 5"])
-def test_no_norm_and_no_budget_makes_an_honest_network_unreliable(name: str, threat: Any) -> None:
+def test_no_norm_and_no_budget_makes_an_honest_network_unreliable(name: str, threat: Threat) -> None:
     model, x, y = honest(name)
     errors, warnings = raised(model, x, y, threat)
     assert errors == []
@@ -83,7 +83,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_no_size_of_image_and_no_number_of_classes_does(shape: Any, classes: int) -> None:
+def test_no_size_of_image_and_no_number_of_classes_does(shape: tuple[int, ...], classes: int) -> None:
     x, y = images(24, classes, shape)
     net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 16), nn.ReLU(), nn.Linear(16, classes))
     model = fit(net, x, y, steps=150)
@@ -108,7 +108,7 @@ CONTENT: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("content", CONTENT.values(), ids=CONTENT)
 @pytest.mark.parametrize("name", ["contrast", "keeps u"])
-def test_no_content_of_the_images_does(name: str, content: Any) -> None:
+def test_no_content_of_the_images_does(name: str, content: Callable[[Tensor], Tensor]) -> None:
     model, x, _ = honest(name)
     x = content(x)
     errors, warnings = raised(model, x, model(x).argmax(1), sg.Linf(0.1))
@@ -189,7 +189,7 @@ def test_a_spiking_network_without_surrogate_stays_an_error() -> None:
     """Spike counts are no excuse: here nothing but a comparison stands behind them."""
     x, y = images()
     model = fit(Spiking(timesteps=1, scores="counts"), x, y)
-    model.fire = lambda u: (u > 0).float()
+    as_a(Spiking, model).fire = lambda u: (u > 0).float()
     flags = sg.audit(model, x, y, sg.Linf(0.05), effort="quick").flags
     assert {"no-logits", "no-gradient"} & {f.id for f in flags if f.level == "error"}
 
@@ -200,7 +200,8 @@ def test_a_masked_network_is_caught_at_a_budget_too_small_to_break_anything() ->
 
     def backwards(at: Tensor) -> Tensor:
         true = torch.from_numpy(model(at.detach()).detach().numpy())
-        return true - (model(at) - model(at).detach())
+        lost: Tensor = model(at) - model(at).detach()
+        return true - lost
 
     ids = {f.id for f in sg.audit(backwards, x, y, sg.Linf(0.0002), effort="quick").flags}
     assert {"no-better-than-noise", "not-broken-at-eps-1"} & ids

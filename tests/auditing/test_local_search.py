@@ -1,7 +1,5 @@
 """What the local search means in an audit: who it attacks, and what is concluded from what it breaks."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ SQUARE = Member("square", "scores", sg.square, {"queries": 10})
 class Needs(nn.Module):
     """The wrong class wins where at least ``count`` of four pixels lie above 0.55."""
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         high = (x > 0.55).flatten(1).sum(1).to(x.dtype)
         return torch.stack([torch.full_like(high, 2.5), high], 1) + 0 * x.flatten(1).sum(1, keepdim=True)
 

@@ -1,34 +1,36 @@
 """What the cases share: a small model, images it has never seen, and what every refusal has to look like."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.attacks.loop import Attacked
 from spikeguard.errors import AttackError, UserError
 
 LINF = sg.Linf(0.03)
 GENERATOR = torch.Generator().manual_seed(0)
 WEIGHT = 0.3 * torch.randn(4, 64, generator=GENERATOR)
 X = torch.rand(12, 1, 8, 8, generator=GENERATOR)
-ATTACKS: dict[str, Callable[..., object]] = {
-    "pgd": lambda *a: sg.pgd(*a, LINF, steps=2, restarts=1),
-    "square": lambda *a: sg.square(*a, LINF, queries=3),
-    "fab": lambda *a: sg.fab(*a, LINF, steps=1, targets=1),
-    "cw": lambda *a: sg.cw(*a, sg.L2(0.3), steps=1, searches=1),
-    "rays": lambda *a: sg.rays(*a, LINF, queries=3),
-    "targeted": lambda *a: sg.targeted(*a, LINF, rule="pgd", steps=1, targets=1),
+ATTACKS: dict[str, Callable[[Any, Any, Any], Attacked]] = {
+    "pgd": lambda m, x, y: sg.pgd(m, x, y, LINF, steps=2, restarts=1),
+    "square": lambda m, x, y: sg.square(m, x, y, LINF, queries=3),
+    "fab": lambda m, x, y: sg.fab(m, x, y, LINF, steps=1, targets=1),
+    "cw": lambda m, x, y: sg.cw(m, x, y, sg.L2(0.3), steps=1, searches=1),
+    "rays": lambda m, x, y: sg.rays(m, x, y, LINF, queries=3),
+    "targeted": lambda m, x, y: sg.targeted(m, x, y, LINF, rule="pgd", steps=1, targets=1),
 }
 
 
 def net() -> nn.Sequential:
     """A linear model on 8x8 images with four classes, always the same."""
-    made = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False, dtype=torch.float32)).eval()
+    linear = nn.Linear(64, 4, bias=False, dtype=torch.float32)
     with torch.no_grad():
-        made[1].weight.copy_(WEIGHT)
-    return made
+        linear.weight.copy_(WEIGHT)
+    return nn.Sequential(nn.Flatten(), linear).eval()
 
 
 Y = net()(X).argmax(1)

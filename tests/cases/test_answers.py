@@ -1,18 +1,22 @@
 """Models that answer with more, or other, than logits: taken where there is no doubt, else one line."""
 
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from narrow import wrong
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
+from torch import Tensor
 
 import spikeguard as sg
 
 NET = net()
 Named = namedtuple("Named", "hidden logits")
-TAKEN = {
+TAKEN: dict[str, Callable[[Tensor], Any]] = {
     "(logits, None)": lambda x: (NET(x), None),
     "(logits, a number)": lambda x: (NET(x), torch.tensor(0.5)),
     "list of one": lambda x: [NET(x)],
@@ -21,7 +25,7 @@ TAKEN = {
     "object with logits": lambda x: SimpleNamespace(logits=NET(x), hidden=x),
     "named tuple": lambda x: Named(x.flatten(1), NET(x)),
 }
-DOUBTFUL = {
+DOUBTFUL: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "(spikes, membrane)": (lambda x: (NET(x).gt(0).float(), NET(x)), "tuple of (Tensor"),
     "list of heads": (lambda x: [NET(x), NET(x)], "list of (Tensor"),
     "dictionary of two": (lambda x: {"a": NET(x), "b": NET(x)}, "dict of a: Tensor"),
@@ -69,5 +73,5 @@ def test_an_array_has_no_gradient_and_black_box_attacks_work_on_it() -> None:
 
 def test_verify_reads_the_same_answers(tmp_path: Path, short_controls: None) -> None:
     result = sg.audit(NET, X, Y, LINF, effort="quick", out=tmp_path)
-    check = sg.verify(result.record, tmp_path, TAKEN["dictionary"], X.numpy(), Y.tolist())
+    check = sg.verify(result.record, tmp_path, TAKEN["dictionary"], wrong(X.numpy()), wrong(Y.tolist()))
     assert check.held == check.claimed

@@ -1,11 +1,12 @@
 """Autograd that is switched off around a call, re-entrant checkpoints, gradients that exist already."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from narrow import as_a, present
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +19,7 @@ REENTRANT = pytest.mark.filterwarnings("ignore:None of the inputs have requires_
 
 
 @contextlib.contextmanager
-def switched_off() -> Iterator[Any]:
+def switched_off() -> Iterator[None]:
     before = torch.is_grad_enabled()
     torch.set_grad_enabled(False)
     try:
@@ -27,12 +28,17 @@ def switched_off() -> Iterator[Any]:
         torch.set_grad_enabled(before)
 
 
-AROUND = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "set_grad_enabled": switched_off}
+Around = Callable[[], AbstractContextManager[object]]
+AROUND: dict[str, Around] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "set_grad_enabled": switched_off,
+}
 
 
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_work_where_autograd_is_switched_off(around: Any, attack: str) -> None:
+def test_attacks_work_where_autograd_is_switched_off(around: str, attack: str) -> None:
     with AROUND[around]():
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         found = ATTACKS[attack](NET, X.clone(), Y.clone())
@@ -41,7 +47,7 @@ def test_attacks_work_where_autograd_is_switched_off(around: Any, attack: str) -
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_audits_work_where_autograd_is_switched_off(around: Any, short_controls: None) -> None:
+def test_audits_work_where_autograd_is_switched_off(around: str, short_controls: None) -> None:
     with AROUND[around]():
         result = sg.audit(NET, X.clone(), Y.clone(), LINF, effort="quick")
     assert result.record.first_by == sg.audit(NET, X, Y, LINF, effort="quick").record.first_by
@@ -61,10 +67,12 @@ def test_a_model_made_in_inference_mode_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
-def test_a_model_that_switches_autograd_off_itself_has_no_gradient(guard: Any) -> None:
-    @guard()
-    def model(x: Tensor) -> Any:
-        return NET(x)
+def test_a_model_that_switches_autograd_off_itself_has_no_gradient(
+    guard: Callable[[], AbstractContextManager[object]],
+) -> None:
+    def model(x: Tensor) -> Tensor:
+        with guard():
+            return as_a(Tensor, NET(x))
 
     refused(lambda: pgd(model), "no gradient reaches the input")
     assert torch.equal(ATTACKS["square"](model, X, Y).broken, ATTACKS["square"](NET, X, Y).broken)
@@ -73,7 +81,7 @@ def test_a_model_that_switches_autograd_off_itself_has_no_gradient(guard: Any) -
 class Net(nn.Module):
     """A block that is computed again in the backward pass."""
 
-    def __init__(self, reentrant: Any) -> None:
+    def __init__(self, reentrant: bool) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(1)
         self.block = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
@@ -81,8 +89,9 @@ class Net(nn.Module):
         for p in self.parameters():
             p.data = 0.3 * torch.randn(p.shape, generator=generator)
 
-    def forward(self, x: Tensor) -> Any:
-        return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
+        return scores
 
 
 @REENTRANT
@@ -113,7 +122,8 @@ def test_a_reentrant_checkpoint_leaves_no_gradient_behind(plain_function: bool) 
 def test_an_attack_leaves_gradients_of_model_and_images_alone() -> None:
     model, x = net(), X.clone().requires_grad_()
     model(x).sum().backward()
-    before = model[1].weight.grad.clone(), x.grad.clone()
+    weight = as_a(nn.Linear, model[1]).weight
+    before = present(weight.grad).clone(), present(x.grad).clone()
     pgd(model, x)
-    assert torch.equal(model[1].weight.grad, before[0])
-    assert torch.equal(x.grad, before[1])
+    assert torch.equal(present(weight.grad), before[0])
+    assert torch.equal(present(x.grad), before[1])

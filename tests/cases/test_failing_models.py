@@ -1,9 +1,11 @@
 """Models whose own code raises: one line that says on what, and with what; their exception is the cause."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from narrow import applied
 from strangers import ATTACKS, LINF, WEIGHT, X, Y, net, pgd, refused
 from torch import Tensor, nn
 
@@ -18,9 +20,9 @@ class Remembers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.v = 0.0
+        self.v = torch.zeros(())
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         self.v = (0.5 * self.v + NET(x)).detach()
         return self.v
 
@@ -35,15 +37,15 @@ def raises(x: Tensor) -> None:
 
 class Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Any:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, g: Any) -> None:
+    def backward(ctx: Any, g: Tensor) -> None:
         raise ZeroDivisionError("in the backward pass")
 
 
-MODELS = {
+MODELS: dict[str, tuple[Callable[..., Any], str]] = {
     "wants 3 channels": (nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), "3 channels"),
     "batch size written in": (lambda x: NET(x.reshape(12, 1, 8, 8)), "(8, 1, 8, 8)"),
     "a second argument": (lambda x, t: NET(x), "TypeError"),
@@ -80,7 +82,7 @@ def test_the_models_own_exception_is_the_cause() -> None:
 
 def test_a_backward_pass_that_raises_is_one_line_with_its_cause() -> None:
     with pytest.raises(UserError, match="backward pass fails") as error:
-        pgd(lambda x: NET(Backward.apply(x)))
+        pgd(lambda x: NET(applied(Backward, x)))
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 

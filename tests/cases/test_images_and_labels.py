@@ -1,11 +1,13 @@
 """Images and labels of other types, shapes and ranges: taken where there is no doubt, else one line."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from narrow import wrong
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
 
 import spikeguard as sg
@@ -53,7 +55,7 @@ def test_images_as_they_come_give_the_same_numbers(name: str) -> None:
 
 def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path: Path, short_controls: None) -> None:
     plain = sg.audit(NET, X, Y, LINF, effort="quick")
-    array = sg.audit(NET, X.numpy(), Y.numpy().astype(np.int16), LINF, effort="quick")
+    array = sg.audit(NET, wrong(X.numpy()), wrong(Y.numpy().astype(np.int16)), LINF, effort="quick")
     leaf = X.clone().requires_grad_()
     graph = sg.audit(NET, leaf, Y.tolist(), LINF, effort="quick", out=tmp_path)
     assert array.record.first_by == graph.record.first_by == plain.record.first_by
@@ -97,7 +99,7 @@ def test_a_last_bit_outside_is_clamped_with_a_word(pixel: float) -> None:
         (X.masked_fill(X > 0.9, float("inf")), ("not finite",)),
     ],
 )
-def test_other_images_are_refused_in_one_line(images: Any, words: tuple[str, str] | tuple[str]) -> None:
+def test_other_images_are_refused_in_one_line(images: object, words: tuple[str, ...]) -> None:
     refused(lambda: pgd(NET, x=images), *words)
 
 
@@ -120,7 +122,7 @@ def test_other_images_are_refused_in_one_line(images: Any, words: tuple[str, str
         (None, ("labels are None",)),
     ],
 )
-def test_other_labels_are_refused_in_one_line(labels: Any, words: tuple[str, str] | tuple[str]) -> None:
+def test_other_labels_are_refused_in_one_line(labels: object, words: tuple[str, ...]) -> None:
     if isinstance(labels, torch.Tensor) and labels.dtype == torch.int64 and labels.dim() == 1:
         labels = labels if int(labels.min()) < 0 or len(labels) < 12 or int(labels.max()) > 3 else labels - 1
     refused(lambda: pgd(NET, y=labels), *words)
@@ -134,17 +136,17 @@ def test_numbers_of_samples_are_integers_one_each(index: Any) -> None:
 def test_numbers_of_samples_are_taken_from_lists_and_arrays() -> None:
     plain = sg.pgd(NET, X, Y, LINF, steps=1, index=torch.arange(5, 17))
     for index in (list(range(5, 17)), np.arange(5, 17, dtype=np.int16)):
-        assert torch.equal(sg.pgd(NET, X, Y, LINF, steps=1, index=index).x, plain.x)
+        assert torch.equal(sg.pgd(NET, X, Y, LINF, steps=1, index=wrong(index)).x, plain.x)
 
 
 def test_points_to_start_at_lie_in_the_budget() -> None:
     start = (X + 0.02).clamp(0, 1)
     assert torch.equal(
         sg.pgd(NET, X, Y, LINF, steps=2, restarts=1, first=start).x,
-        sg.pgd(NET, X, Y, LINF, steps=2, restarts=1, first=start.numpy()).x,
+        sg.pgd(NET, X, Y, LINF, steps=2, restarts=1, first=wrong(start.numpy())).x,
     )
     for name in ("pgd", "apgd", "sapgd"):
-        attack = getattr(sg, name)
-        refused(lambda attack=attack: attack(NET, X, Y, LINF, steps=1, first=X + 9), "images lie in")
-        refused(lambda attack=attack: attack(NET, X, Y, LINF, steps=1, first=1 - X), "first lies", "outside")
-        refused(lambda attack=attack: attack(NET, X, Y, LINF, steps=1, first=X[:3]), "first has shape")
+        attack = partial(getattr(sg, name), NET, X, Y, LINF, steps=1)
+        refused(partial(attack, first=X + 9), "images lie in")
+        refused(partial(attack, first=1 - X), "first lies", "outside")
+        refused(partial(attack, first=X[:3]), "first has shape")

@@ -1,25 +1,28 @@
 """Other floating types: the numbers of the float32 twin; and values that are not finite, said as such."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from narrow import as_a
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.auditing.audit import Audit
 from spikeguard.errors import SpikeguardWarning
+from spikeguard.networks.classifier import Classifier
 from spikeguard.random import draws
+from spikeguard.threat import Threat
 
 NET = net()
 OTHERS = (torch.float64, torch.float16, torch.bfloat16)
 
 
 @pytest.fixture(params=[torch.float64, torch.bfloat16, torch.float16], ids=str)
-def other_default(request: pytest.FixtureRequest) -> Iterator[Any]:
+def other_default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     torch.set_default_dtype(request.param)
     yield request.param
     torch.set_default_dtype(torch.float32)
@@ -27,7 +30,7 @@ def other_default(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.mark.parametrize("kind", OTHERS, ids=str)
 @pytest.mark.parametrize("threat", [LINF, sg.L2(0.2), sg.L1(1.0)], ids=lambda t: t.norm)
-def test_models_of_another_type_give_the_numbers_of_their_twin(kind: Any, threat: Any) -> None:
+def test_models_of_another_type_give_the_numbers_of_their_twin(kind: torch.dtype, threat: Threat) -> None:
     found = sg.pgd(copy.deepcopy(NET).to(kind), X.to(kind), Y, threat, steps=5, restarts=1)
     twin = sg.pgd(NET, X.to(kind).to(found.x.dtype).float(), Y, threat, steps=5, restarts=1)
     assert int((found.broken != twin.broken).sum()) <= 1
@@ -36,14 +39,14 @@ def test_models_of_another_type_give_the_numbers_of_their_twin(kind: Any, threat
 
 @pytest.mark.parametrize("kind", OTHERS, ids=str)
 @pytest.mark.parametrize("attack", ["square", "fab", "cw", "rays", "targeted"])
-def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind: Any, attack: str) -> None:
+def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind: torch.dtype, attack: str) -> None:
     found = ATTACKS[attack](copy.deepcopy(NET).to(kind), X.to(kind), Y)
     assert float((found.x - X.to(kind).to(found.x)).abs().max()) <= 0.3
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
 def test_an_audit_of_another_type_can_be_verified(
-    kind: Any, tmp_path: Path, short_controls: None
+    kind: torch.dtype, tmp_path: Path, short_controls: None
 ) -> None:
     other, z = copy.deepcopy(NET).to(kind), X.to(kind)
     result = sg.audit(other, z, Y, LINF, effort="quick", out=tmp_path)
@@ -60,8 +63,8 @@ class LowLogits(nn.Module):
         super().__init__()
         self.inner = copy.deepcopy(NET).bfloat16()
 
-    def forward(self, x: Tensor) -> Any:
-        return self.inner(x.bfloat16())
+    def forward(self, x: Tensor) -> Tensor:
+        return as_a(Tensor, self.inner(x.bfloat16()))
 
 
 class Autocast(nn.Module):
@@ -69,13 +72,15 @@ class Autocast(nn.Module):
         super().__init__()
         self.inner = NET
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return self.inner(x)
+            return as_a(Tensor, self.inner(x))
 
 
 @pytest.mark.parametrize("make", [LowLogits, Autocast])
-def test_logits_of_low_precision_are_taken(make: Any, tmp_path: Path, short_controls: None) -> None:
+def test_logits_of_low_precision_are_taken(
+    make: Callable[[], nn.Module], tmp_path: Path, short_controls: None
+) -> None:
     assert int((pgd(make()) != pgd(NET)).sum()) <= 2
     result = sg.audit(make(), X, Y, LINF, effort="quick", out=tmp_path)
     assert 0 <= result.robust_accuracy <= 1
@@ -87,7 +92,7 @@ def test_types_that_leave_no_doubt_are_converted() -> None:
     refused(lambda: pgd(lambda x: NET(x), x=X.double()), "torch.float64 images", "the model fails")
 
 
-def test_draws_do_not_depend_on_torchs_default_type(other_default: Any) -> None:
+def test_draws_do_not_depend_on_torchs_default_type(other_default: torch.dtype) -> None:
     rows = torch.arange(300)
     before_normal = draws.normal(draws.step_keys(1, rows, 4), 64, 4)
     uniform = draws.uniform(1, rows, 4096)
@@ -99,7 +104,7 @@ def test_draws_do_not_depend_on_torchs_default_type(other_default: Any) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_do_not_depend_on_torchs_default_type(attack: str, other_default: Any) -> None:
+def test_attacks_do_not_depend_on_torchs_default_type(attack: str, other_default: torch.dtype) -> None:
     found = ATTACKS[attack](NET, X, Y)
     torch.set_default_dtype(torch.float32)
     assert torch.equal(found.x, ATTACKS[attack](NET, X, Y).x)
@@ -107,9 +112,9 @@ def test_attacks_do_not_depend_on_torchs_default_type(attack: str, other_default
 
 
 def test_networks_and_audits_do_not_depend_on_torchs_default_type(
-    other_default: Any, tmp_path: Path, short_controls: None
+    other_default: torch.dtype, tmp_path: Path, short_controls: None
 ) -> None:
-    def measured() -> Any:
+    def measured() -> tuple[Classifier, Audit]:
         made = sg.build(
             "small", classes=4, in_shape=(1, 8, 8), timesteps=2, width=2, neuron=sg.Neuron("plif", 0.5)
         )
@@ -128,7 +133,7 @@ def test_networks_and_audits_do_not_depend_on_torchs_default_type(
 
 def holes(x: torch.Tensor, value: float, above: float) -> torch.Tensor:
     """Logits with a value where the first pixel is bright."""
-    return NET(x).masked_fill(x.flatten(1)[:, :1] > above, value)
+    return as_a(Tensor, NET(x)).masked_fill(x.flatten(1)[:, :1] > above, value)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -145,7 +150,10 @@ def test_nan_under_attack_is_a_break() -> None:
     x = X.clone()
     x[:, 0, 0, 0] = 0.5
     y = NET(x).argmax(1)
-    model = lambda x: holes(x, float("nan"), 0.51)  # noqa: E731
+
+    def model(x: Tensor) -> Tensor:
+        return holes(x, float("nan"), 0.51)
+
     found = sg.pgd(model, x, y, LINF, steps=10)
     assert bool((found.broken >= (found.x[:, 0, 0, 0] > 0.51)).all())
     assert int(model(found.x).isnan().any(1).sum()) > 3

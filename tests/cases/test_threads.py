@@ -4,17 +4,21 @@ Each docstring names the repository and the number of the issue or pull request.
 """
 
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from narrow import as_a
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import spikeguard as sg
+from spikeguard.attacks.loop import Attacked
 
 NET = net()
 PLAIN = pgd(NET)
@@ -26,7 +30,7 @@ def test_a_forward_that_returns_a_pair() -> None:
 
 
 @pytest.mark.parametrize("attack", [sg.apgd, sg.apgd_targeted, sg.square])
-def test_half_precision_finds_what_full_precision_finds(attack: Any) -> None:
+def test_half_precision_finds_what_full_precision_finds(attack: Callable[..., Attacked]) -> None:
     """fra31/auto-attack #51: float16 for speed, with the numbers of float32."""
     x = X.half()
     settings = {"queries": 20} if attack is sg.square else {"steps": 4}
@@ -61,7 +65,7 @@ def test_arrays_where_tensors_are_usual() -> None:
 def test_a_transformer_that_answers_with_an_output_object() -> None:
     """Harry24k/adversarial-attacks-pytorch #193, bethgelab/foolbox #736: an ordered mapping with .logits."""
 
-    class Output(OrderedDict):
+    class Output(OrderedDict[str, Any]):
         @property
         def logits(self) -> Any:
             return self["logits"]
@@ -78,7 +82,7 @@ def test_a_dictionary_with_logits() -> None:
 def test_scores_without_a_class_dimension() -> None:
     """Harry24k/adversarial-attacks-pytorch #155: one score an image, as of a matching model."""
     for attack in ATTACKS.values():
-        refused(lambda attack=attack: attack(lambda x: NET(x)[:, 0], X, Y), "shape (8,)", "[N, classes]")
+        refused(partial(attack, lambda x: NET(x)[:, 0], X, Y), "shape (8,)", "[N, classes]")
 
 
 def test_images_that_are_part_of_a_graph() -> None:
@@ -151,8 +155,8 @@ def test_channels_last() -> None:
 def test_a_model_without_a_gradient() -> None:
     """bethgelab/foolbox #242: element 0 of tensors does not require grad."""
 
-    def model(x: Tensor) -> Any:
-        return NET(torch.as_tensor(x.detach().numpy()))
+    def model(x: Tensor) -> Tensor:
+        return as_a(Tensor, NET(torch.as_tensor(x.detach().numpy())))
 
     refused(lambda: pgd(model), "no gradient reaches the input")
 
@@ -201,11 +205,11 @@ def test_a_detector_that_answers_with_losses() -> None:
 class Leaky(nn.Module):
     """A neuron whose potential nobody resets; ``detached``: it forgets its graph."""
 
-    def __init__(self, detached: Any) -> None:
+    def __init__(self, detached: bool) -> None:
         super().__init__()
-        self.linear, self.v, self.detached = NET, 0.0, detached
+        self.linear, self.v, self.detached = NET, torch.zeros(()), detached
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         self.v = self.v + (self.linear(x) - self.v) / 2.0
         out = self.v
         if self.detached:
@@ -230,11 +234,11 @@ def test_potentials_that_keep_their_graph() -> None:
 
 def test_layers_that_return_their_state() -> None:
     """norse/norse #95: in a plain Sequential the next layer gets a tuple."""
-    state = namedtuple("State", "v i")
+    State = namedtuple("State", "v i")
 
     class Cell(nn.Module):
-        def forward(self, x: Tensor) -> Any:
-            return x.clamp(min=0), state(x, x)
+        def forward(self, x: Tensor) -> tuple[Tensor, State]:
+            return x.clamp(min=0), State(x, x)
 
     refused(lambda: pgd(nn.Sequential(NET, Cell(), nn.Linear(4, 4))), "TypeError")
     assert torch.equal(pgd(nn.Sequential(NET, Cell())), pgd(lambda x: NET(x).clamp(min=0)))

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -63,9 +62,9 @@ def test_what_is_logged_is_one_line_without_escape_codes() -> None:
     ],
 )
 def test_what_the_system_refuses_is_one_line(
-    error: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(arguments: Any) -> None:
+    def run(arguments: list[str]) -> None:
         raise error
 
     monkeypatch.setattr(program, "import_module", lambda name: type("verb", (), {"run": staticmethod(run)}))
@@ -74,7 +73,7 @@ def test_what_the_system_refuses_is_one_line(
 
 
 def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(arguments: Any) -> None:
+    def run(arguments: list[str]) -> None:
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(program, "import_module", lambda name: type("verb", (), {"run": staticmethod(run)}))
@@ -132,7 +131,7 @@ def test_a_package_by_path_is_found_by_the_fresh_process(
 
 def test_a_fresh_process_is_ended_once_the_user_stops() -> None:
     class Now:
-        def is_set(self) -> Any:
+        def is_set(self) -> bool:
             return True
 
     code, said = fresh_process._run([sys.executable, "-c", "import time; time.sleep(60)"], Now())

@@ -8,21 +8,23 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import little_recipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from narrow import as_a
+from torch import Tensor
 
 from spikeguard.auditing.audit import audit
 from spikeguard.cli.main import VERBS, main
-from spikeguard.cli.target import find
+from spikeguard.cli.target import Target, find
 from spikeguard.defenses import DEFENSES
+from spikeguard.records.plain import Json
 from spikeguard.threat import Linf
 from spikeguard.training.describe import walk
 from spikeguard.training.loop import train
@@ -71,7 +73,7 @@ values = st.sampled_from([*TEXTS, *NUMBERS, [], [1], {}, {"a": 1}, None])
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a trained network ``run`` and an audit of it; tests work in it."""
     folder = tmp_path_factory.mktemp("hostile")
     train(little_recipe(train_images=200, epochs=1, options={"width": 2}, timesteps=1), folder / "run")
@@ -85,12 +87,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     os.chdir(before)
 
 
-def outcome(arguments: Any) -> Any:
+def outcome(arguments: list[str]) -> tuple[object, list[str]]:
     """Exit code and lines on stderr, without those of progress."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = main(arguments)
+            code: object = main(arguments)
         except SystemExit as end:  # --help
             code = end.code
     assert "\x1b" not in out.getvalue() + err.getvalue()
@@ -98,7 +100,7 @@ def outcome(arguments: Any) -> Any:
     return code, err.getvalue().splitlines()
 
 
-def check(arguments: Any, allowed: Any) -> None:
+def check(arguments: list[str], allowed: set[int]) -> None:
     code, lines = outcome(arguments)
     assert code in allowed, (arguments, code, lines)
     if code == 2:
@@ -141,7 +143,7 @@ FLAGS = {
 
 @hostile
 @given(st.data())
-def test_command_lines(place: Any, data: Any) -> None:
+def test_command_lines(place: Path, data: st.DataObject) -> None:
     verb = data.draw(st.sampled_from([*VERBS, "fly"]))
     # work begins with a target or a recipe that there is: none of these is one
     rest = data.draw(st.lists(st.sampled_from(["nowhere", "a:b", "no.toml", *TEXTS]), min_size=1, max_size=2))
@@ -152,7 +154,7 @@ def test_command_lines(place: Any, data: Any) -> None:
 
 @hostile
 @given(st.data())
-def test_options_of_an_attack_on_a_network_that_there_is(place: Any, data: Any) -> None:
+def test_options_of_an_attack_on_a_network_that_there_is(place: Path, data: st.DataObject) -> None:
     flag = data.draw(
         st.sampled_from([*FLAGS["attack"], "--norm", "--out", "--images", "--batch-size", "--eot"])
     )
@@ -162,7 +164,7 @@ def test_options_of_an_attack_on_a_network_that_there_is(place: Any, data: Any) 
     check(["attack", "run", flag, data.draw(st.sampled_from(bad))], {2})
 
 
-def as_toml(value: Any) -> Any:
+def as_toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
@@ -184,7 +186,7 @@ INSIDE = [
 
 @hostile
 @given(st.data())
-def test_recipes(place: Any, data: Any) -> None:
+def test_recipes(place: Path, data: st.DataObject) -> None:
     tables = {"train_images": 20, "epochs": 1, "batch_size": 10, "timesteps": 1, "validation": 0.0}
     lines = [f"{k} = {v}" for k, v in tables.items()] + ["augment = false", "options.width = 1"]
     field = data.draw(st.sampled_from([*FIELDS, *INSIDE, *(f"defenses.{name}" for name in DEFENSES)]))
@@ -197,9 +199,16 @@ def test_recipes(place: Any, data: Any) -> None:
         shutil.rmtree("trained", ignore_errors=True)
 
 
-def paths(value: Any, at: Any = ()) -> Iterator[Any]:
+Way = tuple[str | int, ...]
+"""Keys that lead to a place in a JSON value."""
+
+
+def paths(value: Json, at: Way = ()) -> Iterator[Way]:
     """All places in a JSON value."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+    inside: Iterable[tuple[str | int, Json]] = (
+        value.items() if isinstance(value, dict) else enumerate(as_a(list, value))
+    )
+    for key, inner in inside:
         yield (*at, key)
         if isinstance(inner, (dict, list)):
             yield from paths(inner, (*at, key))
@@ -207,7 +216,7 @@ def paths(value: Any, at: Any = ()) -> Iterator[Any]:
 
 @hostile
 @given(st.data())
-def test_edited_records(place: Any, data: Any) -> None:
+def test_edited_records(place: Path, data: st.DataObject) -> None:
     record = json.loads((place / "a" / "audit.json").read_text())
     if data.draw(st.booleans()):
         del record["digest"]
@@ -242,7 +251,7 @@ def test_edited_records(place: Any, data: Any) -> None:
 
 @hostile
 @given(st.data())
-def test_damaged_witnesses(place: Any, data: Any) -> None:
+def test_damaged_witnesses(place: Path, data: st.DataObject) -> None:
     shutil.copytree("a", "edited", dirs_exist_ok=True)
     path = Path("edited/audit.witnesses.npz")
     whole = bytearray(path.read_bytes())
@@ -266,7 +275,7 @@ def test_damaged_witnesses(place: Any, data: Any) -> None:
     assert not any("\n" in line for line in wrong)
 
 
-def pixels(target: Any) -> Any:
+def pixels(target: Target) -> tuple[Tensor, Tensor]:
     x = target.test.pixels()
     y = target.model(x).argmax(1)
     return x, torch.where(torch.arange(20) < 10, y, target.test.y)

@@ -5,19 +5,23 @@ import logging
 import pytest
 import torch
 from conftest import little_recipe
+from narrow import as_a, wrong
+from torch import nn
 
 import spikeguard as sg
 from spikeguard.data.images import Dataset
 from spikeguard.defenses import EMA, OverfittingStop, Step, overfitting
+from spikeguard.defenses.base import Hooks
 from spikeguard.errors import UserError
 from spikeguard.training.loop import train
 
 Epochs = list[tuple[int, float]]
 
 
-def judged(step: Step, epochs: Epochs, monkeypatch: pytest.MonkeyPatch) -> tuple[object, list[bool]]:
+def judged(step: Step, epochs: Epochs, monkeypatch: pytest.MonkeyPatch) -> tuple[Hooks, list[bool]]:
     """Hooks after epochs with so many right adversaries of eight and such accuracy under attack."""
-    hooks, found = OverfittingStop().start(step.net), []
+    hooks = OverfittingStop().start(step.net)
+    found: list[bool] = []
     for right, robust in epochs:
         logits = torch.zeros(8, 10)
         logits[torch.arange(8), torch.where(torch.arange(8) < right, step.y, (step.y + 1) % 10)] = 1.0
@@ -28,7 +32,7 @@ def judged(step: Step, epochs: Epochs, monkeypatch: pytest.MonkeyPatch) -> tuple
         assert measured["validation_robust_accuracy"] == robust
         found.append(bool(measured["overfitted"]))
         with torch.no_grad():
-            step.net.head.bias += 1.0  # an epoch's training
+            as_a(nn.Parameter, step.net.head.bias).add_(1.0)  # an epoch's training
     return hooks, found
 
 
@@ -78,6 +82,6 @@ def test_a_training_ends_early_with_a_warning_and_a_full_record(
 def test_settings_out_of_range_are_named() -> None:
     for name, value in (("eps", -1.0), ("steps", 0), ("images", 0), ("share", 1.0)):
         with pytest.raises(UserError, match=f"OverfittingStop: {name}"):
-            OverfittingStop(**{name: value})
+            OverfittingStop(**wrong({name: value}))
     with pytest.raises(UserError, match="nothing to choose by"):
         sg.Recipe(validation=0.0, defenses=(OverfittingStop(),))

@@ -2,30 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from narrow import as_a, present
+from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.errors import UserError
 from spikeguard.gradients import Activity, LearnedBlend, Own
-from spikeguard.gradients.activity import extremes
-from spikeguard.gradients.base import Opened
-from spikeguard.losses import ce, margin
+from spikeguard.gradients.activity import ActivityOpened, extremes
+from spikeguard.gradients.base import Estimator, Opened
+from spikeguard.gradients.learned_blend import LearnedBlendOpened
+from spikeguard.losses import Loss, ce, margin
+from spikeguard.models import Model
 from spikeguard.networks.classifier import Classifier
 
 
-class Noise:
+class Noise(Estimator):
     """A gradient that points anywhere, anew at every call."""
 
     @contextmanager
-    def open(self, model: nn.Module) -> Iterator[Any]:
+    def open(self, model: Model) -> Iterator[Opened]:
         generator = torch.Generator().manual_seed(0)
 
         class Fresh(Opened):
-            def __call__(self, x: Tensor, y: Tensor, loss: Any) -> Any:
+            def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
                 gradient, value, logits = super().__call__(x, y, loss)
                 return torch.randn(gradient.shape, generator=generator), value, logits
 
@@ -37,7 +39,7 @@ def test_the_blend_learns_which_source_raises_the_loss(tiny: Classifier, pair: t
     with LearnedBlend((Noise(), Own()), rate=0.2).open(tiny) as opened:
         for _ in range(12):
             gradient, value, logits = opened(x, y, ce)
-        noise, own = opened.weights.flatten(2).mean(2).T
+        noise, own = present(as_a(LearnedBlendOpened, opened).weights).flatten(2).mean(2).T
     assert (own > noise + 0.5).all()
     torch.testing.assert_close(value, ce(logits, y))
     assert (gradient.flatten(1).abs().mean(1) > 0.5).all()
@@ -59,7 +61,7 @@ def test_at_rate_zero_the_blend_is_the_mean_of_scaled_gradients(
 
 @pytest.mark.parametrize("estimator", [LearnedBlend(), Activity()], ids=["blend", "activity"])
 def test_what_they_learn_belongs_to_a_sample(
-    tiny: Classifier, pair: tuple[Tensor, Tensor], estimator: Any
+    tiny: Classifier, pair: tuple[Tensor, Tensor], estimator: Estimator
 ) -> None:
     x, y = pair
     rows = torch.tensor([4, 1])
@@ -83,24 +85,25 @@ def test_a_step_along_it_silences_the_busiest_and_wakes_the_quietest(
 ) -> None:
     x, y = pair
 
-    def nothing(logits: Any, y: Tensor) -> Any:
+    def nothing(logits: Tensor, y: Tensor) -> Tensor:
         return 0 * logits.sum(1)
 
-    def spread(at: Any) -> Any:
+    def spread(at: Tensor) -> Tensor:
         with sg.tap(tiny, potentials=True) as t:
             tiny(at)
-        return sum(
+        shares = [
             (marks * t.potentials[name].mean(0).flatten(1)).sum(1) / marks.abs().sum(1)
-            for name, marks in opened.chosen.items()
-        )
+            for name, marks in as_a(ActivityOpened, opened).chosen.items()
+        ]
+        return torch.stack(shares).sum(0)
 
     with torch.no_grad(), Activity(share=0.2).open(tiny) as opened:
         gradient = opened(x, y, nothing)[0]
-        first = opened.chosen
+        first = as_a(ActivityOpened, opened).chosen
         moved = (x + 0.05 * gradient.sign()).clamp(0, 1)
         assert (spread(moved) > spread(x)).sum() >= 6
         opened(moved, y, nothing)
-        assert opened.chosen is first
+        assert as_a(ActivityOpened, opened).chosen is first
 
 
 def test_bad_settings_are_refused() -> None:

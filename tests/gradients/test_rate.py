@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from narrow import present
 from outputs import Reset
 from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.data.images import Dataset
 from spikeguard.errors import UserError
+from spikeguard.gradients.base import Estimator
 from spikeguard.gradients.sequence import SequenceGradient
 from spikeguard.kernels import compiler, cpp_build
 from spikeguard.losses import ce
@@ -143,7 +145,7 @@ def test_nonsense_is_refused() -> None:
     "rule", [*RULES, sg.gradients.Own(), sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))]
 )
 def test_a_gradient_does_not_depend_on_the_batch_that_an_image_is_part_of(
-    rule: Any, tiny: Classifier, pair: tuple[Tensor, Tensor]
+    rule: Estimator, tiny: Classifier, pair: tuple[Tensor, Tensor]
 ) -> None:
     """Torch's batch norm gave back a wrong gradient for one image whose strides are ambiguous."""
     x, y = pair
@@ -160,7 +162,7 @@ def test_the_norm_of_one_image_passes_back_a_gradient_in_any_layout() -> None:
     from spikeguard.kernels.norms import normalize
 
     norm = torch.nn.BatchNorm2d(3).eval()
-    norm.running_var.copy_(torch.tensor([1.0, 4.0, 9.0]))
+    present(norm.running_var).copy_(torch.tensor([1.0, 4.0, 9.0]))
     current = torch.randn(5, 4, 3).permute(2, 0, 1)[
         None, None
     ]  # one image, channels last, as a convolution gives

@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from spikeguard.data import sources
 from spikeguard.errors import UserError
 from spikeguard.records import arrays
-from spikeguard.records.arrays import read_arrays
+from spikeguard.records.arrays import Array, read_arrays
 from spikeguard.records.build import build
 from spikeguard.records.files import (
     read_bytes,
@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_is_bei
 
 
 def test_a_file_that_is_being_written_is_locked(tmp_path: Path) -> None:
-    def write(file: Any) -> None:
+    def write(file: IO[bytes]) -> None:
         remove_unfinished(tmp_path)
         assert len(list(tmp_path.iterdir())) == 1
         file.write(b"x")
@@ -98,7 +98,7 @@ def test_pipes_and_large_files_are_refused_before_they_are_read(tmp_path: Path) 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "nul", '{"schema": true}', '{"schema": 1e400}', "[]", "\ud800"]
 )
-def test_what_is_no_record_is_one_line(text: Any, tmp_path: Path) -> None:
+def test_what_is_no_record_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(UserError) as error:
         read_json(tmp_path / "a.json")
@@ -107,12 +107,12 @@ def test_what_is_no_record_is_one_line(text: Any, tmp_path: Path) -> None:
 
 def test_damage_anywhere_in_a_file_of_arrays_is_one_line(tmp_path: Path) -> None:
     kinds = {"rows": "int64", "grid": "uint16"}
-    held = {"rows": np.arange(3), "grid": np.arange(12, dtype=np.uint16).reshape(3, 4)}
+    held: dict[str, Array] = {"rows": np.arange(3), "grid": np.arange(12, dtype=np.uint16).reshape(3, 4)}
     path = tmp_path / "a.npz"
-    np.savez_compressed(path, **held)
+    np.savez_compressed(path, rows=held["rows"], grid=held["grid"])
     whole = path.read_bytes()
     assert all(np.array_equal(v, held[k]) for k, v in read_arrays(path, kinds, "arrays").items())
-    said = []
+    said: list[str] = []
     for at in range(0, len(whole), 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
         try:  # a flip in a date or a comment changes nothing
@@ -138,13 +138,13 @@ def test_damage_anywhere_in_a_file_of_arrays_is_one_line(tmp_path: Path) -> None
     ],
     ids=lambda v: str(v.dtype),
 )
-def test_arrays_of_other_dtypes_are_refused(rows: Any, tmp_path: Path) -> None:
+def test_arrays_of_other_dtypes_are_refused(rows: Array, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", rows=rows)
     with pytest.raises(UserError, match="rows is"):
         read_arrays(tmp_path / "a.npz", {"rows": "int64"}, "arrays")
 
 
-def bomb(path: Path, announced: Any, size: int = 10**6) -> None:
+def bomb(path: Path, announced: tuple[int, ...], size: int = 10**6) -> None:
     """Zeros that announce another shape than they have."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": announced})
@@ -197,21 +197,22 @@ def test_data_files_that_unpack_without_end_are_refused(
     ],
     ids=["1e30", "1e400", "-1e5000", "inf", "nan", "text"],
 )
-def test_numbers_that_are_none_are_refused_in_one_short_line(value: Any, message: str) -> None:
+def test_numbers_that_are_none_are_refused_in_one_short_line(value: object, message: str) -> None:
     values = TrainingRecord.read(OLD / "training.json").to_json()
     with pytest.raises(UserError, match=message) as error:
         build(TrainingRecord, {**without_kind(values), "kept_accuracy": value}, "r")
     assert len(str(error.value)) < 300
 
 
-def without_kind(values: Any) -> Any:
+def without_kind(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in ("schema", "kind")}
 
 
 @pytest.mark.parametrize("key", ["clean", "threat", "first", "cost", "images", "worst_case", "members"])
 def test_a_damaged_record_of_schema_1_is_one_line_or_read(key: str) -> None:
     old = json.loads((OLD / "attack.json").read_text())
-    for value in (3, [], {}, "x", None, [[]], {"a": 1}):
+    values: tuple[object, ...] = (3, [], {}, "x", None, [[]], {"a": 1})
+    for value in values:
         with suppress(UserError):  # some of these are read, none of them ends otherwise
             AttackRecord.from_json({**old, key: value})
     if key in ("clean", "threat", "first", "images", "worst_case"):

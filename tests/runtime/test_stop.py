@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_sets_the_event_and_a_second_one_stops_at_once(
-    number: Any, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
     with stop.ctrl_c() as stopped:
@@ -28,7 +27,7 @@ def test_a_signal_sets_the_event_and_a_second_one_stops_at_once(
     assert signal.getsignal(number) is before
     assert stop.exit_code() == code
 
-    def run(arguments: Any) -> None:
+    def run(arguments: list[str]) -> None:
         with stop.ctrl_c() as stopped:
             os.kill(os.getpid(), number)
             if stopped.is_set():

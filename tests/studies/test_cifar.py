@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from narrow import changed, present, wrong
 
 import spikeguard as sg
 from spikeguard.data.images import Dataset, Images
@@ -96,7 +97,7 @@ def test_a_stopped_queue_goes_on_to_the_same_bits_in_another_folder(
     shutil.copytree(place.state, moved.state)
     assert queue.run(cells, moved, None) == 2
     record = CellRecord.read(moved.record(cells[0]))
-    assert record.training.parameters == sum(p.numel() for p in whole.net.parameters())
+    assert present(record.training).parameters == sum(p.numel() for p in whole.net.parameters())
     kept = load_tensors(place.results / f"{cells[0].cell.name}.safetensors")[0]
     assert all(torch.equal(value, kept[name]) for name, value in whole.net.state_dict().items())
     first, second = record.pieces
@@ -140,15 +141,15 @@ def test_a_changed_recipe_is_refused_and_a_failed_training_recorded(
     with pytest.raises(Interrupted):
         queue.run(cells, replace(place, stop=After(8)), None)
 
-    def changed(**fields: object) -> Planned:
+    def with_recipe(**fields: object) -> Planned:
         cell = cells[0].cell
-        return Planned(cells[0].plan, replace(cell, recipe=replace(cell.recipe, **fields)))
+        return Planned(cells[0].plan, replace(cell, recipe=changed(cell.recipe, **fields)))
 
     with pytest.raises(UserError, match="training of another recipe"):
-        queue.run([changed(lr=0.5)], place, None)
+        queue.run([with_recipe(lr=0.5)], place, None)
     shutil.rmtree(place.run_folder(cells[0]))
-    assert queue.run([changed(lr=1e30)], place, None) == 1
-    assert "not finite" in CellRecord.read(place.record(cells[0])).failed or "the loss is"
+    assert queue.run([with_recipe(lr=1e30)], place, None) == 1
+    assert "not finite" in present(CellRecord.read(place.record(cells[0])).failed)
     with pytest.raises(UserError, match="record of another recipe"):
         queue.run(cells, place, None)
 
@@ -206,7 +207,7 @@ def test_the_command_runs_a_queue_and_says_what_is_wrong_in_a_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(command.os, "nice", lambda _: 19)
+    monkeypatch.setattr(os, "nice", lambda _: 19)
     monkeypatch.setattr(command, "keep_freed_pages", lambda: True)
     monkeypatch.setattr(pace, "SHOWN_EVERY", 0.0)
     folders = ["--state", str(place.state), "--results", str(place.results)]
@@ -258,7 +259,7 @@ def test_the_cells_of_the_study_are_sound() -> None:
     assert track_b.plan.minutes <= 720
     assert track_b.cell.recipe.timesteps <= 4
     net = sg.build(
-        track_b.cell.recipe.network, classes=10, in_shape=(3, 32, 32), **track_b.cell.recipe.options
+        track_b.cell.recipe.network, classes=10, in_shape=(3, 32, 32), **wrong(track_b.cell.recipe.options)
     )
     assert sum(p.numel() for p in net.parameters()) < 1_500_000
 

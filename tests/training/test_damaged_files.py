@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,27 @@ class After:
     def __init__(self, steps: int) -> None:
         self.left = steps
 
-    def is_set(self) -> Any:
+    def is_set(self) -> bool:
         self.left -= 1
         return self.left < 0
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, little_data: Dataset) -> Any:
+def finished(tmp_path_factory: pytest.TempPathFactory, little_data: Dataset) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(little_recipe(**RECIPE), folder, data=little_data)
     return folder
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, little_data: Dataset) -> Any:
+def stopped(tmp_path_factory: pytest.TempPathFactory, little_data: Dataset) -> Path:
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Interrupted):
         train(little_recipe(**RECIPE), folder, data=little_data, stop=After(4))
     return folder
 
 
-def test_one_flipped_bit_of_the_weights_is_noticed(finished: Any, tmp_path: Path) -> None:
+def test_one_flipped_bit_of_the_weights_is_noticed(finished: Path, tmp_path: Path) -> None:
     whole = (finished / WEIGHTS).read_bytes()
     path = tmp_path / WEIGHTS
     path.write_bytes(whole)
@@ -66,7 +67,7 @@ def test_one_flipped_bit_of_the_weights_is_noticed(finished: Any, tmp_path: Path
 
 
 def test_a_run_folder_does_not_take_the_weights_of_another_run(
-    finished: Any, tmp_path: Path, little_data: Dataset
+    finished: Path, tmp_path: Path, little_data: Dataset
 ) -> None:
     other = tmp_path / "other"
     train(little_recipe(**{**RECIPE, "epochs": 1, "seed": 1}), other, data=little_data)
@@ -78,7 +79,7 @@ def test_a_run_folder_does_not_take_the_weights_of_another_run(
     load(finished)
 
 
-def test_weights_of_version_0_1_are_read_without_a_digest(finished: Any, tmp_path: Path) -> None:
+def test_weights_of_version_0_1_are_read_without_a_digest(finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors, metadata = load_tensors(finished / WEIGHTS)
@@ -90,7 +91,11 @@ def test_weights_of_version_0_1_are_read_without_a_digest(finished: Any, tmp_pat
         load(tmp_path)
 
 
-def edited(path: Path, **changes: Any) -> None:
+Change = Callable[[Any], Any]
+"""Of a value in the metadata, or of all tensors."""
+
+
+def edited(path: Path, **changes: Change) -> None:
     """Write a state with other metadata and other tensors."""
     tensors, metadata = load_tensors(path)
     for name, value in changes.items():
@@ -101,11 +106,11 @@ def edited(path: Path, **changes: Any) -> None:
     save_tensors(path, tensors, metadata)
 
 
-def progress(**changes: Any) -> Any:
+def progress(**changes: object) -> dict[str, Change]:
     return {"progress": lambda v: {**v, **changes}}
 
 
-def of_tensors(change: Any) -> Any:
+def of_tensors(change: Change) -> dict[str, Change]:
     return {"tensors": change}
 
 
@@ -135,7 +140,7 @@ EDITS = {
 
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
 def test_a_state_that_cannot_be_is_refused_in_one_line(
-    change: Any, stopped: Any, tmp_path: Path, little_data: Dataset
+    change: dict[str, Change], stopped: Path, tmp_path: Path, little_data: Dataset
 ) -> None:
     folder = shutil.copytree(stopped, tmp_path / "run")
     edited(folder / STATE, **change)
@@ -144,7 +149,7 @@ def test_a_state_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_one_flipped_bit_of_a_state_is_noticed(stopped: Any, tmp_path: Path, little_data: Dataset) -> None:
+def test_one_flipped_bit_of_a_state_is_noticed(stopped: Path, tmp_path: Path, little_data: Dataset) -> None:
     folder = shutil.copytree(stopped, tmp_path / "run")
     whole = (folder / STATE).read_bytes()
     (folder / STATE).write_bytes(whole[:-40] + bytes([whole[-40] ^ 4]) + whole[-39:])
@@ -153,7 +158,7 @@ def test_one_flipped_bit_of_a_state_is_noticed(stopped: Any, tmp_path: Path, lit
 
 
 def test_a_run_killed_in_its_last_step_is_cleaned_when_it_is_resumed(
-    finished: Any, stopped: Any, tmp_path: Path, little_data: Dataset
+    finished: Path, stopped: Path, tmp_path: Path, little_data: Dataset
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     shutil.copy(stopped / STATE, folder / STATE)

@@ -8,12 +8,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import little_recipe
-from narrow import as_a, present
+from narrow import as_a, present, wrong
 from torch import Tensor, nn
 
 import spikeguard as sg
@@ -179,13 +178,13 @@ def test_resuming_under_other_conditions_is_refused(little_data: Dataset, tmp_pa
 def test_a_state_of_an_older_version_lacks_newer_fields_and_resumes(
     little_data: Dataset, tmp_path: Path
 ) -> None:
-    def stop(report: Any) -> None:
+    def stop(report: Report) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
         train(little_recipe(), tmp_path / "r", data=little_data, progress=stop)
     tensors, metadata = load_tensors(tmp_path / "r" / STATE)
-    del metadata["conditions"]["recipe"]["label_smoothing"]
+    del wrong(metadata)["conditions"]["recipe"]["label_smoothing"]
     save_tensors(tmp_path / "r" / STATE, tensors, metadata)
     run = train(little_recipe(), tmp_path / "r", resume=True, data=little_data)
     assert same(weights(run.net), weights(train(little_recipe(), data=little_data).net))
