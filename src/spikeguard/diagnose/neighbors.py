@@ -17,6 +17,7 @@ from spikeguard.errors import UserError
 from spikeguard.models import logits_of
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons.tap import tap
+from spikeguard.runtime.untouched import leaves_untouched
 
 EDGES = torch.linspace(-3.0, 3.0, 121)
 
@@ -40,6 +41,7 @@ class Neighbors:
         return sum(self.absolute.values()) / len(self.absolute)
 
 
+@leaves_untouched
 def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 100) -> Neighbors:
     """Measure how many potentials lie near the threshold, over samples, timesteps and neurons.
 
