@@ -11,24 +11,26 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "spikes.md"
 HEAD = """# Reading spikes
 
-Attacks with another surrogate (`SwapSurrogate`, `ASSG`, `PDSG`, `RandomSurrogate`, `BPDA` with a surrogate)
-need the distance to the threshold of every neuron. In networks of other code it is read while the
-gradient is taken:
+Attacks with another surrogate (`SwapSurrogate`, `ASSG`, `PDSG`, `RandomSurrogate`, `BPDA` with a
+surrogate) need the distance to the threshold of every neuron. In networks of other code it is
+read while the gradient is taken:
 
-- Custom autograd functions are met where they are called. The comparison inside gives the potential; if
-  none is seen, the function is computed once more as part of the graph, or its jumps are searched for.
-- Comparisons of plain torch are followed until they become spikes, straight-through expressions included.
+- Custom autograd functions are met where they are called. The comparison inside gives the
+  potential; if none is seen, the function is computed once more as part of the graph, or its
+  jumps are searched for.
+- Comparisons of plain torch are followed until they become spikes, straight-through expressions
+  included.
 - Scripted code runs operation by operation, compiled code as it was written.
 
-The same network gives the same gradients in each of these ways; a test holds every row to that. Each row
-is a re-creation in our own words of how the named code writes its spikes.
+The same network gives the same gradients in each of these ways; a test holds every row to that.
+Each row is a re-creation in our own words of how the named code writes its spikes.
 
 """
 TAIL = """
 What cannot be read raises the flag [spikes-unread](../flags/spikes-unread.md), or
-[spikes-unreached](../flags/spikes-unreached.md) if the model's own gradient does not pass it either:
-functions of several inputs that other libraries compute, spikes drawn at random inside of a function, and
-scripted code with operations that have no counterpart in Python.
+[spikes-unreached](../flags/spikes-unreached.md) if the model's own gradient does not pass it
+either: functions of several inputs that other libraries compute, spikes drawn at random inside of
+a function, and scripted code with operations that have no counterpart in Python.
 """
 
 

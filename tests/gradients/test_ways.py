@@ -162,3 +162,37 @@ def test_the_audit_says_the_same_however_it_is_written(cases: dict[bool, Case]) 
     assert broken[0].any()
     assert all(torch.equal(b, broken[0]) for b in broken[1:])
     assert isinstance(case.net.fire1, Loop)
+
+
+class Steps(nn.Module):
+    """A whole network that can be scripted, traced and frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(16, 12), nn.BatchNorm1d(12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        current = self.norm(self.first(x.flatten(1)))
+        v = torch.zeros_like(current)
+        out = torch.zeros(x.shape[0], 3)
+        for _ in range(3):
+            v = v * 0.5 + current
+            spikes = (v >= 0.3).float()
+            v = v - spikes * 0.3
+            out = out + self.last(spikes)
+        return out / 3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("estimator", [*ESTIMATORS.values(), BPDA()])
+def test_whole_networks_are_read_from_their_scripts(estimator: Estimator) -> None:
+    torch.manual_seed(0)
+    net, x, y = Steps().eval(), torch.rand(4, 1, 4, 4), torch.arange(4) % 3
+    scripted = torch.jit.script(net)
+    gradients = []
+    for model in (net, scripted, torch.jit.freeze(scripted), torch.jit.trace(net, x)):
+        with estimator.open(model) as opened:
+            gradients.append(opened(x, y, margin)[0])
+    assert float(gradients[0].abs().min()) > 0
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0])

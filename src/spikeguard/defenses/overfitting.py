@@ -81,7 +81,9 @@ class _OverfittingStop(Hooks):
         self.settings = settings
         self.sound = {name: value.detach().clone() for name, value in net.state_dict().items()}
         self.sums = torch.zeros(2, dtype=torch.int64)  # right training adversaries, all of them
-        self.best = torch.zeros(2)  # accuracy on training adversaries, on attacked validation images
+        self.best = torch.zeros(
+            2, dtype=torch.float32
+        )  # accuracy on training adversaries, on attacked validation images
         self.overfitted = torch.zeros((), dtype=torch.bool)
 
     @property

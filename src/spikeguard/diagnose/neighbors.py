@@ -18,6 +18,7 @@ from spikeguard.errors import UserError
 from spikeguard.models import logits_of
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons.tap import tap
+from spikeguard.runtime.untouched import leaves_untouched
 
 EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32)
 
@@ -42,6 +43,7 @@ class Neighbors:
 
 
 @checked
+@leaves_untouched
 def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 100) -> Neighbors:
     """Measure how many potentials lie near the threshold, over samples, timesteps and neurons.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -20,11 +19,11 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeguard.gradients.spike import Reading, Surrogates, spike
+from spikeguard.gradients.spike import Raw, Reading, Surrogates, spike
 
-Function = Callable[..., Any]
-Args = tuple[Any, ...]
-Kwargs = Mapping[str, Any]
+Function = Callable[..., Raw]
+Args = tuple[Raw, ...]
+Kwargs = Mapping[str, Raw]
 
 ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"}
 BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__"}

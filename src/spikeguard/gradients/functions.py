@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,18 +25,18 @@ from spikeguard.gradients import scripts
 from spikeguard.gradients.comparisons import SpikeReader
 from spikeguard.gradients.jumps import Jumps, few_values, find_jumps
 from spikeguard.gradients.recomputed import computed_again
-from spikeguard.gradients.spike import Reading, Spike, Surrogates, Token, spike
+from spikeguard.gradients.spike import Raw, Reading, Spike, Surrogates, Token, spike
 
 _thread = threading.local()  # the reader, where a mode handles a call and is not on the stack
 Grads = tuple[Tensor | None, ...]
-Call = Callable[[], Any]
+Call = Callable[[], Raw]
 
 
 class _Meeting:
     """Installs the attribute while a gradient is taken in any thread, and has backward passes read."""
 
     lock, count = Lock(), 0
-    backward: ClassVar[Callable[..., Any]]
+    backward: ClassVar[Callable[..., Raw]]
 
     @classmethod
     @contextmanager
@@ -57,9 +57,9 @@ class _Meeting:
                     vars(torch.autograd)["_engine_run_backward"] = cls.backward
 
 
-def _original(function: type[Any]) -> Callable[..., Any]:
+def _original(function: type[Raw]) -> Callable[..., Raw]:
     """What ``apply`` of a custom function ends in."""
-    call: Callable[..., Any] = super(_SingleLevelFunction, function).apply
+    call: Callable[..., Raw] = super(_SingleLevelFunction, function).apply
     return call
 
 
@@ -69,7 +69,7 @@ def _current() -> FunctionReader | None:
     return next(modes, None) or vars(_thread).get("reader")
 
 
-def _read_backward(*args: Any, **kwargs: Any) -> Any:
+def _read_backward(*args: Raw, **kwargs: Raw) -> Raw:
     """A backward pass with the reader at work in every node."""
     reader = vars(_thread).get("reader")
     if reader is None or reader in _get_current_function_mode_stack():
@@ -78,7 +78,7 @@ def _read_backward(*args: Any, **kwargs: Any) -> Any:
         return _Meeting.backward(*args, **kwargs)
 
 
-def _run_script(code: Any, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _run_script(code: Raw, call: Call, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
     reader = _current()
     if reader is None or not (reader.observed is not None or _reached((*args, *kwargs.values()))):
         return call()
@@ -95,7 +95,7 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def _apply(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+def _apply(cls: type[Raw], *args: Raw, **kwargs: Raw) -> Raw:
     call = _original(cls)
     reader = _current()
     if reader is None or cls is Spike:
@@ -128,7 +128,7 @@ class FunctionReader(SpikeReader):
         self.unread: set[str] = set()
         self.ends: dict[type, tuple[float, float]] = {}
         self.jumps: dict[type, Jumps] = {}
-        self.graphs: dict[str, Any] = {}
+        self.graphs: dict[str, Raw] = {}
         self.resets: dict[object, bool] = {}
 
     @contextmanager
@@ -145,7 +145,7 @@ class FunctionReader(SpikeReader):
             finally:
                 _thread.reader = outer
 
-    def run_script(self, code: Any, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def run_script(self, code: Raw, call: Call, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
         """What scripted code gives, run where its comparisons are seen."""
         graph = scripts.graph_of(code, self.graphs)
         if scripts.is_known(graph):
@@ -154,7 +154,7 @@ class FunctionReader(SpikeReader):
             self.unread.add("scripted code")
         return call()
 
-    def meet(self, function: type[Any], args: Sequence[Any], call: Call) -> Any:
+    def meet(self, function: type[Raw], args: Sequence[Raw], call: Call) -> Raw:
         """The outputs of a custom function, its spikes with their surrogate."""
         if self.observed is not None or not _reached(args):
             return call()
@@ -183,7 +183,7 @@ class FunctionReader(SpikeReader):
         return outputs if found is None else self._hooked(each[0], args, found)
 
     def _read(
-        self, function: type[Any], args: Sequence[Any], out: Tensor, seen: Sequence[Reading]
+        self, function: type[Raw], args: Sequence[Raw], out: Tensor, seen: Sequence[Reading]
     ) -> Potential | None:
         """The potential that a comparison inside the function had, if there is no doubt which one."""
         low, high = (float(t) for t in out.detach().aminmax())
@@ -200,11 +200,11 @@ class FunctionReader(SpikeReader):
         found = [p for r in rows for a in _inputs(args, out) if (p := _moved_by(a, args, r.u, high - low))]
         return found[0] if len(found) == 1 else None
 
-    def _searched(self, function: type[Any], args: Sequence[Any], out: Tensor) -> Potential | None:
+    def _searched(self, function: type[Raw], args: Sequence[Raw], out: Tensor) -> Potential | None:
         """The potential from where the output jumps."""
         for input in _inputs(args, out):
 
-            def evaluate(values: Tensor, input: Tensor = input) -> Any:
+            def evaluate(values: Tensor, input: Tensor = input) -> Raw:
                 given = [values if a is input else a.detach() if isinstance(a, Tensor) else a for a in args]
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
                     return _original(function)(*given)
@@ -218,7 +218,7 @@ class FunctionReader(SpikeReader):
                 return Potential(u, input, height)
         return None
 
-    def _saved(self, function: type[Any], args: Sequence[Any], out: Tensor) -> Potential | None:
+    def _saved(self, function: type[Raw], args: Sequence[Raw], out: Tensor) -> Potential | None:
         """A guess, with a word about it: the first tensor that the function keeps, else straight-through."""
         self.unread.add(function.__name__)
         inputs = _inputs(args, out)
@@ -226,13 +226,13 @@ class FunctionReader(SpikeReader):
             return None
         kept: Sequence[Tensor | None] = getattr(out.grad_fn, "saved_tensors", ())
         u = next((t for t in kept if t is not None and t.is_floating_point() and t.shape == out.shape), None)
-        return Potential(torch.empty(0) if u is None else u, inputs[0], 1.0)
+        return Potential(torch.empty(0, dtype=torch.float32) if u is None else u, inputs[0], 1.0)
 
-    def _hooked(self, out: Tensor, args: Sequence[Any], found: Potential) -> Tensor:
+    def _hooked(self, out: Tensor, args: Sequence[Raw], found: Potential) -> Tensor:
         """The spikes, whose node gives back ``g(u)`` times what it gets."""
         with torch._C.DisableTorchFunction():
             u, tensors = found.u.detach(), [a for a in args if isinstance(a, Tensor)]
-            node: Any = out.grad_fn
+            node: Raw = out.grad_fn
             if not isinstance(node, BackwardCFunction):  # the function gives no gradient at all
                 with torch.enable_grad():
                     moved = found.sign * found.input
@@ -253,19 +253,19 @@ class FunctionReader(SpikeReader):
             return out
 
 
-def _reached(args: Sequence[Any]) -> bool:
+def _reached(args: Sequence[Raw]) -> bool:
     """Does a gradient of the input reach a function with these arguments?"""
     with torch._C.DisableTorchFunction():
         tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
         return torch.is_grad_enabled() and any(t.requires_grad and not t.is_leaf for t in tensors)
 
 
-def _inputs(args: Sequence[Any], out: Tensor) -> list[Tensor]:
+def _inputs(args: Sequence[Raw], out: Tensor) -> list[Tensor]:
     """Arguments that could be the potential of spikes ``out``, up to a threshold."""
     return [a for a in args if isinstance(a, Tensor) and a.requires_grad and a.shape == out.shape]
 
 
-def _moved_by(input: Tensor, args: Sequence[Any], u: Tensor, height: float) -> Potential | None:
+def _moved_by(input: Tensor, args: Sequence[Raw], u: Tensor, height: float) -> Potential | None:
     """The potential ``u``, if it is the input minus a threshold (or the reverse)."""
     v = input.detach()
     others = [a.detach() for a in args if isinstance(a, Tensor) and a is not input and a.is_floating_point()]

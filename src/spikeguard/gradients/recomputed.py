@@ -8,14 +8,14 @@ function's own one, once each spike has the slope that the function gives it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.function import _is_setup_context_defined
 
 from spikeguard.gradients.jumps import few_values
-from spikeguard.gradients.spike import Surrogates, Token, spike
+from spikeguard.gradients.spike import Raw, Surrogates, Token, spike
 from spikeguard.surrogates import Atan
 
 if TYPE_CHECKING:
@@ -56,8 +56,12 @@ class Slopes(Surrogates):
 
 
 def computed_again(
-    reader: FunctionReader, function: type[Any], args: Sequence[Any], outputs: Sequence[Any], random: Tensor
-) -> tuple[Any, ...] | None:
+    reader: FunctionReader,
+    function: type[Raw],
+    args: Sequence[Raw],
+    outputs: Sequence[Raw],
+    random: Tensor,
+) -> tuple[Raw, ...] | None:
     """The function's outputs as part of the graph, in float equality; None if that fails."""
     if reader.opens:
         return _version(reader, function, args, outputs, random, True)
@@ -68,7 +72,11 @@ def computed_again(
 
 
 def _passes_reset(
-    reader: FunctionReader, function: type[Any], args: Sequence[Any], outputs: Sequence[Any], random: Tensor
+    reader: FunctionReader,
+    function: type[Raw],
+    args: Sequence[Raw],
+    outputs: Sequence[Raw],
+    random: Tensor,
 ) -> bool:
     """Does the function's own gradient pass what its spikes do to later potentials?"""
     inputs = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
@@ -78,7 +86,7 @@ def _passes_reset(
     surrogates = reader.surrogates
     try:
         generator = torch.Generator().manual_seed(0)
-        weights = [torch.rand(o.shape, generator=generator).to(o) for o in real]
+        weights = [torch.rand(o.shape, dtype=torch.float32, generator=generator).to(o) for o in real]
         own = _flat(torch.autograd.grad(real, inputs, weights, retain_graph=True, allow_unused=True))
         slopes = _own_slopes(reader, function, args, outputs, random)
         if slopes is None:
@@ -103,7 +111,11 @@ def _passes_reset(
 
 
 def _own_slopes(
-    reader: FunctionReader, function: type[Any], args: Sequence[Any], outputs: Sequence[Any], random: Tensor
+    reader: FunctionReader,
+    function: type[Raw],
+    args: Sequence[Raw],
+    outputs: Sequence[Raw],
+    random: Tensor,
 ) -> list[Tensor] | None:
     """The slope that the function's own backward pass gives each of its spikes, in their order."""
     with reader.without_spikes() as fired:
@@ -124,7 +136,7 @@ def _own_slopes(
     return slopes
 
 
-def _places(out: Tensor, values: Sequence[Tensor]) -> Any:
+def _places(out: Tensor, values: Sequence[Tensor]) -> Raw:
     """Where in ``out`` the spikes of each step lie: a function of the step, or None."""
     for dim in range(out.dim()):
         if out.shape[dim] == len(values) and all(
@@ -136,12 +148,12 @@ def _places(out: Tensor, values: Sequence[Tensor]) -> Any:
 
 def _version(
     reader: FunctionReader,
-    function: type[Any],
-    args: Sequence[Any],
-    outputs: Sequence[Any],
+    function: type[Raw],
+    args: Sequence[Raw],
+    outputs: Sequence[Raw],
     random: Tensor,
     passes_reset: bool,
-) -> tuple[Any, ...] | None:
+) -> tuple[Raw, ...] | None:
     computed = reader.surrogates.computed
     try:
         if passes_reset:
@@ -161,7 +173,7 @@ def _version(
         return again if same and reached and spiking else None
 
 
-def _spikes_put_in(reader: FunctionReader, outputs: Sequence[Any], fired: Sequence[Any]) -> tuple[Any, ...]:
+def _spikes_put_in(reader: FunctionReader, outputs: Sequence[Raw], fired: Sequence[Raw]) -> tuple[Raw, ...]:
     """The outputs with spikes in place of their values."""
     placed = []
     with torch._C.DisableTorchFunction():
@@ -178,7 +190,7 @@ def _spikes_put_in(reader: FunctionReader, outputs: Sequence[Any], fired: Sequen
     return tuple(placed)
 
 
-def _run(function: type[Any], args: Sequence[Any], random: Tensor) -> tuple[Any, ...]:
+def _run(function: type[Raw], args: Sequence[Raw], random: Tensor) -> tuple[Raw, ...]:
     """The function's forward pass as part of the graph, with the random numbers of the first time."""
     before = torch.get_rng_state()
     torch.set_rng_state(random)

@@ -12,22 +12,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from spikeguard.gradients.spike import Raw
+
 COMPARISONS = {"aten::gt", "aten::ge", "aten::lt", "aten::le", "aten::heaviside", "aten::sign"}
-Run = Callable[[Any, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
-Values = dict[str, Any]
+Run = Callable[[Raw, Callable[..., Raw], tuple[Raw, ...], Mapping[str, Raw]], Raw]
+Values = dict[str, Raw]
 
 
-def _append(held: list[Any], value: object) -> list[Any]:
+def _append(held: list[Raw], value: object) -> list[Raw]:
     held.append(value)
     return held
 
 
-def _set_item(held: Any, at: Any, value: object) -> Any:
+def _set_item(held: Raw, at: Raw, value: object) -> Raw:
     held[at] = value
     return held
 
@@ -36,7 +38,7 @@ def _raise(message: object, *kind: object) -> None:
     raise RuntimeError(str(message))
 
 
-SCALARS: dict[str, Callable[..., Any]] = {
+SCALARS: dict[str, Callable[..., Raw]] = {
     **{f"aten::{n}": getattr(operator, n) for n in ("add", "sub", "mul", "floordiv", "truediv")},
     **{f"aten::{n}": getattr(operator, n) for n in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pow")},
     "aten::div": operator.truediv,
@@ -45,7 +47,7 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "aten::__or__": operator.or_,
 }
 """Operations on numbers, texts and lists."""
-PYTHON: dict[str, Callable[..., Any]] = {
+PYTHON: dict[str, Callable[..., Raw]] = {
     "aten::__not__": operator.not_,
     "aten::__is__": operator.is_,
     "aten::__isnot__": operator.is_not,
@@ -86,8 +88,8 @@ class Meeting:
 
     lock: ClassVar[Lock] = Lock()
     count: ClassVar[int] = 0
-    kinds: ClassVar[tuple[type[Any], ...]] = (torch._C.ScriptFunction, torch._C.ScriptMethod)
-    originals: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    kinds: ClassVar[tuple[type[Raw], ...]] = (torch._C.ScriptFunction, torch._C.ScriptMethod)
+    originals: ClassVar[tuple[Callable[..., Raw], ...]] = ()
 
     @classmethod
     @contextmanager
@@ -108,14 +110,14 @@ class Meeting:
                         kind.__call__ = original
 
 
-def _met(original: Callable[..., Any], run: Run) -> Callable[..., Any]:
-    def call(code: Any, *args: Any, **kwargs: Any) -> Any:
+def _met(original: Callable[..., Raw], run: Run) -> Callable[..., Raw]:
+    def call(code: Raw, *args: Raw, **kwargs: Raw) -> Raw:
         return run(code, lambda: original(code, *args, **kwargs), args, kwargs)
 
     return call
 
 
-def graph_of(code: Any, known: dict[str, Any]) -> Any:
+def graph_of(code: Raw, known: dict[str, Raw]) -> Raw:
     """The graph of scripted code, inner calls written out; ``known`` keeps graphs by their text."""
     key = f"{getattr(code, 'name', '')} {code.graph}"
     if key not in known:
@@ -123,7 +125,7 @@ def graph_of(code: Any, known: dict[str, Any]) -> Any:
     return known[key]
 
 
-def is_known(graph: Any) -> bool:
+def is_known(graph: Raw) -> bool:
     """Whether every operation of a graph can be run here."""
     return all(
         node.kind() in FLOW
@@ -133,19 +135,19 @@ def is_known(graph: Any) -> bool:
     )
 
 
-def compares(graph: Any) -> bool:
+def compares(graph: Raw) -> bool:
     """Whether a graph holds a comparison, which could be a spike."""
     return any(node.kind() in COMPARISONS for node in _nodes(graph))
 
 
-def _nodes(block: Any) -> Iterator[Any]:
+def _nodes(block: Raw) -> Iterator[Raw]:
     for node in block.nodes():
         yield node
         for inner in node.blocks():
             yield from _nodes(inner)
 
 
-def run_graph(code: Any, graph: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def run_graph(code: Raw, graph: Raw, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
     """What scripted code gives, from its graph."""
     inputs = list(graph.inputs())
     owner = [code.owner] if isinstance(code, torch._C.ScriptMethod) else []
@@ -157,7 +159,7 @@ def run_graph(code: Any, graph: Any, args: Sequence[Any], kwargs: Mapping[str, A
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _run_block(block: Any, values: Values) -> list[Any]:
+def _run_block(block: Raw, values: Values) -> list[Raw]:
     for node in block.nodes():
         outputs = _run_node(node, values)
         for value, held in zip(node.outputs(), outputs, strict=True):
@@ -165,7 +167,7 @@ def _run_block(block: Any, values: Values) -> list[Any]:
     return [values[value.debugName()] for value in block.outputs()]
 
 
-def _run_node(node: Any, values: Values) -> Sequence[Any]:
+def _run_node(node: Raw, values: Values) -> Sequence[Raw]:
     kind, given = node.kind(), [values[value.debugName()] for value in node.inputs()]
     count = node.outputsSize()
     if kind == "prim::Constant":
@@ -188,7 +190,7 @@ def _run_node(node: Any, values: Values) -> Sequence[Any]:
     return [out] if count == 1 else list(out) if count else []
 
 
-def _run_loop(node: Any, given: Sequence[Any], values: Values) -> list[Any]:
+def _run_loop(node: Raw, given: Sequence[Raw], values: Values) -> list[Raw]:
     limit, goes_on, *carried = given
     (block,) = node.blocks()
     trip, *names = [value.debugName() for value in block.inputs()]
@@ -201,7 +203,7 @@ def _run_loop(node: Any, given: Sequence[Any], values: Values) -> list[Any]:
     return carried
 
 
-def _operation(kind: str, node: Any, given: Sequence[Any]) -> Any:
+def _operation(kind: str, node: Raw, given: Sequence[Raw]) -> Raw:
     if kind in PYTHON:
         return PYTHON[kind](*given)
     tensors = any(isinstance(v, Tensor) for v in given)

@@ -16,6 +16,8 @@ from torch.autograd.graph import Node
 
 from spikeguard.surrogates import Surrogate
 
+Raw = Any
+"""What torch leaves without a type: contexts, nodes and graphs, arguments of a user's function."""
 Choice = Callable[[str], Surrogate]
 """The surrogate of a layer, by the layer's name."""
 
@@ -53,7 +55,7 @@ class Token:
 
 
 class Surrogates:
-    """Which surrogate each spike gets: asks ``choose`` once a spike, in the order of the graph.
+    """Which surrogate each spike gets: ``choose`` is called once a spike, in the order of the graph.
 
     Spikes that are computed again in the backward pass (checkpointing) are numbered as they come.
     """
@@ -86,14 +88,14 @@ class Spike(torch.autograd.Function):
     """``value`` forward; backward ``height g(u)`` into ``u``."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
+    def forward(ctx: Raw, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
         ctx.save_for_backward(u)
         ctx.height, ctx.surrogates, ctx.spike_token = height, surrogates, Token()
         surrogates.made(ctx.spike_token)
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Raw, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
         slope = ctx.surrogates.derivative(ctx.spike_token, u)
         return grads[0] * slope * ctx.height, None, None, None
