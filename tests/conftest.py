@@ -191,13 +191,18 @@ def little_recipe(**changes: object) -> Recipe:
 
 
 @pytest.fixture
-def little_demo(little_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demo on little data with narrow networks; its own settings run in every submission's check."""
+def little_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo on few images with narrow networks; its own settings run in every submission's check."""
     from spikeguard.demo import run as demo
     from spikeguard.demo import training
 
+    full = load_data("embedded")
+    train_part, test_part = full.train.balanced(500), full.test.balanced(100)
+    few = Dataset("little", train_part, test_part, full.classes, full.mean, full.std)
+    monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
+    monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
     narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "nlif", "tgo")}
-    monkeypatch.setattr(demo, "load_data", lambda _: little_data)
+    monkeypatch.setattr(demo, "load_data", lambda _: few)
     for module in (demo, training):
         monkeypatch.setattr(module, "recipe", narrow.__getitem__)
 

@@ -38,8 +38,10 @@ class Unprintable:
 
 def tensors() -> st.SearchStrategy[object]:
     kinds = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.complex64]
-    shapes = st.lists(st.integers(0, 3), min_size=1, max_size=5).filter(lambda s: np.prod(s) != 1)
-    return st.builds(lambda kind, shape: torch.full(shape, 3).to(kind), st.sampled_from(kinds), shapes)
+    shapes = st.lists(st.integers(0, 3), min_size=1, max_size=5).filter(
+        lambda s: np.prod(s) != 1 and s != [3]
+    )
+    return st.builds(lambda kind, shape: torch.full(shape, 9).to(kind), st.sampled_from(kinds), shapes)
 
 
 JUNK: dict[str, st.SearchStrategy[object]] = {
@@ -58,11 +60,13 @@ JUNK: dict[str, st.SearchStrategy[object]] = {
     "dict": st.dictionaries(st.text(max_size=3), st.builds(object), min_size=1, max_size=2),
     "tensor": tensors(),
     "array": st.builds(
-        lambda n, kind: np.full((n, 2), 7, kind), st.integers(0, 3), st.sampled_from("iufbSO")
+        lambda n, kind: np.full((n, 2), 7, kind),
+        st.integers(0, 3),
+        st.sampled_from(["i8", "u1", "f4", "S1", "O"]),
     ),
     "class": st.sampled_from([nn.Module, dict, sg.Linf, sg.gradients.BPDA, Unprintable]),
     "function": st.just(lambda *_: 3),
-    "object": st.sampled_from([object(), Unprintable(), range(3), ..., NotImplemented]),
+    "object": st.sampled_from([object(), Unprintable(), range(7), ..., NotImplemented]),
 }
 FITS: dict[object, set[str]] = {
     int: {"int", "huge"},

@@ -235,7 +235,7 @@ def members_section(panel: PanelRecord) -> list[str]:
     if panel.suite != VERSION:
         notes.append(
             f"This panel is of {panel.suite}. In {VERSION} the local search attacks from the best points of "
-            "all gradients and takes the place of Square-5000, which `full` still runs; its panel is not "
+            "all gradients and takes the place of Square-5000, which `full` keeps; its panel is not "
             "made yet."
         )
     return [*lines, "", "Notes:", "", *bullets(notes), ""]

@@ -35,10 +35,10 @@ def take_images(x: object) -> Tensor:
     outside = max(-low, high - 1)
     if outside > LAST_BITS:
         hint = (
-            "bytes passed as floats? divide by 255"
+            "normalize inside the model, not before"
+            if low < -0.1
+            else "bytes passed as floats? divide by 255"
             if high > 2
-            else "normalize inside the model, not before"
-            if outside > 0.1
             else "clamp them, if that is rounding: x.clamp(0, 1)"
         )
         raise UserError(

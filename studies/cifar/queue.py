@@ -18,7 +18,7 @@ from spikeguard.training.checkpoint import STATE
 from studies.cifar.cells import Planned
 from studies.cifar.pace import PAUSE, say, span
 from studies.cifar.record import CellRecord
-from studies.cifar.work import Place, work
+from studies.cifar.work import Place, pieces_in, work
 
 LOCK = "lock"
 LARGEST_STATE = 15 * 10**6  # bytes of an unfinished training that may be committed
@@ -94,8 +94,9 @@ def status(cells: Sequence[Planned], place: Place) -> Iterator[str]:
         else:
             size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
             fits = "commit" if size <= LARGEST_STATE else "too large to commit"
-            what = "training" if (folder / STATE).exists() else "audit"
-            yield f"{what} {planned.cell.name}: {folder} has {size / 1e6:.1f} MB ({fits})"
+            pieces, what = pieces_in(folder).pieces, "training" if (folder / STATE).exists() else "audit"
+            step = f"step {pieces[-1].last}, " if pieces else ""
+            yield f"{what} {planned.cell.name}: {step}{folder} has {size / 1e6:.1f} MB ({fits})"
 
 
 def pause(state: Path, on: bool) -> None:

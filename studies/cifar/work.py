@@ -80,7 +80,7 @@ def work(planned: Planned, data: Dataset, place: Place) -> CellRecord:
         record = replace(record, training=training, audit=_audit(planned, data, place))
     except UserError as error:
         record = replace(record, failed=str(error))
-    record = replace(record, pieces=_pieces(folder).pieces)
+    record = replace(record, pieces=pieces_in(folder).pieces)
     if plan.keep and (folder / WEIGHTS).exists():
         content = (folder / WEIGHTS).read_bytes()
         write_bytes(place.results / f"{cell.name}.safetensors", content)
@@ -105,7 +105,8 @@ def _check(folder: Path, recipe: Recipe) -> None:
         raise UserError(f"{folder} holds the training of another recipe: give the cell another name")
 
 
-def _pieces(folder: Path) -> Pieces:
+def pieces_in(folder: Path) -> Pieces:
+    """The parts of the training in a folder so far."""
     return Pieces.read(folder / PIECES) if (folder / PIECES).exists() else Pieces()
 
 
@@ -116,7 +117,7 @@ def _train(planned: Planned, data: Dataset, place: Place) -> TrainingRecord:
     folder.mkdir(parents=True, exist_ok=True)
     for broken in folder.glob(".*"):  # what a killed process was about to write
         broken.unlink()
-    pace, earlier = Pace(place.state, place.stop), _pieces(folder)
+    pace, earlier = Pace(place.state, place.stop), pieces_in(folder)
     pace.wait()
     machine_here = machine_of(Context(place.state, data, "cpu"))
     versions = machine().versions

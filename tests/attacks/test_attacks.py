@@ -46,7 +46,9 @@ CALLS: dict[str, Callable[[Model, Tensor, Tensor, Threat], Attacked]] = {
     "mi": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=4, restarts=1, momentum=1.0),
     "sapgd targeted": lambda m, x, y, t: sg.targeted(m, x, y, t, rule="sapgd", steps=3, targets=2),
     "pgd targeted": lambda m, x, y, t: sg.targeted(m, x, y, t, rule="pgd", steps=3, targets=9),
-    "pgd from a point": lambda m, x, y, t: sg.pgd(m, x, y, t, steps=3, restarts=2, first=torch.rand(x.shape)),
+    "pgd from a point": lambda m, x, y, t: sg.pgd(
+        m, x, y, t, steps=3, restarts=2, first=t.project(torch.rand(x.shape), x)
+    ),
     "square": lambda m, x, y, t: sg.square(m, x, y, t, queries=30),
 }
 

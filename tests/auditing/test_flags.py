@@ -45,6 +45,7 @@ ERRORS = {
     "depends-on-batch",
     "no-logits",
     "decoy-logits",
+    "spikes-unreached",
 }
 X, Y = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 
@@ -464,6 +465,23 @@ def test_values_that_are_not_finite_are_flagged_as_that_and_nothing_else() -> No
     found = checks.check_model(Broken().eval(), X, Y, random=False)
     assert set(found.findings) - {"zero-gradient"} == {"no-logits"}
     assert "not finite" in str(found.findings["no-logits"]["reason"])
+
+
+def test_values_that_are_not_finite_under_attack_are_breaks_with_a_flag() -> None:
+    class Hole(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x).masked_fill(x.flatten(1)[:, :1] > 0.51, float("nan"))
+
+    x = X[:12].clone()
+    x[:, 0, 0, 0] = 0.5
+    y = Plain()(x).argmax(1)
+    got = sg.audit(Hole().eval(), x, y, sg.Linf(0.02), effort="quick")
+    assert "broken-by-nan" in {f.id for f in got.flags}
+    assert got.clean_accuracy == 1.0
+    assert got.robust_accuracy == 0.0
+    assert "broken-by-nan" not in {
+        f.id for f in sg.audit(Plain().eval(), x, y, sg.Linf(0.02), effort="quick").flags
+    }
 
 
 def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line() -> None:

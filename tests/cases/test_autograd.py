@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import spikeguard as sg
 
 NET = net()
+REENTRANT = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+"""torch says so of every forward pass without a gradient."""
 
 
 @contextlib.contextmanager
@@ -92,6 +94,7 @@ class Net(nn.Module):
         return scores
 
 
+@REENTRANT
 def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls: None) -> None:
     twin, model = Net(False).eval(), Net(True).eval()
     y = twin(X).argmax(1)
@@ -103,6 +106,7 @@ def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls: No
     assert [f.id for f in audits[0].flags] == [f.id for f in audits[1].flags]
 
 
+@REENTRANT
 @pytest.mark.parametrize("plain_function", [False, True])
 def test_a_reentrant_checkpoint_leaves_no_gradient_behind(plain_function: bool) -> None:
     inner = Net(True).eval()

@@ -44,7 +44,7 @@ def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind: torc
     assert float((found.x - X.to(kind).to(found.x)).abs().max()) <= 0.3
 
 
-@pytest.mark.parametrize("kind", OTHERS, ids=str)
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
 def test_an_audit_of_another_type_can_be_verified(
     kind: torch.dtype, tmp_path: Path, short_controls: None
 ) -> None:
@@ -157,15 +157,6 @@ def test_nan_under_attack_is_a_break() -> None:
     found = sg.pgd(model, x, y, LINF, steps=10)
     assert bool((found.broken >= (found.x[:, 0, 0, 0] > 0.51)).all())
     assert int(model(found.x).isnan().any(1).sum()) > 3
-
-
-def test_nan_under_attack_is_a_break_with_a_flag(short_controls: None) -> None:
-    x = X.clone()
-    x[:, 0, 0, 0] = 0.5
-    y = NET(x).argmax(1)
-    result = sg.audit(lambda x: holes(x, float("nan"), 0.51), x, y, LINF, effort="quick")
-    assert "broken-by-nan" in [f.id for f in result.flags]
-    assert result.robust_accuracy < sg.audit(NET, x, y, LINF, effort="quick").robust_accuracy
 
 
 def test_nan_on_clean_images_counts_as_wrong_in_an_audit(short_controls: None) -> None:

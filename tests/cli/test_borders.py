@@ -157,7 +157,7 @@ def test_a_matrix_without_end_is_refused(
     monkeypatch.chdir(tmp_path)
     axes = "".join(f'"defenses.tgo.{n}" = [{", ".join(["0.1"] * 999)}]\n' for n in ("delta", "sigma"))
     for text, said in (
-        ('eps = "8/255"\nseeds = 1000000000\n', "must be between 1 and"),
+        ('eps = "8/255"\nseeds = 1000000000\n', "must be at least 1 and at most"),
         ('eps = "8/255"\nseeds = true\n', "seeds = True"),
         (f'eps = "8/255"\n[axes]\n{axes}', "998001 combinations"),
         ('eps = "8/255"\n[base]\nrecipe = 3\n', "unknown recipe '3'"),

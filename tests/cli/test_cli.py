@@ -503,7 +503,7 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_a_small_demo_writes_page_records_and_witnesses_and_resumes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], short_suite: None, little_demo: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], little_demo: None
 ) -> None:
     out = tmp_path / "d"
     assert main(["demo", "--out", str(out), "--images", "20", "--epochs", "1"]) == 0

@@ -501,11 +501,12 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
         cpp_build.folder.cache_clear()
 
 
-def new_cache(monkeypatch: pytest.MonkeyPatch, folder: Path, compiler: Path | None = None) -> None:
+def new_cache(monkeypatch: pytest.MonkeyPatch, folder: Path, compiler_path: Path | None = None) -> None:
     """Forget what this process has built, and build into another folder, by another compiler."""
     monkeypatch.setenv("SPIKEGUARD_CACHE", str(folder))
-    if compiler:
-        monkeypatch.setenv("CXX", str(compiler))
+    if compiler_path:
+        monkeypatch.setenv("CXX", str(compiler_path))
+        monkeypatch.setattr(compiler, "verdict", lambda device="cpu": (False, "too slow for a test"))
     forget()
 
 

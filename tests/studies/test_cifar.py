@@ -1,5 +1,6 @@
 """The queue of long trainings: it goes on where it was stopped or killed, wherever its state lies then."""
 
+import math
 import os
 import shutil
 import signal
@@ -13,7 +14,8 @@ import torch
 from narrow import changed, present, wrong
 
 import spikeguard as sg
-from spikeguard.data.images import Images
+from spikeguard.data.images import Dataset, Images
+from spikeguard.defenses import OverfittingStop
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.schema import Accuracy, Masking, SuiteId
 from spikeguard.records.studies import StudyAudit
@@ -102,6 +104,7 @@ def test_a_stopped_queue_goes_on_to_the_same_bits_in_another_folder(
     assert (first.first, second.last) == (1, 18)
     assert second.first == first.last + 1
     assert not list(moved.run_folder(cells[0]).parent.iterdir()), "finished trainings leave the folder"
+    assert not list(moved.finished_folder(cells[0]).glob(".*"))
     assert queue.run(cells, moved, None) == 0
 
 
@@ -191,7 +194,7 @@ def test_status_says_what_is_done_and_what_may_be_committed(
         queue.run(cells, replace(place, stop=After(8)), None)
     done, training = queue.status(cells, place)
     assert done.startswith("done     first: clean 50.0, own PGD-20 50.0, worst case 50.0 %")
-    assert training.startswith("training second-1")
+    assert training.startswith("training second-1: step 3, ")
     assert training.endswith("MB (commit)")
     monkeypatch.setattr(queue, "LARGEST_STATE", 10)
     assert list(queue.status(cells, place))[1].endswith("(too large to commit)")
@@ -259,6 +262,22 @@ def test_the_cells_of_the_study_are_sound() -> None:
         track_b.cell.recipe.network, classes=10, in_shape=(3, 32, 32), **wrong(track_b.cell.recipe.options)
     )
     assert sum(p.numel() for p in net.parameters()) < 1_500_000
+
+
+@pytest.mark.parametrize("planned", read_cells(CELLS), ids=lambda planned: planned.cell.name)
+def test_every_cell_of_the_study_trains(planned: Planned, little_data: Dataset) -> None:
+    """On few gray images, with a narrow network: whatever its defenses need of each other is there."""
+    recipe = planned.cell.recipe
+    options = {"widen": 1} if recipe.network == "wrn16" else {"width": 2}
+    changes = {"options": options, "train_images": 50, "validation": 0.2, "batch_size": 20, "epochs": 2}
+    defenses = tuple(
+        replace(d, images=2, steps=1) if isinstance(d, OverfittingStop) else d for d in recipe.defenses
+    )
+    run = sg.train(replace(recipe, **changes, defenses=defenses), data=little_data)
+    assert len(run.record.epochs) == 2
+    last = run.record.epochs[-1]
+    assert math.isfinite(last.loss)
+    assert "validation_robust_accuracy" in last.measured
 
 
 def test_durations_read_as_people_say_them() -> None:

@@ -271,14 +271,15 @@ def test_the_recipe_robust_is_what_the_record_calls_the_most_robust() -> None:
 
 
 def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before() -> None:
-    assert all(getattr(sg.AT(), name) == value for name, value in ranking.DEFAULTS_OF_OLD_RECIPES.items())
+    new = ranking.DEFAULTS_OF_OLD_RECIPES
+    held = {**vars(sg.Recipe()), **vars(sg.AT()), **vars(sg.defenses.EMA())}
+    assert {name: held[name] for name in new} == new
+    of_at = {name: value for name, value in new.items() if name in vars(sg.AT())}
     cell = next(c for c in matrix.cells(StudySize(1)) if c.row == "AT, growing")
     (at,) = cell.recipe.defenses
-    older = replace(
-        cell, recipe=replace(cell.recipe, defenses=(replace(at, **ranking.DEFAULTS_OF_OLD_RECIPES),))
-    )
+    older = replace(cell, recipe=replace(cell.recipe, defenses=(replace(at, **of_at),)))
     text = str(ranking.without_new_fields(older.recipe.values()))
-    assert not [name for name in ranking.DEFAULTS_OF_OLD_RECIPES if name in text]
+    assert not [name for name in new if name in text]
     assert "'steps': 2" in text
     assert "'eps_end': " in str(ranking.without_new_fields(cell.recipe.values()))
     assert ranking.fingerprint_of(older) != ranking.fingerprint_of(cell)

@@ -67,7 +67,8 @@ def pgd(
     ``model``: images ``[N, C, H, W]`` to logits ``[N, K]``. ``x``: floats in [0, 1]; ``y``: int64 ``[N]``.
     ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``, in units of images in [0, 1]. ``start``: begin
     each restart at a random point (``random_start``), else once at ``x``; ``first``: begin the first restart
-    at these points. ``momentum`` 1 is MI-FGSM (Dong et al., CVPR 2018). ``loss``: 'ce', 'margin', 'dlr' or a
+    at these points, inside the budget. ``momentum`` 1 is MI-FGSM (Dong et al., CVPR 2018). ``loss``: 'ce',
+    'margin', 'dlr' or a
     function of logits and labels. ``gradient``: an estimator, None is the model's own. ``index``: the
     samples' numbers ``[N]``, on which random starts depend. ``early_stop`` False takes all steps with all
     samples and judges only the last points; so does a stochastic model. Raises AttackError if no gradient

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spikeguard.auditing.scoring import seeded
 from spikeguard.auditing.state import digest
 from spikeguard.gradients import BPDA, Estimator, Own
+from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
 from spikeguard.models import Model, eval_mode, logits_of, moved, rounding, scale
 from spikeguard.random import draws
@@ -227,7 +228,10 @@ def _gradients(model: Model, x: Tensor, y: Tensor, found: Checked) -> float:
         found.findings["zero-gradient"] = {"share_with_gradient": share}
     if share <= NO_GRADIENT:
         found.traits.add("no gradient")
-    elif own is not None and free is not None and "noise" not in found.traits:
+    if unread := unread_spikes(model, x[:8], y[:8]):
+        kind = "spikes-unread" if share > NO_GRADIENT else "spikes-unreached"
+        found.findings[kind] = {"functions": sorted(unread)}
+    if share > NO_GRADIENT and own is not None and free is not None and "noise" not in found.traits:
         cosines = torch.nn.functional.cosine_similarity(own[has].flatten(1), free[has].flatten(1))
         if (cosine := float(cosines.median())) < 0.9:
             found.findings["locked-gradient"] = {"median_cosine_to_bpda": cosine}

@@ -133,6 +133,13 @@ KINDS: dict[str, Kind] = {
         "more often.",
         "Use `spikeguard audit`, which averages and scores on fresh draws, or pass --eot.",
     ),
+    "spikes-unreached": Kind(
+        "error",
+        "The distance to the threshold could not be read in some spike functions, and the model's own "
+        "gradient does not pass them.",
+        "Then no gradient attack reaches the layers before them: that images survive says little.",
+        "As for spikes-unread.",
+    ),
     "zero-gradient": Kind(
         "warning",
         "The model's own gradient is exactly zero for more than 5 % of the images.",
@@ -147,6 +154,14 @@ KINDS: dict[str, Kind] = {
         "Something in the backward pass cuts or bends the gradient. It may be meant (a detached reset) or"
         " may hide the network.",
         "Compare the share that attacks with BPDA broke.",
+    ),
+    "spikes-unread": Kind(
+        "warning",
+        "The distance to the threshold could not be read in some spike functions.",
+        "Gradients with other surrogates are guesses there, so that attacks may be weaker than on the same "
+        "network written otherwise.",
+        "The evidence names the functions. Write the spike as one comparison in torch, as a custom function "
+        "of the membrane or of the distance to the threshold; Reading spikes lists what is read.",
     ),
     "saturated-logits": Kind(
         "warning",

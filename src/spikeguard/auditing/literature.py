@@ -50,6 +50,8 @@ LITERATURE: dict[str, tuple[str, ...]] = {
         "2024: judging a random defense by a single draw inflates an attack's success, and keeps it from "
         "inputs that would break more draws.",
     ),
+    "spikes-unread": (f"{_ASSG}; the attack needs every potential.", f"{_TRAMER}: attack all parts."),
+    "spikes-unreached": (f"{_ATHALYE}: shattered gradients.",),
     "zero-gradient": (f"{_PINTOR}: zero gradients.", f"{_ATHALYE}: vanishing gradients."),
     "locked-gradient": (f"{_ATHALYE}: shattered gradients, and BPDA as the answer.",),
     "saturated-logits": (f"{_DISTILLATION}.", f"{_CROCE}: the DLR loss does not saturate."),

@@ -405,7 +405,7 @@ FULL = (
     _block_search(10_000),
 )
 C_AND_W = Member("cw100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True, title="C&W-100")
-OTHER_NORMS = "sparse steps; square and rays; shares for blocks"
+OTHER_NORMS = "sparse steps of pixels that can move; square and rays; shares for blocks"
 """What attacks do under L2 and L1; every change of it changes the hash of the suites there."""
 SUITES: dict[str, Sequence[Member]] = {
     "quick": QUICK,

@@ -171,8 +171,8 @@ class EMA(Defense):
     ``average_from``: the share of the training after which averaging begins; in long trainings the second
     half is enough. Batch norm's averages are estimated anew, on clean training images.
 
-    >>> sg.defenses.EMA(decay=0.99)
-    EMA(decay=0.99)
+    >>> sg.defenses.EMA(decay=0.99, average_from=0.5)
+    EMA(decay=0.99, average_from=0.5)
     """
 
     idea: ClassVar[str] = "averaged weights, batch norm estimated anew"

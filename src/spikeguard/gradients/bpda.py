@@ -78,7 +78,7 @@ class StraightThroughMode(TorchFunctionMode):
     ) -> object:
         kwargs = kwargs or {}
         if func in IDENTITY:
-            return args[0] if args[0] is self.x or args[0].grad_fn is not None else func(*args, **kwargs)
+            return args[0] if args[0] is self.x or _in_graph(args[0]) else func(*args, **kwargs)
         # not of other tensors: frameworks use it there to keep what their backward pass needs
         if func == REQUIRES_GRAD and args[0] is self.x:
             return False
@@ -93,7 +93,7 @@ class StraightThroughMode(TorchFunctionMode):
             with torch.no_grad():
                 moved = func(*args, **kwargs) - x
             return x + moved
-        if func in SATURATING:
+        if func in SATURATING and torch.is_grad_enabled():
             with torch.no_grad():
                 scale = (args[0].abs().mean() / UNSATURATED).clamp(min=1.0)
             return func(args[0] / scale, *args[1:], **kwargs)
@@ -105,6 +105,13 @@ class StraightThroughMode(TorchFunctionMode):
             return True
         writes = getattr(func, "__name__", "").endswith("_") and bool(args)
         return writes and (id(args[0]) in self.held or (args[0].is_leaf and args[0].requires_grad))
+
+
+def _in_graph(tensor: Tensor) -> bool:
+    """Did a recorded operation give this tensor, also one that is mapped over (torch.vmap)?"""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.grad_fn is not None
 
 
 @dataclass
@@ -126,7 +133,13 @@ class BPDAOpened(Opened):
         else:
             choose = NO_GRADIENT if surrogate is None else surrogate
             gradient = derive_replaced(
-                self._opened, x, y, loss, lambda _: choose, keep_own=surrogate is None
+                self.model,
+                x,
+                y,
+                loss,
+                lambda _: choose,
+                keep_own=surrogate is None,
+                around=lambda images: StraightThroughMode(self.model, images),
             )[0]
         return self.with_model_loss(gradient, x, y, loss)
 

@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeguard.gradients.spike import Reading, Spike, Surrogates
+from spikeguard.gradients.spike import Reading, Surrogates, spike
 
 Function = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -39,7 +41,16 @@ STEPS = {"sign": (-1.0, 2.0), "sgn": (-1.0, 2.0), "heaviside": (0.0, 1.0)}
 """Functions that are steps themselves: lowest value and height."""
 FILL = {"masked_fill", "masked_fill_", "__setitem__"}
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+BUILT_IN = {"aten", "prim", "prims"}
+"""Namespaces of operators that are not written in Python."""
 CLOSE = 1e-5
+
+
+@contextmanager
+def autograd_on() -> Iterator[None]:
+    """Operations inside are recorded, also where a custom operator runs below autograd."""
+    with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+        yield
 
 
 class SpikeReader(TorchFunctionMode):
@@ -54,11 +65,22 @@ class SpikeReader(TorchFunctionMode):
         self.surrogates, self.keep_own = surrogates, keep_own
         self.readings, self.zeros = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.observed: list[Reading] | None = None
+        self.fired: list[tuple[Reading, Tensor]] | None = None
+        self.recording = False
 
     def __torch_function__(
         self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> object:
         kwargs = kwargs or {}
+        if not self.recording:
+            return self._handled(func, args, kwargs)
+        with autograd_on():
+            return self._handled(func, args, kwargs)
+
+    def _handled(self, func: Function, args: Args, kwargs: Kwargs) -> object:
+        if isinstance(func, OpOverload) and func.namespace not in BUILT_IN:
+            with self:
+                return _dispatched(func, args, kwargs)
         rule = RULES.get(getattr(func, "__name__", ""))
         if func == DATA:
             rule = _convert
@@ -68,6 +90,25 @@ class SpikeReader(TorchFunctionMode):
                 self.readings.pop(args[0], None)  # written into
             return out
         return rule(self, func, args, kwargs)
+
+    @contextmanager
+    def below_autograd(self) -> Iterator[None]:
+        """Operations are recorded for the graph even where a custom operator runs below autograd."""
+        before, self.recording = self.recording, True
+        try:
+            yield
+        finally:
+            self.recording = before
+
+    @contextmanager
+    def without_spikes(self) -> Iterator[list[tuple[Reading, Tensor]]]:
+        """Spikes are noted with their values, and are constants for the gradient."""
+        before, self.fired = self.fired, []
+        try:
+            with self.below_autograd():
+                yield self.fired
+        finally:
+            self.fired = before
 
     @contextmanager
     def observing(self) -> Iterator[list[Reading]]:
@@ -91,10 +132,11 @@ class SpikeReader(TorchFunctionMode):
 
     def fire(self, reading: Reading, value: Tensor, height: float | Tensor | None = None) -> Tensor:
         """``value`` as spikes of the potential that was read, if a graph is wanted here."""
-        if torch.is_grad_enabled() and reading.u.requires_grad:
-            value = Spike.apply(
-                reading.u, value.detach(), reading.height if height is None else height, self.surrogates
-            )
+        if self.fired is not None:
+            self.fired.append((reading, value.detach()))
+        elif torch.is_grad_enabled() and reading.u.requires_grad:
+            rise = reading.height if height is None else height
+            value = spike(reading.u, value, rise, self.surrogates)
         self.readings[value] = reading
         return value
 
@@ -111,6 +153,17 @@ class SpikeReader(TorchFunctionMode):
             self.observed.append(reading)
         elif potential.requires_grad:
             self.readings[mask] = reading
+
+
+def _dispatched(func: OpOverload, args: Args, kwargs: Kwargs) -> object:
+    """A custom operator, with modes at work inside: a plain call would leave the one that calls out."""
+    tensors = [t for t in pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, Tensor)]
+    if not tensors:
+        return func(*args, **kwargs)
+    keys = torch._C._dispatch_tls_local_include_set()
+    for tensor in tensors:
+        keys = keys | torch._C._dispatch_keys(tensor)
+    return func.redispatch(keys - torch._C._dispatch_tls_local_exclude_set(), *args, **kwargs)
 
 
 def _floats(values: Sequence[object]) -> bool:
@@ -224,8 +277,11 @@ def _added(reader: SpikeReader, out: Tensor, found: Reading, term: object) -> ob
 
 def _same_memory(a: object, b: object) -> bool:
     """Is one of two tensors the other, or its detached view?"""
-    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    return tensors and a.shape == b.shape and a.data_ptr() == b.data_ptr()  # type: ignore[attr-defined]
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(a):
+        return a is b
+    return a.data_ptr() == b.data_ptr()
 
 
 def _scale(reader: SpikeReader, func: Function, args: Args, kwargs: Kwargs) -> object:

@@ -8,29 +8,35 @@ are searched for. The node of the graph then gives back ``g(u)`` times what it g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction, _is_setup_context_defined, _SingleLevelFunction
+from torch.autograd.function import BackwardCFunction, _SingleLevelFunction
 from torch.overrides import _get_current_function_mode_stack
 
+from spikeguard.gradients import scripts
 from spikeguard.gradients.comparisons import SpikeReader
 from spikeguard.gradients.jumps import Jumps, few_values, find_jumps
-from spikeguard.gradients.spike import Reading, Spike, Surrogates, Token
+from spikeguard.gradients.recomputed import computed_again
+from spikeguard.gradients.spike import Reading, Spike, Surrogates, Token, spike
 
+_thread = threading.local()  # the reader, where a mode handles a call and is not on the stack
 Grads = tuple[Tensor | None, ...]
 Call = Callable[[], Any]
 
 
 class _Meeting:
-    """Installs the attribute while a gradient is taken in any thread."""
+    """Installs the attribute while a gradient is taken in any thread, and has backward passes read."""
 
     lock, count = Lock(), 0
+    backward: ClassVar[Callable[..., Any]]
 
     @classmethod
     @contextmanager
@@ -38,6 +44,8 @@ class _Meeting:
         with cls.lock:
             if not cls.count:
                 setattr(_SingleLevelFunction, "apply", classmethod(_apply))  # noqa: B010
+                cls.backward = vars(torch.autograd)["_engine_run_backward"]
+                vars(torch.autograd)["_engine_run_backward"] = _read_backward
             cls.count += 1
         try:
             yield
@@ -46,18 +54,50 @@ class _Meeting:
                 cls.count -= 1
                 if not cls.count:
                     delattr(_SingleLevelFunction, "apply")
+                    vars(torch.autograd)["_engine_run_backward"] = cls.backward
 
 
 def _original(function: type[Any]) -> Callable[..., Any]:
     """What ``apply`` of a custom function ends in."""
-    call: Callable[..., Any] = super(_SingleLevelFunction, function).apply  # type: ignore[misc]
+    call: Callable[..., Any] = super(_SingleLevelFunction, function).apply
     return call
+
+
+def _current() -> FunctionReader | None:
+    """The reader at work in this thread."""
+    modes = (m for m in reversed(_get_current_function_mode_stack()) if isinstance(m, FunctionReader))
+    return next(modes, None) or vars(_thread).get("reader")
+
+
+def _read_backward(*args: Any, **kwargs: Any) -> Any:
+    """A backward pass with the reader at work in every node."""
+    reader = vars(_thread).get("reader")
+    if reader is None or reader in _get_current_function_mode_stack():
+        return _Meeting.backward(*args, **kwargs)
+    with reader.around, reader:
+        return _Meeting.backward(*args, **kwargs)
+
+
+def _run_script(code: Any, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    reader = _current()
+    if reader is None or not (reader.observed is not None or _reached((*args, *kwargs.values()))):
+        return call()
+    return reader.run_script(code, call, args, kwargs)
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Compiled code runs as it was written, if there is any."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _apply(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
     call = _original(cls)
-    modes = (m for m in reversed(_get_current_function_mode_stack()) if isinstance(m, FunctionReader))
-    reader = next(modes, None)
+    reader = _current()
     if reader is None or cls is Spike:
         return call(*args, **kwargs)
     return reader.meet(cls, args, lambda: call(*args, **kwargs))
@@ -73,43 +113,54 @@ class Potential:
     sign: float = 1.0
 
 
-class Context:
-    """Stands for the context of a custom function that is computed as part of the graph."""
-
-    saved_tensors: tuple[Tensor, ...] = ()
-    needs_input_grad: tuple[bool, ...] = ()
-
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        self.saved_tensors = tensors
-
-    def ignore(self, *_: object) -> None:
-        """What a context is informed of for a backward pass that never comes."""
-
-    save_for_forward = mark_dirty = mark_non_differentiable = set_materialize_grads = ignore
-
-
 class FunctionReader(SpikeReader):
     """Reads comparisons and custom functions while a gradient is taken.
 
-    ``unread``: names of the functions that give spikes whose potential could not be read.
+    ``opens``: the gradient passes the reset inside of functions, too. ``around``: a context of the forward
+    pass, and of what the backward pass computes again. ``unread``: names of the functions that give spikes
+    whose potential could not be read.
     """
 
-    def __init__(self, surrogates: Surrogates, keep_own: bool = False) -> None:
+    def __init__(self, surrogates: Surrogates, keep_own: bool = False, opens: bool = False) -> None:
         super().__init__(surrogates, keep_own)
+        self.opens = opens
+        self.around: AbstractContextManager[object] = nullcontext()
         self.unread: set[str] = set()
         self.ends: dict[type, tuple[float, float]] = {}
         self.jumps: dict[type, Jumps] = {}
+        self.graphs: dict[str, Any] = {}
+        self.resets: dict[object, bool] = {}
 
     @contextmanager
-    def reading_gradient(self) -> Iterator[None]:
-        """While it is open, spikes are read in this thread."""
-        with _Meeting.open(), self:
-            yield
+    def meeting(self) -> Iterator[None]:
+        """While it is open, calls of functions and scripts are met; compiled code runs as written.
+
+        The backward pass is read as well, for what it computes again (checkpoints).
+        """
+        outer = vars(_thread).get("reader")
+        with _Meeting.open(), scripts.Meeting.open(_run_script), _eager():
+            _thread.reader = self
+            try:
+                yield
+            finally:
+                _thread.reader = outer
+
+    def run_script(self, code: Any, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What scripted code gives, run where its comparisons are seen."""
+        graph = scripts.graph_of(code, self.graphs)
+        if scripts.is_known(graph):
+            return scripts.run_graph(code, graph, args, kwargs)
+        if scripts.compares(graph):
+            self.unread.add("scripted code")
+        return call()
 
     def meet(self, function: type[Any], args: Sequence[Any], call: Call) -> Any:
         """The outputs of a custom function, its spikes with their surrogate."""
         if self.observed is not None or not _reached(args):
             return call()
+        if self not in _get_current_function_mode_stack():  # a custom operator: its mode handles it
+            with self.around, self:
+                return self.meet(function, args, call)
         random = torch.get_rng_state()
         with self.observing() as seen:
             outputs = call()
@@ -121,7 +172,7 @@ class FunctionReader(SpikeReader):
             found = self._read(function, args, each[0], seen) if len(each) == 1 else None
         if found is not None:
             return self._hooked(each[0], args, found)
-        again = self._computed_again(function, args, each, random)
+        again = computed_again(self, function, args, each, random)
         if again is not None:
             return again if isinstance(outputs, tuple) else again[0]
         if len(each) > 1:
@@ -149,28 +200,6 @@ class FunctionReader(SpikeReader):
         found = [p for r in rows for a in _inputs(args, out) if (p := _moved_by(a, args, r.u, high - low))]
         return found[0] if len(found) == 1 else None
 
-    def _computed_again(
-        self, function: type[Any], args: Sequence[Any], outputs: Sequence[Any], random: Tensor
-    ) -> tuple[Any, ...] | None:
-        """The function's outputs as part of the graph: its comparisons are met like those outside of it."""
-        before = torch.get_rng_state()
-        torch.set_rng_state(random)
-        copies = [a.clone() if isinstance(a, Tensor) else a for a in args]
-        try:
-            with torch.enable_grad():
-                bound = () if _is_setup_context_defined(function.setup_context) else (Context(),)
-                again = function.forward(*bound, *copies)
-        except Exception:  # whatever its code needs a real context or no graph for
-            return None
-        finally:
-            torch.set_rng_state(before)
-        each = again if isinstance(again, tuple) else (again,)
-        with torch._C.DisableTorchFunction():
-            pairs = list(zip(each, outputs, strict=False))
-            same = len(each) == len(outputs) and all(_equal(a, b) for a, b in pairs)
-            reached = any(isinstance(a, Tensor) and a.requires_grad and few_values(b) for a, b in pairs)
-            return tuple(each) if same and reached else None
-
     def _searched(self, function: type[Any], args: Sequence[Any], out: Tensor) -> Potential | None:
         """The potential from where the output jumps."""
         for input in _inputs(args, out):
@@ -195,21 +224,22 @@ class FunctionReader(SpikeReader):
         inputs = _inputs(args, out)
         if not inputs:
             return None
-        kept = out.grad_fn.saved_tensors if isinstance(out.grad_fn, BackwardCFunction) else ()
-        u = next((t for t in kept if t.is_floating_point() and t.shape == out.shape), None)
+        kept: Sequence[Tensor | None] = getattr(out.grad_fn, "saved_tensors", ())
+        u = next((t for t in kept if t is not None and t.is_floating_point() and t.shape == out.shape), None)
         return Potential(torch.empty(0) if u is None else u, inputs[0], 1.0)
 
     def _hooked(self, out: Tensor, args: Sequence[Any], found: Potential) -> Tensor:
         """The spikes, whose node gives back ``g(u)`` times what it gets."""
         with torch._C.DisableTorchFunction():
             u, tensors = found.u.detach(), [a for a in args if isinstance(a, Tensor)]
-            if not isinstance(out.grad_fn, BackwardCFunction):  # the function gives no gradient at all
+            node: Any = out.grad_fn
+            if not isinstance(node, BackwardCFunction):  # the function gives no gradient at all
                 with torch.enable_grad():
                     moved = found.sign * found.input
                     u = moved + (u - moved).detach()
-                spikes: Tensor = Spike.apply(u, out.detach(), found.height, self.surrogates)
-                return spikes
-            token = out.grad_fn.spike_token = Token()
+                return spike(u, out, found.height, self.surrogates)
+            token = Token()
+            setattr(node, "spike_token", token)  # noqa: B010
             at, factor = next(k for k, t in enumerate(tensors) if t is found.input), found.sign * found.height
 
             def hook(given: Grads, got: Grads) -> Grads | None:
@@ -219,7 +249,7 @@ class FunctionReader(SpikeReader):
                     g = got[0] * (self.surrogates.derivative(token, u) * factor if u.numel() else 1.0)
                 return (*given[:at], g, *given[at + 1 :])
 
-            out.grad_fn.register_hook(hook)
+            node.register_hook(hook)
             return out
 
 
@@ -248,9 +278,3 @@ def _moved_by(input: Tensor, args: Sequence[Any], u: Tensor, height: float) -> P
             if other.dim() <= rest.dim() and bool(((rest + sign * other).abs() <= scale).all()):
                 return Potential(u, input, height, sign)
     return None
-
-
-def _equal(a: object, b: object) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a.detach(), b.detach())
-    return type(a) is type(b)

@@ -1,4 +1,4 @@
-"""Spikes of foreign networks: what is read of them, and the node that has a surrogate.
+"""Spikes of foreign networks whose potential is known: what is read, and the node that has a surrogate.
 
 A spike is ``low + height step(u)``; ``u`` is the distance to the threshold, as part of the autograd graph.
 """
@@ -59,13 +59,17 @@ class Surrogates:
     """
 
     def __init__(self, choose: Choice) -> None:
-        self.choose, self.count = choose, 0
+        self.choose, self.count, self.computed = choose, 0, 0
         self.chosen: dict[Token, Surrogate] = {}
 
     def number(self, total: Tensor) -> None:
         """Number the custom functions in the graph of ``total``."""
         for node in custom_nodes(total.grad_fn):
             self._next(getattr(node, "spike_token", None) or Token())
+
+    def made(self, token: Token) -> None:
+        """Count a spike that was computed."""
+        self.computed += 1
 
     def derivative(self, token: Token, u: Tensor) -> Tensor:
         """g(u) of the spike's surrogate, which observes ``u`` first."""
@@ -85,6 +89,7 @@ class Spike(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
         ctx.save_for_backward(u)
         ctx.height, ctx.surrogates, ctx.spike_token = height, surrogates, Token()
+        surrogates.made(ctx.spike_token)
         return value.clone()
 
     @staticmethod
@@ -92,6 +97,12 @@ class Spike(torch.autograd.Function):
         (u,) = ctx.saved_tensors
         slope = ctx.surrogates.derivative(ctx.spike_token, u)
         return grads[0] * slope * ctx.height, None, None, None
+
+
+def spike(u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
+    """``value`` as spikes of the potential ``u``."""
+    spikes: Tensor = Spike.apply(u, value.detach(), height, surrogates)  # type: ignore[no-untyped-call]
+    return spikes
 
 
 def custom_nodes(root: Node | None) -> list[BackwardCFunction]:

@@ -6,8 +6,8 @@ gradient is taken, however they are written: see ``functions.py`` and ``comparis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -16,11 +16,11 @@ from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened, derive
 from spikeguard.gradients.functions import FunctionReader
 from spikeguard.gradients.spike import Choice, Surrogates
-from spikeguard.losses import Loss
+from spikeguard.losses import Loss, margin
 from spikeguard.models import Model
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
-from spikeguard.surrogates import Surrogate
+from spikeguard.surrogates import Atan, Surrogate
 
 
 def known(model: Model) -> bool:
@@ -70,12 +70,42 @@ class SwapSurrogate:
 
 
 def derive_replaced(
-    model: Model, x: Tensor, y: Tensor, loss: Loss, choose: Choice, keep_own: bool = False
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    choose: Choice,
+    keep_own: bool = False,
+    around: Callable[[Tensor], AbstractContextManager[object]] | None = None,
+    unread: set[str] | None = None,
 ) -> Gradient:
     """``derive``, where every spike that can be read has the derivative of ``choose(number)``.
 
-    ``keep_own``: only the spikes that have no gradient of their own.
+    ``keep_own``: only the spikes that have no gradient of their own. ``around(x)``: a context of the forward
+    pass that opens what is detached. ``unread`` gets the names of what gives
+    spikes whose potential could not be read.
     """
     surrogates = Surrogates(choose)
-    with FunctionReader(surrogates, keep_own).reading_gradient():
-        return derive(model, x, y, loss, surrogates.number)
+    reader = FunctionReader(surrogates, keep_own, opens=around is not None)
+    with reader.meeting():
+
+        def forward(images: Tensor) -> Tensor:
+            if around is not None:
+                reader.around = around(images)
+            with reader.around, reader:
+                return model(images)
+
+        try:
+            return derive(forward, x, y, loss, surrogates.number)
+        finally:
+            if unread is not None:
+                unread |= reader.unread
+
+
+def unread_spikes(model: Model, x: Tensor, y: Tensor) -> set[str]:
+    """Names of what gives spikes, met on the way from images to logits, whose potential cannot be read."""
+    unread = set[str]()
+    if not known(model):
+        with suppress(Exception):  # whatever the model raises: its gradients are judged elsewhere
+            derive_replaced(model, x, y, margin, lambda _: Atan(), unread=unread)
+    return unread

@@ -140,7 +140,7 @@ def _keep_module(module: nn.Module, undo: list[Undo], seen: set[int]) -> None:
 
 
 def _tensor(tensor: Tensor) -> Undo:
-    if tensor.is_meta or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if tensor.is_meta or isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
         return lambda: None
     kept, wanted, gradient = (
         tensor.detach().clone(),

@@ -90,7 +90,7 @@ def read_matrix(path: Path) -> Matrix:
     if type(seeds) is int:
         if not 1 <= seeds <= MOST:
             raise UserError(
-                f"{path}: seeds = {shown(seeds)} must be between 1 and {MOST}, or a list of seeds"
+                f"{path}: seeds = {shown(seeds)} must be at least 1 and at most {MOST}, or a list"
             )
         values["seeds"] = list(range(seeds))
     settings = build(SweepSettings, {name: _number(v) for name, v in values.items()}, str(path))

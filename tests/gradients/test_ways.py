@@ -1,0 +1,164 @@
+"""What a swapped surrogate gives does not depend on how a spike is written."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from ways import THRESHOLD, WAYS, Loop, Net, Way, first, trained, written
+
+import spikeguard as sg
+from spikeguard.gradients import ASSG, BPDA, Estimator, SwapSurrogate
+from spikeguard.gradients.surrogate import unread_spikes
+from spikeguard.losses import margin
+from spikeguard.surrogates import Atan
+
+ESTIMATORS: dict[str, Estimator] = {
+    "swapped": SwapSurrogate(Atan(2.0)),
+    "adaptive": ASSG(start_from_first=True),
+    "opened": BPDA(Atan(4.0)),
+}
+
+
+class Case:
+    """A trained network in the first way, with its gradients, with or without a reset."""
+
+    def __init__(self, reset: bool) -> None:
+        data = sg.load_data("embedded")
+        train, test = data.train.balanced(1000), data.test.balanced(20)
+        self.x, self.y = test.pixels(), test.y
+        self.weights = trained(train.pixels(), train.y, reset)
+        self.net = written(first(reset), self.weights)
+        self.gradients = {name: self.gradient(self.net, e) for name, e in ESTIMATORS.items()}
+
+    def gradient(self, net: Net, estimator: Estimator) -> Tensor:
+        with estimator.open(net) as opened:
+            return opened(self.x, self.y, margin)[0].flatten(1)
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[bool, Case]:
+    return {reset: Case(reset) for reset in (True, False)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", WAYS, ids=[w.name for w in WAYS])
+def test_gradients_are_those_of_the_first_way(way: Way, cases: dict[bool, Case]) -> None:
+    if way.seen_in in ("SpikingJelly", "snnTorch"):
+        pytest.importorskip(way.seen_in.lower())
+    case = cases[way.reset]
+    net = written(way, case.weights)
+    with torch.no_grad():
+        torch.testing.assert_close(net(case.x), case.net(case.x))
+    for name, estimator in ESTIMATORS.items():
+        got = case.gradient(net, estimator)
+        assert float(F.cosine_similarity(got, case.gradients[name]).min()) > 0.999, name
+    assert unread_spikes(net, case.x, case.y) == set()
+
+
+def test_the_page_of_ways_is_made_from_the_list() -> None:
+    path = Path(__file__).parents[2] / "tools" / "reading_spikes.py"
+    spec = importlib.util.spec_from_file_location("reading_spikes", path)
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.PAGE.read_text() == tool.page()
+
+
+class Levels(torch.autograd.Function):
+    """Spikes of -1, 0 and 1, computed where no comparison is seen."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        held = v.detach().numpy()
+        return torch.from_numpy(((held > 0.5).astype("float32")) - (held < -0.25).astype("float32"))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class Drawn(torch.autograd.Function):
+    """Spikes drawn with a probability: they have no potential."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(v))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return 0 * grads[0]
+
+
+class Only(nn.Module):
+    """One layer of such spikes."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.function.apply(x * 2 - 1)
+        return spikes.flatten(1) @ torch.eye(16, 3)
+
+
+def test_spikes_of_three_levels_have_two_thresholds() -> None:
+    x = torch.linspace(0, 1, 32).view(2, 1, 4, 4)
+    with SwapSurrogate(Atan(4.0)).open(Only(Levels)) as opened:
+        got = opened(x, torch.zeros(2).long(), lambda z, y: z.sum(1))[0].flatten(1)[:, :3]
+    v = (x * 2 - 1).flatten(1)[:, :3]
+    u = torch.where((v - 0.5).abs() < (v + 0.25).abs(), v - 0.5, v + 0.25)
+    torch.testing.assert_close(got, 2 * Atan(4.0).derivative(u), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_read_is_a_finding() -> None:
+    x, y = torch.rand(8, 1, 4, 4), torch.zeros(8).long()
+    assert unread_spikes(Only(Drawn), x, y) == {"Drawn"}
+    assert unread_spikes(Only(Levels), x, y) == set()
+
+
+def test_a_residual_of_silent_spikes_keeps_its_gradient() -> None:
+    """A sum that equals the spikes by chance is no straight-through expression."""
+
+    class Residual(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            silent = (x - 2 > THRESHOLD).float()
+            return (silent + F.relu(x - 1) * 0).flatten(1) + x.flatten(1)
+
+    x = torch.rand(2, 1, 2, 2)
+    with SwapSurrogate(Atan(2.0)).open(Residual()) as opened:
+        got = opened(x, torch.zeros(2).long(), lambda z, y: z.sum(1))[0]
+    torch.testing.assert_close(got, 1 + Atan(2.0).derivative(x - 2 - THRESHOLD))
+
+
+def test_functions_are_met_only_while_a_gradient_is_taken(cases: dict[bool, Case]) -> None:
+    case = cases[True]
+    case.gradient(case.net, ESTIMATORS["swapped"])
+    assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)
+    before = torch._C.ScriptFunction.__call__
+    case.gradient(written(WAYS[0], case.weights), ESTIMATORS["opened"])
+    assert torch._C.ScriptFunction.__call__ is before
+
+
+def test_an_error_inside_leaves_nothing_behind() -> None:
+    def failing(x: Tensor) -> Tensor:
+        raise ValueError
+
+    with pytest.raises(ValueError), SwapSurrogate(Atan(2.0)).open(failing) as opened:  # noqa: PT011
+        opened(torch.rand(1, 1, 2, 2), torch.zeros(1).long(), margin)
+    assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_the_audit_says_the_same_however_it_is_written(cases: dict[bool, Case]) -> None:
+    case = cases[True]
+    ways = [w for w in WAYS if w.name in ("function keeps the membrane", "soft + (hard - soft) detached")]
+    settings = {"threat": sg.Linf(4 / 255), "steps": 5, "gradient": ESTIMATORS["adaptive"]}
+    broken = [sg.sapgd(written(w, case.weights), case.x, case.y, **settings).broken for w in (WAYS[0], *ways)]
+    assert broken[0].any()
+    assert all(torch.equal(b, broken[0]) for b in broken[1:])
+    assert isinstance(case.net.fire1, Loop)
