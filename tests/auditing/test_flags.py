@@ -467,9 +467,9 @@ def test_values_that_are_not_finite_are_flagged_as_that_and_nothing_else() -> No
     assert "not finite" in str(found.findings["no-logits"]["reason"])
 
 
-def test_values_that_are_not_finite_under_attack_are_breaks_with_a_flag():
+def test_values_that_are_not_finite_under_attack_are_breaks_with_a_flag() -> None:
     class Hole(Plain):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Any:
             return super().forward(x).masked_fill(x.flatten(1)[:, :1] > 0.51, float("nan"))
 
     x = X[:12].clone()
@@ -484,7 +484,7 @@ def test_values_that_are_not_finite_under_attack_are_breaks_with_a_flag():
     }
 
 
-def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line():
+def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line() -> None:
     class Rigid(Plain):
         def forward(self, x: Tensor) -> Tensor:
             assert len(x) in (8, len(X))

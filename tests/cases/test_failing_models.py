@@ -20,11 +20,12 @@ class Remembers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.v = torch.zeros(())
+        self.v: Tensor | float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.v = (0.5 * self.v + NET(x)).detach()
-        return self.v
+        potential: Tensor = (0.5 * self.v + NET(x)).detach()
+        self.v = potential
+        return potential
 
 
 class Raises(Exception):

@@ -207,13 +207,12 @@ class Leaky(nn.Module):
 
     def __init__(self, detached: bool) -> None:
         super().__init__()
-        self.linear, self.v, self.detached = NET, torch.zeros(()), detached
+        self.linear, self.detached = NET, detached
+        self.v: Tensor | float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.v = self.v + (self.linear(x) - self.v) / 2.0
-        out = self.v
-        if self.detached:
-            self.v = self.v.detach()
+        out: Tensor = self.v + (self.linear(x) - self.v) / 2.0
+        self.v = out.detach() if self.detached else out
         return out
 
 

@@ -270,7 +270,7 @@ def test_the_recipe_robust_is_what_the_record_calls_the_most_robust() -> None:
     assert recipe("robust") == replace(cell.recipe, name="robust")
 
 
-def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before():
+def test_fields_that_older_recipes_lack_change_no_hash_where_they_say_what_was_before() -> None:
     new = ranking.DEFAULTS_OF_OLD_RECIPES
     held = {**vars(sg.Recipe()), **vars(sg.AT()), **vars(sg.defenses.EMA())}
     assert {name: held[name] for name in new} == new
