@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from spikeguard.auditing.suite import Effort
+from spikeguard.auditing.suite import VERSION, Effort
 from spikeguard.records.studies import StudyRecord, StudyRow
 from spikeguard.report.markdown import bullets, paragraph
 from studies.embedded import matrix
@@ -13,6 +13,11 @@ from studies.embedded.matrix import StudySize
 from studies.embedded.ranking import fingerprint_of
 
 NOT_RUN = "not run"
+WITHOUT_LOCAL_SEARCH = (
+    f"The present {VERSION} also searches locally from the best points that gradients found, and breaks more. "
+    "All worst cases of this page are too high, and the ranks of close rows may change. The next sweep judges "
+    "all rows again."
+)
 LONG = 60
 """Seconds that a training should take at most."""
 
@@ -30,9 +35,16 @@ def what_ran(record: StudyRecord, cells: Mapping[str, StudyRow], rows: int) -> l
     old = {
         f"{c.group}: {c.row}" for name, c in cells.items() if c.fingerprint and c.fingerprint != now.get(name)
     }
-    if old:
-        text += f" Made by an older version, to run again in the next sweep: {', '.join(sorted(old))}."
-    return paragraph(text)
+    lines = paragraph(text)
+    suites = {c.audit.suite.version for c in cells.values() if c.audit} - {VERSION}
+    if suites:
+        lines += ["", *paragraph(f"**Judged by {' and '.join(sorted(suites))}.** {WITHOUT_LOCAL_SEARCH}")]
+    elif old:
+        lines += [
+            "",
+            *paragraph(f"Made by an older version, to run again in the next sweep: {', '.join(sorted(old))}."),
+        ]
+    return lines
 
 
 def planned_seeds(record: StudyRecord) -> int:
