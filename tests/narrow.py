@@ -40,9 +40,9 @@ def wrong(value: object) -> Any:
     return value
 
 
-def applied(function: type[torch.autograd.Function], x: Tensor) -> Tensor:
-    """The output of an autograd function of one tensor."""
-    return as_a(Tensor, function.apply(x))
+def applied(function: type[torch.autograd.Function], *inputs: Tensor | float) -> Tensor:
+    """The output of an autograd function that gives one tensor."""
+    return as_a(Tensor, function.apply(*inputs))
 
 
 def kept(owner: object, name: str) -> Tensor:

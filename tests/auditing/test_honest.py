@@ -168,7 +168,8 @@ def test_batch_statistics_at_test_stay_an_error() -> None:
     model, x, y = honest("logits")
 
     def social(at: Tensor) -> Tensor:
-        return model(at - at.mean(0) + 0.5)
+        scores: Tensor = model(at - at.mean(0) + 0.5)
+        return scores
 
     flags = sg.audit(social, x, y, sg.Linf(0.05), effort="quick").flags
     assert "depends-on-batch" in {f.id for f in flags}

@@ -43,6 +43,7 @@ class Statistics(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(4))
+        self.mean: Tensor
         self.calls = 0
 
     def forward(self, z: Tensor) -> Tensor:
@@ -62,12 +63,12 @@ class Membrane(nn.Module):
         self.helper = Helper()
 
     def forward(self, z: Tensor) -> Tensor:
-        self.v = 0.5 * z
+        v = self.v = 0.5 * z
         self.history.append(self.v)
         self.memories["v"] = self.v
         self.memories["seen"] += 1
         self.helper.held = self.v
-        return (self.v > 0.1).float() + 0 * z
+        return (v > 0.1).float() + 0 * z
 
 
 class Helper:
@@ -89,7 +90,8 @@ class Meddles(nn.Module):
         self.register_forward_hook(lambda *_: None)
         random.random()
         np.random.rand()
-        return self.norm(z) * self.weight + 0.0 * torch.rand_like(z)
+        normed: Tensor = self.norm(z)
+        return normed * self.weight + 0.0 * torch.rand_like(z)
 
 
 class WritesIntoItsInput(nn.Module):

@@ -127,7 +127,8 @@ def test_a_residual_of_silent_spikes_keeps_its_gradient() -> None:
     class Residual(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             silent = (x - 2 > THRESHOLD).float()
-            return (silent + F.relu(x - 1) * 0).flatten(1) + x.flatten(1)
+            scores: Tensor = (silent + F.relu(x - 1) * 0).flatten(1) + x.flatten(1)
+            return scores
 
     x = torch.rand(2, 1, 2, 2)
     with SwapSurrogate(Atan(2.0)).open(Residual()) as opened:
@@ -157,7 +158,7 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
 def test_the_audit_says_the_same_however_it_is_written(cases: dict[bool, Case]) -> None:
     case = cases[True]
     ways = [w for w in WAYS if w.name in ("function keeps the membrane", "soft + (hard - soft) detached")]
-    settings = {"threat": sg.Linf(4 / 255), "steps": 5, "gradient": ESTIMATORS["adaptive"]}
+    settings: dict[str, Any] = {"threat": sg.Linf(4 / 255), "steps": 5, "gradient": ESTIMATORS["adaptive"]}
     broken = [sg.sapgd(written(w, case.weights), case.x, case.y, **settings).broken for w in (WAYS[0], *ways)]
     assert broken[0].any()
     assert all(torch.equal(b, broken[0]) for b in broken[1:])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from narrow import applied, as_a
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
@@ -41,7 +42,7 @@ class KeepsMembrane(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (v,) = ctx.saved_tensors
+        v: Tensor = ctx.saved_tensors[0]
         return grads[0].clone() * (abs(v - THRESHOLD) < WIDTH).float() / (2 * WIDTH)
 
 
@@ -79,7 +80,8 @@ class WritesOnes(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] / (10.0 * ctx.saved_tensors[0].abs() + 1.0) ** 2
+        u: Tensor = ctx.saved_tensors[0]
+        return grads[0] / (10.0 * u.abs() + 1.0) ** 2
 
 
 class SecondInput(Function):
@@ -135,7 +137,7 @@ class SetupContext(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], v: Tensor) -> tuple[Tensor, int | None]:
-        return SetupContext.apply(v), in_dims[0]
+        return applied(SetupContext, v), in_dims[0]
 
 
 class InNumpy(Function):
@@ -281,14 +283,13 @@ class Learned(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(THRESHOLD))
 
     def forward(self, v: Tensor) -> Tensor:
-        out: Tensor = SecondInput.apply(v, self.threshold.expand(v.shape[1:]), 0.5)
-        return out
+        return applied(SecondInput, v, self.threshold.expand(v.shape[1:]), 0.5)
 
 
 class PerStep(nn.Module):
     """A layer of another library that takes one step a call."""
 
-    def __init__(self, neuron: nn.Module, reset: Callable[[nn.Module], None]) -> None:
+    def __init__(self, neuron: nn.Module, reset: Callable[[Any], None]) -> None:
         super().__init__()
         self.neuron, self.reset = neuron, reset
 
@@ -317,6 +318,10 @@ def snntorch() -> nn.Module:
     return PerStep(made, lambda n: n.reset_mem())
 
 
+def compiled() -> nn.Module:
+    return as_a(nn.Module, torch.compile(Loop(KeepsMembrane.apply), backend="eager"))
+
+
 class Way(NamedTuple):
     """How a layer is written, where code does so, and whether its neurons are reset."""
 
@@ -331,20 +336,22 @@ def by(fire: Fire) -> Callable[[], nn.Module]:
 
 
 FIRST = Way(
-    "function keeps the distance", "SpikingJelly, snnTorch", by(lambda v: KeepsDistance.apply(v - THRESHOLD))
+    "function keeps the distance",
+    "SpikingJelly, snnTorch",
+    by(lambda v: applied(KeepsDistance, v - THRESHOLD)),
 )
 WAYS = (
     FIRST,
     Way("function keeps the membrane", "STBP, LISNN, SNN-RAT", by(KeepsMembrane.apply)),
-    Way("function keeps its derivative", "BrainCog", by(lambda v: KeepsDerivative.apply(v, 2.0))),
+    Way("function keeps its derivative", "BrainCog", by(lambda v: applied(KeepsDerivative, v, 2.0))),
     Way("function keeps nothing torch knows of", "scripts with ctx attributes", by(KeepsOnContext.apply)),
-    Way("function writes ones into zeros", "SpyTorch", by(lambda v: WritesOnes.apply(v - THRESHOLD))),
+    Way("function writes ones into zeros", "SpyTorch", by(lambda v: applied(WritesOnes, v - THRESHOLD))),
     Way("threshold is a second input", "sinabs, LTMD", lambda: Loop(Learned())),
-    Way("function keeps input and output", "TET", by(lambda v: KeepsOutputToo.apply(v - THRESHOLD, 1.0))),
-    Way("function selects ones or zeros", "norse", by(lambda v: WhereOfZeros.apply(v - THRESHOLD, 100.0))),
+    Way("function keeps input and output", "TET", by(lambda v: applied(KeepsOutputToo, v - THRESHOLD, 1.0))),
+    Way("function selects ones or zeros", "norse", by(lambda v: applied(WhereOfZeros, v - THRESHOLD, 100.0))),
     Way("function with setup_context", "torch.func", by(SetupContext.apply)),
-    Way("function fires below", "time-to-threshold code", by(lambda v: Reversed.apply(THRESHOLD - v))),
-    Way("function gives scaled spikes", "converted networks", by(lambda v: Scaled.apply(v) / THRESHOLD)),
+    Way("function fires below", "time-to-threshold code", by(lambda v: applied(Reversed, THRESHOLD - v))),
+    Way("function gives scaled spikes", "converted networks", by(lambda v: applied(Scaled, v) / THRESHOLD)),
     Way("function computes in NumPy", "simulators in other libraries", by(InNumpy.apply)),
     Way("function of the whole sequence", "HoSNN, SLAYER", lambda: _Whole()),
     Way("hard + soft - soft, two detached", "snn scripts", by(surrogate_step)),
@@ -362,7 +369,7 @@ WAYS = (
     ),
     Way("scripted function", "SpikingJelly 0.0.0.0.14", by(scripted_step)),
     Way("scripted module", "SpikingJelly 0.0.0.0.14", lambda: torch.jit.script(ScriptedLayer(THRESHOLD))),
-    Way("compiled layer", "torch.compile", lambda: torch.compile(Loop(KeepsMembrane.apply), backend="eager")),
+    Way("compiled layer", "torch.compile", compiled),
     Way("checkpointed layer", "torch.utils.checkpoint", lambda: Checkpointed(KeepsMembrane.apply)),
     Way("mapped over the batch", "torch.vmap", lambda: Mapped(SetupContext.apply)),
     Way("SpikingJelly 2.0", "SpikingJelly", spikingjelly),
@@ -372,8 +379,7 @@ WAYS = (
 
 class _Whole(nn.Module):
     def forward(self, current: Tensor) -> Tensor:
-        out: Tensor = WholeSequence.apply(current)
-        return out
+        return applied(WholeSequence, current)
 
 
 class Net(nn.Module):
@@ -415,5 +421,5 @@ def first(reset: bool) -> Way:
     return (
         FIRST
         if reset
-        else FIRST._replace(make=lambda: Loop(lambda v: KeepsDistance.apply(v - THRESHOLD), False))
+        else FIRST._replace(make=lambda: Loop(lambda v: applied(KeepsDistance, v - THRESHOLD), False))
     )

@@ -273,7 +273,7 @@ def test_every_cell_of_the_study_trains(planned: Planned, little_data: Dataset) 
     defenses = tuple(
         replace(d, images=2, steps=1) if isinstance(d, OverfittingStop) else d for d in recipe.defenses
     )
-    run = sg.train(replace(recipe, **changes, defenses=defenses), data=little_data)
+    run = sg.train(changed(recipe, **changes, defenses=defenses), data=little_data)
     assert len(run.record.epochs) == 2
     last = run.record.epochs[-1]
     assert math.isfinite(last.loss)
