@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from narrow import as_a
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -57,6 +58,7 @@ class PowerIteration(SideHead):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("u", torch.ones(8))
+        self.u: Tensor
 
     def forward(self, x: Tensor) -> object:
         with torch.no_grad():
@@ -68,7 +70,7 @@ class PowerIteration(SideHead):
 class Spectral(SideHead):
     def __init__(self) -> None:
         super().__init__()
-        self.body = spectral_norm(self.body)
+        self.body = as_a(nn.Linear, spectral_norm(self.body))
 
 
 @pytest.mark.parametrize("make", [SideHead, EveryStep, GivesLoss, LearnedThreshold, PowerIteration, Spectral])
