@@ -14,9 +14,9 @@ from studies.embedded.ranking import fingerprint_of
 
 NOT_RUN = "not run"
 WITHOUT_LOCAL_SEARCH = (
-    f"The present {VERSION} also searches locally from the best points that gradients found, and breaks more. "
-    "All worst cases of this page are too high, and the ranks of close rows may change. The next sweep judges "
-    "all rows again."
+    f"The present {VERSION} also searches locally from the best points that gradients found, and breaks "
+    "more. All worst cases of this page are too high, and the ranks of close rows may change. The next sweep "
+    "judges all rows again."
 )
 LONG = 60
 """Seconds that a training should take at most."""
@@ -42,7 +42,9 @@ def what_ran(record: StudyRecord, cells: Mapping[str, StudyRow], rows: int) -> l
     elif old:
         lines += [
             "",
-            *paragraph(f"Made by an older version, to run again in the next sweep: {', '.join(sorted(old))}."),
+            *paragraph(
+                f"Made by an older version, to run again in the next sweep: {', '.join(sorted(old))}."
+            ),
         ]
     return lines
 
