@@ -76,7 +76,7 @@ def _show(record: DemoRecord) -> None:
             rows.append([n.label, *(with_interval(v) for v in (a.clean, *a.alone.values(), a.worst_case))])
         title = f"attacked with {eps}: accuracy in % (95 % interval), {record.images} test images"
         common.table(title, ["network", "clean", *titles, "worst case"], rows)
-        print(f"an interval covers {COVERS}")
+        common.say(f"an interval covers {COVERS}")
     layers = list(networks[0].neighbors.absolute)
     header = ["network", *(f"layer {k + 1} (std)" for k in range(len(layers))), "mean", "training, s"]
     rows = []

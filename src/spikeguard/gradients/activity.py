@@ -27,7 +27,7 @@ class ActivityOpened(Opened):
     """``chosen``: by layer, -1 for the busiest neurons, 1 for the quietest, 0 for the others, ``[N, M]``."""
 
     share: float = 0.1
-    weight: float = 1.0
+    weight: float = 0.1
     surrogate: Surrogate = field(default_factory=Atan)
     chosen: dict[str, Tensor] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class Activity:
     """
 
     share: float = 0.1
-    weight: float = 1.0
+    weight: float = 0.1
     surrogate: Surrogate = field(default_factory=Atan)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, _SingleLevelFunction
 from torch.overrides import _get_current_function_mode_stack
+from torch.utils import checkpoint
 
 from spikeguard.gradients import scripts
 from spikeguard.gradients.comparisons import SpikeReader
@@ -37,6 +38,7 @@ class _Meeting:
 
     lock, count = Lock(), 0
     backward: ClassVar[Callable[..., Raw]]
+    detach: ClassVar[Callable[..., Raw]]
 
     @classmethod
     @contextmanager
@@ -46,6 +48,8 @@ class _Meeting:
                 setattr(_SingleLevelFunction, "apply", classmethod(_apply))  # noqa: B010
                 cls.backward = vars(torch.autograd)["_engine_run_backward"]
                 vars(torch.autograd)["_engine_run_backward"] = _read_backward
+                cls.detach = checkpoint.detach_variable
+                vars(checkpoint)["detach_variable"] = _detach_for_checkpoint
             cls.count += 1
         try:
             yield
@@ -55,6 +59,7 @@ class _Meeting:
                 if not cls.count:
                     delattr(_SingleLevelFunction, "apply")
                     vars(torch.autograd)["_engine_run_backward"] = cls.backward
+                    vars(checkpoint)["detach_variable"] = cls.detach
 
 
 def _original(function: type[Raw]) -> Callable[..., Raw]:
@@ -76,6 +81,12 @@ def _read_backward(*args: Raw, **kwargs: Raw) -> Raw:
         return _Meeting.backward(*args, **kwargs)
     with reader.around, reader:
         return _Meeting.backward(*args, **kwargs)
+
+
+def _detach_for_checkpoint(*args: Raw) -> Raw:
+    """Inputs of what a re-entrant checkpoint computes again: its graph begins there, whatever is opened."""
+    with torch._C.DisableTorchFunction():
+        return _Meeting.detach(*args)
 
 
 def _run_script(code: Raw, call: Call, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
