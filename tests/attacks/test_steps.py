@@ -16,15 +16,21 @@ from spikeguard.threat import Threat
 
 
 class Watched(nn.Module):
-    """A linear model of two classes that keeps what it is called with."""
+    """A linear model of two classes, and what it is called with: kept by a function, for what a model holds
+    itself is put back after an attack."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(-1, 1, 16))
-        self.calls: list[Tensor] = []
+        calls: list[Tensor] = []
+        self.keep, self.kept = calls.append, lambda: calls
+
+    @property
+    def calls(self) -> list[Tensor]:
+        return self.kept()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls.append(x.detach().clone())
+        self.keep(x.detach().clone())
         score = x.flatten(1) @ self.weight
         return torch.stack([score, -score], 1)
 

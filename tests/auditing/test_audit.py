@@ -197,25 +197,26 @@ def test_a_long_attack_is_stopped_inside_and_begun_anew(
     )
 
 
-def test_a_model_that_changes_while_it_is_attacked_is_noticed(small_images: tuple[Tensor, Tensor]) -> None:
+def test_a_model_that_changes_with_every_call_is_noticed_and_put_back(small_images: tuple[Tensor, Tensor]) -> None:
     class Counting(torch.nn.Module):
-        """Well-behaved for as long as the checks run."""
+        """Another function with every call."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.lin, self.calls = torch.nn.Linear(196, 10), 0
+            self.lin = torch.nn.Linear(196, 10)
             self.register_buffer("seen", torch.zeros(()))
             self.seen: Tensor
 
         def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            if self.calls > 200:
-                self.seen += 1
+            self.seen += 1
             logits: Tensor = self.lin(x.flatten(1))
-            return logits
+            return logits * (1 + self.seen / 1000)
 
     x, y = (part[:10] for part in small_images)
-    assert "model-changed" in {f.id for f in sg.audit(Counting(), x, y, THREAT, effort="quick").flags}
+    model = Counting().eval()
+    raised = {f.id for f in sg.audit(model, x, y, THREAT, effort="quick").flags}
+    assert float(model.seen) == 0.0
+    assert {"model-changed", "state-carried-over"} <= raised
 
 
 def test_a_plain_function_is_audited_too(small_images: tuple[Tensor, Tensor]) -> None:

@@ -173,17 +173,17 @@ def test_witnesses_that_cannot_be_are_refused(
         (held.rows.clone().fill_(3), held.grid, "not sorted"),
         (held.rows[:-1], held.grid, "differ in length"),
         (held.rows[:, None], held.grid, "differ in length"),
-        (held.rows, held.grid[:, :, :14], "shape of an image"),
+        (held.rows, held.grid[:, :, :7], "shape of an image"),
     ):
         Witnesses(rows, grid, held.exact_rows, held.exact).save(path)
         with pytest.raises(UserError, match=message):
             Witnesses.load(path, 60)
-    twice = Witnesses(held.rows, held.grid, held.rows[:1], held.exact[:0].new_zeros(1, 1, 28, 28))
+    twice = Witnesses(held.rows, held.grid, held.rows[:1], held.exact[:0].new_zeros(1, 1, 14, 14))
     twice.save(path)
     with pytest.raises(UserError, match="two witnesses"):
         Witnesses.load(path)
     with pytest.raises(UserError, match="images of shape"):
-        held.read(torch.rand(60, 1, 14, 14), sg.Linf(0.03))
+        held.read(torch.rand(60, 1, 28, 28), sg.Linf(0.03))
     with pytest.raises(UserError, match="beyond the"):
         held.read(small_images[0][: int(held.rows[-1])], sg.Linf(0.03))
     assert n

@@ -54,7 +54,7 @@ def test_it_attacks_what_nobody_has_broken_and_starts_at_the_best_points() -> No
     task, state = made(PGD_20.family)
     state.found[10:50, 0, 0] = 0.6  # two of the three pixels that are needed
     state.done = (1, 0)
-    task.members = (PGD_20, Member("block", LOCAL, sg.attacks.block_search, {"queries": 6}, warm=True))
+    task.members = (PGD_20, Member("block", LOCAL, sg.attacks.block_search, {"queries": 3}, warm=True))
     got = run_suite(task, state)
     assert got.attempted["block"] == N - 10
     near, far = (float((got.right[rows] == 0).float().mean()) for rows in (slice(10, 50), slice(50, N)))

@@ -27,7 +27,9 @@ def test_every_defense_brings_the_attack_that_is_adaptive_to_it() -> None:
             assert any(m.covers(made) for m in met), f"{effort} leaves out what is adaptive to {name}"
     attacks = [kind.adaptive for kind in DEFENSES.values()]
     shared = [a.id for a in attacks if sum(a == b for b in attacks) > 1]
-    assert len(shared) <= 4, f"defenses share an attack: {shared}"
+    # ways to craft adversaries hide from their own surrogate only, so that one attack is adaptive to them all
+    assert len(set(shared)) <= 2, f"defenses share an attack: {shared}"
+    assert len(shared) <= 8
 
 
 def test_an_adaptive_attack_that_the_suite_has_is_its_member() -> None:

@@ -158,6 +158,7 @@ VERBS: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
     "square": lambda m, x, y: sg.square(m, x, y, THREAT, queries=2),
     "rays": lambda m, x, y: sg.rays(m, x, y, THREAT, queries=3),
     "random_search": lambda m, x, y: sg.random_search(m, x, y, THREAT, queries=2),
+    "block_search": lambda m, x, y: sg.attacks.block_search(m, x, y, THREAT, queries=2),
 }
 
 

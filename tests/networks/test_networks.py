@@ -186,7 +186,7 @@ def test_the_record_says_what_auto_picked(monkeypatch: pytest.MonkeyPatch) -> No
         (lambda: make("small", in_shape=(3, 4, 4)), "at least 8 pixels"),
         (lambda: make("small", mean=(0.5, 0.5)), "mean has 2 values"),
         (lambda: make("small", std=(0.0, 0.1, 0.1)), "must be above 0"),
-        (lambda: make("small", hidden=3), "has no option 'hidden' (known: width, depth)"),
+        (lambda: make("small", hidden=3), "has no option 'hidden' (known: width, depth, gain)"),
         (lambda: make("small", encoding="poisson"), "unknown encoding"),
         (lambda: make("small")(torch.rand(4, 1, 16, 16)), "must be floats of shape [N, 3, 16, 16]"),
     ],

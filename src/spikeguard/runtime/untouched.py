@@ -54,9 +54,11 @@ def untouched(model: object) -> Iterator[None]:
 def leaves_untouched(verb: Callable[P, R]) -> Callable[P, R]:
     """A function whose first argument is a model, which it leaves ``untouched``."""
 
+    first = next(iter(inspect.signature(verb).parameters))
+
     @functools.wraps(verb)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        with untouched(args[0] if args else kwargs.get("model")):
+        with untouched(args[0] if args else kwargs.get(first)):
             return verb(*args, **kwargs)
 
     return guarded
