@@ -166,10 +166,16 @@ def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) | logits.isnan().any(1)
 
 
+def are_scores(logits: Tensor) -> Tensor:
+    """Samples ``[N]`` with scores: some are finite, all others -inf, as of classes that are masked."""
+    finite = torch.isfinite(logits)
+    return finite.any(1) & (finite | (logits == -torch.inf)).all(1)
+
+
 def check_clean(logits: Tensor) -> None:
     """UserError if logits of clean images are no numbers, a warning if some are infinite.
 
-    Where a model gives NaN without an attack, 'broken' would say nothing.
+    Where a model gives NaN without an attack, 'broken' would say nothing. Classes masked by -inf are fine.
     """
     n = len(logits)
     if wrong := int(logits.isnan().any(1).sum()):
@@ -177,7 +183,7 @@ def check_clean(logits: Tensor) -> None:
             f"the model gives NaN on {wrong} of {n} clean images: nothing can be attacked there; mend the "
             "model or leave these images out"
         )
-    if infinite := int(logits.isinf().any(1).sum()):
+    if infinite := int((~are_scores(logits)).sum()):
         warnings.warn(
             f"the model gives infinite logits on {infinite} of {n} clean images: losses mean little there",
             SpikeguardWarning,

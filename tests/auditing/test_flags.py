@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from narrow import changed
+from narrow import applied, changed
 from torch import Tensor, nn
 
 import spikeguard as sg
@@ -153,6 +153,60 @@ class Bent(Plain):
         return logits
 
 
+class Firing(torch.autograd.Function):
+    """Spikes where two currents coincide, by a comparison that is seen."""
+
+    slope = 1.0
+
+    @classmethod
+    def coincide(cls, a: Tensor, b: Tensor) -> Tensor:
+        return ((a - b).abs() < 0.5).to(a)
+
+    @classmethod
+    def forward(cls, ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.slope = cls.slope
+        return cls.coincide(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return ctx.slope * grads[0], ctx.slope * grads[0]
+
+
+class FiringElsewhere(Firing):
+    """The same spikes by another library."""
+
+    @classmethod
+    def coincide(cls, a: Tensor, b: Tensor) -> Tensor:
+        return torch.from_numpy((abs(a.detach().numpy() - b.detach().numpy()) < 0.5).astype("float32"))
+
+
+class Walled(Firing):
+    slope = 0.0
+
+
+class WalledElsewhere(FiringElsewhere):
+    slope = 0.0
+
+
+class Spiking(Plain):
+    fire: type[torch.autograd.Function] = Firing
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(applied(self.fire, 2 * x, 1 - x.flip(3)))
+
+
+class Unread(Spiking):
+    fire = FiringElsewhere
+
+
+class Unreached(Spiking):
+    fire = WalledElsewhere
+
+
+class Silenced(Spiking):
+    fire = Walled
+
+
 class Noisy(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.randn(len(x), 3)
@@ -167,6 +221,8 @@ SEEN = {
     "decoy-logits": (TwoFaced,),
     "zero-gradient": (Cut,),
     "locked-gradient": (Bent,),
+    "spikes-unread": (Unread,),
+    "spikes-unreached": (Unreached,),
 }
 
 
@@ -177,7 +233,19 @@ def test_a_check_before_the_attacks_sees_it(name: str, kind: type[Plain]) -> Non
     assert from_checks(found)[0].evidence
 
 
-@pytest.mark.parametrize("kind", [Plain, Noisy, Counting])
+def test_spikes_without_slope_that_can_be_read_are_reached() -> None:
+    found = checks.check_model(Silenced().eval(), X, Y, random=False).findings
+    assert set(found) == {"zero-gradient"}
+
+
+def test_a_number_behind_spikes_that_no_gradient_reaches_is_worthless(short_suite: None) -> None:
+    x = X[:12]
+    for kind, raised in ((Unreached, True), (Unread, False), (Spiking, False)):
+        got = sg.audit(kind().eval(), x, kind()(x).argmax(1), sg.Linf(0.02), effort="quick")
+        assert ("spikes-unreached" in {f.id for f in got.flags}) is raised, kind
+
+
+@pytest.mark.parametrize("kind", [Plain, Noisy, Counting, Spiking])
 def test_nothing_is_found_in_an_honest_model(kind: type[Plain]) -> None:
     found = checks.check_model(kind().eval(), X, Y, random=kind is Noisy)
     assert found.findings == {}
@@ -467,7 +535,7 @@ def test_values_that_are_not_finite_are_flagged_as_that_and_nothing_else() -> No
     assert "not finite" in str(found.findings["no-logits"]["reason"])
 
 
-def test_values_that_are_not_finite_under_attack_are_breaks_with_a_flag() -> None:
+def test_values_that_are_not_finite_under_attack_are_breaks_with_a_flag(short_suite: None) -> None:
     class Hole(Plain):
         def forward(self, x: Tensor) -> Any:
             return super().forward(x).masked_fill(x.flatten(1)[:, :1] > 0.51, float("nan"))
@@ -494,7 +562,7 @@ def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line() -> None:
         sg.audit(Rigid().eval(), X, Y, sg.Linf(0.1), effort="quick")
 
 
-def test_few_images_are_flagged() -> None:
+def test_few_images_are_flagged(short_suite: None) -> None:
     got = sg.audit(Plain().eval(), X[:20], Plain()(X[:20]).argmax(1), sg.Linf(0.01), effort="quick")
     assert "few-images" in {f.id for f in got.flags}
 

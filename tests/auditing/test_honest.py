@@ -21,6 +21,7 @@ TRUE_OF = {
     "large logits": {"saturated-logits"},
     "contrast": {"saturated-logits"},
     "scripted": {"attack-failed"},  # BPDA does not reach into a scripted module
+    "keeps the membrane": {"zero-gradient"},  # on most images no potential lies in the surrogate's window
 }
 BUDGETS = (
     *(sg.Linf(0.0), sg.Linf(0.0002), sg.Linf(1.0)),
@@ -122,6 +123,20 @@ def test_images_of_one_class_alone_are_no_reason_for_an_alarm(only: int) -> None
     for threat in (sg.Linf(0.0005), sg.Linf(0.3)):
         errors, warnings = raised(model, x[y == only], y[y == only], threat)
         assert (errors, warnings) == ([], set())
+
+
+def test_the_window_of_a_surrogate_leaves_most_images_without_gradient() -> None:
+    model, x, _ = honest("keeps the membrane")
+    spiking, potentials = as_a(Spiking, model), list[Tensor]()
+    fire = spiking.fire
+
+    def noting(u: Tensor) -> Tensor:
+        potentials.append(u)
+        return fire(u)
+
+    spiking.fire = noting
+    model(x)
+    assert float((torch.cat(potentials, 1).abs() < 0.5).any(1).float().mean()) < 0.5
 
 
 def test_a_network_of_two_classes_that_is_mostly_right_knows_enough() -> None:

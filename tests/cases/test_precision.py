@@ -141,9 +141,21 @@ def test_nan_on_clean_images_is_said_and_not_called_broken(attack: str) -> None:
     refused(lambda: ATTACKS[attack](lambda x: holes(x, float("nan"), 0.5), X, Y), "NaN on", "clean images")
 
 
-def test_infinite_logits_on_clean_images_are_said() -> None:
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinite_logits_on_clean_images_are_said(value: float) -> None:
     with pytest.warns(SpikeguardWarning, match="infinite logits on"):
-        sg.rays(lambda x: holes(x, float("inf"), 0.5), X, Y, LINF, queries=2)
+        sg.rays(lambda x: holes(x, value, 0.5), X, Y, LINF, queries=2)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_classes_masked_by_minus_infinity_are_no_reason_for_a_warning(attack: str) -> None:
+    """Warnings are errors in tests."""
+
+    def masked(x: Tensor) -> Tensor:
+        scores = as_a(Tensor, NET(x))
+        return torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], 1)
+
+    ATTACKS[attack](masked, X, Y)
 
 
 def test_nan_under_attack_is_a_break() -> None:

@@ -1,6 +1,7 @@
 """What a swapped surrogate gives does not depend on how a spike is written."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ways import THRESHOLD, WAYS, Loop, Net, Way, first, trained, written
 
 import spikeguard as sg
-from spikeguard.gradients import ASSG, BPDA, Estimator, SwapSurrogate
+from spikeguard.gradients import ASSG, BPDA, Estimator, Own, SwapSurrogate
 from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
 from spikeguard.surrogates import Atan
@@ -134,6 +135,38 @@ def test_a_residual_of_silent_spikes_keeps_its_gradient() -> None:
     with SwapSurrogate(Atan(2.0)).open(Residual()) as opened:
         got = opened(x, torch.zeros(2).long(), lambda z, y: z.sum(1))[0]
     torch.testing.assert_close(got, 1 + Atan(2.0).derivative(x - 2 - THRESHOLD))
+
+
+@pytest.mark.parametrize(
+    "soft",
+    [lambda u: torch.sigmoid(8 * u), lambda u: torch.tanh(8 * u), lambda u: torch.clamp(u + 0.5, 0, 1)],
+    ids=["sigmoid", "tanh", "clamp"],
+)
+def test_what_a_straight_through_expression_detaches_is_no_lock(soft: Callable[[Tensor], Tensor]) -> None:
+    """Its soft part is a surrogate, and keeps its slope; the same function elsewhere is opened."""
+
+    def straight(x: Tensor) -> Tensor:
+        u = 4 * x - 2
+        return (soft(u) + ((u > 0).float() - soft(u)).detach()).flatten(1)
+
+    def once(x: Tensor) -> Tensor:
+        u = 4 * x - 2
+        return ((u > 0).float() - (part := soft(u)).detach() + part).flatten(1)
+
+    def twice(x: Tensor) -> Tensor:
+        part = soft(4 * x - 2)
+        return (part + ((4 * x - 2 > 0).float() - part).detach()).flatten(1)
+
+    x = torch.linspace(0, 1, 32).view(2, 1, 4, 4)
+
+    def gradient(model: Callable[[Tensor], Tensor], estimator: Estimator) -> Tensor:
+        with estimator.open(model) as opened:
+            return opened(x, torch.zeros(2).long(), lambda z, y: z.sum(1))[0]
+
+    for model in (straight, once, twice):
+        torch.testing.assert_close(gradient(model, BPDA()), gradient(model, Own()))
+    opened, own = (gradient(lambda x: soft(4 * x - 2).flatten(1), e) for e in (BPDA(), Own()))
+    assert not torch.allclose(opened, own)
 
 
 def test_functions_are_met_only_while_a_gradient_is_taken(cases: dict[bool, Case]) -> None:

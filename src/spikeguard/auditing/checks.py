@@ -12,7 +12,7 @@ from spikeguard.auditing.state import digest
 from spikeguard.gradients import BPDA, Estimator, Own
 from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
-from spikeguard.models import Model, eval_mode, logits_of, moved, rounding, scale
+from spikeguard.models import Model, are_scores, eval_mode, logits_of, moved, rounding, scale
 from spikeguard.random import draws
 from spikeguard.stats import share_above
 
@@ -121,7 +121,7 @@ def _outputs(model: Model, x: Tensor, with_gradient: float, found: Checked) -> N
     """Find outputs that are no logits. ``with_gradient``: the share of images that have one."""
     logits = same(model, x, "noise" in found.traits)
     finite = torch.isfinite(logits)
-    if bool((~finite & (logits != -torch.inf)).any()) or not bool(finite.any(1).all()):
+    if not bool(are_scores(logits).all()):
         found.findings["no-logits"] = {"reason": "values that are not finite"}
         found.traits.add("no logits")
         return

@@ -36,6 +36,8 @@ RESHAPE |= {"expand", "expand_as", "repeat", "movedim", "swapaxes", "__getitem__
 SUMS = {"add", "sub", "subtract", "rsub", "__add__", "__radd__", "__sub__", "__rsub__"}
 SCALE = {"mul", "multiply", "__mul__", "__rmul__"}
 CLIP = {"relu", "clamp", "clip", "hardtanh", "clamp_min", "clamp_max"}
+SOFT = {"sigmoid", "tanh", "clamp", "clip", "hardtanh"}
+"""Functions that BPDA opens, unless they are the soft part of a straight-through expression."""
 STEPS = {"sign": (-1.0, 2.0), "sgn": (-1.0, 2.0), "heaviside": (0.0, 1.0)}
 """Functions that are steps themselves: lowest value and height."""
 FILL = {"masked_fill", "masked_fill_", "__setitem__"}
@@ -63,6 +65,7 @@ class SpikeReader(TorchFunctionMode):
         super().__init__()
         self.surrogates, self.keep_own = surrogates, keep_own
         self.readings, self.zeros = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.soft = WeakTensorKeyDictionary()
         self.observed: list[Reading] | None = None
         self.fired: list[tuple[Reading, Tensor]] | None = None
         self.recording = False
@@ -271,6 +274,7 @@ def _added(reader: SpikeReader, out: Tensor, found: Reading, term: object) -> ob
         return reader.fire(whole, out)
     if not soft.requires_grad:
         soft = term
+    soft = reader.soft.get(soft, soft)
     return reader.note(out.detach() + soft - soft.detach() if soft.requires_grad else out, whole)
 
 
@@ -301,9 +305,21 @@ def _scale(reader: SpikeReader, func: Function, args: Args, kwargs: Kwargs) -> o
         return reader.fire(scaled, out) if opened else reader.note(out, scaled)
 
 
+def _soften(reader: SpikeReader, func: Function, args: Args, kwargs: Kwargs) -> object:
+    """What may be a surrogate, with its own slope: what modes outside make of it is for other uses."""
+    out = func(*args, **kwargs)
+    if reader.keep_own and isinstance(out, Tensor) and out.requires_grad:
+        with torch._C.DisableTorchFunction():
+            reader.soft[out] = func(*args, **kwargs)
+    return out
+
+
 def _clip(reader: SpikeReader, func: Function, args: Args, kwargs: Kwargs) -> object:
     """Spikes cut off on a side, as the lower one of a sign."""
-    out, found = func(*args, **kwargs), reader.reading(args[0])
+    found = reader.reading(args[0])
+    if found is None and func.__name__ in SOFT:
+        return _soften(reader, func, args, kwargs)
+    out = func(*args, **kwargs)
     if found is None or not found.complete or not args[0].is_floating_point():
         return out
     with torch._C.DisableTorchFunction():
@@ -369,6 +385,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(RESHAPE, _reshape),
     **dict.fromkeys(SUMS, _sum),
     **dict.fromkeys(SCALE, _scale),
+    **dict.fromkeys(SOFT, _soften),
     **dict.fromkeys(CLIP, _clip),
     **dict.fromkeys(STEPS, _step),
     **dict.fromkeys(FILL, _fill),
