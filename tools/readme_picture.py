@@ -63,8 +63,8 @@ def _over_seeds(rows: Sequence[Mapping[str, float]]) -> str:
     """How the shown seed was chosen, and what TGO gains at least over all seeds."""
     least = min(r["gain_over_control"] for r in rows)
     return (
-        f"This seed is the median of {len(rows)}; in each of them TGO's worst case lies at least "
-        f"{least:.1f} points above the better control's."
+        f"The median of {len(rows)} seeds. In each, TGO leaves at least {least:.1f} points more than "
+        "both controls."
     )
 
 

@@ -23,7 +23,8 @@ class Watched(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(-1, 1, 16))
         calls: list[Tensor] = []
-        self.keep, self.kept = calls.append, lambda: calls
+        self.keep: Callable[[Tensor], None] = calls.append
+        self.kept: Callable[[], list[Tensor]] = lambda: calls
 
     @property
     def calls(self) -> list[Tensor]:

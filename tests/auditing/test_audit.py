@@ -197,7 +197,9 @@ def test_a_long_attack_is_stopped_inside_and_begun_anew(
     )
 
 
-def test_a_model_that_changes_with_every_call_is_noticed_and_put_back(small_images: tuple[Tensor, Tensor]) -> None:
+def test_a_model_that_changes_with_every_call_is_noticed_and_put_back(
+    small_images: tuple[Tensor, Tensor],
+) -> None:
     class Counting(torch.nn.Module):
         """Another function with every call."""
 

@@ -326,10 +326,11 @@ def test_the_settings_of_an_attack_are_those_that_its_random_draws_depend_on(
 
 
 def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(
-    run_folder: Path, short_suite: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, short_controls: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By the whole suite: the fresh process knows no other."""
     out = tmp_path / "a"
-    settings = ["--effort", "quick", "--images", "20", "--eps", "16/255"]
+    settings = ["--effort", "quick", "--images", "10", "--eps", "16/255"]
     assert main(["audit", str(run_folder), *settings, "--out", str(out)]) in (0, 1)
     told = capsys.readouterr().out
     record = read_json(out / "audit.json")

@@ -16,6 +16,7 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch, over_pixels
 from spikeguard.attacks.loop import Attacked, Keep, search_by_queries
 from spikeguard.attacks.random_search import check_image_search
+from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.models import Model
 from spikeguard.random import draws
@@ -40,6 +41,7 @@ def side(query: int, queries: int, height: int, width: int) -> int:
     return min(max(round(math.pow(largest, power)), 1), smaller)
 
 
+@measures
 def block_search(
     model: Model,
     x: Tensor,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
 from spikeguard.defenses.parameters import matrices
@@ -18,6 +19,7 @@ from spikeguard.random.streams import preserved_noise
 
 
 @dataclass(frozen=True)
+@checked_fields
 class AWP(Defense):
     """Adversarial weight perturbation: the step's gradient is taken at weights that are worse.
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow, View
 from spikeguard.defenses.crafting import ADVERSARY, CRAFTING_GRADIENTS, crafting_mode
@@ -69,6 +70,7 @@ class OneStepAdversary(Defense):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class NFGSM(OneStepAdversary):
     """N-FGSM: noise in a ball larger than the budget, one full step from there, no projection.
 
@@ -109,6 +111,7 @@ class _NFGSM(Hooks):
 
 
 @dataclass(frozen=True)
+@checked_fields
 class PGI(OneStepAdversary):
     """FGSM-PGI: one step from the perturbation that the last epoch found for the same image.
 

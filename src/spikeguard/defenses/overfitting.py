@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
 from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
@@ -25,6 +26,7 @@ log = logging.getLogger("spikeguard")
 
 
 @dataclass(frozen=True)
+@checked_fields
 class OverfittingStop(Defense):
     """End a training at catastrophic overfitting, with the weights of the last sound epoch.
 

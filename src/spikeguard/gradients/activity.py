@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
@@ -68,6 +69,7 @@ def extremes(u: Tensor, share: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class Activity:
     """Gradients that also silence the busiest neurons of a sample and wake its quietest.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Estimator, Gradient, Opened
 from spikeguard.gradients.surrogate import SwapSurrogate
@@ -78,6 +79,7 @@ def _of_mean_one(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked_fields
 class LearnedBlend:
     """A blend of gradients with a learned weight for every source and pixel.
 
