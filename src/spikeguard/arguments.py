@@ -53,7 +53,7 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... (a {kind})"
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Type and message of an exception, the first line of it."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

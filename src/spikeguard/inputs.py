@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikeguard.arguments import one_line, shown
+from spikeguard.arguments import error_line, shown
 from spikeguard.errors import SpikeguardWarning, UserError
 
 LAST_BITS = 1e-6
@@ -93,4 +93,4 @@ def _tensor(value: object, name: str, allowed: str, lists: bool = False) -> Tens
         array = np.array(value)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except Exception as error:  # ragged lists, objects, types that torch has not
-        raise UserError(f"{refused} ({one_line(error)})") from error
+        raise UserError(f"{refused} ({error_line(error)})") from error

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeguard.arguments import one_line
+from spikeguard.arguments import error_line
 from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
 from spikeguard.runtime.untouched import untouched
@@ -59,7 +59,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
         raise
     except Exception as error:  # the model's code may raise anything
         raise UserError(
-            f"the model fails on {x.dtype} images of shape {tuple(x.shape)} ({one_line(error)})"
+            f"the model fails on {x.dtype} images of shape {tuple(x.shape)} ({error_line(error)})"
             f"{_hint(model, x)}"
         ) from error
     logits = _chosen(answer).to(x.device)

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from spikeguard.arguments import checked_fields, one_line
+from spikeguard.arguments import checked_fields, error_line
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients.reentrant import leaves_kept, needs_backward
 from spikeguard.losses import Loss
@@ -53,7 +53,7 @@ def derive(
             gradient: Tensor | None = torch.autograd.grad(total, x, allow_unused=True)[0]
         except Exception as error:  # the model's own backward pass may raise anything
             if not needs_backward(error):
-                raise UserError(f"the model's backward pass fails ({one_line(error)})") from error
+                raise UserError(f"the model's backward pass fails ({error_line(error)})") from error
             with leaves_kept(model) as watch:
                 with watch:
                     logits, value, total = forward()
