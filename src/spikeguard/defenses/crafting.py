@@ -46,9 +46,33 @@ CRAFTING_GRADIENTS: dict[str, Estimator] = {
 """Where the gradient of a training adversary may come from."""
 
 
+class TrainingAdversary(Defense):
+    """What defenses share that train on adversaries under Linf, in one step or in many.
+
+    Each declares the fields itself: recipes are written in their order, and some have others in between.
+    """
+
+    eps: float
+    warmup: float
+    estimators: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._need(0 <= self.eps <= 1, "eps", "in [0, 1] (pixels are in [0, 1]; 8/255 is 0.0314)")
+        self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
+        self._need(
+            bool(self.estimators) and set(self.estimators) <= set(CRAFTING_GRADIENTS),
+            "estimators",
+            f"some of {', '.join(CRAFTING_GRADIENTS)}",
+        )
+
+    def estimator(self, step: Step) -> Estimator:
+        """Where the gradients of a step come from: one of ``estimators``, drawn for the batch."""
+        return CRAFTING_GRADIENTS[self.estimators[step.draw("estimator") % len(self.estimators)]]
+
+
 @dataclass(frozen=True)
 @checked_fields
-class Adversary(Defense):
+class Adversary(TrainingAdversary):
     """PGD under Linf on the batch (FGSM: ``steps`` 1, ``step_size`` eps, ``random_start`` False).
 
     ``step_size`` None is ``max(2.5 eps / steps, eps / 16)``. ``warmup``: share of the training over which eps
@@ -88,10 +112,9 @@ class Adversary(Defense):
     """Where gradients for crafting come from; one is drawn for every batch."""
 
     def __post_init__(self) -> None:
-        self._need(0 <= self.eps <= 1, "eps", "in [0, 1] (pixels are in [0, 1]; 8/255 is 0.0314)")
+        super().__post_init__()
         self._need(self.steps >= 1, "steps", "at least 1")
         self._need(self.step_size is None or self.step_size > 0, "step_size", "above 0")
-        self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
         self._need(self.eps_end is None or 0 <= self.eps_end <= 1, "eps_end", "in [0, 1]")
         self._need(
             self.eps_end is None or (self.eps > 0 and self.warmup < 1),
@@ -102,11 +125,6 @@ class Adversary(Defense):
         self._need(0 < self.late_share <= 1, "late_share", "in (0, 1]")
         self._need(self.batch_norm in ("eval", "train"), "batch_norm", "'eval' or 'train'")
         self._need(self.noise in ("off", "fresh", "frozen"), "noise", "'off', 'fresh' or 'frozen'")
-        self._need(
-            bool(self.estimators) and set(self.estimators) <= set(CRAFTING_GRADIENTS),
-            "estimators",
-            f"some of {', '.join(CRAFTING_GRADIENTS)}",
-        )
 
     def schedule(self, progress: float) -> tuple[float, int]:
         """What eps is multiplied by, and the number of steps, at a share of the training."""
@@ -130,12 +148,7 @@ class Adversary(Defense):
         size = default_step(
             threat.per_sample(x), steps, None if self.step_size is None else self.step_size * share
         )
-        name = (
-            self.estimators[step.draw("estimator") % len(self.estimators)]
-            if len(self.estimators) > 1
-            else self.estimators[0]
-        )
-        estimator: Estimator = CRAFTING_GRADIENTS[name]
+        estimator = self.estimator(step)
         if self.noise == "frozen":
             estimator = _Frozen(estimator, step.net, step.draw("noise of crafting"))
         batch = Batch(x, step.y, threat, torch.arange(len(x), device=x.device), step.key)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack, because
-from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow, View
-from spikeguard.defenses.crafting import ADVERSARY, CRAFTING_GRADIENTS, crafting_mode
+from spikeguard.defenses.base import Hooks, Step, StudyRow, View
+from spikeguard.defenses.crafting import ADVERSARY, TrainingAdversary, crafting_mode
 from spikeguard.errors import UserError
 from spikeguard.losses import ce
 from spikeguard.networks.classifier import Classifier
@@ -31,7 +31,7 @@ IN_STUDY = {name: ADVERSARY[name] for name in ("eps", "warmup")}
 
 
 @dataclass(frozen=True)
-class OneStepAdversary(Defense):
+class OneStepAdversary(TrainingAdversary):
     """What defenses that train on adversaries of one step share.
 
     ``warmup``: share of the training over which eps rises from 0. ``estimators``: names of
@@ -48,23 +48,13 @@ class OneStepAdversary(Defense):
     estimators: tuple[str, ...] = ("own",)
     """Where gradients for crafting come from; one is drawn for every batch."""
 
-    def __post_init__(self) -> None:
-        self._need(0 <= self.eps <= 1, "eps", "in [0, 1] (pixels are in [0, 1]; 8/255 is 0.0314)")
-        self._need(0 <= self.warmup <= 1, "warmup", "in [0, 1]")
-        self._need(
-            bool(self.estimators) and set(self.estimators) <= set(CRAFTING_GRADIENTS),
-            "estimators",
-            f"some of {', '.join(CRAFTING_GRADIENTS)}",
-        )
-
     def budget(self, progress: float) -> float:
         """eps at a share of the training."""
         return self.eps * min(1.0, progress / self.warmup) if self.warmup else self.eps
 
     def direction(self, step: Step, start: Tensor) -> Tensor:
         """Sign of the gradient of the cross-entropy at ``start``, ``[N, C, H, W]``."""
-        name = self.estimators[step.draw("estimator") % len(self.estimators)]
-        with crafting_mode(step.net, "eval", False), CRAFTING_GRADIENTS[name].open(step.net) as opened:
+        with crafting_mode(step.net, "eval", False), self.estimator(step).open(step.net) as opened:
             gradient, _, _ = opened(start, step.y, ce)
         return gradient.sign()
 

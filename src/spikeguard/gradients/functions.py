@@ -13,8 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Lock
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +22,7 @@ from torch.utils import checkpoint
 
 from spikeguard.gradients import scripts
 from spikeguard.gradients.comparisons import SpikeReader
+from spikeguard.gradients.installed import Shared, replaced
 from spikeguard.gradients.jumps import Jumps, few_values, find_jumps
 from spikeguard.gradients.recomputed import computed_again
 from spikeguard.gradients.spike import Raw, Reading, Spike, Surrogates, Token, spike
@@ -33,33 +32,19 @@ Grads = tuple[Tensor | None, ...]
 Call = Callable[[], Raw]
 
 
-class _Meeting:
-    """Installs the attribute while a gradient is taken in any thread, and has backward passes read."""
+@contextmanager
+def _met() -> Iterator[None]:
+    """Calls of custom functions and scripts, and backward passes, come to the reader of their thread."""
+    with (
+        replaced(_SingleLevelFunction, "apply", lambda _: classmethod(_apply)),
+        replaced(torch.autograd, "_engine_run_backward", _read_backward),
+        replaced(checkpoint, "detach_variable", _detach_for_checkpoint),
+        scripts.calls_to(_run_script),
+    ):
+        yield
 
-    lock, count = Lock(), 0
-    backward: ClassVar[Callable[..., Raw]]
-    detach: ClassVar[Callable[..., Raw]]
 
-    @classmethod
-    @contextmanager
-    def open(cls) -> Iterator[None]:
-        with cls.lock:
-            if not cls.count:
-                setattr(_SingleLevelFunction, "apply", classmethod(_apply))  # noqa: B010
-                cls.backward = vars(torch.autograd)["_engine_run_backward"]
-                vars(torch.autograd)["_engine_run_backward"] = _read_backward
-                cls.detach = checkpoint.detach_variable
-                vars(checkpoint)["detach_variable"] = _detach_for_checkpoint
-            cls.count += 1
-        try:
-            yield
-        finally:
-            with cls.lock:
-                cls.count -= 1
-                if not cls.count:
-                    delattr(_SingleLevelFunction, "apply")
-                    vars(torch.autograd)["_engine_run_backward"] = cls.backward
-                    vars(checkpoint)["detach_variable"] = cls.detach
+_meeting = Shared(_met)
 
 
 def _original(function: type[Raw]) -> Callable[..., Raw]:
@@ -74,19 +59,27 @@ def _current() -> FunctionReader | None:
     return next(modes, None) or vars(_thread).get("reader")
 
 
-def _read_backward(*args: Raw, **kwargs: Raw) -> Raw:
+def _read_backward(backward: Callable[..., Raw]) -> Callable[..., Raw]:
     """A backward pass with the reader at work in every node."""
-    reader = vars(_thread).get("reader")
-    if reader is None or reader in _get_current_function_mode_stack():
-        return _Meeting.backward(*args, **kwargs)
-    with reader.around, reader:
-        return _Meeting.backward(*args, **kwargs)
+
+    def read(*args: Raw, **kwargs: Raw) -> Raw:
+        reader = vars(_thread).get("reader")
+        if reader is None or reader in _get_current_function_mode_stack():
+            return backward(*args, **kwargs)
+        with reader.around, reader:
+            return backward(*args, **kwargs)
+
+    return read
 
 
-def _detach_for_checkpoint(*args: Raw) -> Raw:
+def _detach_for_checkpoint(detach: Callable[..., Raw]) -> Callable[..., Raw]:
     """Inputs of what a re-entrant checkpoint computes again: its graph begins there, whatever is opened."""
-    with torch._C.DisableTorchFunction():
-        return _Meeting.detach(*args)
+
+    def detached(*args: Raw) -> Raw:
+        with torch._C.DisableTorchFunction():
+            return detach(*args)
+
+    return detached
 
 
 def _run_script(code: Raw, call: Call, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
@@ -149,7 +142,7 @@ class FunctionReader(SpikeReader):
         The backward pass is read as well, for what it computes again (checkpoints).
         """
         outer = vars(_thread).get("reader")
-        with _Meeting.open(), scripts.Meeting.open(_run_script), _eager():
+        with _meeting.held(), _eager():
             _thread.reader = self
             try:
                 yield

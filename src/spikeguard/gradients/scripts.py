@@ -11,12 +11,11 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from threading import Lock
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from spikeguard.gradients.installed import replaced
 from spikeguard.gradients.spike import Raw
 
 COMPARISONS = {"aten::gt", "aten::ge", "aten::lt", "aten::le", "aten::heaviside", "aten::sign"}
@@ -83,31 +82,14 @@ TORCH = ("detach", "round", "floor", "ceil", "trunc", "clamp", "softmax", "tanh"
 """Operations called by their name in torch, by which modes know them."""
 
 
-class Meeting:
-    """Has calls of scripted code run by ``run(code, call, args, kwargs)``, in every thread."""
-
-    lock: ClassVar[Lock] = Lock()
-    count: ClassVar[int] = 0
-    kinds: ClassVar[tuple[type[Raw], ...]] = (torch._C.ScriptFunction, torch._C.ScriptMethod)
-    originals: ClassVar[tuple[Callable[..., Raw], ...]] = ()
-
-    @classmethod
-    @contextmanager
-    def open(cls, run: Run) -> Iterator[None]:
-        with cls.lock:
-            if not cls.count:
-                cls.originals = tuple(kind.__call__ for kind in cls.kinds)
-                for kind, original in zip(cls.kinds, cls.originals, strict=True):
-                    kind.__call__ = _met(original, run)
-            cls.count += 1
-        try:
-            yield
-        finally:
-            with cls.lock:
-                cls.count -= 1
-                if not cls.count:
-                    for kind, original in zip(cls.kinds, cls.originals, strict=True):
-                        kind.__call__ = original
+@contextmanager
+def calls_to(run: Run) -> Iterator[None]:
+    """Calls of scripted code are run by ``run(code, call, args, kwargs)``, in every thread."""
+    with (
+        replaced(torch._C.ScriptFunction, "__call__", lambda original: _met(original, run)),
+        replaced(torch._C.ScriptMethod, "__call__", lambda original: _met(original, run)),
+    ):
+        yield
 
 
 def _met(original: Callable[..., Raw], run: Run) -> Callable[..., Raw]:

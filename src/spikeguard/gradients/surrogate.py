@@ -1,7 +1,7 @@
 """Another derivative in the neurons, the forward pass unchanged to the bit.
 
 In our networks ``tap`` replaces the surrogate. In a network of another framework, spikes are read while the
-gradient is taken, however they are written: see ``functions.py`` and ``comparisons.py``.
+gradient is taken, however they are written: see ``functions.py`` and ``comparison_rules.py``.
 """
 
 from __future__ import annotations
