@@ -24,8 +24,10 @@ from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.auditing import run as runner
+from spikeguard.auditing.choice import members
+from spikeguard.auditing.member import Member
 from spikeguard.auditing.scoring import fresh_draws
-from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, VERSION, Member, members
+from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, VERSION
 from spikeguard.auditing.witnesses import keep
 from spikeguard.data.images import Images
 from spikeguard.losses import margin

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST
-from spikeguard.auditing.suite import member_of
+from spikeguard.auditing.choice import member_of
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.records.build import frozen

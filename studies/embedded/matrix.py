@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from spikeguard import defenses as d
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST, AdaptiveAttack
-from spikeguard.auditing.suite import FULL, LOCAL, QUICK, STANDARD, Member, member_of
+from spikeguard.auditing.choice import member_of
+from spikeguard.auditing.member import LOCAL, Member
+from spikeguard.auditing.suite import FULL, QUICK, STANDARD
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.defenses.crafting import ADVERSARY as ADVERSARY
 from spikeguard.gradients import BPDA

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from spikeguard.auditing.suite import Effort, Member, fingerprint
+from spikeguard.auditing.member import Member
+from spikeguard.auditing.suite import Effort, fingerprint
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.records.schema import AuditRecord, TrainingRecord

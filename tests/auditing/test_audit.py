@@ -18,10 +18,11 @@ from torch import Tensor
 import spikeguard as sg
 from spikeguard.attacks import Attacked
 from spikeguard.auditing.audit import RECORD, STATE, Audit
+from spikeguard.auditing.choice import members
 from spikeguard.auditing.findings import without_each_family
+from spikeguard.auditing.member import LOCAL
 from spikeguard.auditing.run import Task, run_suite, traits
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import LOCAL, members
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.models import Model
 from spikeguard.networks.classifier import Classifier

@@ -12,13 +12,14 @@ from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.auditing.audit import Audit
+from spikeguard.auditing.choice import members
 from spikeguard.auditing.compare import compare
 from spikeguard.auditing.export import as_csv, as_latex, methods
 from spikeguard.auditing.merge import merge, merge_files
 from spikeguard.auditing.record import description, weights, with_fresh_check
 from spikeguard.auditing.run import Task, run_suite, traits
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
-from spikeguard.auditing.suite import fingerprint, members
+from spikeguard.auditing.suite import fingerprint
 from spikeguard.auditing.verify import threat_of, verify
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.errors import UserError

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.auditing import controls, suite
-from spikeguard.auditing.suite import FGSM, NOISE, PGD_20, Member
+from spikeguard.auditing.member import Member
+from spikeguard.auditing.suite import FGSM, NOISE, PGD_20
 from spikeguard.gradients import BPDA
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Threat

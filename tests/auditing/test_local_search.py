@@ -6,11 +6,13 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.auditing import controls
+from spikeguard.auditing.choice import members
 from spikeguard.auditing.findings import convergence, masking
+from spikeguard.auditing.member import LOCAL, Member
 from spikeguard.auditing.raise_flags import all_flags
 from spikeguard.auditing.run import Plan, Task, run_suite
 from spikeguard.auditing.state import State
-from spikeguard.auditing.suite import LOCAL, PGD_20, SUITES, Member, members
+from spikeguard.auditing.suite import PGD_20, SUITES
 from spikeguard.records.schema import Controls, FullBudget, SecondAttack, ZeroBudget
 
 N = 100

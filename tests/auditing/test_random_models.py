@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.auditing.member import Member
 from spikeguard.auditing.run import Plan, Task, run_suite, settle
-from spikeguard.auditing.suite import Member
 from spikeguard.gradients import Estimator, Own
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking

@@ -1,17 +1,10 @@
 """The suite as data: what its efforts hold, what they leave out and why, and its hash."""
 
 import spikeguard as sg
+from spikeguard.auditing.choice import member_of, members
+from spikeguard.auditing.member import BLACK
 from spikeguard.auditing.run import traits
-from spikeguard.auditing.suite import (
-    AUTOATTACK,
-    AUTOATTACK_RAND,
-    BLACK,
-    FULL,
-    SUITES,
-    fingerprint,
-    member_of,
-    members,
-)
+from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, FULL, SUITES, fingerprint
 from spikeguard.defenses import DEFENSES, TGO, ANNTwin, InputNoise
 from spikeguard.networks.classifier import Classifier
 

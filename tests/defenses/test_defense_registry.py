@@ -14,7 +14,7 @@ import spikeguard as sg
 from spikeguard import defenses
 from spikeguard.attacks import pgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
-from spikeguard.auditing.suite import member_of
+from spikeguard.auditing.choice import member_of
 from spikeguard.defenses import DEFENSES, Defense, Hooks, StudyRow
 from spikeguard.errors import UserError
 from spikeguard.gradients import PerStep

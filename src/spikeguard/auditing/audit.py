@@ -12,13 +12,15 @@ from torch import Tensor
 
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls
+from spikeguard.auditing.choice import members
 from spikeguard.auditing.flags import Flag
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
+from spikeguard.auditing.member import Member
 from spikeguard.auditing.raise_flags import all_flags
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
 from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle, traits
 from spikeguard.auditing.state import digest
-from spikeguard.auditing.suite import EOT_DRAWS, Effort, Member, fingerprint, members
+from spikeguard.auditing.suite import EOT_DRAWS, Effort, fingerprint
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.border import measures
 from spikeguard.errors import Interrupted, UserError

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from spikeguard import attacks
 from spikeguard.attacks import Attacked
 from spikeguard.auditing.checks import gradient
+from spikeguard.auditing.member import BLACK, LOCAL
 from spikeguard.auditing.run import BROKEN, Task, kept
 from spikeguard.auditing.scoring import fresh_draws, seeded
 from spikeguard.auditing.state import State
-from spikeguard.auditing.suite import BLACK, LOCAL
 from spikeguard.errors import Interrupted
 from spikeguard.gradients import ASSG, BPDA, EOT, Estimator, Own, SwapSurrogate
 from spikeguard.gradients.surrogate import known

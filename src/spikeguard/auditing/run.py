@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.attacks import Attacked
+from spikeguard.auditing.member import Member
 from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws, over_draws
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, Conditions, State
-from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witnesses import Witnesses, candidates, keep, misclassified
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients.surrogate import known

@@ -1,24 +1,17 @@
 """Suites of attacks as data: members, order, counts. Every change of them changes the suite's hash.
 
-Cheap members come first. A family is a set of members that fail together (one source of gradients); an audit
-attacks a sample until two families have broken it, so that it can measure what each family is needed for.
+Cheap members come first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor
-
 from spikeguard import attacks
-from spikeguard.arguments import checked_fields
-from spikeguard.attacks import Attacked
-from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.auditing.member import ADAPTIVE, LOCAL, OTHER, OWN, Member
 from spikeguard.gradients import (
     ASSG,
     BPDA,
@@ -33,7 +26,6 @@ from spikeguard.gradients import (
     LearnedBlend,
     MeanField,
     NoiseFree,
-    Own,
     PerStep,
     RandomSurrogate,
     SoftSpikes,
@@ -41,11 +33,8 @@ from spikeguard.gradients import (
     ThresholdFirst,
     ZerothOrder,
 )
-from spikeguard.models import Model
-from spikeguard.records.member_names import OLD_NAMES
 from spikeguard.records.schema import Settings
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
-from spikeguard.threat import Threat
 
 VERSION = "suite-v3"
 Effort = Literal["quick", "standard", "full", "autoattack"]
@@ -54,100 +43,8 @@ EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, 
 
 'autoattack' is that protocol alone, for comparison with the literature.
 """
-OWN, OTHER, ADAPTIVE = "own gradient", "other surrogates", "adaptive sharpness"
-BLACK = ("random", "scores", "labels", "transfer")
-LOCAL = "local search"
-"""The family that searches around the best points of all others, without a gradient of its own."""
 EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20, "autoattack": 20}
 """Gradients averaged in each step against a random model."""
-
-
-@dataclass(frozen=True)
-@checked_fields
-class Member:
-    """One attack with its settings and the source of its gradient.
-
-    ``needs``: 'neurons' (of this library), 'noise' (a random model), 'no gradient' or 'no logits' (only then
-    is it worth its cost). ``all``: it attacks every sample, so that it has an accuracy of its own; ``exact``:
-    every sample that its own family has not broken. ``warm``: it starts at the best point so far, and attacks
-    only what no member has broken. ``title``: its name for readers; ``key``: what its random numbers depend
-    on beside the seed. Both default to the id.
-
-    >>> mine = sg.auditing.Member("pgd-long", "own gradient", sg.pgd, {"steps": 500, "restarts": 2})
-    >>> mine.title
-    'pgd-long'
-    """
-
-    id: str
-    family: str
-    attack: Callable[..., Attacked]
-    settings: Settings = field(default_factory=dict)
-    gradient: Estimator | None = None
-    needs: str = ""
-    all: bool = False
-    exact: bool = False
-    warm: bool = False
-    title: str = ""
-    key: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "title", self.title or self.id)
-        object.__setattr__(self, "key", self.key or OLD_NAMES.get(self.id, self.id))
-
-    def run(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        seed: int,
-        index: Tensor,
-        first: Tensor | None = None,
-        draws: int = 1,
-    ) -> Attacked:
-        """Attack ``x`` ``[N, ...]``; with ``draws`` above 1 every gradient is an average over the noise."""
-        takes = inspect.signature(self.attack).parameters
-        gradient = self.gradient
-        if draws > 1 and "gradient" in takes and not isinstance(gradient, EOT):
-            gradient = EOT(draws, gradient or (ASSG() if self.attack is attacks.sapgd else Own()))
-        given = {"gradient": gradient, "seed": seed, "index": index, "first": first if self.warm else None}
-        return self.attack(
-            model,
-            x,
-            y,
-            threat,
-            **self.settings,
-            **{k: v for k, v in given.items() if k in takes and v is not None},
-        )
-
-    def covers(self, other: Member) -> bool:
-        """Whether it is the same attack, with as many restarts or more."""
-        mine, theirs = (
-            {**m.as_dict(), "id": "", "settings": {**m.settings, "restarts": 0}} for m in (self, other)
-        )
-        return mine == theirs and self.restarts >= other.restarts
-
-    @property
-    def restarts(self) -> int:
-        """Number of starts."""
-        return int(str(self.settings.get("restarts", 1)))
-
-    @property
-    def steps(self) -> int:
-        """Steps of all restarts together, or queries of the local search; else 0."""
-        count = self.settings.get("queries" if self.family == LOCAL else "steps", 0)
-        return int(str(count)) * self.restarts
-
-    def as_dict(self) -> Settings:
-        """What the suite's hash is made of."""
-        return {
-            "id": self.id,
-            "family": self.family,
-            "attack": self.attack.__name__,
-            "settings": dict(self.settings),
-            "gradient": "own" if self.gradient is None else repr(self.gradient),
-            "needs": self.needs,
-        }
 
 
 def _sapgd(
@@ -413,69 +310,6 @@ SUITES: dict[str, Sequence[Member]] = {
     "full": FULL,
     "autoattack": AUTOATTACK,
 }
-
-
-def member_of(adaptive: AdaptiveAttack) -> Member:
-    """The member that runs an adaptive attack: the equal one of ``FULL``, else a new one.
-
-    Its family is that of the members whose gradient has the same source.
-    """
-    settings = dict(adaptive.settings)
-    for member in FULL:
-        same = (member.attack, member.settings, member.gradient)
-        if same == (adaptive.attack, settings, adaptive.gradient):
-            return member
-    source = _source(adaptive.gradient)
-    own, title = source is Own, adaptive.title
-    family = OWN if own else next((m.family for m in FULL if _source(m.gradient) is source), "adaptive")
-    return Member(adaptive.id, family, adaptive.attack, settings, adaptive.gradient, exact=own, title=title)
-
-
-def _source(gradient: Estimator | None) -> type:
-    """The kind of estimator that an average or a loss of every step is taken of."""
-    inner = getattr(gradient, "inner", None)
-    return type(gradient or Own()) if inner is None else _source(inner)
-
-
-REASONS = {
-    "neurons": "the model has no neurons of this library",
-    "noise": "the model is not random",
-    "no gradient": "not needed: the model gives gradients",
-    "no logits": "not needed: the model gives logits",
-}
-
-
-def members(
-    effort: str,
-    threat: Threat,
-    traits: frozenset[str],
-    extra: Sequence[Member] = (),
-    adaptive: Sequence[AdaptiveAttack] = (),
-) -> tuple[list[Member], dict[str, str]]:
-    """The members that attack a model with these traits under this threat, and the reason for each left out.
-
-    ``adaptive``: the attacks made for the model's own defenses, if the effort does not have them. What an
-    effort gets beside its suite comes before the last local search, which starts at the best points of all.
-    """
-    chosen, left = [], {}
-    rows, more = list(SUITES[effort]), list[Member]()
-    if effort != "autoattack":
-        own = sorted(map(member_of, adaptive), key=lambda m: FULL.index(m) if m in FULL else len(FULL))
-        for member in own:
-            if not any(row.covers(member) for row in (*rows, *more)):
-                more.append(member)
-    if "noise" in traits and effort in ("full", "autoattack"):
-        rows = [m for m in rows if m not in AUTOATTACK]
-        more.extend(AUTOATTACK_RAND)
-    if threat.norm == "l2" and effort in ("standard", "full"):
-        more.append(C_AND_W)
-    at = max((k for k, m in enumerate(rows) if m.family == LOCAL), default=len(rows))
-    for member in [*rows[:at], *more, *extra, *rows[at:]]:
-        if member.needs and member.needs not in traits:
-            left[member.id] = REASONS[member.needs]
-        else:
-            chosen.append(member)
-    return chosen, left
 
 
 def fingerprint(effort: str, norm: str = "linf", random: bool = False) -> str:

@@ -16,7 +16,7 @@ from spikeguard.cli import common
 from spikeguard.errors import Interrupted, UserError, unknown
 
 if TYPE_CHECKING:
-    from spikeguard.auditing.suite import Member
+    from spikeguard.auditing.member import Member
     from spikeguard.cli.target import Target
     from spikeguard.records.schema import AttackRecord
     from spikeguard.surrogates import Surrogate
@@ -197,7 +197,7 @@ KEPT = ("surrogate", "eot", "step_size")
 def _member(given: argparse.Namespace, settings: Settings) -> Member:
     """The attack as a member of a suite."""
     from spikeguard.attacks import ATTACKS
-    from spikeguard.auditing.suite import OWN, Member
+    from spikeguard.auditing.member import OWN, Member
     from spikeguard.gradients import SwapSurrogate
 
     title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])

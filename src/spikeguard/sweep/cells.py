@@ -13,7 +13,8 @@ import torch
 
 from spikeguard.attacks.adaptive import AdaptiveAttack
 from spikeguard.auditing.audit import audit
-from spikeguard.auditing.suite import Effort, Member
+from spikeguard.auditing.member import Member
+from spikeguard.auditing.suite import Effort
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.schema import AuditRecord, Level, TrainingRecord
