@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from spikeguard.auditing import controls, suite
+from spikeguard.auditing import controls, panel, suite
 from spikeguard.auditing.audit import Audit, audit
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.data.images import Dataset, Images
@@ -92,7 +92,7 @@ def shorten_controls(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, (attack, settings, gradient) in controls.RUNS.items()
     }
     monkeypatch.setattr(controls, "RUNS", runs)
-    monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
+    monkeypatch.setattr(panel, "LADDER", panel.LADDER[:1])
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
     monkeypatch.setitem(controls.PANELS, "quick", 10)
     monkeypatch.setitem(controls.CURVES, "quick", (10, 3))
@@ -199,7 +199,7 @@ def little_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     full = load_data("embedded")
     train_part, test_part = full.train.balanced(500), full.test.balanced(100)
     few = Dataset("little", train_part, test_part, full.classes, full.mean, full.std)
-    monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
+    monkeypatch.setattr(panel, "LADDER", panel.LADDER[:1])
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
     narrow = {name: replace(recipe(name), options={"width": 4}) for name in ("vanilla", "nlif", "tgo")}
     monkeypatch.setattr(demo, "load_data", lambda _: few)

@@ -11,7 +11,7 @@ import torch
 from conftest import awake
 
 import spikeguard as sg
-from spikeguard.auditing import controls, suite
+from spikeguard.auditing import controls, panel, suite
 from spikeguard.networks import build
 
 NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
@@ -39,7 +39,7 @@ MISSING: set[str] = set()
 def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Audits of three attacks and short controls: an example shows a call, not a number."""
     monkeypatch.setitem(suite.SUITES, "quick", [m for m in suite.SUITES["quick"] if m.all])
-    monkeypatch.setattr(controls, "LADDER", controls.LADDER[:1])
+    monkeypatch.setattr(panel, "LADDER", panel.LADDER[:1])
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
 
 

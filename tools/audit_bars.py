@@ -25,8 +25,9 @@ import spikeguard as sg
 from spikeguard.auditing.suite import FULL, RESERVE, STANDARD, VERSION
 from spikeguard.data.images import Images
 from spikeguard.networks.classifier import Classifier
+from spikeguard.records.base import Record
 from spikeguard.records.files import write_bytes
-from spikeguard.records.schema import Accuracy, Cost, Masking, Record, SuiteId
+from spikeguard.records.schema import Accuracy, Cost, Masking, SuiteId
 from spikeguard.report.markdown import bullets, paragraph, table
 from spikeguard.runtime.machine import Machine, machine
 from spikeguard.stats import COVERS

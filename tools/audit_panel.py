@@ -23,19 +23,19 @@ import torch
 from torch import Tensor
 
 import spikeguard as sg
-from spikeguard.auditing import run as runner
 from spikeguard.auditing.choice import members
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.suite import AUTOATTACK, FULL, RESERVE, STANDARD, VERSION
+from spikeguard.auditing.task import BROKEN, traits
 from spikeguard.auditing.witnesses import keep
 from spikeguard.data.images import Images
 from spikeguard.losses import margin
 from spikeguard.models import Model, eval_mode
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
+from spikeguard.records.base import Record
 from spikeguard.records.member_names import id_of
-from spikeguard.records.schema import Record
 from spikeguard.runtime.machine import Machine, machine
 
 ROOT = Path(__file__).parents[1]
@@ -148,8 +148,8 @@ def attack_all(net: Model, eps: float, images: Images, more: Sequence[Member]) -
         right = fresh_draws(net, x, y, 1, 20) > 0.5 if random else net(x).argmax(1) == y
     x, y = x[right], y[right]
     has_gradient = net(x[:2].requires_grad_()).requires_grad
-    traits = runner.traits(net, random, *(() if has_gradient else ("no gradient",)))
-    chosen = members("full", threat, traits | {"no gradient", "no logits"})[0]
+    found = traits(net, random, *(() if has_gradient else ("no gradient",)))
+    chosen = members("full", threat, found | {"no gradient", "no logits"})[0]
     row, near = PanelRow(int(right.sum())), Near(x)
     for member in [*(m for m in chosen if m in (*STANDARD, *RESERVE)), *more]:
         begun = time.perf_counter()
@@ -161,7 +161,7 @@ def attack_all(net: Model, eps: float, images: Images, more: Sequence[Member]) -
             continue
         with eval_mode(net):
             broken = (
-                fresh_draws(net, got.x, y, 2, 25) <= runner.BROKEN
+                fresh_draws(net, got.x, y, 2, 25) <= BROKEN
                 if random
                 else keep(net, x, y, got.x, got.broken, threat)[1]
             )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from spikeguard.records.schema import Record, Settings, TrainingRecord
+from spikeguard.records.base import Record
+from spikeguard.records.schema import Settings
 from spikeguard.records.studies import StudyAudit, StudyMachine
+from spikeguard.records.training import TrainingRecord
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.records.build import frozen
 from spikeguard.records.files import write_bytes
-from spikeguard.records.schema import TrainingRecord
 from spikeguard.records.studies import StudyAudit
+from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.stop import Stop
 from spikeguard.sweep.cells import Context, Judgment, audit_cell, machine_of, summary

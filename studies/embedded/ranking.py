@@ -11,8 +11,9 @@ from spikeguard.auditing.member import Member
 from spikeguard.auditing.suite import Effort, fingerprint
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
-from spikeguard.records.schema import AuditRecord, TrainingRecord
+from spikeguard.records.schema import AuditRecord
 from spikeguard.records.studies import StudyRow
+from spikeguard.records.training import TrainingRecord
 from spikeguard.sweep.cells import (
     Cell,
     Context,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 from spikeguard.data.sources import load_data
 from spikeguard.records.files import write_bytes
 from spikeguard.records.studies import StudyRecord
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     size = StudySize(given.seeds, given.epochs, given.ranked_on, given.scored_on)
     path, written = given.out / RECORD_NAME, given.out / "embedded.md"
     try:
-        with common.progress() as shown, ctrl_c() as stop:
+        with progress() as shown, ctrl_c() as stop:
             context = Context(given.out, load_data("embedded"), given.device, shown.show, stop)
             record = run(size, context, finish=not given.only_rank, jobs=given.jobs)
     finally:

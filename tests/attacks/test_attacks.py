@@ -11,9 +11,10 @@ import spikeguard as sg
 from spikeguard import attacks
 from spikeguard.attacks import Attacked
 from spikeguard.auditing import witnesses
-from spikeguard.auditing.run import Task, run_suite
+from spikeguard.auditing.run import run_suite
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import QUICK
+from spikeguard.auditing.task import Task
 from spikeguard.errors import AttackError, UserError
 from spikeguard.gradients import Own
 from spikeguard.losses import Targeted, margin

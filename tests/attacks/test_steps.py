@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard.attacks.pgd import default_step
 from spikeguard.auditing.member import Member
-from spikeguard.auditing.run import Task, run_suite
+from spikeguard.auditing.run import run_suite
+from spikeguard.auditing.task import Task
 from spikeguard.auditing.witnesses import check_batch, misclassified
 from spikeguard.gradients import Own
 from spikeguard.threat import Threat

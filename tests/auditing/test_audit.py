@@ -21,8 +21,9 @@ from spikeguard.auditing.audit import RECORD, STATE, Audit
 from spikeguard.auditing.choice import members
 from spikeguard.auditing.findings import without_each_family
 from spikeguard.auditing.member import LOCAL
-from spikeguard.auditing.run import Task, run_suite, traits
+from spikeguard.auditing.run import run_suite
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
+from spikeguard.auditing.task import Task, traits
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.models import Model
 from spikeguard.networks.classifier import Classifier

@@ -17,22 +17,16 @@ from spikeguard.auditing.compare import compare
 from spikeguard.auditing.export import as_csv, as_latex, methods
 from spikeguard.auditing.merge import merge, merge_files
 from spikeguard.auditing.record import description, weights, with_fresh_check
-from spikeguard.auditing.run import Task, run_suite, traits
+from spikeguard.auditing.run import run_suite
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import fingerprint
+from spikeguard.auditing.task import Task, traits
 from spikeguard.auditing.verify import threat_of, verify
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
-from spikeguard.records.schema import (
-    Accuracy,
-    AuditRecord,
-    Budget,
-    FreshCheck,
-    Origin,
-    WitnessFile,
-)
+from spikeguard.records.schema import Accuracy, AuditRecord, Budget, FreshCheck, Origin, WitnessFile
 from spikeguard.records.studies import DemoRecord, DemoSettings
 from spikeguard.report.audit_page import write_page
 from spikeguard.stats import COVERS, mcnemar, share_above

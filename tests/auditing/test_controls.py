@@ -11,10 +11,11 @@ from narrow import present
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing import controls
+from spikeguard.auditing import controls, noise_control, second_attack
 from spikeguard.auditing.audit import Audit
 from spikeguard.auditing.raise_flags import from_controls
-from spikeguard.auditing.run import Plan, Task, begin
+from spikeguard.auditing.run import begin
+from spikeguard.auditing.task import Plan, Task
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.schema import ZeroBudget
 from spikeguard.stats import ALPHA
@@ -106,7 +107,7 @@ def test_a_model_without_any_gradient_is_not_broken_at_eps_1_no_better_than_nois
 def test_a_handful_of_images_accuses_nobody() -> None:
     # four times as much breaks nothing
     few = Task(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), (), plan=Plan(random=False))
-    assert controls.against_noise(few) == ()
+    assert noise_control.against_noise(few) == ()
     assert {
         f.id
         for f in sg.audit(Honest().eval(), X[:5], Y[:5], sg.Linf(0.002), effort="quick").flags
@@ -117,7 +118,7 @@ def test_a_handful_of_images_accuses_nobody() -> None:
 def test_where_only_black_boxes_break_a_model_the_second_attack_says_so() -> None:
     errors, got = flags_of(Backwards(), 0.1)
     second = present(present(got.record.controls).second_attack)
-    assert present(second.left) >= controls.ENOUGH
+    assert present(second.left) >= second_attack.ENOUGH
     assert "black-box-beats-white-box" in errors
     honest = present(flags_of(Honest(), 0.1)[1].record.controls).second_attack
     assert present(honest).black_box_only == 0
@@ -161,5 +162,5 @@ def test_what_restarts_gain_and_where_a_surrogate_is_silent_is_found(tiny: Class
 )
 def test_survivors_with_a_gradient_are_counted(model: nn.Module, shares: dict[str, float]) -> None:
     state = begin(task(model))
-    shares_found = controls.survivors_with_gradient(task(model), state)
+    shares_found = second_attack.survivors_with_gradient(task(model), state)
     assert {name: shares_found[name] for name in shares} == shares

@@ -14,11 +14,11 @@ from narrow import applied, as_a
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing import checks, controls
+from spikeguard.auditing import checks, controls, noise_control
 from spikeguard.auditing.flags import flag
 from spikeguard.auditing.literature import LITERATURE
 from spikeguard.auditing.raise_flags import from_controls
-from spikeguard.auditing.run import Plan, Task
+from spikeguard.auditing.task import Plan, Task
 from spikeguard.models import check_logits, is_stochastic
 from spikeguard.records.schema import Controls
 from spikeguard.threat import Threat
@@ -40,7 +40,7 @@ def alarms(model: Model, x: Tensor, y: Tensor, threat: Threat) -> set[str]:
         images=len(x),
         zero_budget=controls.zero_budget(task),
         full_budget=controls.full_budget(task),
-        against_noise=controls.against_noise(task),
+        against_noise=noise_control.against_noise(task),
         pairs=controls.pairs(controls.Outcomes(task)),
     )
     return {f.id for f in from_controls(found)}
@@ -248,8 +248,8 @@ def test_a_sparse_budget_on_small_images() -> None:
     [0, 1] takes up the whole step. PGD goes on with the others, and beats noise."""
     model, x, y = honest("linear")
     task = Task(model, x, y, sg.L1(3.0), (), plan=Plan(random=False))
-    row = controls.against_noise(task)[-1]
-    assert controls.beats_noise(row)
+    row = noise_control.against_noise(task)[-1]
+    assert noise_control.beats_noise(row)
     dark = torch.zeros_like(x)
     weight = torch.zeros(CLASSES, SIZE)
     weight[1] = torch.linspace(-2.0, 1.0, SIZE)

@@ -17,9 +17,10 @@ from spikeguard.auditing import checks, raise_flags
 from spikeguard.auditing.flags import KINDS
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.raise_flags import all_flags, from_checks, from_controls
-from spikeguard.auditing.run import Plan, Task, run_suite, settle
+from spikeguard.auditing.run import run_suite, settle
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import FGSM, PGD_20
+from spikeguard.auditing.task import Plan, Task
 from spikeguard.errors import UserError
 from spikeguard.records.schema import (
     Controls,

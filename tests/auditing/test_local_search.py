@@ -5,14 +5,15 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing import controls
+from spikeguard.auditing import second_attack
 from spikeguard.auditing.choice import members
 from spikeguard.auditing.findings import convergence, masking
 from spikeguard.auditing.member import LOCAL, Member
 from spikeguard.auditing.raise_flags import all_flags
-from spikeguard.auditing.run import Plan, Task, run_suite
+from spikeguard.auditing.run import run_suite
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import PGD_20, SUITES
+from spikeguard.auditing.task import Plan, Task
 from spikeguard.records.schema import Controls, FullBudget, SecondAttack, ZeroBudget
 
 N = 100
@@ -94,7 +95,7 @@ def test_convergence_is_read_off_its_second_half(late: int, flagged: bool) -> No
 
 
 def test_it_accuses_no_gradient_but_hides_no_black_box_either() -> None:
-    assert len(controls.only_black_box(*made(LOCAL))) == 0
-    assert controls.only_black_box(*made(LOCAL, "scores")).tolist() == list(range(10))
-    assert controls.only_black_box(*made("scores")).tolist() == list(range(10))
-    assert len(controls.only_black_box(*made(LOCAL, "scores", PGD_20.family))) == 0
+    assert len(second_attack.only_black_box(*made(LOCAL))) == 0
+    assert second_attack.only_black_box(*made(LOCAL, "scores")).tolist() == list(range(10))
+    assert second_attack.only_black_box(*made("scores")).tolist() == list(range(10))
+    assert len(second_attack.only_black_box(*made(LOCAL, "scores", PGD_20.family))) == 0

@@ -6,7 +6,8 @@ from torch import Tensor
 
 import spikeguard as sg
 from spikeguard.auditing.member import Member
-from spikeguard.auditing.run import Plan, Task, run_suite, settle
+from spikeguard.auditing.run import run_suite, settle
+from spikeguard.auditing.task import Plan, Task
 from spikeguard.gradients import Estimator, Own
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking

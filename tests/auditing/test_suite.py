@@ -3,8 +3,8 @@
 import spikeguard as sg
 from spikeguard.auditing.choice import member_of, members
 from spikeguard.auditing.member import BLACK
-from spikeguard.auditing.run import traits
 from spikeguard.auditing.suite import AUTOATTACK, AUTOATTACK_RAND, FULL, SUITES, fingerprint
+from spikeguard.auditing.task import traits
 from spikeguard.defenses import DEFENSES, TGO, ANNTwin, InputNoise
 from spikeguard.networks.classifier import Classifier
 

@@ -20,6 +20,7 @@ from spikeguard.attacks import ATTACKS
 from spikeguard.auditing.flags import KINDS
 from spikeguard.cli import common
 from spikeguard.cli.main import VERBS, main
+from spikeguard.cli.progress import progress
 from spikeguard.kernels import cpp_build
 from spikeguard.records.files import read_json
 from spikeguard.training.loop import train
@@ -538,7 +539,7 @@ def test_a_bar_goes_on_over_stages_that_count_on_and_begins_anew_with_others() -
 
     from rich.progress import Progress as Bar
 
-    from spikeguard.cli.common import Progress
+    from spikeguard.cli.progress import Progress
 
     told: list[str] = []
 
@@ -568,7 +569,7 @@ def test_a_log_gets_a_line_a_stage_and_later_ones_with_the_time_that_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 1000, 10))
-    with common.progress() as shown:
+    with progress() as shown:
         now = [0.0]
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         shown.bar.get_time = lambda: now[0]

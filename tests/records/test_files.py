@@ -27,7 +27,8 @@ from spikeguard.records.files import (
     write_bytes,
     write_json,
 )
-from spikeguard.records.schema import AttackRecord, TrainingRecord
+from spikeguard.records.schema import AttackRecord
+from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.shown import cell, one_line, printable
 
 OLD = Path(__file__).parents[1] / "data" / "schema1"

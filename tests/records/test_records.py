@@ -13,8 +13,9 @@ from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import compact, read_json, write_json
 from spikeguard.records.member_names import IDS, OLD_NAMES, id_of
 from spikeguard.records.read import KINDS, read_record
-from spikeguard.records.schema import AttackRecord, AuditRecord, Measured, TrainingRecord
+from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
+from spikeguard.records.training import Measured, TrainingRecord
 
 OLD = Path(__file__).parents[1] / "data" / "schema1"
 TYPES = {

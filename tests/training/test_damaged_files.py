@@ -13,15 +13,8 @@ from conftest import little_recipe
 from spikeguard.data.images import Dataset
 from spikeguard.defenses import EMA
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records.schema import TrainingRecord
-from spikeguard.training.checkpoint import (
-    METRICS,
-    RECORD,
-    STATE,
-    WEIGHTS,
-    load_tensors,
-    save_tensors,
-)
+from spikeguard.records.training import TrainingRecord
+from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, load_tensors, save_tensors
 from spikeguard.training.load import load
 from spikeguard.training.loop import train
 

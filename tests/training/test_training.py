@@ -23,7 +23,7 @@ from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.records.files import read_json
 from spikeguard.records.plain import Json, plain
-from spikeguard.records.schema import TrainingRecord
+from spikeguard.records.training import TrainingRecord
 from spikeguard.training import trainer
 from spikeguard.training.builder import make_network
 from spikeguard.training.checkpoint import (

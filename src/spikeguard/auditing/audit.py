@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from spikeguard import attacks
-from spikeguard.auditing import checks, controls
+from spikeguard.auditing import checks
 from spikeguard.auditing.choice import members
+from spikeguard.auditing.controls import run_controls
 from spikeguard.auditing.flags import Flag
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.raise_flags import all_flags
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
-from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle, traits
+from spikeguard.auditing.run import run_suite, settle
+from spikeguard.auditing.second_attack import second_attack, survivors_with_gradient
 from spikeguard.auditing.state import digest
 from spikeguard.auditing.suite import EOT_DRAWS, Effort, fingerprint
+from spikeguard.auditing.task import Plan, Session, Task, kept, traits
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.border import measures
 from spikeguard.errors import Interrupted, UserError
@@ -160,9 +163,9 @@ def audit(
     before = checks.Snapshot.of(model, x, task.random)
     state = run_suite(task)
     control = replace(
-        controls.run_controls(task, effort),
-        survivors_with_gradient=controls.survivors_with_gradient(task, state),
-        second_attack=controls.second_attack(task, state),
+        run_controls(task, effort),
+        survivors_with_gradient=survivors_with_gradient(task, state),
+        second_attack=second_attack(task, state),
     )
     if session.stopped:
         raise Interrupted(f"audit stopped after its controls; {kept(task)}")

@@ -9,7 +9,8 @@ from statistics import pstdev
 from spikeguard.auditing.merge import audits
 from spikeguard.auditing.merge import merge as merge
 from spikeguard.errors import UserError
-from spikeguard.records.schema import AuditRecord, Record
+from spikeguard.records.base import Record
+from spikeguard.records.schema import AuditRecord
 from spikeguard.stats import COVERS, mcnemar
 
 Z = 1.959964  # 95 % of a normal distribution lie within as many standard deviations

@@ -18,7 +18,8 @@ from spikeguard.auditing.raise_flags import from_controls
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import SUITES, VERSION, fingerprint
 from spikeguard.errors import UserError
-from spikeguard.records.schema import Accuracy, AttackRecord, AuditRecord, MemberRow, Record
+from spikeguard.records.base import Record
+from spikeguard.records.schema import Accuracy, AttackRecord, AuditRecord, MemberRow
 
 EXACT = 1e-6
 """Older records hold means in float32."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from spikeguard.auditing.merge import audits
 from spikeguard.auditing.suite import PGD_20
 from spikeguard.errors import UserError
-from spikeguard.records.schema import AuditRecord, Budget, Record, Settings
+from spikeguard.records.base import Record
+from spikeguard.records.schema import AuditRecord, Budget, Settings
 from spikeguard.runtime.shown import cell
 from spikeguard.stats import COVERS
 

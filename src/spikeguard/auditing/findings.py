@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from spikeguard.auditing.member import BLACK, LOCAL, OWN
-from spikeguard.auditing.run import Task
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import PGD_20
+from spikeguard.auditing.task import Task
 from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow
 
 MARKS = (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000)

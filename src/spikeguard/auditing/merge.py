@@ -9,7 +9,8 @@ from pathlib import Path
 from spikeguard.auditing.record import save
 from spikeguard.auditing.witnesses import Witnesses, witness_file
 from spikeguard.errors import UserError
-from spikeguard.records.schema import Accuracy, AuditRecord, Cost, MergedPart, Origin, Record, SuiteId
+from spikeguard.records.base import Record
+from spikeguard.records.schema import Accuracy, AuditRecord, Cost, MergedPart, Origin, SuiteId
 from spikeguard.runtime.machine import machine
 
 SAME: dict[str, Callable[[AuditRecord], object]] = {

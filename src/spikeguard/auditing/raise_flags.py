@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from spikeguard.auditing import controls, findings
+from spikeguard.auditing import findings
 from spikeguard.auditing.checks import CHANGED
 from spikeguard.auditing.flags import Flag, flag, sorted_by_level
-from spikeguard.auditing.run import BROKEN, Task
+from spikeguard.auditing.noise_control import beats_noise, noise_saturates
+from spikeguard.auditing.second_attack import ENOUGH
 from spikeguard.auditing.state import CLEAN_WRONG, State
 from spikeguard.auditing.suite import EFFORTS
+from spikeguard.auditing.task import BROKEN, Task
 from spikeguard.records.schema import Controls, NoiseRow
 from spikeguard.stats import ALPHA, share_above, wilson
 
@@ -92,14 +94,14 @@ def from_controls(control: Controls) -> list[Flag]:
 
 
 def _no_better_than_noise(rows: tuple[NoiseRow, ...]) -> bool:
-    if not rows or any(controls.beats_noise(row) for row in rows):
+    if not rows or any(beats_noise(row) for row in rows):
         return False
     last = rows[-1]
     if not (last.noise or last.gradient):
         return False  # nothing could be broken
     worse = last.p < ALPHA and not last.better
     # where noise leaves too few images, only a gradient that does worse says something
-    return worse or not controls.noise_saturates(last)
+    return worse or not noise_saturates(last)
 
 
 def _from_survivors(task: Task, state: State, control: Controls) -> list[Flag]:
@@ -110,7 +112,7 @@ def _from_survivors(task: Task, state: State, control: Controls) -> list[Flag]:
         flags.append(flag("no-gradient", shares=shares))
     if second is None or not second.black_box_only:
         return flags
-    many = (second.left or 0) >= controls.ENOUGH and (second.share_low or 0.0) > BLACK_ONLY
+    many = (second.left or 0) >= ENOUGH and (second.share_low or 0.0) > BLACK_ONLY
     if many and not _exact(task, state):
         flags.append(flag("black-box-beats-white-box", f"({second.left} images)", **asdict(second)))
     else:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from spikeguard.auditing import findings
 from spikeguard.auditing.flags import Flag, flag
-from spikeguard.auditing.run import Task
 from spikeguard.auditing.scoring import CHOOSE_DRAWS, SCORE_DRAWS
 from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import VERSION
+from spikeguard.auditing.task import Task
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.models import Model
 from spikeguard.records.plain import plain

@@ -6,10 +6,8 @@ Every success is checked again on the untouched model.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,83 +15,17 @@ from torch import Tensor, nn
 from spikeguard.attacks import Attacked
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.scoring import CHOOSE_DRAWS, fresh_draws, over_draws
-from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, Conditions, State
+from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
+from spikeguard.auditing.task import BROKEN, Task, kept
 from spikeguard.auditing.witnesses import Witnesses, candidates, keep, misclassified
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.gradients.surrogate import known
 from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
+from spikeguard.models import Model, eval_mode, logits_of
 from spikeguard.random import draws
 from spikeguard.records.schema import MeanLogits
-from spikeguard.runtime.progress import Progress, no_progress
-from spikeguard.runtime.stop import Stop
-from spikeguard.threat import Threat
 
 SAVE_EVERY = 20.0  # seconds
-BROKEN = 0.02
-"""A sample of a random model counts as broken where a share of draws this small is right."""
 FAMILIES_NEEDED = 2
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Constants of a run. ``eot_draws``: gradients averaged in each step against a random model; ``random``:
-    whether the model is random, None to find out."""
-
-    seed: int = 0
-    batch_size: int = 250
-    eot_draws: int = 1
-    random: bool | None = None
-
-
-@dataclass(frozen=True)
-class Session:
-    """How a run shows its progress, where it keeps its state and under which conditions, what stops it."""
-
-    progress: Progress = no_progress
-    store: tuple[Path, Conditions] | None = None
-    stop: Stop | None = None
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the user wants the run to end."""
-        return self.stop is not None and self.stop.is_set()
-
-
-@dataclass
-class Task:
-    """What is attacked, by which members, and how. ``index``: numbers of the samples, which their random
-    numbers depend on (None: 0 to N - 1)."""
-
-    model: Model
-    x: Tensor
-    y: Tensor
-    threat: Threat
-    members: Sequence[Member]
-    index: Tensor | None = None
-    plan: Plan = Plan()
-    session: Session = field(default_factory=Session)
-
-    def __post_init__(self) -> None:
-        self.sample_ids = torch.arange(len(self.x)) if self.index is None else self.index
-        self.families = list(dict.fromkeys(m.family for m in self.members))
-        self.random = bool(self.plan.random)
-        if self.plan.random is None:
-            with eval_mode(self.model):
-                self.random = is_stochastic(self.model, *check_logits(self.model, self.x, self.y))
-
-    @property
-    def seed(self) -> int:
-        return self.plan.seed
-
-    @property
-    def batch_size(self) -> int:
-        return self.plan.batch_size
-
-
-def traits(model: Model, random: bool, *found: str) -> frozenset[str]:
-    """Traits of a model that decide which members make sense."""
-    return frozenset({*({"neurons"} if known(model) else set()), *({"noise"} if random else set()), *found})
 
 
 def begin(task: Task) -> State:
@@ -166,14 +98,6 @@ class _Clock:
         if store and (now or time.monotonic() - self.saved > SAVE_EVERY):
             self.state.save(*store, time.monotonic() - self.begun)
             self.saved = time.monotonic()
-
-
-def kept(task: Task) -> str:
-    """What an audit that stops here keeps, for its message."""
-    store = task.session.store
-    if store is None:
-        return "nothing was kept (no folder was named)"
-    return f"what was found is kept in {store[0].parent}; resume with --resume"
 
 
 def _targets(task: Task, state: State, member: Member, chunk: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from spikeguard.border import measures
 from spikeguard.errors import AttackError, UserError
 from spikeguard.models import Model
 from spikeguard.records.arrays import read_note
+from spikeguard.records.base import Record
 from spikeguard.records.build import table
 from spikeguard.records.plain import plain
-from spikeguard.records.schema import AttackRecord, AuditRecord, Record
+from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.runtime.float32 import exact
 from spikeguard.threat import THREATS, Threat
 

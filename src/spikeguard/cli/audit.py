@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 from spikeguard.errors import UserError
 from spikeguard.stats import COVERS
 
@@ -121,7 +122,7 @@ def _audit(given: argparse.Namespace, name: str) -> int:
             f"{out} holds an interrupted audit: go on with --resume, or name another folder with --out"
         )
     x, y = target.test.pixels(), target.test.y
-    with common.progress() as shown, ctrl_c() as stop:
+    with progress() as shown, ctrl_c() as stop:
         done = audit(
             target.model,
             x,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 
 if TYPE_CHECKING:
     from spikeguard.records.bench import Growth, PeakMemory, Timing
@@ -52,7 +53,7 @@ def run(arguments: list[str]) -> int:
 
     begun = time.perf_counter()
     settings = bench.Settings(given.quick, given.rounds or 5, pick_device(given.device).type)
-    with common.progress() as shown:
+    with progress() as shown:
         record = bench.run(settings, given.out / "bench.json", given.resume, shown.show)
     write_bytes(given.out / "bench.svg", picture(record).encode())
     if given.json:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 
 if TYPE_CHECKING:
     from spikeguard.records.studies import DemoRecord
@@ -40,7 +41,7 @@ def run(arguments: list[str]) -> int:
     from spikeguard.report.reading import reading
 
     begun = time.perf_counter()
-    with common.progress() as shown:
+    with progress() as shown:
         record = demo.run(
             DemoSettings(given.images, given.epochs, given.seed), given.out, given.resume, shown.show
         )

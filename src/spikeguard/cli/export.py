@@ -9,7 +9,7 @@ from spikeguard.cli import common
 from spikeguard.cli.records import load_records
 
 if TYPE_CHECKING:
-    from spikeguard.records.schema import Record
+    from spikeguard.records.base import Record
 
 SUFFIXES = {".csv": "csv", ".tex": "latex", ".md": "markdown", ".txt": "methods"}
 FORMATS = ("csv", "latex", "markdown", "methods")

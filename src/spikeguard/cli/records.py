@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
-    from spikeguard.records.schema import Record
+    from spikeguard.records.base import Record
 
 RECORD = "audit.json"
 

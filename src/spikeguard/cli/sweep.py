@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 
 if TYPE_CHECKING:
     from spikeguard.sweep.run import SweepRecord
@@ -55,7 +56,7 @@ def run(arguments: list[str]) -> int:
     matrix = read_matrix(Path(given.matrix))
     out = given.out or Path("runs") / matrix.name
     common.start(given.threads)
-    with common.progress() as shown, ctrl_c() as stop:
+    with progress() as shown, ctrl_c() as stop:
         record = sweep(matrix, out, device=given.device, progress=shown.show, stop=stop, jobs=given.jobs)
     if given.json:
         common.print_json(record.to_json())

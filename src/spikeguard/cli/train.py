@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def run(arguments: list[str]) -> int:
     from spikeguard.training.loop import train
 
     data = load_data(recipe.data, given.data_dir, given.download)
-    with common.progress() as shown:
+    with progress() as shown:
 
         def show(report: Report) -> None:
             shown.show(f"training {recipe.name}", report.step, report.steps, _detail(report))

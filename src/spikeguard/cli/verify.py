@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
+from spikeguard.cli.progress import progress
 from spikeguard.cli.records import record_file
 from spikeguard.errors import UserError
 from spikeguard.records.files import CHANGED
 
 if TYPE_CHECKING:
-    from spikeguard.records.schema import Record
+    from spikeguard.records.base import Record
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> int:
 
     records = [read_to_verify(record_file(name)) for name in given.record]
     common.start(given.threads)
-    with common.progress() as shown:
+    with progress() as shown:
         rows = []
         for number, (name, (record, intact)) in enumerate(zip(given.record, records, strict=True)):
             shown.show("verifying", number, len(records), f" {name}")

@@ -13,11 +13,12 @@ from spikeguard.defenses.disturbance import MPPD, FirstLayerGuard, ShiftGuard
 from spikeguard.defenses.fitted import FittedSurrogate
 from spikeguard.defenses.gradient import SR
 from spikeguard.defenses.inputs import FEEL, InputNoise, InputQuantization
+from spikeguard.defenses.kept_weights import EMA, EarlyStopping
 from spikeguard.defenses.membrane import MPDSGR
 from spikeguard.defenses.neural import DLIF, HoSNN, RandHet, StoG
 from spikeguard.defenses.one_step import NFGSM, PGI
 from spikeguard.defenses.overfitting import OverfittingStop
-from spikeguard.defenses.parameters import DSD, EMA, RAT, EarlyStopping
+from spikeguard.defenses.parameters import DSD, RAT
 from spikeguard.defenses.tgo import TGO
 from spikeguard.errors import UserError
 

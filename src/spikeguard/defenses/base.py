@@ -18,7 +18,7 @@ from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.random import draws
 from spikeguard.random.streams import StochasticModule
-from spikeguard.records.schema import Measured
+from spikeguard.records.training import Measured
 
 FIRST_PART = "first part of the training"
 

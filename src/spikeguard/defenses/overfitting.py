@@ -19,7 +19,7 @@ from spikeguard.defenses.one_step import NFGSM
 from spikeguard.gradients import ASSG, EOT
 from spikeguard.models import check_logits, is_stochastic
 from spikeguard.networks.classifier import Classifier
-from spikeguard.records.schema import Measured
+from spikeguard.records.training import Measured
 from spikeguard.threat import Linf
 
 log = logging.getLogger("spikeguard")

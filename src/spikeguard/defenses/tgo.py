@@ -30,7 +30,7 @@ from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
 from spikeguard.neurons.tap import tap
-from spikeguard.records.schema import Measured
+from spikeguard.records.training import Measured
 from spikeguard.surrogates import Atan
 
 NOISE_FREE = AdaptiveAttack(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from spikeguard.data.images import Dataset, Images
 from spikeguard.networks.classifier import Classifier
-from spikeguard.records.schema import TrainingRecord
 from spikeguard.records.studies import DemoSettings
+from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.progress import Progress
 from spikeguard.training.builder import pick_device
 from spikeguard.training.checkpoint import RECORD

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from spikeguard.records.schema import Record
+from spikeguard.records.base import Record
 from spikeguard.runtime.machine import Machine
 
 

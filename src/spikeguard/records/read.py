@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from spikeguard.errors import UserError
+from spikeguard.records.base import Record
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.build import shown
 from spikeguard.records.files import read_even_changed, read_json
-from spikeguard.records.schema import AttackRecord, AuditRecord, Record, TrainingRecord
+from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
+from spikeguard.records.training import TrainingRecord
 
 KINDS: dict[str, type[Record]] = {
     kind.kind: kind

@@ -1,68 +1,21 @@
-"""What is stored of a result: one frozen dataclass for each kind of record, and for its parts.
+"""What is stored of an audit and of an attack: a frozen dataclass for each record, and for each part of it.
 
-``to_json`` and ``from_json`` use one builder (``records.build``); records of schema 1 are converted when they
-are read (``records.schema1``). Shares and accuracies are fractions in [0, 1], times are seconds.
+Shares and accuracies are fractions in [0, 1], times are seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from spikeguard.errors import UserError
-from spikeguard.records import schema1
-from spikeguard.records.build import Outcomes, build
-from spikeguard.records.files import SCHEMA, read_json, write_json
-from spikeguard.records.plain import plain
+from spikeguard.records.base import Record
+from spikeguard.records.build import Outcomes
 from spikeguard.runtime.machine import Machine
 from spikeguard.stats import wilson
 
 Level = Literal["info", "warning", "error"]
 Settings = dict[str, object]
 """Keyword arguments of an attack, fields of a recipe: plain values, checked by whoever uses them."""
-
-
-def _of_schema1(values: Mapping[str, object], where: str) -> dict[str, object]:
-    """The values in today's keys; UserError if a record of schema 1 is damaged."""
-    try:
-        return schema1.upgraded(values)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"{where}: a damaged record of schema 1 ({said})") from error
-
-
-@dataclass(frozen=True)
-class Record:
-    """Base of all records: reads and writes itself as JSON."""
-
-    kind: ClassVar[str] = ""
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values, with the schema's number and the kind of record."""
-        return {"schema": SCHEMA, "kind": self.kind, **plain(self)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, object], where: str = "record") -> Self:
-        """The record from plain values of this schema or of schema 1.
-
-        Raises:
-            UserError: another kind of record, a field that is unknown, missing or of another type.
-        """
-        values = _of_schema1(values, where)
-        if values.get("kind") != cls.kind:
-            raise UserError(f"{where}: a record of kind {values.get('kind')!r}, must be {cls.kind!r}")
-        return build(cls, {k: v for k, v in values.items() if k not in ("schema", "kind")}, where)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The record in a file; UserError if it is missing, damaged or of another kind."""
-        return cls.from_json(read_json(path), str(path))
-
-    def write(self, path: Path) -> None:
-        """Write the record atomically."""
-        write_json(path, self.to_json(), digest=True)
 
 
 # parts that several kinds of record share
@@ -432,66 +385,3 @@ class AttackRecord(Record):
 
 
 # training
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a training depends on besides its recipe; a resumed training needs the same."""
-
-    threads: int
-    path: str
-    device: str
-    torch: str
-    spikeguard: str | None = None
-    instructions: tuple[str, ...] = ()
-    precision: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainingCost:
-    """Seconds, steps, and training images of an epoch."""
-
-    seconds: float
-    steps: int
-    images: int
-
-
-Measured = float | bool | dict[str, float]
-"""What a defense reports of an epoch: a number, yes or no, or a number for each layer."""
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """Means over an epoch; ``measured``: what defenses report, by name."""
-
-    epoch: int
-    loss: float
-    task_loss: float
-    penalty: float
-    train_accuracy: float
-    seconds: float
-    validation_accuracy: float | None = None
-    measured: dict[str, Measured] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainingRecord(Record):
-    """A finished training. ``kept_accuracy``: validation accuracy of the network that is kept, if a defense
-    changed it after the last epoch. ``weights``: the digest of the file of weights."""
-
-    kind: ClassVar[str] = "training"
-    recipe: Settings
-    conditions: Conditions
-    machine: Machine
-    cost: TrainingCost
-    parameters: int
-    epochs: tuple[EpochRow, ...]
-    kept_accuracy: float | None = None
-    precision: str | None = None
-    weights: str | None = None
-
-    @property
-    def validation_accuracy(self) -> float | None:
-        """Validation accuracy of the network that is kept."""
-        last = self.epochs[-1].validation_accuracy if self.epochs else None
-        return last if self.kept_accuracy is None else self.kept_accuracy

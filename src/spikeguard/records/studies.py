@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from spikeguard.records.base import Record
 from spikeguard.records.build import Outcomes
-from spikeguard.records.schema import Accuracy, AuditRecord, Level, Masking, Record, SuiteId
+from spikeguard.records.schema import Accuracy, AuditRecord, Level, Masking, SuiteId
 from spikeguard.runtime.machine import Machine
 
 

@@ -17,8 +17,9 @@ from spikeguard.auditing.member import Member
 from spikeguard.auditing.suite import Effort
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.records.schema import AuditRecord, Level, TrainingRecord
+from spikeguard.records.schema import AuditRecord, Level
 from spikeguard.records.studies import StudyAudit, StudyMachine, StudyRow
+from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop

@@ -10,8 +10,8 @@ from spikeguard.auditing.suite import fingerprint
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
 from spikeguard.errors import UserError
+from spikeguard.records.base import Record
 from spikeguard.records.build import frozen
-from spikeguard.records.schema import Record
 from spikeguard.records.studies import StudyRow
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop

@@ -24,7 +24,7 @@ from spikeguard.records import schema1
 from spikeguard.records.build import build, table, unbuild
 from spikeguard.records.files import write_bytes
 from spikeguard.records.plain import Json, plain
-from spikeguard.records.schema import Conditions, EpochRow
+from spikeguard.records.training import Conditions, EpochRow
 from spikeguard.runtime.machine import machine
 from spikeguard.training.recipe import Recipe
 

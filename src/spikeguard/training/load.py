@@ -11,7 +11,7 @@ from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.build import build, table
-from spikeguard.records.schema import TrainingRecord
+from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.float32 import float32_by_default
 from spikeguard.training.builder import make_network, pick_device
 from spikeguard.training.checkpoint import (

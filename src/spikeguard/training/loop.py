@@ -16,7 +16,7 @@ from spikeguard.data.sources import load_data
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.files import remove_unfinished
-from spikeguard.records.schema import TrainingRecord
+from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.float32 import exact, float32_by_default
 from spikeguard.runtime.stop import Stop, ctrl_c
 from spikeguard.training.builder import pick_device, settled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spikeguard.records.build import frozen
 from spikeguard.records.plain import plain
-from spikeguard.records.schema import TrainingCost, TrainingRecord
+from spikeguard.records.training import TrainingCost, TrainingRecord
 from spikeguard.runtime.machine import machine
 from spikeguard.training.trainer import Trainer
 

@@ -21,7 +21,7 @@ from spikeguard.defenses import Hooks, Step
 from spikeguard.errors import UserError
 from spikeguard.neurons import frozen_norms, seed_noise
 from spikeguard.random import draws
-from spikeguard.records.schema import EpochRow, Measured
+from spikeguard.records.training import EpochRow, Measured
 from spikeguard.training.builder import make_network, training_parts
 from spikeguard.training.checkpoint import Position, conditions_here
 from spikeguard.training.objective import accuracy, optimizer, rate, task_loss, warning
