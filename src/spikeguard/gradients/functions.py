@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._C import Graph
 from torch.autograd.function import BackwardCFunction, _SingleLevelFunction
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils import checkpoint
@@ -132,7 +133,7 @@ class FunctionReader(SpikeReader):
         self.unread: set[str] = set()
         self.ends: dict[type, tuple[float, float]] = {}
         self.jumps: dict[type, Jumps] = {}
-        self.graphs: dict[str, Raw] = {}
+        self.graphs: dict[str, Graph] = {}
         self.resets: dict[object, bool] = {}
 
     @contextmanager
@@ -236,7 +237,7 @@ class FunctionReader(SpikeReader):
         """The spikes, whose node gives back ``g(u)`` times what it gets."""
         with torch._C.DisableTorchFunction():
             u, tensors = found.u.detach(), [a for a in args if isinstance(a, Tensor)]
-            node: Raw = out.grad_fn
+            node: object = out.grad_fn
             if not isinstance(node, BackwardCFunction):  # the function gives no gradient at all
                 with torch.enable_grad():
                     moved = found.sign * found.input

@@ -14,6 +14,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch._C import Block, Graph, Node, ScriptMethod
 
 from spikeguard.gradients.installed import replaced
 from spikeguard.gradients.spike import Raw
@@ -87,7 +88,7 @@ def calls_to(run: Run) -> Iterator[None]:
     """Calls of scripted code are run by ``run(code, call, args, kwargs)``, in every thread."""
     with (
         replaced(torch._C.ScriptFunction, "__call__", lambda original: _met(original, run)),
-        replaced(torch._C.ScriptMethod, "__call__", lambda original: _met(original, run)),
+        replaced(ScriptMethod, "__call__", lambda original: _met(original, run)),
     ):
         yield
 
@@ -99,7 +100,7 @@ def _met(original: Callable[..., Raw], run: Run) -> Callable[..., Raw]:
     return call
 
 
-def graph_of(code: Raw, known: dict[str, Raw]) -> Raw:
+def graph_of(code: Raw, known: dict[str, Graph]) -> Graph:
     """The graph of scripted code, inner calls written out; ``known`` keeps graphs by their text."""
     key = f"{getattr(code, 'name', '')} {code.graph}"
     if key not in known:
@@ -107,7 +108,7 @@ def graph_of(code: Raw, known: dict[str, Raw]) -> Raw:
     return known[key]
 
 
-def is_known(graph: Raw) -> bool:
+def is_known(graph: Graph) -> bool:
     """Whether every operation of a graph can be run here."""
     return all(
         node.kind() in FLOW
@@ -117,22 +118,22 @@ def is_known(graph: Raw) -> bool:
     )
 
 
-def compares(graph: Raw) -> bool:
+def compares(graph: Graph) -> bool:
     """Whether a graph holds a comparison, which could be a spike."""
     return any(node.kind() in COMPARISONS for node in _nodes(graph))
 
 
-def _nodes(block: Raw) -> Iterator[Raw]:
+def _nodes(block: Graph | Block) -> Iterator[Node]:
     for node in block.nodes():
         yield node
         for inner in node.blocks():
             yield from _nodes(inner)
 
 
-def run_graph(code: Raw, graph: Raw, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
+def run_graph(code: Raw, graph: Graph, args: Sequence[Raw], kwargs: Mapping[str, Raw]) -> Raw:
     """What scripted code gives, from its graph."""
     inputs = list(graph.inputs())
-    owner = [code.owner] if isinstance(code, torch._C.ScriptMethod) else []
+    owner = [code.owner] if isinstance(code, ScriptMethod) else []
     names = [argument.name for argument in code.schema.arguments][len(owner) :]
     defaults = [argument.default_value for argument in code.schema.arguments][len(owner) :]
     given = [*args, *(kwargs.get(n, d) for n, d in list(zip(names, defaults, strict=True))[len(args) :])]
@@ -141,7 +142,7 @@ def run_graph(code: Raw, graph: Raw, args: Sequence[Raw], kwargs: Mapping[str, R
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _run_block(block: Raw, values: Values) -> list[Raw]:
+def _run_block(block: Graph | Block, values: Values) -> list[Raw]:
     for node in block.nodes():
         outputs = _run_node(node, values)
         for value, held in zip(node.outputs(), outputs, strict=True):
@@ -149,7 +150,7 @@ def _run_block(block: Raw, values: Values) -> list[Raw]:
     return [values[value.debugName()] for value in block.outputs()]
 
 
-def _run_node(node: Raw, values: Values) -> Sequence[Raw]:
+def _run_node(node: Node, values: Values) -> Sequence[Raw]:
     kind, given = node.kind(), [values[value.debugName()] for value in node.inputs()]
     count = node.outputsSize()
     if kind == "prim::Constant":
@@ -166,13 +167,13 @@ def _run_node(node: Raw, values: Values) -> Sequence[Raw]:
     if kind in ("prim::TupleUnpack", "prim::ListUnpack"):
         return list(given[0])
     if kind == "prim::PythonOp":
-        out = node.pyobj()(*given)
+        out = node.pyobj()(*given)  # type: ignore[attr-defined]
         return [out] if count == 1 else list(out or ())
     out = _operation(kind, node, given)
     return [out] if count == 1 else list(out) if count else []
 
 
-def _run_loop(node: Raw, given: Sequence[Raw], values: Values) -> list[Raw]:
+def _run_loop(node: Node, given: Sequence[Raw], values: Values) -> list[Raw]:
     limit, goes_on, *carried = given
     (block,) = node.blocks()
     trip, *names = [value.debugName() for value in block.inputs()]
@@ -185,7 +186,7 @@ def _run_loop(node: Raw, given: Sequence[Raw], values: Values) -> list[Raw]:
     return carried
 
 
-def _operation(kind: str, node: Raw, given: Sequence[Raw]) -> Raw:
+def _operation(kind: str, node: Node, given: Sequence[Raw]) -> Raw:
     if kind in PYTHON:
         return PYTHON[kind](*given)
     tensors = any(isinstance(v, Tensor) for v in given)

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
+from spikeguard.kernels.context import Context
 from spikeguard.surrogates import Surrogate
 
 Raw = Any
-"""What torch leaves without a type: contexts, nodes and graphs, arguments of a user's function."""
+"""What a user's function takes and returns: this code passes it on, and cannot know its type."""
 Choice = Callable[[str], Surrogate]
 """The surrogate of a layer, by the layer's name."""
 
@@ -84,18 +85,27 @@ class Surrogates:
         return surrogate
 
 
+class _Kept(Context, Protocol):
+    saved_tensors: tuple[Tensor]
+    height: float | Tensor
+    surrogates: Surrogates
+    spike_token: Token
+
+
 class Spike(torch.autograd.Function):
     """``value`` forward; backward ``height g(u)`` into ``u``."""
 
     @staticmethod
-    def forward(ctx: Raw, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
+    def forward(
+        ctx: _Kept, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates
+    ) -> Tensor:
         ctx.save_for_backward(u)
         ctx.height, ctx.surrogates, ctx.spike_token = height, surrogates, Token()
         surrogates.made(ctx.spike_token)
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Raw, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: _Kept, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
         slope = ctx.surrogates.derivative(ctx.spike_token, u)
         return grads[0] * slope * ctx.height, None, None, None
