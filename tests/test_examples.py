@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from conftest import awake
 import spikeguard as sg
 from spikeguard.auditing import controls, panel, suite
 from spikeguard.networks import build
+from spikeguard.training.register import REGISTRIES
 
-NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
+NAMESPACES = ("attacks", "auditing", "data", "defenses", "gradients", "neurons", "surrogates", "training")
 
 
 def public() -> dict[str, object]:
@@ -36,11 +38,17 @@ MISSING: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
-def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audits of three attacks and short controls: an example shows a call, not a number."""
+def short_audits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Audits of three attacks and short controls: an example shows a call, not a number.
+
+    What an example registers is forgotten.
+    """
     monkeypatch.setitem(suite.SUITES, "quick", [m for m in suite.SUITES["quick"] if m.all])
     monkeypatch.setattr(panel, "LADDER", panel.LADDER[:1])
     monkeypatch.setattr(controls, "CURVE", (0.0, 1.0, 2.0))
+    yield
+    for registry in REGISTRIES:
+        registry.added.clear()
 
 
 def has_example(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from spikeguard import attacks as attacks
 from spikeguard import auditing as auditing
+from spikeguard import data as data
 from spikeguard import defenses as defenses
 from spikeguard import gradients as gradients
 from spikeguard import neurons as neurons
@@ -45,3 +46,4 @@ from spikeguard.threat import Linf as Linf
 from spikeguard.training.load import load as load
 from spikeguard.training.loop import train as train
 from spikeguard.training.recipe import Recipe as Recipe
+from spikeguard.training.register import register as register

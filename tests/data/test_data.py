@@ -127,8 +127,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
         ("toy.tar.gz",),
         ("toy",),
     )
-    monkeypatch.setitem(sources.SOURCES, "toy", source)
-    monkeypatch.setattr(sources, "NAMES", (*sources.NAMES, "toy"))
+    monkeypatch.setattr(sources.DATA, "own", {**sources.DATA.own, "toy": source})
     sources._load.cache_clear()
     yield files
     sources._load.cache_clear()

@@ -56,8 +56,7 @@ def test_a_damaged_part_is_one_line(
         (),
         packed={"a.bin": Packed(("part_0.webp",), ("fine",))},
     )
-    monkeypatch.setitem(sources.SOURCES, "toy", source)
-    monkeypatch.setattr(sources, "NAMES", (*sources.NAMES, "toy"))
+    monkeypatch.setattr(sources.DATA, "own", {**sources.DATA.own, "toy": source})
     with pytest.raises(UserError, match="truncated or altered") as error:
         load_data("toy", tmp_path)
     assert "\n" not in str(error.value)

@@ -45,11 +45,10 @@ class Drop(Defense):
 
 
 @pytest.fixture
-def drop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(defenses, "DEFENSES", DEFENSES)  # the same dictionary
-    defenses.register("drop", Drop)
+def drop() -> Iterator[None]:
+    sg.register(Drop)
     yield
-    del DEFENSES["drop"]
+    DEFENSES.added.clear()
 
 
 def test_a_defense_is_a_class_and_a_line(drop: None) -> None:
@@ -77,25 +76,25 @@ def test_the_page_of_defenses_has_a_row_for_a_new_one(drop: None) -> None:
 
 def test_the_study_without_it_is_as_before(drop: None) -> None:
     with_it = [c.name for c in matrix.cells(matrix.StudySize(seeds=1))]
-    del DEFENSES["drop"]
+    DEFENSES.added.pop("drop")
     try:
         before = [c.name for c in matrix.cells(matrix.StudySize(seeds=1))]
     finally:
-        DEFENSES["drop"] = Drop
+        sg.register(Drop)
     assert [n for n in with_it if "dropped" not in n] == before
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("tgo", Drop, "an identifier that no defense has"),
-        ("two words", Drop, "an identifier"),
-        ("other", int, "frozen dataclass"),
+        ("tgo", Drop, "there is a defense 'tgo' of spikeguard"),
+        ("two words", Drop, "letters, digits"),
+        ("other", int, "must be a class of"),
     ],
 )
 def test_what_is_no_defense_is_not_registered(name: str, kind: type, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        defenses.register(name, kind)
+        sg.register(kind, name)
     assert name == "tgo" or name not in DEFENSES
 
 

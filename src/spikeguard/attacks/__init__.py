@@ -1,5 +1,7 @@
 """Attacks: one file a step rule."""
 
+from collections.abc import Callable
+
 from spikeguard.attacks.apgd import apgd
 from spikeguard.attacks.block_search import block_search
 from spikeguard.attacks.cw import cw
@@ -33,3 +35,10 @@ __all__ = [
     "square",
     "targeted",
 ]
+
+
+def __getattr__(name: str) -> Callable[..., Attacked]:
+    """Attacks that were registered later."""
+    if name.startswith("_") or name not in ATTACKS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return ATTACKS[name].function

@@ -18,6 +18,7 @@ from spikeguard.attacks.rays import rays
 from spikeguard.attacks.sapgd import sapgd
 from spikeguard.attacks.square import square
 from spikeguard.attacks.targeted import apgd_targeted, targeted
+from spikeguard.registry import Registry
 from spikeguard.threat import THREATS
 
 ALL_NORMS = tuple(THREATS)
@@ -54,7 +55,8 @@ class Attack:
         return MappingProxyType({k: p for k, p in every.items() if p.kind is p.KEYWORD_ONLY})
 
 
-ATTACKS: Mapping[str, Attack] = MappingProxyType(
+ATTACKS = Registry(
+    "attack",
     {
         entry.name: entry
         for entry in (
@@ -74,6 +76,6 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
             Attack(random_search),
             Attack(random_noise),
         )
-    }
+    },
 )
 """All attacks, from one gradient step to searches that need no gradient."""

@@ -60,11 +60,11 @@ def names() -> dict[str, Iterable[str]]:
     """What the shell offers for arguments that are names, by the argument."""
     from spikeguard.attacks import ATTACKS
     from spikeguard.auditing.flags import KINDS
-    from spikeguard.data.sources import NAMES
+    from spikeguard.data.sources import DATA
     from spikeguard.training.recipes import RECIPES
     from spikeguard.training.settings import SURROGATES
 
-    return {"attack": ATTACKS, "flag": KINDS, "data": NAMES, "recipe": RECIPES, "surrogate": SURROGATES}
+    return {"attack": ATTACKS, "flag": KINDS, "data": DATA, "recipe": RECIPES, "surrogate": SURROGATES}
 
 
 def _offer(action: argparse.Action, known: Mapping[str, Iterable[str]]) -> None:

@@ -36,7 +36,7 @@ def find(name: str, images: int | None, data: str | None, data_dir: str | None, 
     """
     from torch import nn
 
-    from spikeguard.data.sources import NAMES, load_data
+    from spikeguard.data.sources import DATA, load_data
     from spikeguard.records.schema import Origin
     from spikeguard.training.builder import pick_device
     from spikeguard.training.load import load_with_recipe
@@ -46,7 +46,7 @@ def find(name: str, images: int | None, data: str | None, data_dir: str | None, 
     if ":" in name and not Path(name).exists():
         if data is None:
             raise UserError(
-                f"{name} does not say what it was trained on: name its data with --data ({', '.join(NAMES)})"
+                f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)})"
             )
         model, recipe = _made(name), None
         if isinstance(model, nn.Module):

@@ -16,6 +16,10 @@ class Images:
     """Labeled images: ``x`` uint8 ``[N, C, H, W]`` and ``y`` int64 ``[N]``.
 
     ``index`` int64 ``[N]`` is the number of each image in its official set.
+
+    >>> images = sg.data.Images.of(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+    >>> len(images), images.pixels().shape, images.index.tolist()
+    (4, torch.Size([4, 1, 8, 8]), [0, 1, 2, 3])
     """
 
     x: Tensor
@@ -79,6 +83,11 @@ class Images:
 class Dataset:
     """Training and test images, the names of the classes, and the training pixels' mean and standard
     deviation per channel.
+
+    >>> images = sg.data.Images.of(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+    >>> data = sg.data.Dataset("mine", images, images, ("no", "yes"), mean=(0.5,), std=(0.5,))
+    >>> data.in_shape
+    (1, 8, 8)
     """
 
     name: str
@@ -87,6 +96,30 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def checked(self) -> Dataset:
+        """Itself; UserError if a training or an attack could not use it."""
+        channels = self.in_shape[0] if self.train.x.dim() == 4 else 0
+        for part, images in (("train", self.train), ("test", self.test)):
+            x, y, where = images.x, images.y, f"data set {self.name!r}: {part}"
+            if x.dtype != torch.uint8 or x.dim() != 4 or x.shape[1:] != self.train.x.shape[1:] or not len(x):
+                raise UserError(
+                    f"{where}.x is {x.dtype} of shape {tuple(x.shape)}, must be uint8 [N, C, H, W], of one "
+                    "shape in train and test"
+                )
+            if y.dtype != torch.int64 or y.shape != x.shape[:1] or len(images.index) != len(x):
+                raise UserError(f"{where}: y and index must be int64 [{len(x)}], one value an image")
+            if not 0 <= int(y.min()) <= int(y.max()) < len(self.classes):
+                raise UserError(
+                    f"{where}: labels go from {int(y.min())} to {int(y.max())}, must lie in [0, "
+                    f"{len(self.classes) - 1}], one for each name in classes"
+                )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise UserError(
+                    f"data set {self.name!r}: {name} has {len(values)} values, must have {channels}"
+                )
+        return self
 
     @property
     def in_shape(self) -> tuple[int, ...]:

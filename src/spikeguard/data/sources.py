@@ -13,20 +13,21 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from spikeguard.arguments import checked
+from spikeguard.arguments import checked, shown
 from spikeguard.data import sample
 from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.packed import Packed
 from spikeguard.errors import UserError, unknown
 from spikeguard.records.files import read_bytes
+from spikeguard.registry import Registry
 
 FASHION = (
     "T-shirt/top",
@@ -53,6 +54,10 @@ class Source:
     ``train`` and ``test``: name -> sha256 of the contents; ``read``: from the contents to images;
     ``subfolders`` and ``system``: further places of the files; ``downloads``: files to fetch from ``url``;
     ``packed``: how a file may also lie there, as pictures.
+
+    >>> source = sg.data.DATA["fashion-mnist"]
+    >>> sorted(source.test), len(source.classes)
+    (['t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'], 10)
     """
 
     train: dict[str, str]
@@ -84,7 +89,7 @@ def _cifar(labels: int) -> Callable[[list[bytes]], Images]:
     return read
 
 
-SOURCES = {
+SOURCES: dict[str, Source] = {
     "fashion-mnist": Source(
         train={
             "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -146,12 +151,25 @@ SOURCES = {
         },
     ),
 }
-NAMES = ("embedded", *SOURCES)
+Reader = Callable[[Path | None], Dataset]
+"""From the folder that a user names, None without one, to a data set."""
+
+
+def _embedded(folder: Path | None = None) -> Dataset:
+    """Part of the package."""
+    train, test = sample.read()
+    fashion = SOURCES["fashion-mnist"]
+    return Dataset("embedded", train, test, fashion.classes, fashion.mean, fashion.std)
+
+
+DATA: Registry[Source | Reader] = Registry("data set", {"embedded": _embedded, **SOURCES})
+"""Every data set by name; ``sg.register`` adds to it."""
 
 
 @checked
 def load_data(name: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
-    """Load a data set: 'embedded' (part of the package), 'fashion-mnist', 'cifar10' or 'cifar100'.
+    """Load a data set: 'embedded' (part of the package), 'fashion-mnist', 'cifar10', 'cifar100', or one of
+    your own (``sg.register``).
 
     Files are read from ``folder``, else from ``$SPIKEGUARD_DATA``, else from where the system has them;
     ``download`` fetches missing ones. Images are uint8 ``[N, C, H, W]``; ``pixels()`` gives floats in [0, 1].
@@ -165,22 +183,34 @@ def load_data(name: str, folder: str | Path | None = None, download: bool = Fals
     >>> some.pixels().shape, int(some.y.bincount().min())
     (torch.Size([20, 1, 28, 28]), 2)
     """
-    if name not in NAMES:
-        raise unknown("data set", name, NAMES)
+    if name not in DATA:
+        raise unknown("data set", name, DATA)
     given = folder or os.environ.get("SPIKEGUARD_DATA")
     if given and name != "embedded" and not Path(given).is_dir() and not download:
         raise UserError(f"data folder {given} does not exist")
+    if name in DATA.added:
+        return _registered(name, None if given is None else Path(given), download)
     return _load(name, str(given) if given else None, download)
+
+
+def _registered(name: str, folder: Path | None, download: bool) -> Dataset:
+    """A data set of the user's own; UserError if what its function returns is none."""
+    held = DATA[name]
+    if isinstance(held, Source):
+        return _read(name, held, None if folder is None else str(folder), download)
+    made = held(folder)
+    if not isinstance(made, Dataset):
+        raise UserError(f"data set {name!r}: its function returned {shown(made)}, must return a Dataset")
+    return replace(made.checked(), name=name)
 
 
 @lru_cache(maxsize=2)
 def _load(name: str, folder: str | None, download: bool) -> Dataset:
-    if name == "embedded":
-        train, test = sample.read()
-        return Dataset(
-            name, train, test, FASHION, SOURCES["fashion-mnist"].mean, SOURCES["fashion-mnist"].std
-        )
-    source = SOURCES[name]
+    held = DATA[name]
+    return _read(name, held, folder, download) if isinstance(held, Source) else held(None)
+
+
+def _read(name: str, source: Source, folder: str | None, download: bool) -> Dataset:
     places = (
         [Path(folder)]
         if folder

@@ -20,65 +20,43 @@ from spikeguard.defenses.one_step import NFGSM, PGI
 from spikeguard.defenses.overfitting import OverfittingStop
 from spikeguard.defenses.parameters import DSD, RAT
 from spikeguard.defenses.tgo import TGO
-from spikeguard.errors import UserError
+from spikeguard.registry import Registry
 
-DEFENSES: dict[str, type[Defense]] = {
-    "tgo": TGO,
-    "at": AT,
-    "trades": TRADES,
-    "mart": MART,
-    "rat": RAT,
-    "temporal_ensemble": TemporalEnsemble,
-    "distillation": Distillation,
-    "ema": EMA,
-    "early_stopping": EarlyStopping,
-    "sr": SR,
-    "stog": StoG,
-    "dlif": DLIF,
-    "mppd": MPPD,
-    "mpd_sgr": MPDSGR,
-    "feel": FEEL,
-    "hosnn": HoSNN,
-    "input_noise": InputNoise,
-    "input_quantization": InputQuantization,
-    "randhet": RandHet,
-    "dsd": DSD,
-    "conversion": Conversion,
-    "ann_twin": ANNTwin,
-    "fitted_surrogate": FittedSurrogate,
-    "shift_guard": ShiftGuard,
-    "first_layer_guard": FirstLayerGuard,
-    "nfgsm": NFGSM,
-    "pgi": PGI,
-    "awp": AWP,
-    "overfitting_stop": OverfittingStop,
-}
-
-
-def register(name: str, kind: type[Defense]) -> None:
-    """Make a defense of your own known under ``name`` to recipes, flags, documents and the study.
-
-    UserError if the name is taken or no identifier, or if ``kind`` is no frozen dataclass of class Defense.
-
-    >>> from dataclasses import dataclass
-    >>> @dataclass(frozen=True)
-    ... class Nothing(sg.defenses.Defense):
-    ...     strength: float = 1.0
-    >>> sg.defenses.register("nothing", Nothing)
-    >>> sg.Recipe.of({"defenses": {"nothing": {"strength": "1/4"}}}).defenses
-    (Nothing(strength=0.25),)
-    >>> sg.defenses.DEFENSES.pop("nothing").__name__
-    'Nothing'
-    """
-    if not name.isidentifier() or name in DEFENSES:
-        raise UserError(
-            f"register: name = {name!r} must be an identifier that no defense has ({', '.join(DEFENSES)})"
-        )
-    if not (isinstance(kind, type) and issubclass(kind, Defense) and "__dataclass_fields__" in vars(kind)):
-        raise UserError(f"register: {kind!r} must be a frozen dataclass of class Defense")
-    DEFENSES[name] = kind
-
-
+DEFENSES: Registry[type[Defense]] = Registry(
+    "defense",
+    {
+        "tgo": TGO,
+        "at": AT,
+        "trades": TRADES,
+        "mart": MART,
+        "rat": RAT,
+        "temporal_ensemble": TemporalEnsemble,
+        "distillation": Distillation,
+        "ema": EMA,
+        "early_stopping": EarlyStopping,
+        "sr": SR,
+        "stog": StoG,
+        "dlif": DLIF,
+        "mppd": MPPD,
+        "mpd_sgr": MPDSGR,
+        "feel": FEEL,
+        "hosnn": HoSNN,
+        "input_noise": InputNoise,
+        "input_quantization": InputQuantization,
+        "randhet": RandHet,
+        "dsd": DSD,
+        "conversion": Conversion,
+        "ann_twin": ANNTwin,
+        "fitted_surrogate": FittedSurrogate,
+        "shift_guard": ShiftGuard,
+        "first_layer_guard": FirstLayerGuard,
+        "nfgsm": NFGSM,
+        "pgi": PGI,
+        "awp": AWP,
+        "overfitting_stop": OverfittingStop,
+    },
+)
+"""Every defense by name; ``sg.register`` adds to it."""
 _INTERFACE: dict[str, object] = {
     "CRAFTING_GRADIENTS": CRAFTING_GRADIENTS,
     "DEFENSES": DEFENSES,
@@ -89,14 +67,13 @@ _INTERFACE: dict[str, object] = {
     "StudyRow": StudyRow,
     "View": View,
     "compose": compose,
-    "register": register,
 }
-__all__ = [*_INTERFACE, *(kind.__name__ for kind in DEFENSES.values())]
+__all__ = [*_INTERFACE, *(kind.__name__ for kind in DEFENSES.own.values())]
 
 
 def __getattr__(name: str) -> type[Defense]:
     """Classes that were registered later, by their names."""
-    for kind in DEFENSES.values():
+    for kind in () if name.startswith("_") else DEFENSES.values():
         if kind.__name__ == name:
             return kind
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

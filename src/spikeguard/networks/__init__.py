@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
 
-from spikeguard.arguments import checked
+from spikeguard.arguments import checked, fit, shown
 from spikeguard.errors import UserError
 from spikeguard.errors import unknown as unknown_name
 from spikeguard.networks.classifier import Classifier
@@ -19,12 +19,15 @@ from spikeguard.networks.vgg import vgg11
 from spikeguard.networks.wrn import wrn16
 from spikeguard.neurons import Neuron
 from spikeguard.random import draws
+from spikeguard.registry import Registry
 from spikeguard.runtime.float32 import float32_by_default
 
 LARGEST, DEEPEST = 2**16, 100
 """What the options of a network may be at most."""
 CHECKED, MOST_PARAMETERS = 1024, 2**31
-NETWORKS: dict[str, Callable[..., tuple[nn.Module, int]]] = {"small": small, "vgg11": vgg11, "wrn16": wrn16}
+Maker = Callable[..., tuple[nn.Module, int]]
+"""From the shape of an image, settings of neurons and options to a body and its number of features."""
+NETWORKS: Registry[Maker] = Registry("network", {"small": small, "vgg11": vgg11, "wrn16": wrn16})
 
 
 @checked
@@ -70,16 +73,12 @@ def build(
     allowed = list(takes)[2:]
     if unknown := sorted(set(options) - set(allowed)):
         raise UserError(f"build: {network} has no option {unknown[0]!r} (known: {', '.join(allowed)})")
-    for name, value in options.items():
-        if isinstance(takes[name].default, float):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise UserError(f"build: {network}: {name} = {value!r} must be a positive number")
-            continue
-        sizes = value if isinstance(value, (tuple, list)) else (value,)
-        if not sizes or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in sizes):
-            raise UserError(f"build: {network}: {name} = {value!r} must be whole numbers of at least 1")
-    _check_size(network, make, in_shape, options)
-    body, features = make(in_shape, neuron or Neuron(), **options)
+    if network in NETWORKS.added:
+        options = _fitting(network, make, options)
+    else:
+        _check_options(network, make, options)
+        _check_size(network, make, in_shape, options)
+    body, features = _body(network, make(in_shape, neuron or Neuron(), **options))
     net = Classifier(body, nn.Linear(features, classes), in_shape, timesteps, mean, std)
     init_kaiming(net, draws.generator(seed, "weights"))
     return net.prefer(channels_last=True)
@@ -103,3 +102,33 @@ def _check_size(
         raise UserError(
             f"build: {network} would have {count:,} parameters; at most {MOST_PARAMETERS:,} are allowed"
         )
+
+
+def _check_options(network: str, make: Maker, options: dict[str, Any]) -> None:
+    """UserError unless options of the package's own networks are positive numbers, whole unless shares."""
+    takes = inspect.signature(make).parameters
+    for name, value in options.items():
+        if isinstance(takes[name].default, float):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise UserError(f"build: {network}: {name} = {value!r} must be a positive number")
+            continue
+        sizes = value if isinstance(value, (tuple, list)) else (value,)
+        if not sizes or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in sizes):
+            raise UserError(f"build: {network}: {name} = {value!r} must be whole numbers of at least 1")
+
+
+def _fitting(network: str, make: Maker, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a registered network; UserError for one that does not fit its type hint."""
+    hints = get_type_hints(make)
+    return {k: fit(hints.get(k, object), v, f"build: {network}: {k}") for k, v in options.items()}
+
+
+def _body(network: str, made: object) -> tuple[nn.Module, int]:
+    """What a function of a network has to return; UserError for anything else."""
+    if isinstance(made, tuple) and len(made) == 2:
+        body, features = made
+        if isinstance(body, nn.Module) and isinstance(features, int) and features > 0:
+            return body, features
+    raise UserError(
+        f"build: {network} returned {shown(made)}, must return a module and its number of features"
+    )

@@ -53,7 +53,8 @@ class EpochRow:
 @dataclass(frozen=True)
 class TrainingRecord(Record):
     """A finished training. ``kept_accuracy``: validation accuracy of the network that is kept, if a defense
-    changed it after the last epoch. ``weights``: the digest of the file of weights."""
+    changed it after the last epoch. ``weights``: the digest of the file of weights. ``plugins``: package and
+    version, or module, of what others registered, by kind and name ("defense mine")."""
 
     kind: ClassVar[str] = "training"
     recipe: Settings
@@ -65,6 +66,7 @@ class TrainingRecord(Record):
     kept_accuracy: float | None = None
     precision: str | None = None
     weights: str | None = None
+    plugins: dict[str, str] = field(default_factory=dict)
 
     @property
     def validation_accuracy(self) -> float | None:

@@ -26,10 +26,11 @@ from spikeguard.records.files import write_bytes
 from spikeguard.records.plain import Json, plain
 from spikeguard.records.training import Conditions, EpochRow
 from spikeguard.runtime.machine import machine
+from spikeguard.training.provenance import check_installed, needs
 from spikeguard.training.recipe import Recipe
 
 DIGEST = "digest"
-KNOWN = {"recipe", "data", "conditions", "progress", DIGEST}
+KNOWN = {"recipe", "data", "conditions", "progress", "plugins", DIGEST}
 """Metadata of the files of this version and of earlier ones."""
 WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 
@@ -83,7 +84,8 @@ def conditions_here(device: torch.device) -> Conditions:
 def save_weights(path: Path, net: nn.Module, recipe: Recipe, data: Dataset) -> str:
     """Write weights, recipe and what the network knows of its data: enough to load it. Returns the digest."""
     shape = DataShape(data.classes, data.in_shape, data.mean, data.std)
-    return save_tensors(path, net.state_dict(), {"recipe": recipe.values(), "data": unbuild(shape)})
+    metadata = {"recipe": recipe.values(), "data": unbuild(shape), **needs(recipe)}
+    return save_tensors(path, net.state_dict(), metadata)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
@@ -164,7 +166,7 @@ def save_state(
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{named[id(parameter)]}"] = state["momentum_buffer"]
     tensors |= {f"hook.{k}": v for k, v in hooks.items()}
-    needed = {"progress": plain(progress), "conditions": _needed(recipe, conditions)}
+    needed = {"progress": plain(progress), "conditions": _needed(recipe, conditions), **needs(recipe)}
     save_tensors(folder / STATE, tensors, needed)
     write_bytes(folder / METRICS, "".join(json.dumps(plain(row)) + "\n" for row in progress.rows).encode())
 
@@ -178,6 +180,7 @@ def recipe_of_state(folder: Path) -> dict[str, object]:
     """Plain values of the recipe of an interrupted run; UserError if the folder has none."""
     path = folder / STATE
     _, metadata = load_tensors(path)
+    check_installed(metadata.get("plugins"), str(path))
     conditions = table(metadata.get("conditions"), f"{path}: conditions")
     return dict(table(conditions.get("recipe"), f"{path}: recipe"))
 

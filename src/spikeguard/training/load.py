@@ -23,6 +23,7 @@ from spikeguard.training.checkpoint import (
     load_tensors,
     put_weights,
 )
+from spikeguard.training.provenance import check_installed
 from spikeguard.training.recipe import Recipe
 
 
@@ -61,6 +62,7 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
     tensors, metadata = load_tensors(path)
     if not {"recipe", "data"} <= set(metadata):
         raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
+    check_installed(metadata.get("plugins"), str(path))
     recipe = Recipe.of(table(metadata["recipe"], f"{path}: recipe"), str(path))
     if (beside := path.with_name(RECORD)).is_file() and path.name == WEIGHTS:
         _check_record(TrainingRecord.read(beside), metadata.get(DIGEST), recipe, path)

@@ -6,6 +6,7 @@ from spikeguard.records.build import frozen
 from spikeguard.records.plain import plain
 from spikeguard.records.training import TrainingCost, TrainingRecord
 from spikeguard.runtime.machine import machine
+from spikeguard.training.provenance import origins
 from spikeguard.training.trainer import Trainer
 
 
@@ -23,6 +24,7 @@ def training_record(trainer: Trainer) -> TrainingRecord:
         parameters=sum(p.numel() for p in trainer.net.parameters()),
         epochs=trainer.at.rows,
         kept_accuracy=trainer.kept_accuracy,
+        plugins=origins(trainer.recipe),
     )
 
 

@@ -12,6 +12,7 @@ from spikeguard import surrogates
 from spikeguard.defenses import DEFENSES, Defense
 from spikeguard.errors import UserError
 from spikeguard.records import build as plain_values
+from spikeguard.registry import Registry
 from spikeguard.surrogates import Surrogate
 from spikeguard.training import describe as description
 from spikeguard.training.describe import FieldHelp
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
-SURROGATES: dict[str, type[Surrogate]] = {
-    name.lower(): getattr(surrogates, name)
-    for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
-}
+SURROGATES: Registry[type[Surrogate]] = Registry(
+    "surrogate",
+    {
+        name.lower(): getattr(surrogates, name)
+        for name in ("Triangle", "Atan", "Sigmoid", "Gaussian", "Rectangle", "Exponential", "StraightThrough")
+    },
+)
 CHOICES: dict[type, Mapping[str, type]] = {Surrogate: SURROGATES, Defense: DEFENSES}
 
 
