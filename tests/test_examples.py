@@ -14,7 +14,16 @@ import spikeguard as sg
 from spikeguard.auditing import controls, suite
 from spikeguard.networks import build
 
-NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
+NAMESPACES = (
+    "attacks",
+    "auditing",
+    "defenses",
+    "gradients",
+    "interchange",
+    "neurons",
+    "surrogates",
+    "training",
+)
 
 
 def public() -> dict[str, object]:

@@ -77,6 +77,8 @@ class GraphBuilder:
         """A convolution, in one group: NIR cannot write the shapes of grouped ones."""
         if len(wire.shape) != 3 or conv.padding_mode != "zeros":
             raise UserError(f"to_nir: NIR has no {conv} on an input of shape {wire.shape}")
+        if wire.shape[0] != conv.in_channels:
+            raise UserError(f"to_nir: the network cannot run: {conv} on an input of shape {wire.shape}")
         if len(set(conv.kernel_size)) != 1:
             raise UserError(f"to_nir: NIR computes shapes of square kernels only, not of {conv.kernel_size}")
         wire = self.settle(wire)
@@ -100,6 +102,8 @@ class GraphBuilder:
         """A linear layer on a vector."""
         if len(wire.shape) != 1:
             raise UserError(f"to_nir: NIR has no linear layer on an input of shape {wire.shape}; flatten it")
+        if wire.shape[0] != linear.in_features:
+            raise UserError(f"to_nir: the network cannot run: {linear} on an input of shape {wire.shape}")
         wire = self.settle(wire)
         weight = linear.weight.detach().double() * wire.scale
         weights = Weights(weight, _bias(linear.bias, linear.out_features), wire.sources)
@@ -130,7 +134,7 @@ class GraphBuilder:
                 groups=1,
             )
             return Wire((self.add("conv", node, p.inputs),), wire.shape)
-        if p.bias.any() or self.convention.plain:
+        if p.bias.any() or self.convention.chain:
             node = nir().Affine(weight=weight, bias=bias)
         else:
             node = nir().Linear(weight=weight)
@@ -154,9 +158,12 @@ class GraphBuilder:
         }
         leaky = how.leaky == "always" or (how.leaky == "vectors" and len(wire.shape) == 1)
         if constants.decay == 1 and not leaky:
-            return Wire((self.add("if", nir().IF(r=ones, **settings), wire.sources),), wire.shape)
+            r = ones if how.as_is else ones / dt
+            return Wire((self.add("if", nir().IF(r=r, **settings), wire.sources),), wire.shape)
         if how.leaky == "vectors" and len(wire.shape) > 1:
             raise UserError(f"to_nir: {how.name} cannot read leaky neurons on maps, only on vectors")
+        if constants.decay == 0 and how.keeps:
+            raise UserError(f"to_nir: {how.name} cannot read neurons of decay 0")
         tau = how.tau(constants.decay, dt)
         node = nir().LIF(tau=tau * ones, r=how.resistance(tau, dt) * ones, v_leak=0 * ones, **settings)
         return Wire((self.add("lif", node, wire.sources),), wire.shape)
@@ -164,10 +171,10 @@ class GraphBuilder:
     def average(self, wire: Wire, kernel: tuple[int, int], stride: tuple[int, int]) -> Wire:
         """Average pooling; where the tool knows only sums, the next weights divide."""
         wire = self.settle(wire)
-        kind = nir().SumPool2d if self.convention.plain else nir().AvgPool2d
+        kind = nir().SumPool2d if self.convention.chain else nir().AvgPool2d
         sizes = {"kernel_size": np.array(kernel), "stride": np.array(stride), "padding": np.array([0, 0])}
         size = [(n - k) // s + 1 for n, k, s in zip(wire.shape[1:], kernel, stride, strict=True)]
-        scale = wire.scale / math.prod(kernel) if self.convention.plain else wire.scale
+        scale = wire.scale / math.prod(kernel) if self.convention.chain else wire.scale
         return Wire((self.add("pool", kind(**sizes), wire.sources),), (wire.shape[0], *size), scale=scale)
 
     def flatten(self, wire: Wire) -> Wire:
@@ -188,6 +195,10 @@ class GraphBuilder:
     def finish(self, wire: Wire, metadata: Mapping[str, str | float]) -> NIRGraph:
         """The graph with that output."""
         wire = self.unscaled(wire)
+        if self.convention.chain and len({before for before, _ in self.edges}) < len(self.edges):
+            raise UserError(
+                f"to_nir: {self.convention.name} reads chains of layers only; the network branches"
+            )
         self.add("output", nir().Output(output_type=np.array(wire.shape)), wire.sources)
         return nir().NIRGraph(nodes=self.nodes, edges=self.edges, metadata=dict(metadata))
 

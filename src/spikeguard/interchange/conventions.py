@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -23,11 +24,10 @@ EMPTIES = 2.0**-10
 class Convention:
     """How one tool turns the constants of a NIR neuron into a time step.
 
-    ``exponential``: a step keeps ``exp(-dt / tau)`` of the potential instead of ``1 - dt / tau``.
-    ``as_is``: the current is added unchanged, whatever ``r`` is. ``fires_at``: a neuron fires at its
-    threshold, too. ``dt`` None: the caller's. ``leaky``: where unleaky neurons are written as leaky ones,
-    because the tool misreads NIR's own: 'vectors', 'always' or 'never'. ``plain``: the tool knows neither
-    average pooling nor linear layers without bias.
+    ``dt`` None: the caller's. ``exponential``: a step keeps ``exp(-dt / tau)`` of the potential instead of
+    ``1 - dt / tau``. ``as_is``: the current is added unchanged, whatever ``r`` is. ``fires_at``: a neuron
+    fires at its threshold, too. ``leaky``: where unleaky neurons are written as leaky ones because the tool
+    misreads NIR's own: 'vectors', 'always' or 'never'.
     """
 
     name: str
@@ -35,8 +35,13 @@ class Convention:
     exponential: bool = False
     as_is: bool = False
     fires_at: bool = False
-    leaky: str = "never"
-    plain: bool = False
+    leaky: Literal["never", "vectors", "always"] = "never"
+    only_hard: bool = False
+    """The tool resets every layer to 0."""
+    keeps: bool = False
+    """The tool refuses neurons that keep nothing of their potential."""
+    chain: bool = False
+    """The tool reads chains of layers only, no average pooling, and no linear layer without bias."""
 
     def step(self, dt: float | None) -> float | None:
         """Length of a time step in seconds, or None if neither the tool nor the caller has one."""
@@ -46,9 +51,12 @@ class Convention:
             raise UserError(f"NIR: dt = {dt}, but convention {self.name!r} has a time step of {self.dt}")
         return self.dt if dt is None else dt
 
-    def decay(self, tau: float, dt: float) -> float:
-        """Share of the potential that a step keeps."""
-        return math.exp(-dt / tau) if self.exponential else 1 - dt / tau
+    def decay(self, tau: float, dt: float, dtype: torch.dtype = torch.float64) -> float:
+        """Share of the potential that a step keeps; ``exp`` is computed in ``dtype``, as the tool does."""
+        if not self.exponential:
+            return 1 - dt / tau
+        step, constant = (torch.tensor(value, dtype=dtype) for value in (dt, tau))
+        return float(torch.exp(-step / constant))
 
     def gain(self, tau: float, r: float, dt: float) -> float:
         """What a step multiplies the current by."""
@@ -70,6 +78,15 @@ class Convention:
             return tau / dt
         return tau / dt if tau >= UNLEAKY * dt else 1 / (1 - self.decay(tau, dt))
 
+    def unleaky_gain(self, r: float, dt: float) -> float | None:
+        """What a step of an unleaky neuron multiplies the current by; None if tools would disagree.
+
+        Some write ``r = 1`` for a current that is added as it is, others ``r = 1 / dt``.
+        """
+        if self.as_is or math.isclose(r, 1) or math.isclose(r * dt, 1, rel_tol=1e-5):
+            return 1.0
+        return None
+
     def written_threshold(self, threshold: float) -> float:
         """The threshold to write, so that firing above it is firing at ours."""
         return _float32(threshold) if self.fires_at else _neighbor(threshold, -math.inf)
@@ -79,21 +96,21 @@ class Convention:
         return threshold if self.fires_at else _neighbor(threshold, math.inf)
 
     def written_tau(self, tau: float, dt: float) -> float:
-        """The time constant to write: for ``exponential``, the float32 that gives the nearest float32 decay."""
+        """The time constant to write; where ``exponential``, the float32 that gives the nearest decay."""
         if not self.exponential or not EMPTIES * dt < tau < UNLEAKY * dt:
             return tau
-        near = torch.tensor(tau, dtype=torch.float32).view(torch.int32) + torch.arange(-32, 33).int()
-        candidates = near.view(torch.float32)
-        decays = torch.exp(-torch.tensor(dt, dtype=torch.float32) / candidates).double()
-        return float(candidates[(decays - _float32(self.decay(tau, dt))).abs().argmin()])
+        around = torch.tensor(tau, dtype=torch.float32).view(torch.int32) + torch.arange(-32, 33).int()
+        near, wanted = around.view(torch.float32).tolist(), _float32(self.decay(tau, dt))
+        return float(min(near, key=lambda t: abs(self.decay(t, dt, torch.float32) - wanted)))
 
 
 CONVENTIONS = {
     c.name: c
     for c in (
         Convention("euler", None),
-        Convention("snntorch", 1e-4, leaky="always"),
-        Convention("sinabs", 1.0, exponential=True, as_is=True, fires_at=True, leaky="vectors", plain=True),
+        Convention("snntorch", 1e-4, leaky="always", only_hard=True),
+        Convention("spikingjelly", None, fires_at=True, only_hard=True, keeps=True),
+        Convention("sinabs", 1.0, exponential=True, as_is=True, fires_at=True, leaky="vectors", chain=True),
     )
 }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from spikeguard.errors import UserError
 from spikeguard.interchange.builder import GraphBuilder, Neurons, Wire
@@ -56,7 +58,7 @@ def _linear(builder: GraphBuilder, linear: nn.Linear, wire: Wire) -> Wire:
 
 
 @emits(nn.BatchNorm1d, nn.BatchNorm2d)
-def _norm(builder: GraphBuilder, norm: nn.BatchNorm1d | nn.BatchNorm2d, wire: Wire) -> Wire:
+def _norm(builder: GraphBuilder, norm: _BatchNorm, wire: Wire) -> Wire:
     return builder.channelwise(wire, *as_affine(norm, "to_nir"))
 
 
@@ -81,7 +83,11 @@ def _sum(builder: GraphBuilder, pool: SumPool, wire: Wire) -> Wire:
 
 
 @emits(nn.Flatten)
-def _flatten(builder: GraphBuilder, flatten: nn.Flatten, wire: Wire, leading: int = 2) -> Wire:
+def _flatten(builder: GraphBuilder, flatten: nn.Flatten, wire: Wire) -> Wire:
+    return _flat(builder, flatten, wire, leading=2)
+
+
+def _flat(builder: GraphBuilder, flatten: nn.Flatten, wire: Wire, leading: int) -> Wire:
     dims = leading + len(wire.shape)
     first, last = (d + dims if d < 0 else d for d in (flatten.start_dim, flatten.end_dim))
     if first != leading or last != dims - 1:
@@ -94,7 +100,6 @@ def _spiking(builder: GraphBuilder, layer: Spiking, wire: Wire) -> Wire:
     _refuse(layer)
     if layer.norm is not None:
         wire = builder.channelwise(wire, *as_affine(layer.norm, "to_nir"))
-    # float32 is what the kernels use, unless the check runs them in float64
     decay = float(layer.decay.detach())
     wire = builder.neurons(wire, Neurons(decay, float(layer.threshold.detach())))
     return builder.average(wire, (2, 2), (2, 2)) if layer.pool else wire
@@ -122,8 +127,10 @@ def _sequence(builder: GraphBuilder, layers: nn.Module, wire: Wire) -> Wire:
 @emits(Folded)
 def _folded(builder: GraphBuilder, layers: Folded, wire: Wire) -> Wire:
     for layer in layers:
-        inside = isinstance(layer, nn.Flatten)
-        wire = _flatten(builder, layer, wire, leading=1) if inside else emit(builder, layer, wire)
+        if type(layer) is nn.Flatten:
+            wire = _flat(builder, layer, wire, leading=1)
+        else:
+            wire = emit(builder, layer, wire)
     return wire
 
 
@@ -168,7 +175,9 @@ def _wrn(builder: GraphBuilder, body: WRN, wire: Wire) -> Wire:
 @emits(Classifier)
 def _classifier(builder: GraphBuilder, net: Classifier, wire: Wire) -> Wire:
     if len(net.before) > 0:
-        raise UserError(f"to_nir: NIR cannot represent {type(net.before[0]).__name__} (a change of the input)")
+        raise UserError(
+            f"to_nir: NIR cannot represent {type(net.before[0]).__name__} (a change of the input)"
+        )
     mean, std = net.mean.detach().double().flatten(), net.std.detach().double().flatten()
     if bool((mean != 0).any() or (std != 1).any()):
         scale = (1 / std).expand(wire.shape[0])
@@ -178,13 +187,14 @@ def _classifier(builder: GraphBuilder, net: Classifier, wire: Wire) -> Wire:
 
 @emits(ImportedNetwork)
 def _imported(builder: GraphBuilder, net: ImportedNetwork, wire: Wire) -> Wire:
+    readers = Counter(source for sources in net.inputs.values() for source in sources)
     wires = {net.source: wire}
     for name in net.order:
         inputs = [wires[source] for source in net.inputs[name]]
-        wires[name] = builder.settle(
-            emit(builder, net.layers[name], builder.total(inputs) if len(inputs) > 1 else inputs[0])
-        )
-    return builder.total([wires[source] for source in net.outputs])
+        written = emit(builder, net.layers[name], builder.total(inputs) if len(inputs) > 1 else inputs[0])
+        wires[name] = written if readers[name] == 1 else builder.settle(written)  # else written twice
+    outputs = [wires[source] for source in net.outputs]
+    return builder.total(outputs) if len(outputs) > 1 else outputs[0]
 
 
 def _sides(value: int | tuple[int, ...]) -> tuple[int, int]:

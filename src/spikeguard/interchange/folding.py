@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from spikeguard.errors import UserError
 
 
-def as_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, where: str) -> tuple[Tensor, Tensor]:
+def as_affine(norm: _BatchNorm, where: str) -> tuple[Tensor, Tensor]:
     """Scale and shift ``[C]`` of a batch norm in evaluation, in float64.
 
     Raises UserError if it keeps no running statistics: then it has no fixed scale.

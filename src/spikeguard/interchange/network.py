@@ -64,14 +64,16 @@ class ImportedNetwork(nn.Module):
             values[name] = self._run(self.layers[name], _total([values[s] for s in sources]), steps)
         outputs = _total([values[s] for s in self.outputs])
         outputs = outputs.expand(steps, *outputs.shape[1:])
-        return outputs if per_step else outputs.mean(0)
+        scores: Tensor = outputs if per_step else outputs.mean(0)
+        return scores
 
     def _run(self, layer: nn.Module, x: Tensor, steps: int) -> Tensor:
         if isinstance(layer, Spiking):
             spikes: Tensor = layer(x, steps)
             return spikes
         folded: Tensor = layer(x.flatten(0, 1))
-        return folded.unflatten(0, x.shape[:2])
+        unfolded: Tensor = folded.unflatten(0, x.shape[:2])
+        return unfolded
 
 
 def _total(values: list[Tensor]) -> Tensor:

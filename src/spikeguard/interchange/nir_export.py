@@ -43,12 +43,13 @@ def to_nir(
     """Turn a network into a NIR graph, with batch norms folded, and write it to ``path`` if one is given.
 
     ``net``: of ``sg.build`` or ``sg.load``, or an ``nn.Sequential`` of convolutions, linear layers, average
-    pooling, batch norms and ``sg.LIF``, ``sg.IF``, ``sg.PLIF`` on ``[T, N, *in_shape]`` (layers on maps inside
-    a ``sg.interchange.Folded``); only that needs ``in_shape``. ``convention``: how the reader takes the
-    constants ('euler', 'snntorch', 'sinabs': see the guide); ``dt``: seconds of a time step. The graph's
-    output at each step is the network's; scores are its mean over time. Surrogates, and noise in training,
-    are not part of a graph. The graph is read back: potentials and outputs have to equal the network's on
-    ``batch`` (random inputs without one). Raises UserError on what NIR cannot represent, by name.
+    pooling, batch norms and ``sg.LIF``, ``sg.IF``, ``sg.PLIF`` on ``[T, N, *in_shape]``, with layers on maps
+    inside a ``sg.interchange.Folded``; only that needs ``in_shape``. ``convention``: how the reader takes the
+    constants ('euler', 'snntorch', 'spikingjelly', 'sinabs': see the guide); ``dt``: seconds of a time step.
+    The graph's output at each step is the network's; scores are its mean over time. Surrogates, and
+    noise in training, are not part of a graph. The graph is read back: potentials and outputs have to equal
+    the network's on ``batch`` (random inputs without one). Raises UserError on what NIR cannot represent, by
+    name.
 
     >>> graph = sg.interchange.to_nir(net, "net.nir", convention="snntorch")
     >>> [type(node).__name__ for node in graph.nodes.values()][:4]
@@ -65,6 +66,8 @@ def to_nir(
             else "to_nir: some layers reset to 0 and others by the threshold; NIR cannot tell them apart"
         )
     reset = resets.pop()
+    if reset == "soft" and how.only_hard:
+        raise UserError(f"to_nir: {how.name} resets every layer to 0, but the network's resets are soft")
     builder = GraphBuilder(how, step)
     output = emit(builder, net, builder.input(shape))
     if len(output.shape) != 1:
@@ -98,19 +101,19 @@ def _check(
     again = read(graph, reset, None, None, steps, dtype=torch.float64).eval()
     if batch is None:
         batch = torch.rand(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    x = batch.to(next(own.parameters()).device, torch.float64)
+    x = batch.to(next(own.parameters(), batch).device, torch.float64)
     if x.dim() != len(shape) + 1:
         raise UserError(f"to_nir: batch of shape {tuple(x.shape)} must be [N, {', '.join(map(str, shape))}]")
     try:
         with torch.no_grad(), tap(own) as seen:
             wanted = own(x, per_step=True) if hasattr(own, "timesteps") else own(x.expand(steps, *x.shape))
     except (RuntimeError, TypeError, IndexError) as error:
-        raise UserError(f"to_nir: the network cannot run on {tuple(x.shape)} ({error_line(error)})") from error
+        raise UserError(
+            f"to_nir: the network cannot run on {tuple(x.shape)} ({error_line(error)})"
+        ) from error
     with torch.no_grad(), tap(again) as read_back:
         outputs = again(x.cpu(), per_step=True)
-    pairs = zip(
-        [*seen.potentials.values(), wanted], [*read_back.potentials.values(), outputs], strict=True
-    )
+    pairs = zip([*seen.potentials.values(), wanted], [*read_back.potentials.values(), outputs], strict=True)
     names = [f"the potentials of {name}" for name in seen.potentials] + ["the outputs"]
     for name, (mine, theirs) in zip(names, pairs, strict=True):
         if mine.shape != theirs.shape or not torch.allclose(mine.cpu(), theirs, TOLERANCE, TOLERANCE):

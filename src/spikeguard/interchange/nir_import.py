@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,7 +51,8 @@ def from_nir(
     """Turn a NIR graph, or the file of one, into a network of spikeguard's layers, in eval mode.
 
     ``reset`` must be named, since NIR cannot tell a hard reset from a soft one. ``dt``: seconds of a time
-    step; ``convention``: whose reading of the constants holds ('euler', 'snntorch', 'sinabs': see the guide);
+    step; ``convention``: whose reading of the constants holds ('euler', 'snntorch', 'spikingjelly',
+    'sinabs': see the guide);
     both default to what ``to_nir`` wrote into the graph. ``timesteps``: how long an input is held.
     ``expect``: a batch ``[N, ...]`` or sequence ``[T, N, ...]`` and the scores that another tool gives for
     it, to compare with. Raises UserError on what spikeguard has no layer for, by name, and if the scores
@@ -88,7 +90,7 @@ def read(
             raise UserError(f"from_nir: node {key!r} is a {kind}: {REFUSED[kind]}")
     wires = wiring({k: type(n).__name__ for k, n in loaded.nodes.items()}, loaded.edges)
     try:
-        layers = {k: _layer(k, loaded.nodes[k], reset, how, step) for k in wires.inputs}
+        layers = {k: _layer(k, loaded.nodes[k], Step(reset, how, step, dtype)) for k in wires.inputs}
         shape = [int(n) for n in loaded.nodes[wires.source].input_type["input"]]
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         if isinstance(error, UserError):
@@ -128,28 +130,46 @@ def _agree(name: str, given: str, written: object) -> None:
         raise UserError(f"from_nir: {name} = {given!r}, but the graph was written with {str(written)!r}")
 
 
-def _layer(key: str, node: NIRNode, reset: Reset, how: Convention, dt: float) -> nn.Module:
+@dataclass(frozen=True)
+class Step:
+    """What a graph leaves open about a time step of ``dt`` seconds."""
+
+    reset: Reset
+    how: Convention
+    dt: float
+    dtype: torch.dtype
+
+
+def _layer(key: str, node: NIRNode, step: Step) -> nn.Module:
     kind = type(node).__name__
     if kind in ("IF", "LIF"):
-        return _neurons(key, node, reset, how, dt)
+        return _neurons(key, node, step)
     if kind not in LAYERS:
         raise UserError(f"from_nir: node {key!r} is a {kind}, which spikeguard cannot read")
     return LAYERS[kind](key, node)
 
 
-def _neurons(key: str, node: NIRNode, reset: Reset, how: Convention, dt: float) -> Spiking:
+def _neurons(key: str, node: NIRNode, step: Step) -> Spiking:
     """Neurons whose threshold is divided by what their current is multiplied by."""
+    how, dt = step.how, step.dt
     for name in ("v_leak", "v_reset"):
         if (value := _uniform(key, node, name, 0.0)) != 0:
-            raise UserError(f"from_nir: node {key!r}: {name} = {value:g}, but spikeguard's potentials rest at 0")
+            raise UserError(
+                f"from_nir: node {key!r}: {name} = {value:g}, but spikeguard's potentials rest at 0"
+            )
     r, threshold = _uniform(key, node, "r"), how.read_threshold(_uniform(key, node, "v_threshold"))
     if type(node).__name__ == "IF":
-        decay, gain = 1.0, 1.0 if how.as_is else r
+        decay, unleaky = 1.0, how.unleaky_gain(r, dt)
+        if unleaky is None:
+            raise UserError(
+                f"from_nir: node {key!r}: r = {r:g} must be 1 or 1 / dt = {1 / dt:g}; is dt right?"
+            )
+        gain = unleaky
     else:
         tau = _uniform(key, node, "tau")
         if not tau > 0:
             raise UserError(f"from_nir: node {key!r}: tau = {tau:g} must be above 0")
-        decay, gain = how.decay(tau, dt), how.gain(tau, r, dt)
+        decay, gain = how.decay(tau, dt, step.dtype), how.gain(tau, r, dt)
     if not 0 <= decay <= 1:
         raise UserError(
             f"from_nir: node {key!r}: a step of dt = {dt:g} s keeps {decay:g} of the potential at tau = "
@@ -159,7 +179,7 @@ def _neurons(key: str, node: NIRNode, reset: Reset, how: Convention, dt: float) 
         raise UserError(f"from_nir: node {key!r}: r and v_threshold must be above 0")
     if abs(gain - 1) > 1e-6:  # else only rounding
         threshold /= gain
-    return Spiking(Neuron(decay=decay, threshold=threshold, reset=reset))
+    return Spiking(Neuron(decay=decay, threshold=threshold, reset=step.reset))
 
 
 def _uniform(key: str, node: NIRNode, name: str, default: float | None = None) -> float:
@@ -184,17 +204,19 @@ def _conv(key: str, node: NIRNode) -> nn.Module:
         int(node.groups),
         dtype=torch.float64,
     )
-    _fill(conv, weight, _tensor(node.bias))
+    _fill(key, conv, weight, _tensor(node.bias))
     return conv
 
 
 def _affine(key: str, node: NIRNode) -> nn.Module:
     weight = _tensor(node.weight)
     if weight.dim() != 2:
-        raise UserError(f"from_nir: node {key!r}: a linear layer must have a matrix, not {tuple(weight.shape)}")
+        raise UserError(
+            f"from_nir: node {key!r}: a linear layer must have a matrix, not {tuple(weight.shape)}"
+        )
     bias = _tensor(node.bias) if hasattr(node, "bias") else None
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=torch.float64)
-    _fill(linear, weight, bias)
+    _fill(key, linear, weight, bias)
     return linear
 
 
@@ -228,7 +250,9 @@ def _unpadded(key: str, node: NIRNode) -> None:
         raise UserError(f"from_nir: node {key!r}: pooling with padding means something else in every tool")
 
 
-def _fill(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+def _fill(key: str, layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    if not all(t.isfinite().all() for t in (weight, bias) if t is not None):
+        raise UserError(f"from_nir: node {key!r}: weights are not finite")
     with torch.no_grad():
         layer.weight.copy_(weight)
         if bias is not None and layer.bias is not None:
@@ -249,9 +273,8 @@ def _compare(net: ImportedNetwork, x: Tensor, scores: Tensor) -> None:
     with torch.no_grad():
         own = net(x, per_step=scores.dim() == 3)
     if own.shape != scores.shape:
-        raise UserError(
-            f"from_nir: expect: scores of shape {tuple(scores.shape)} must be {tuple(own.shape)}"
-        )
+        raise UserError(f"from_nir: expect: scores of shape {tuple(scores.shape)} must be {tuple(own.shape)}")
+    scores = scores.detach()
     limit = TOLERANCE * max(1.0, float(scores.abs().max()))
     wrong = ((own - scores).abs() > limit).flatten(-1).any(-1)
     wrong = wrong.any(0) if scores.dim() == 3 else wrong

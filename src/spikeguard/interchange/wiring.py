@@ -58,4 +58,6 @@ def _explain(waiting: Sequence[str], sources: Mapping[str, Sequence[str]]) -> No
         if name in path:
             break
         path.append(name)
-    raise UserError(f"from_nir: recurrent edge {name!r} -> {path[-1]!r}: spikeguard's layers are not recurrent")
+    raise UserError(
+        f"from_nir: recurrent edge {name!r} -> {path[-1]!r}: spikeguard's layers are not recurrent"
+    )
