@@ -22,7 +22,7 @@ from spikeguard.neurons import Neuron, spiking
 nir: Any = pytest.importorskip("nir")
 
 
-def conv_net(neuron: Neuron, network: str = "small", **options: object) -> Classifier:
+def conv_net(neuron: Neuron, network: str = "small", **options: Any) -> Classifier:
     """A tiny network whose neurons fire and whose batch norms are not trivial."""
     net = sg.build(
         network,
@@ -83,7 +83,7 @@ def test_hidden_linear_layers_come_back() -> None:
     net = sg.build("vgg11", classes=4, in_shape=(1, 8, 8), timesteps=2, hidden=(6, 5)).eval()
     for layer in spiking(net).values():
         if layer.norm is not None:
-            nn.init.constant_(layer.norm.weight, 3.0)
+            layer.norm.weight.data.fill_(3.0)
     x = torch.rand(2, 1, 8, 8)
     again = from_nir(to_nir(net), reset="hard", timesteps=2)
     torch.testing.assert_close(again(x), net(x))
@@ -135,8 +135,8 @@ def test_a_read_network_is_tapped_attacked_and_trained() -> None:
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
 def test_a_potential_exactly_at_the_threshold_fires_before_and_after(reset: Literal["hard", "soft"]) -> None:
-    net = nn.Sequential(nn.Linear(1, 1, bias=False), sg.LIF(decay=0.5, reset=reset))
-    nn.init.constant_(net[0].weight, 1.0)
+    net = nn.Sequential(one := nn.Linear(1, 1, bias=False), sg.LIF(decay=0.5, reset=reset))
+    nn.init.constant_(one.weight, 1.0)
     x = torch.tensor([1.0, 0.5, 0.75, 0.5, 0.999]).view(5, 1, 1)
     graph: Any = to_nir(net, in_shape=(1,))
     (neurons,) = [n for n in graph.nodes.values() if isinstance(n, nir.LIF)]
@@ -144,7 +144,7 @@ def test_a_potential_exactly_at_the_threshold_fires_before_and_after(reset: Lite
     assert torch.equal(from_nir(graph, reset=reset)(x, per_step=True), net(x))
 
 
-def lif(tau: float = 2e-4, r: float = 2.0, threshold: float = 1.0, size: int = 3, **more: Any) -> Any:
+def lif(tau: Any = 2e-4, r: float = 2.0, threshold: float = 1.0, size: int = 3, **more: Any) -> Any:
     ones = np.ones(size)
     return nir.LIF(tau=tau * ones, r=r * ones, v_leak=0 * ones, v_threshold=threshold * ones, **more)
 

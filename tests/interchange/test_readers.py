@@ -36,7 +36,7 @@ def vectors(**neuron: Any) -> tuple[nn.Sequential, Tensor]:
     return net, (torch.rand(6, 10, 12) * 4).round() / 4
 
 
-def images(neuron: Neuron, network: str = "small", **options: object) -> tuple[nn.Module, Tensor]:
+def images(neuron: Neuron, network: str = "small", **options: Any) -> tuple[nn.Module, Tensor]:
     net = sg.build(
         network,
         classes=5,
@@ -184,8 +184,8 @@ def test_a_network_of_snntorch_is_read_with_the_same_spikes() -> None:
         constants = torch.full((size,), 0.75), torch.ones(size)
         return snn.Leaky(*constants, init_hidden=True, reset_mechanism="zero", reset_delay=False)
 
-    net = nn.Sequential(nn.Linear(6, 20), leaky(20), nn.Linear(20, 4), leaky(4))
-    nn.init.uniform_(net[2].weight, -0.4, 1.0)
+    net = nn.Sequential(nn.Linear(6, 20), leaky(20), last := nn.Linear(20, 4), leaky(4))
+    nn.init.uniform_(last.weight, -0.4, 1.0)
     x = 4 * torch.rand(5, 7, 6)
     graph = export.export_to_nir(net, x[0], ignore_dims=[0])
     snn.Leaky.reset_hidden()
@@ -203,24 +203,24 @@ def test_a_network_of_sinabs_is_read_with_the_same_spikes() -> None:
 
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(2, 4, 3),
+        first := nn.Conv2d(2, 4, 3),
         sl.IAFSqueeze(batch_size=3),
         sl.SumPool2d(2, 2),
         nn.Flatten(),
-        nn.Linear(16, 5),
+        last := nn.Linear(16, 5),
         sl.LIFSqueeze(
             tau_mem=3 * torch.ones(5), spike_threshold=torch.ones(5), batch_size=3, norm_input=False
         ),
     )
-    nn.init.uniform_(net[0].weight, -0.1, 0.3)
-    nn.init.uniform_(net[4].weight, -0.2, 0.2)
+    nn.init.uniform_(first.weight, -0.1, 0.3)
+    nn.init.uniform_(last.weight, -0.2, 0.2)
     x = torch.rand(4, 3, 2, 6, 6)
     folded = x.transpose(0, 1).flatten(0, 1)
     with torch.no_grad():
         net(folded)
         graph = module.to_nir(net, folded)
         for layer in net.modules():
-            if hasattr(layer, "reset_states"):
+            if isinstance(layer, sl.StatefulLayer):
                 layer.reset_states()
         fired = net(folded).unflatten(0, (3, 4)).transpose(0, 1)
     assert fired.mean() > 0.005

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spikeguard.errors import UserError
 from spikeguard.interchange.builder import GraphBuilder, Neurons, Wire
 from spikeguard.interchange.folding import as_affine
+from spikeguard.interchange.layers import Normalize
 from spikeguard.interchange.network import ImportedNetwork, SumPool
 from spikeguard.networks.blocks import Blocks
 from spikeguard.networks.classifier import Classifier, Folded
@@ -75,6 +76,26 @@ def _average(builder: GraphBuilder, pool: nn.AvgPool2d, wire: Wire) -> Wire:
     return builder.average(wire, kernel, stride)
 
 
+@emits(nn.AdaptiveAvgPool2d)
+def _average_all(builder: GraphBuilder, pool: nn.AdaptiveAvgPool2d, wire: Wire) -> Wire:
+    if pool.output_size not in (1, (1, 1)) or len(wire.shape) != 3:
+        raise UserError(f"to_nir: NIR has no {pool}, except to one pixel")
+    return builder.average(wire, _sides(wire.shape[1:]), (1, 1))
+
+
+@emits(Normalize)
+def _normalize(builder: GraphBuilder, layer: Normalize, wire: Wire) -> Wire:
+    return _normalized(builder, wire, layer.mean, layer.std)
+
+
+def _normalized(builder: GraphBuilder, wire: Wire, mean: Tensor, std: Tensor) -> Wire:
+    """``(x - mean) / std``, a layer of its own: what follows may pad with zeros."""
+    mean, std = (values.detach().double().flatten().expand(wire.shape[0]) for values in (mean, std))
+    if not (mean != 0).any() and (std == 1).all():
+        return wire
+    return builder.settle(builder.channelwise(wire, 1 / std, -mean / std))
+
+
 @emits(SumPool)
 def _sum(builder: GraphBuilder, pool: SumPool, wire: Wire) -> Wire:
     wire = builder.average(wire, pool.kernel, pool.stride)
@@ -127,11 +148,15 @@ def _sequence(builder: GraphBuilder, layers: nn.Module, wire: Wire) -> Wire:
 @emits(Folded)
 def _folded(builder: GraphBuilder, layers: Folded, wire: Wire) -> Wire:
     for layer in layers:
-        if type(layer) is nn.Flatten:
-            wire = _flat(builder, layer, wire, leading=1)
-        else:
-            wire = emit(builder, layer, wire)
+        wire = _without_time(builder, layer, wire)
     return wire
+
+
+def _without_time(builder: GraphBuilder, layer: nn.Module, wire: Wire) -> Wire:
+    """A layer on ``[N, ...]``."""
+    if type(layer) is nn.Flatten:
+        return _flat(builder, layer, wire, leading=1)
+    return emit(builder, layer, wire)
 
 
 @emits(Stage)
@@ -178,10 +203,7 @@ def _classifier(builder: GraphBuilder, net: Classifier, wire: Wire) -> Wire:
         raise UserError(
             f"to_nir: NIR cannot represent {type(net.before[0]).__name__} (a change of the input)"
         )
-    mean, std = net.mean.detach().double().flatten(), net.std.detach().double().flatten()
-    if bool((mean != 0).any() or (std != 1).any()):
-        scale = (1 / std).expand(wire.shape[0])
-        wire = builder.settle(builder.channelwise(wire, scale, -mean.expand(wire.shape[0]) * scale))
+    wire = _normalized(builder, wire, net.mean, net.std)
     return emit(builder, net.head, emit(builder, net.body, wire))
 
 
@@ -191,7 +213,8 @@ def _imported(builder: GraphBuilder, net: ImportedNetwork, wire: Wire) -> Wire:
     wires = {net.source: wire}
     for name in net.order:
         inputs = [wires[source] for source in net.inputs[name]]
-        written = emit(builder, net.layers[name], builder.total(inputs) if len(inputs) > 1 else inputs[0])
+        total = builder.total(inputs) if len(inputs) > 1 else inputs[0]
+        written = _without_time(builder, net.layers[name], total)
         wires[name] = written if readers[name] == 1 else builder.settle(written)  # else written twice
     outputs = [wires[source] for source in net.outputs]
     return builder.total(outputs) if len(outputs) > 1 else outputs[0]
