@@ -20,6 +20,7 @@ from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Neuron, spiking
 
 nir: Any = pytest.importorskip("nir")
+h5py: Any = pytest.importorskip("h5py")
 
 
 def conv_net(neuron: Neuron, network: str = "small", **options: Any) -> Classifier:
@@ -77,16 +78,6 @@ def test_branches_and_learned_joins_come_back_too() -> None:
     again = from_nir(to_nir(net), reset="hard", timesteps=3)
     torch.testing.assert_close(again(x), net(x), rtol=1e-5, atol=1e-5)
     assert all(torch.equal(a, b) for a, b in zip(spikes(net, x), spikes(again, x), strict=True))
-
-
-def test_hidden_linear_layers_come_back() -> None:
-    net = sg.build("vgg11", classes=4, in_shape=(1, 8, 8), timesteps=2, hidden=(6, 5)).eval()
-    for layer in spiking(net).values():
-        if layer.norm is not None:
-            layer.norm.weight.data.fill_(3.0)
-    x = torch.rand(2, 1, 8, 8)
-    again = from_nir(to_nir(net), reset="hard", timesteps=2)
-    torch.testing.assert_close(again(x), net(x))
 
 
 def sequential() -> nn.Sequential:
@@ -279,7 +270,7 @@ def plain(*layers: nn.Module) -> nn.Sequential:
         (lambda: changed(), {"convention": "sinabs"}, "cannot read leaky neurons on maps"),
         (lambda: changed(), {"batch": torch.rand(3, 8, 8)}, "must be .N, 3, 8, 8"),
         (lambda: conv_net(Neuron(kind="if"), "wrn16", widen=1), {"convention": "sinabs"}, "branches"),
-        (lambda: plain(nn.Linear(3, 3)), {"in_shape": (3,), "path": "/no/such/folder/x.nir"}, "cannot write"),
+        (lambda: plain(nn.Linear(3, 3)), {"in_shape": (3,), "path": "/dev/null/x.nir"}, "/dev/null"),
         (
             lambda: nn.Sequential(sg.LIF(reset="soft")),
             {"in_shape": (3,), "convention": "snntorch"},
@@ -293,7 +284,7 @@ def plain(*layers: nn.Module) -> nn.Sequential:
     ],
 )
 def test_what_a_graph_cannot_hold_is_refused_by_name(make: Any, settings: Any, words: str) -> None:
-    with refused(f"(to_nir|NIR): .*{words}"):
+    with refused(f"^(to_nir|NIR|cannot write).*{words}"):
         to_nir(make(), **settings)
 
 
@@ -327,6 +318,10 @@ def test_files_that_hold_no_graph_end_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.nir").write_text("not a graph")
     with refused("holds no NIR graph"):
         from_nir(tmp_path / "text.nir", reset="hard")
+    with h5py.File(tmp_path / "bomb.nir", "w") as file:  # a few bytes that say they are many
+        file.create_dataset("node/weight", (2**31,), "f4", chunks=(2**20,), compression="gzip")
+    with refused("holds 8,589,934,592 bytes of numbers"):
+        from_nir(tmp_path / "bomb.nir", reset="hard")
     with refused("must be a NIRGraph"):
         from_nir(3, reset="hard")
     graph = graph_of(nir.Linear(np.eye(3)), lif())

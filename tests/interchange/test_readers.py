@@ -132,8 +132,10 @@ def test_sinabs_as_it_reads_resets_softly_and_may_fire_twice_a_step(tmp_path: Pa
     assert torch.equal(by_sinabs(tmp_path / "net.nir", x), fired)
 
 
-@pytest.mark.parametrize("decay", [0.5, 1.0])
-@pytest.mark.parametrize(("network", "options"), [("small", {"width": 3}), ("wrn16", {"widen": 1})])
+@pytest.mark.parametrize(
+    ("network", "options", "decay"),
+    [("small", {"width": 3}, 0.5), ("small", {"width": 3}, 1.0), ("wrn16", {"widen": 1}, 0.5)],
+)
 def test_snntorch_and_spikingjelly_read_convolutional_networks(
     network: str, options: dict[str, int], decay: float, tmp_path: Path
 ) -> None:

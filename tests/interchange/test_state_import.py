@@ -221,7 +221,7 @@ def test_neurons_of_ones_own_replace_those_of_the_code() -> None:
     assert {layer.spec for layer in sg.neurons.spiking(net).values()} == {neuron}
 
 
-@pytest.mark.parametrize("name", ["rat-wrn", "tet-resnet", "tet-vgg"])
+@pytest.mark.parametrize("name", ["rat-vgg", "rat-wrn", "tet-resnet", "tet-vgg"])
 def test_imported_networks_go_on_to_other_tools(name: str) -> None:
     pytest.importorskip("nir")
     there, layout, shape = published(name)

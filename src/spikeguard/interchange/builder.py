@@ -36,7 +36,7 @@ class Weights:
 class Wire:
     """What the next layer gets: the sum of ``sources``, times ``scale``, of that shape (no time, no batch).
 
-    With ``pending``, the sources are still to be written.
+    With ``pending``, the sources are not written yet.
     """
 
     sources: tuple[str, ...]

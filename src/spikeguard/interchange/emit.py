@@ -134,8 +134,6 @@ def _refuse(layer: Spiking) -> None:
         raise UserError(f"to_nir: NIR cannot represent noise in evaluation ({layer.noise})")
     if layer.spec.v_init != 0:
         raise UserError(f"to_nir: NIR cannot represent v_init = {layer.spec.v_init}: potentials start at 0")
-    if layer.requests:
-        raise UserError("to_nir: a tap is open on the network; close it first")
 
 
 @emits(nn.Sequential, Blocks)

@@ -33,6 +33,10 @@ class ImportedNetwork(nn.Module):
     ``layers`` are spiking layers, on ``[T, N, ...]``, and layers without state, on ``[N, ...]``; several
     inputs of a layer are summed. The input is ``[N, *in_shape]``, constant over ``timesteps`` steps, or a
     sequence ``[T, N, *in_shape]``.
+
+    >>> net = sg.interchange.from_nir(sg.interchange.to_nir(net), reset="hard", timesteps=3)
+    >>> net(x).shape, net(x, per_step=True).shape, net(x.expand(5, *x.shape)).shape
+    (torch.Size([6, 10]), torch.Size([3, 6, 10]), torch.Size([6, 10]))
     """
 
     def __init__(

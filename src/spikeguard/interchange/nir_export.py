@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from spikeguard.interchange.optional import nir
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
 from spikeguard.neurons.tap import tap
+from spikeguard.records.files import write_bytes
 
 if TYPE_CHECKING:
     from nir import NIRGraph
@@ -63,17 +65,20 @@ def to_nir(
         raise UserError(
             "to_nir: the network has no spiking layer of spikeguard"
             if not resets
-            else "to_nir: some layers reset to 0 and others by the threshold; NIR cannot tell them apart"
+            else "to_nir: some layers reset to 0 and others by the threshold; NIR cannot say which"
         )
     reset = resets.pop()
     if reset == "soft" and how.only_hard:
         raise UserError(f"to_nir: {how.name} resets every layer to 0, but the network's resets are soft")
+    if any(layer.requests for layer in spiking(net).values()):
+        raise UserError("to_nir: a tap is open on the network; close it first")
+    exact = copy.deepcopy(net).eval().cpu().float().double()  # numbers of float32, as networks compute
     builder = GraphBuilder(how, step)
-    output = emit(builder, net, builder.input(shape))
+    output = emit(builder, exact, builder.input(shape))
     if len(output.shape) != 1:
         raise UserError(f"to_nir: the output has shape {output.shape}, must be a vector; flatten it")
     graph = builder.finish(output, {"reset": reset, "convention": how.name, "dt": step})
-    _check(net, graph, reset, shape, batch)
+    _check(exact, graph, reset, shape, batch)
     rounded(graph, how, step)
     if path is not None:
         _write(graph, Path(path))
@@ -93,15 +98,14 @@ def _shape(net: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _check(
-    net: nn.Module, graph: NIRGraph, reset: Reset, shape: tuple[int, ...], batch: Tensor | None
+    own: nn.Module, graph: NIRGraph, reset: Reset, shape: tuple[int, ...], batch: Tensor | None
 ) -> None:
     """UserError unless the graph, read back, has the network's potentials and outputs, in float64."""
-    own = copy.deepcopy(net).eval().double()
     steps = own.timesteps if isinstance(own, (Classifier, ImportedNetwork)) else STEPS
     again = read(graph, reset, None, None, steps, dtype=torch.float64).eval()
     if batch is None:
-        batch = torch.rand(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    x = batch.to(next(own.parameters(), batch).device, torch.float64)
+        batch = torch.rand(SAMPLES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = batch.detach().to("cpu", torch.float64)
     if x.dim() != len(shape) + 1:
         raise UserError(f"to_nir: batch of shape {tuple(x.shape)} must be [N, {', '.join(map(str, shape))}]")
     try:
@@ -112,16 +116,16 @@ def _check(
             f"to_nir: the network cannot run on {tuple(x.shape)} ({error_line(error)})"
         ) from error
     with torch.no_grad(), tap(again) as read_back:
-        outputs = again(x.cpu(), per_step=True)
+        outputs = again(x, per_step=True)
     pairs = zip([*seen.potentials.values(), wanted], [*read_back.potentials.values(), outputs], strict=True)
     names = [f"the potentials of {name}" for name in seen.potentials] + ["the outputs"]
     for name, (mine, theirs) in zip(names, pairs, strict=True):
-        if mine.shape != theirs.shape or not torch.allclose(mine.cpu(), theirs, TOLERANCE, TOLERANCE):
+        if mine.shape != theirs.shape or not torch.allclose(mine, theirs, TOLERANCE, TOLERANCE):
             raise UserError(f"to_nir: {name} differ once the graph is read back; nothing was written")
 
 
 def _write(graph: NIRGraph, path: Path) -> None:
-    try:
-        nir().write(path, graph)
-    except OSError as error:
-        raise UserError(f"to_nir: cannot write {path} ({error_line(error)})") from error
+    """A whole file or none."""
+    held = io.BytesIO()
+    nir().write(held, graph)
+    write_bytes(path, held.getvalue())

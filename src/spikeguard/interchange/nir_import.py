@@ -16,6 +16,7 @@ from spikeguard.errors import UserError
 from spikeguard.interchange.conventions import Convention, convention
 from spikeguard.interchange.network import ImportedNetwork, SumPool
 from spikeguard.interchange.optional import nir
+from spikeguard.interchange.state_files import LARGEST
 from spikeguard.interchange.wiring import wiring
 from spikeguard.neurons import Neuron, Spiking
 
@@ -36,6 +37,7 @@ REFUSED = {
 }
 """NIR's nodes that spikeguard has no layer for, and why."""
 TOLERANCE = 1e-4
+"""Share of the largest score by which two tools may differ."""
 
 
 @checked
@@ -50,10 +52,9 @@ def from_nir(
 ) -> ImportedNetwork:
     """Turn a NIR graph, or the file of one, into a network of spikeguard's layers, in eval mode.
 
-    ``reset`` must be named, since NIR cannot tell a hard reset from a soft one. ``dt``: seconds of a time
-    step; ``convention``: whose reading of the constants holds ('euler', 'snntorch', 'spikingjelly',
-    'sinabs': see the guide);
-    both default to what ``to_nir`` wrote into the graph. ``timesteps``: how long an input is held.
+    ``reset`` must be named: in NIR a hard reset and a soft one are the same. ``dt``: seconds of a time step;
+    ``convention``: whose reading of the constants holds ('euler', 'snntorch', 'spikingjelly', 'sinabs': see
+    the guide); both default to what ``to_nir`` wrote into the graph. ``timesteps``: how long inputs are held.
     ``expect``: a batch ``[N, ...]`` or sequence ``[T, N, ...]`` and the scores that another tool gives for
     it, to compare with. Raises UserError on what spikeguard has no layer for, by name, and if the scores
     differ. Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 2024.
@@ -108,7 +109,9 @@ def _load(graph: object) -> NIRGraph:
         if not Path(graph).is_file():
             raise UserError(f"from_nir: no file {str(graph)!r}")
         try:
-            loaded = nir().read(graph)
+            loaded = _read(Path(graph))
+        except UserError:
+            raise
         except Exception as error:  # nir raises what it meets; h5py, too
             raise UserError(f"from_nir: {graph} holds no NIR graph ({error_line(error)})") from error
     else:
@@ -116,6 +119,25 @@ def _load(graph: object) -> NIRGraph:
     if not isinstance(loaded, nir().NIRGraph):
         raise UserError(f"from_nir: {shown(loaded)} must be a NIRGraph or the path of its file")
     return loaded
+
+
+def _read(path: Path) -> object:
+    """What a file holds; UserError if its arrays, which may be compressed, are too large for memory."""
+    module = nir()
+    from h5py import Dataset, File  # nir needs it, too
+
+    sizes: list[int] = []
+
+    def measure(name: str, item: object) -> None:
+        sizes.append(item.nbytes if isinstance(item, Dataset) else 0)
+
+    with File(path, "r") as file:
+        file.visititems(measure)
+    if sum(sizes) > LARGEST:
+        raise UserError(
+            f"from_nir: {path} holds {sum(sizes):,} bytes of numbers, at most {LARGEST:,} are read"
+        )
+    return module.read(path)
 
 
 def _convention(name: str | None, notes: dict[str, object]) -> Convention:

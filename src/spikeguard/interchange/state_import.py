@@ -32,9 +32,9 @@ def import_state(
 
     ``source``: a file (``.safetensors``, or ``.pth`` without pickled objects, at most 4 GiB) or a
     dictionary, also one that holds ``state_dict`` beside an optimizer's. ``layout``: 'snn-rat/vgg11',
-    'snn-rat/wrn16' (networks of ``sg.build``), 'tet/vggsnn', 'tet/resnet19', 'sew/resnet-add'. Weights tell
-    neither the number of steps nor ``mean`` and ``std`` of the normalization ((0,) and (1,) for none) nor,
-    mostly, ``in_shape`` (C, H, W); the neurons are those of the code unless ``neuron`` is given. Raises
+    'snn-rat/wrn16' (networks of ``sg.build``), 'tet/vggsnn', 'tet/resnet19', 'sew/resnet-add'. Weights
+    hold neither the number of steps nor ``mean`` and ``std`` of the normalization ((0,) and (1,) for none)
+    nor, mostly, ``in_shape`` (C, H, W); the neurons are those of the code unless ``neuron`` is given. Raises
     UserError on a tensor that is missing, left over or of another shape, by name.
 
     >>> there = sg.build("vgg11", classes=10, in_shape=(3, 8, 8), timesteps=2, hidden=(8, 8)).state_dict()
