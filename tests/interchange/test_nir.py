@@ -166,6 +166,13 @@ def test_constants_become_those_of_a_step() -> None:
         assert float(layer.threshold) == pytest.approx(2)
 
 
+def test_a_foreign_neuron_fires_above_its_threshold_and_not_at_it() -> None:
+    layer, current = layer_of(graph_of(lif()), dt=1e-4), torch.tensor([1.0, 1.0 + 2e-7])
+    assert layer(current.view(1, 1, 2)).flatten().tolist() == [0, 1]
+    at = layer_of(graph_of(lif(tau=2.0, r=1.0)), convention="sinabs")
+    assert at(current.view(1, 1, 2)).flatten().tolist() == [1, 1]
+
+
 def refused(match: str) -> Any:
     return pytest.raises(sg.UserError, match=match)
 
@@ -203,6 +210,22 @@ def test_a_recurrent_edge_is_refused_by_name() -> None:
     edges = [("in", "lif"), ("lif", "back"), ("back", "lif"), ("lif", "out")]
     graph = nir.NIRGraph(nodes, edges, type_check=False)
     with refused("recurrent edge '(lif' -> 'back|back' -> 'lif)'"):
+        from_nir(graph, reset="hard", dt=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("extra", "edges", "words"),
+    [
+        ({"alone": nir.Linear(np.eye(3))}, [("alone", "out")], "'alone' has no input"),
+        ({"in2": nir.Input(np.array([3]))}, [("in2", "out")], "2 nodes of kind Input, must have one"),
+        ({"out2": nir.Output(np.array([3]))}, [("lif", "out2")], "2 nodes of kind Output"),
+        ({}, [("lif", "gone")], "edge 'lif' -> 'gone' leads to no node"),
+    ],
+)
+def test_loose_ends_are_refused_by_name(extra: Any, edges: Any, words: str) -> None:
+    nodes = {"in": nir.Input(np.array([3])), "lif": lif(), "out": nir.Output(np.array([3])), **extra}
+    graph = nir.NIRGraph(nodes, [("in", "lif"), ("lif", "out"), *edges], type_check=False)
+    with refused(words):
         from_nir(graph, reset="hard", dt=1e-4)
 
 
