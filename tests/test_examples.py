@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import awake
+from test_public import NAMESPACES
 
 import spikeguard as sg
 from spikeguard.auditing import controls, panel, suite
 from spikeguard.networks import build
 from spikeguard.training.register import REGISTRIES
 
-NAMESPACES = ("attacks", "auditing", "data", "defenses", "gradients", "neurons", "surrogates", "training")
 
 
 def public() -> dict[str, object]:

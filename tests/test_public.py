@@ -14,7 +14,17 @@ from spikeguard.errors import nearest, unknown
 from spikeguard.lazy import read_stub
 
 PACKAGE = Path(sg.__file__).parent
-NAMESPACES = ("attacks", "auditing", "data", "defenses", "gradients", "neurons", "surrogates", "training")
+NAMESPACES = (
+    "attacks",
+    "auditing",
+    "data",
+    "defenses",
+    "gradients",
+    "interchange",
+    "neurons",
+    "surrogates",
+    "training",
+)
 PUBLIC_IN_0_1 = """
     AT ANNTwin Atan AttackError Attacked Audit Band Conversion DLIF DSD Defense Distillation EMA
     EarlyStopping Exponential FEEL FirstLayerGuard FittedSurrogate Flag Gaussian HoSNN IF InputNoise

@@ -5,6 +5,7 @@ from spikeguard import auditing as auditing
 from spikeguard import data as data
 from spikeguard import defenses as defenses
 from spikeguard import gradients as gradients
+from spikeguard import interchange as interchange
 from spikeguard import neurons as neurons
 from spikeguard import surrogates as surrogates
 from spikeguard import training as training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
@@ -18,16 +19,30 @@ FORMATS = ("csv", "latex", "markdown", "methods")
 def parser() -> common.Parser:
     made = common.Parser(
         "export",
-        "Records of audits as one table, or a paragraph on the method for each.",
+        "Records of audits as one table, or a paragraph on the method for each; or a network as a NIR graph.",
         epilog="--out FILE takes the format from the file's name: "
         + ", ".join(f"{suffix} {form}" for suffix, form in SUFFIXES.items()),
     )
-    made.add_argument("record", nargs="+", type=common.named, help="records of audits (files or folders)")
+    made.add_argument(
+        "record",
+        nargs="+",
+        type=common.named,
+        help="records of audits (files or folders); with --nir, a run folder or its file of weights",
+    )
     made.add_argument(
         "--format", choices=FORMATS, help="the default is the format of FILE's name, csv without one"
     )
     made.add_argument(
         "--out", type=common.path, metavar="FILE", help="file to write (default: print on stdout)"
+    )
+    made.add_argument(
+        "--nir",
+        type=common.path,
+        metavar="FILE",
+        help="write the network of a run as a graph for other tools",
+    )
+    made.add_argument(
+        "--convention", help="with --nir: the tool that reads it (euler, snntorch, spikingjelly, sinabs)"
     )
     return made
 
@@ -35,6 +50,10 @@ def parser() -> common.Parser:
 def run(arguments: list[str]) -> int:
     made = parser()
     given = made.read(arguments)
+    if given.nir is not None or given.convention is not None:
+        if given.nir is None or len(given.record) > 1 or given.format or given.out:
+            made.error("--nir FILE takes one run, and nothing else but --convention")
+        return _as_graph(given.record[0], given.nir, given.convention or "euler", given.json)
     if given.out is not None and given.out.is_dir():
         made.error(f"--out {given.out} is a folder: name a file")
     form = given.format or ("csv" if given.out is None else SUFFIXES.get(given.out.suffix))
@@ -57,6 +76,21 @@ def run(arguments: list[str]) -> int:
     write_bytes(given.out, printable(text).encode())
     common.say(f"wrote {given.out} ({form}, {len(records)} record{'s' * (len(records) != 1)})")
     common.say("next: spikeguard compare A B, for a paired test of two of them")
+    return 0
+
+
+def _as_graph(run_folder: str, path: Path, convention: str, as_json: bool) -> int:
+    """Write the network of a run as a NIR graph."""
+    from spikeguard.interchange import to_nir
+    from spikeguard.training.load import load
+
+    net = load(run_folder)
+    to_nir(net, path, convention=convention)
+    if as_json:
+        common.print_json({"file": path, "convention": convention, "timesteps": net.timesteps})
+        return 0
+    common.say(f"wrote {path} (NIR, convention {convention}); batch norms are folded")
+    common.say(f"scores are the mean of its outputs over {net.timesteps} time steps")
     return 0
 
 

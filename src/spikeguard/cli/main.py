@@ -26,7 +26,7 @@ VERBS = {
     "verify": "check records and their witnesses against the network, one forward pass each",
     "compare": "a paired test of two audits",
     "merge": "the union of audits of the same network and images",
-    "export": "records as a table (CSV, LaTeX, Markdown) or as a paragraph on the method",
+    "export": "records as a table or as a paragraph on the method; a network as a NIR graph",
     "explain": "what a flag of an audit means, why it matters, what to do",
     "sweep": "train and audit every network of a matrix (a TOML file), or run a study",
     "bench": "speed and memory against this machine's floor and against installed frameworks",

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 class Folded(nn.Sequential):
-    """Layers without state, ``[T, N, ...] -> [T, N, ...]``: time is folded into the batch."""
+    """Layers without state, ``[T, N, ...] -> [T, N, ...]``: time is folded into the batch.
+
+    >>> layers = sg.interchange.Folded(torch.nn.Conv2d(1, 4, 3), torch.nn.AvgPool2d(2))
+    >>> layers(torch.rand(3, 2, 1, 8, 8)).shape
+    torch.Size([3, 2, 4, 3, 3])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         folded = x.flatten(0, 1)
