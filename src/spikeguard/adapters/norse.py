@@ -7,6 +7,7 @@ reset. Fires at >.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import partial
 from types import FunctionType
@@ -77,22 +78,23 @@ class NorseLayer(Layer):
             i = (1.0 - synapse) * i
         return Charge(torch.stack(currents), 1.0 - membrane, float(p.v_th))
 
-    @property
     def step(self) -> FunctionType:
         """The function that compares, or that calls what does."""
-        found: FunctionType = vars(type(self.module))["forward"] if self.names & DIRECT else self.own("activation")
+        found: FunctionType = (
+            vars(type(self.module))["forward"] if self.names & DIRECT else self.own("activation")
+        )
         return found
 
     def seams(self) -> Mapping[str, Raw]:
-        return {} if self.names & DIRECT else {"activation": rebound(self.step, self._threshold)}
+        return {} if self.names & DIRECT else {"activation": Activation(self)}
 
     def body(self) -> Raw:
         if self.names & DIRECT:
-            return partial(rebound(self.step, self._threshold), self.module)
+            return partial(Activation(self), self.module)
         return super().body()
 
-    def _threshold(self, u: Tensor, method: str, alpha: Raw) -> Tensor:
-        own = global_of(self.step, "threshold")
+    def compare(self, u: Tensor, method: str, alpha: Raw) -> Tensor:
+        own = global_of(self.step(), "threshold")
         return self.fire(u, lambda w: own(w, method, alpha))
 
     def refuses(self, request: TapRequest) -> str:
@@ -102,6 +104,19 @@ class NorseLayer(Layer):
         if getattr(p, "method", "") == "adjoint":
             return ADJOINT
         return DETACH if request.detach_reset is not None else super().refuses(request)
+
+
+class Activation:
+    """Stands in place of a module's step; a copy of the module gets one of its own."""
+
+    def __init__(self, layer: NorseLayer) -> None:
+        self.layer, self.step = layer, rebound(layer.step(), layer.compare)
+
+    def __call__(self, *args: Raw, **kwargs: Raw) -> Raw:
+        return self.step(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Raw]) -> Activation:
+        return Activation(copy.deepcopy(self.layer, memo))
 
 
 def rebound(function: FunctionType, threshold: Raw) -> FunctionType:
