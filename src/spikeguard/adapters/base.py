@@ -49,6 +49,10 @@ class Layer:
     """One layer of neurons: where taps read and change it, how its state is reset.
 
     ``framework``: where it comes from. ``refused``: why no tap can work with it, or "".
+
+    >>> (layer,) = sg.adapters.layers(sg.LIF(threshold=0.5)).values()
+    >>> layer.kind, layer.whole, float(layer.threshold)
+    ('spikeguard LIF', True, 0.5)
     """
 
     framework = ""
