@@ -18,7 +18,6 @@ from spikeguard.networks import build
 from spikeguard.training.register import REGISTRIES
 
 
-
 def public() -> dict[str, object]:
     """Name -> function or class, each once, under its shortest name."""
     found = {name: getattr(sg, name) for name in dir(sg)}

@@ -15,6 +15,7 @@ from spikeguard.lazy import read_stub
 
 PACKAGE = Path(sg.__file__).parent
 NAMESPACES = (
+    "adapters",
     "attacks",
     "auditing",
     "data",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.state import Conditions
-from spikeguard.gradients.surrogate import known
+from spikeguard.gradients.surrogate import neuron_traits
 from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
@@ -79,7 +79,7 @@ class Task:
 
 def traits(model: Model, random: bool, *found: str) -> frozenset[str]:
     """Traits of a model that decide which members make sense."""
-    return frozenset({*({"neurons"} if known(model) else set()), *({"noise"} if random else set()), *found})
+    return frozenset({*neuron_traits(model), *({"noise"} if random else set()), *found})
 
 
 def kept(task: Task) -> str:

@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Opened, as_module
 from spikeguard.kernels.custom_backward import LayerPass, SequenceRule
 from spikeguard.models import Model
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Triangle
 
 
 class SequenceGradient(SequenceRule):
     """A backward pass of a whole layer that is an estimator: it replaces that of every layer of neurons."""
+
+    part: ClassVar[str] = "sequences"
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked, error_line
 from spikeguard.errors import UserError
 from spikeguard.interchange.builder import GraphBuilder, rounded
@@ -21,7 +22,6 @@ from spikeguard.interchange.nir_import import Reset, read
 from spikeguard.interchange.optional import nir
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.records.files import write_bytes
 
 if TYPE_CHECKING:
