@@ -244,11 +244,13 @@ def _attack(
     from spikeguard.auditing.record import attack_record, save, weights
     from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle
     from spikeguard.auditing.state import digest
+    from spikeguard.cli.records import check_replaceable
     from spikeguard.cli.target import seen_from
     from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
 
+    check_replaceable(out, lambda held: held.get("kind") == "attack")
     state_file = out.with_suffix(".state.npz")
     if state_file.exists() and not given.resume:
         raise UserError(
