@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from spikeguard.auditing import fresh_process
 from spikeguard.cli import common
 from spikeguard.cli import main as program
 from spikeguard.cli.main import main
+from spikeguard.cli.records import check_replaceable
 from spikeguard.cli.target import found_from, seen_from
+from spikeguard.errors import UserError
 from spikeguard.records.schema import Origin
 from spikeguard.report import plots
 
@@ -179,3 +182,31 @@ def test_cells_of_a_table_are_no_formulas(capsys: pytest.CaptureFixture[str]) ->
     audit = AuditRecord.from_json(record)
     for name in ("=cmd|' /C calc'!A0", "+1", "-1", "@x"):
         assert as_csv([replace(audit, origin=Origin(name))]).splitlines()[1].startswith(("'", "\"'"))
+
+
+def test_a_result_never_replaces_what_its_verb_does_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("audit.json", "other.json"):
+        Path(name).write_text((Path(__file__).parents[1] / "data" / "schema1" / "audit.json").read_text())
+    Path("weights").write_bytes(b"\x08\x00")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for command in (
+        "compare audit.json other.json --out audit.json",
+        "compare audit.json other.json --out weights",
+        "merge audit.json other.json --out ./audit.json",
+        "merge audit.json other.json --out weights",
+        "verify audit.json --out other.json",
+        "export audit.json --format csv --out other.json",
+    ):
+        assert main(command.split()) == 2, command
+        assert re.search("lost|one of the records", capsys.readouterr().err), command
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    for held in ("{}", '{"kind": "audit"}', "text", "[]"):
+        Path("held").write_text(held)
+        with pytest.raises(UserError, match="lost"):
+            check_replaceable(Path("held"), lambda held: held.get("kind") == "attack")
+    for held in ("", '{"kind": "attack", "digest": "another"}'):
+        Path("held").write_text(held)
+        check_replaceable(Path("held"), lambda held: held.get("kind") == "attack")

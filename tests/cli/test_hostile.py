@@ -8,13 +8,14 @@ import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import little_recipe
+from conftest import little_recipe, shorten_controls
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from narrow import as_a
@@ -76,21 +77,24 @@ values = st.sampled_from([*TEXTS, *NUMBERS, [], [1], {}, {"a": 1}, None])
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a trained network ``run`` and an audit of it; tests work in it."""
     folder = tmp_path_factory.mktemp("hostile")
+    torch.set_num_threads(1)
     train(little_recipe(train_images=200, epochs=1, options={"width": 2}, timesteps=1), folder / "run")
     target = find(str(folder / "run"), 20, None, None, "cpu")
     x, y = target.test.pixels(), target.model(target.test.pixels()).argmax(1)
     y = torch.where(torch.arange(20) < 10, y, target.test.y)
-    audit(target.model, x, y, Linf(0.1), effort="quick", out=folder / "a", index=target.test.index)
-    before = Path.cwd()
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_controls(patch)
+        audit(target.model, x, y, Linf(0.1), effort="quick", out=folder / "a", index=target.test.index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
 
 
 def outcome(arguments: list[str]) -> tuple[object, list[str]]:
     """Exit code and lines on stderr, without those of progress."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("default")
         try:
             code: object = main(arguments)
         except SystemExit as end:  # --help

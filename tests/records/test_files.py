@@ -228,3 +228,25 @@ def test_what_a_user_names_is_never_obeyed() -> None:
         assert cell(f"{start}1") == f"'{start}1"
     assert cell("\t=1").startswith("'")
     assert cell("runs/tgo") == "runs/tgo"
+
+
+def test_only_a_regular_file_is_replaced_and_a_link_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "behind" / "target")
+    for name in ("pipe", ".", "loop/x", "file/x", "a" * 300, "nul\0"):
+        with pytest.raises(UserError, match="cannot write"):
+            write_bytes(tmp_path / name, b"new")
+    with pytest.raises(UserError, match="not a regular file"):
+        write_bytes(Path("/dev/null"), b"new")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "behind" / "target").read_bytes() == b"new"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="no permission to write in"):
+        write_bytes(tmp_path / "other", b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["behind", "file", "link", "loop", "pipe"]

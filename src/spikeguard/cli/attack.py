@@ -89,11 +89,13 @@ def _attack(
     from spikeguard.auditing.run import run_suite, settle
     from spikeguard.auditing.state import digest
     from spikeguard.auditing.task import Plan, Session, Task, kept
+    from spikeguard.cli.records import check_replaceable
     from spikeguard.cli.target import seen_from
     from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
 
+    check_replaceable(out, lambda held: held.get("kind") == "attack")
     state_file = out.with_suffix(".state.npz")
     if state_file.exists() and not given.resume:
         raise UserError(

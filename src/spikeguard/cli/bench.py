@@ -47,10 +47,11 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write to stderr
     common.start(given.threads)
     from spikeguard.bench import run as bench
-    from spikeguard.records.files import write_bytes
+    from spikeguard.records.files import check_writable, write_bytes
     from spikeguard.report.bench_picture import picture
     from spikeguard.training.builder import pick_device
 
+    check_writable(given.out / "bench.json")
     begun = time.perf_counter()
     settings = bench.Settings(given.quick, given.rounds or 5, pick_device(given.device).type)
     with progress() as shown:

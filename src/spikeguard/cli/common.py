@@ -238,7 +238,9 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in cells[1:]:
         drawn.add_row(*(Text(cell) for cell in row))
     console.width = max(console.width, sum(widths) + 3 * len(widths) + 1)
-    console.print(drawn)
+    with console.capture() as text:  # its own writing ends the process where a pipe is closed
+        console.print(drawn)
+    print(text.get(), end="")
 
 
 def column_widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from spikeguard.cli import common
-from spikeguard.cli.records import load_records
+from spikeguard.cli.records import check_replaceable, load_records
 
 
 def parser() -> common.Parser:
@@ -25,6 +25,8 @@ def run(arguments: list[str]) -> int:
     from spikeguard.auditing.compare import compare
     from spikeguard.records.files import write_json
 
+    if given.out:
+        check_replaceable(given.out, lambda held: "says" in held)
     first, second = load_records([given.first, given.second])
     result = compare(first, second)
     if given.out:

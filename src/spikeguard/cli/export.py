@@ -56,6 +56,8 @@ def run(arguments: list[str]) -> int:
         return _as_graph(given.record[0], given.nir, given.convention or "euler", given.json)
     if given.out is not None and given.out.is_dir():
         made.error(f"--out {given.out} is a folder: name a file")
+    if given.out is not None and given.out.exists() and given.out.suffix not in SUFFIXES:
+        made.error(f"--out {given.out} holds something else, which would be lost: name another file")
     form = given.format or ("csv" if given.out is None else SUFFIXES.get(given.out.suffix))
     if form is None:
         made.error(f"{given.out} has no known suffix ({', '.join(SUFFIXES)}): name a --format")

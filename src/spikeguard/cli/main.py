@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 import warnings
 from importlib import import_module
 
+from spikeguard.cli.place import check_place
+from spikeguard.cli.streams import own_streams
 from spikeguard.runtime.shown import one_line
-from spikeguard.runtime.stop import end_at_once, exit_code
+from spikeguard.runtime.stop import end_at_once, exit_code, ignore_signals
 from spikeguard.runtime.version import __version__
 
 NO_MEMORY = re.compile(
@@ -45,51 +46,35 @@ start with: spikeguard demo"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
-    if arguments is None:
-        arguments = sys.argv[1:]
-        end_at_once()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name beyond the terminal's encoding is no reason to fail
-            stream.reconfigure(errors="backslashreplace")
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())))
-        return 0
-    if arguments[0] in ("-V", "--version"):
-        print(f"spikeguard {__version__}")
-        return 0
-    from spikeguard.errors import SpikeguardWarning
-
-    def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
-        if issubclass(category, SpikeguardWarning):
-            print(f"spikeguard: warning: {one_line(str(message))}", file=sys.stderr)
-
-    warnings.showwarning = show  # type: ignore[assignment]
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    return _exit_code(arguments[0], arguments[1:])
+    """Run one verb; returns the exit code. Without arguments: as the program, with those of its command."""
+    if arguments is not None:
+        return _run(arguments)
+    end_at_once()
+    own_streams()
+    code = _run(sys.argv[1:])
+    ignore_signals()
+    return code
 
 
-def _exit_code(verb: str, arguments: list[str]) -> int:
-    """Run the verb; every error that a user can cause is one line on stderr."""
-    from spikeguard.errors import Interrupted, UserError, unknown
+def _run(arguments: list[str]) -> int:
+    """Do what the arguments ask for; every error that a user can cause is one line on stderr."""
+    from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
 
+    verb = arguments[0] if arguments else "help"
     try:
-        if verb not in VERBS:
-            raise unknown("verb", verb, VERBS)
-        if any("\0" in argument for argument in arguments):
-            raise UserError(f"{verb}: an argument holds the character NUL, which no name or file may")
-        code: int = import_module(f"spikeguard.cli.{verb}").run(arguments)
+        if (text := _text(verb)) is not None:
+            print(text)
+            code = 0
+        else:
+            code = _verb(verb, arguments[1:])
         sys.stdout.flush()
         return code
-    except UserError as error:
+    except (UserError, SpikeguardWarning) as error:  # a warning where python -W error makes it one
         return _fail(str(error), 2)
     except Interrupted as error:
         return _fail(str(error), exit_code())
     except KeyboardInterrupt:
         return _fail("interrupted", exit_code())
-    except BrokenPipeError:  # the reader of our output, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:  # a name that is too long, a disk that is gone
         return _fail(f"{verb}: {error.filename or ''} {error.strerror or error}".replace(":  ", ": "), 2)
     except RecursionError:
@@ -98,6 +83,36 @@ def _exit_code(verb: str, arguments: list[str]) -> int:
         if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
         return _fail(f"{verb}: not enough memory; take fewer images, a smaller batch or a smaller network", 2)
+
+
+def _text(verb: str) -> str | None:
+    """What the program says of itself, without a verb."""
+    if verb in ("-h", "--help", "help"):
+        return HELP.format(verbs="\n".join(f"  {name:<10} {what}" for name, what in VERBS.items()))
+    return f"spikeguard {__version__}" if verb in ("-V", "--version") else None
+
+
+def _verb(verb: str, arguments: list[str]) -> int:
+    """Run a verb."""
+    from spikeguard.errors import SpikeguardWarning, UserError, unknown
+
+    if verb not in VERBS:
+        raise unknown("verb", verb, VERBS)
+    if any("\0" in argument for argument in arguments):
+        raise UserError(f"{verb}: an argument holds the character NUL, which no name or file may")
+    check_place()
+
+    def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+        if issubclass(category, SpikeguardWarning):
+            print(f"spikeguard: warning: {one_line(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    try:
+        code: int = import_module(f"spikeguard.cli.{verb}").run(arguments)
+    except SystemExit as end:  # --help
+        code = int(end.code or 0)
+    return code
 
 
 def _fail(message: str, code: int) -> int:

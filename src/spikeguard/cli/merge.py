@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from spikeguard.cli import common
-from spikeguard.cli.records import load_records, record_file
+from spikeguard.cli.records import check_replaceable, load_records, record_file
 
 
 def parser() -> common.Parser:
@@ -24,8 +26,12 @@ def run(arguments: list[str]) -> int:
         made.error("merge writes a record: name the file with --out FILE.json")
     from spikeguard.auditing.merge import merge_files
 
+    files = [record_file(name) for name in given.record]
+    if os.path.realpath(given.out) in map(os.path.realpath, files):
+        made.error(f"--out {given.out} is one of the records to merge: name another file")
+    check_replaceable(given.out, lambda held: held.get("kind") == "audit")
     load_records(given.record)  # none of them may say two things of one image
-    merged = merge_files([record_file(name) for name in given.record], given.out)
+    merged = merge_files(files, given.out)
     if given.json:
         common.print_json(merged.to_json())
         return 0

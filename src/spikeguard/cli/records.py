@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,3 +31,21 @@ def load_records(names: Sequence[str]) -> list[Record]:
     for name, record in zip(names, records, strict=True):
         check_outcomes(record, name)
     return records
+
+
+def check_replaceable(path: Path, is_ours: Callable[[Mapping[str, object]], bool]) -> None:
+    """UserError if ``path`` cannot be written, or holds what its verb does not write: it would be lost.
+
+    ``is_ours`` says it of the JSON object that the file holds; an empty file may be replaced.
+    """
+    from spikeguard.records.files import check_writable, read_even_changed
+
+    check_writable(path)
+    if not path.exists() or not path.stat().st_size:
+        return
+    try:
+        held: Mapping[str, object] = read_even_changed(path)[0]
+    except UserError:
+        held = {}
+    if not is_ours(held):
+        raise UserError(f"{path} holds something else, which would be lost: name another file with --out")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.cli.progress import progress
-from spikeguard.cli.records import record_file
+from spikeguard.cli.records import check_replaceable, record_file
 from spikeguard.errors import UserError
-from spikeguard.records.files import CHANGED
+from spikeguard.records.files import CHANGED, write_json
 
 if TYPE_CHECKING:
     from spikeguard.records.base import Record
@@ -45,6 +45,8 @@ def run(arguments: list[str]) -> int:
     from spikeguard.records.read import read_to_verify
 
     records = [read_to_verify(record_file(name)) for name in given.record]
+    if given.out:
+        check_replaceable(given.out, lambda held: "verified" in held)
     common.start(given.threads)
     with progress() as shown:
         rows = []
@@ -54,8 +56,6 @@ def run(arguments: list[str]) -> int:
             rows.append(row if intact else replace(row, ok=False, wrong=(f"it {CHANGED}", *row.wrong)))
     result = {"verified": [asdict(row) for row in rows]}
     if given.out:
-        from spikeguard.records.files import write_json
-
         write_json(given.out, result)
     if given.json:
         common.print_json(result)

@@ -32,11 +32,13 @@ _SUFFIXES = (".json", ".jsonl", ".npz", ".safetensors", ".html", ".svg", ".csv",
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file that takes its name only when it is whole.
+    """Let ``write`` fill a file that takes its name only when it is whole; a symbolic link stays one.
 
-    UserError if the disk does not allow it.
+    UserError if the disk does not allow it, or if a folder, a pipe or a device has the name.
     """
+    check_writable(path)
     try:
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent, path.name)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -55,6 +57,22 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise UserError(f"cannot write {path}: {_reason(error)}; nothing half-written was left") from error
+
+
+def check_writable(path: Path) -> None:
+    """UserError if a file cannot be written there, as far as can be said before the work for it begins."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot write {path}: not a regular file")
+        folder = next(folder for folder in path.parents if os.path.lexists(folder))
+        if not folder.is_dir():
+            raise UserError(f"cannot write {path}: {folder} is no folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write {path}: no permission to write in {folder}")
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def _reason(error: OSError | ValueError) -> object:

@@ -66,6 +66,13 @@ def interrupt_instead() -> None:
             signal.signal(number, _interrupt)
 
 
+def ignore_signals() -> None:
+    """For a program whose exit code is settled: a late signal does not change it."""
+    if signal.getsignal(signal.SIGINT) in (_end, _interrupt):
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _end(signum: int, frame: FrameType | None) -> None:
     os.write(2, b"spikeguard: interrupted\n")
     os._exit(128 + signum)
