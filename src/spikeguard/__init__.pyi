@@ -45,3 +45,4 @@ from spikeguard.threat import Linf as Linf
 from spikeguard.training.load import load as load
 from spikeguard.training.loop import train as train
 from spikeguard.training.recipe import Recipe as Recipe
+from spikeguard.wrapping.wrap import wrap as wrap

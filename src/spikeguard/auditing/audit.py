@@ -32,6 +32,7 @@ from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.runtime.untouched import leaves_untouched
 from spikeguard.threat import Threat
+from spikeguard.wrapping.repeatable import stateful
 
 STATE, RECORD = "audit.state.npz", "audit.json"
 
@@ -132,7 +133,7 @@ def audit(
     plan = Plan(seed, batch_size or 250, EOT_DRAWS[effort])
     progress("checking the model", 0, 1)
     bare = Task(model, x, y, threat, (), index, plan)
-    checked = checks.check_model(model, x, y, bare.random and not checks.stateful(model, x))
+    checked = checks.check_model(model, x, y, bare.random and not stateful(model, x))
     plan = replace(plan, random="noise" in checked.traits)
     chosen, left_out = members(
         effort,

@@ -14,7 +14,7 @@ from spikeguard import attacks
 from spikeguard.attacks import Attacked
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.run import BROKEN, Task, kept
-from spikeguard.auditing.scoring import fresh_draws, seeded
+from spikeguard.auditing.scoring import fresh_draws
 from spikeguard.auditing.state import State
 from spikeguard.auditing.suite import BLACK, LOCAL
 from spikeguard.errors import Interrupted
@@ -38,6 +38,7 @@ from spikeguard.records.schema import (
 from spikeguard.stats import ALPHA, mcnemar, share_above
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Surrogate
 from spikeguard.threat import Linf, Threat
+from spikeguard.wrapping.repeatable import seeded
 
 PANELS = {"quick": 50, "standard": 100, "full": 200, "autoattack": 50}
 CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoattack": (50, 10)}

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from spikeguard.auditing import controls, findings
-from spikeguard.auditing.checks import CHANGED
 from spikeguard.auditing.flags import Flag, flag, sorted_by_level
 from spikeguard.auditing.run import BROKEN, Task
 from spikeguard.auditing.state import CLEAN_WRONG, State
 from spikeguard.auditing.suite import EFFORTS
 from spikeguard.records.schema import Controls, NoiseRow
 from spikeguard.stats import ALPHA, share_above, wilson
+from spikeguard.wrapping.repeatable import CHANGED
 
 INVALID = ("attack left its budget", "attack returned values")
 """How the messages of an attack begin whose result breaks the rules."""

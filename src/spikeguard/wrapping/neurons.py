@@ -1,0 +1,93 @@
+"""Neurons of other frameworks: which modules they are, and their state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+BASES = {
+    "spikingjelly": ("MemoryModule",),
+    "snntorch": ("SpikingNeuron",),
+    "norse": ("SNN", "SNNCell", "SNNRecurrent", "SNNRecurrentCell"),
+    "sinabs": ("StatefulLayer",),
+}
+"""Class that every neuron of a framework derives from, by the framework's package."""
+
+
+def framework(module: nn.Module) -> str | None:
+    """The framework whose neuron (or other layer with state) a module is, by the classes it derives from."""
+    for kind in type(module).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if kind.__name__ in BASES.get(package, ()):
+            return package
+    return None
+
+
+def neurons(model: object) -> list[nn.Module]:
+    """All modules of a model that are neurons of a framework."""
+    if not isinstance(model, nn.Module):
+        return []
+    return [m for m in model.modules() if framework(m) is not None]
+
+
+def state_names(model: nn.Module) -> set[str]:
+    """Names in ``state_dict`` that hold the state of neurons, which every call makes anew."""
+    return {
+        f"{name}.{buffer}" if name else buffer
+        for name, module in model.named_modules()
+        if framework(module) == "sinabs"
+        for buffer, _ in module.named_buffers(recurse=False)
+    }
+
+
+def reset(model: nn.Module) -> None:
+    """Put all neurons of this model, and nothing else, in the state before the first step."""
+    for module in neurons(model):
+        kind = framework(module)
+        if kind == "spikingjelly":
+            module.reset()  # type: ignore[operator]
+        elif kind == "snntorch" and hasattr(module, "reset_mem"):
+            module.reset_mem()  # type: ignore[operator]
+        elif kind == "sinabs":
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = torch.zeros(0, dtype=buffer.dtype, device=buffer.device)
+
+
+@contextmanager
+def state_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """Put back what these modules refer to, their buffers and memories among it, by reference."""
+    before = [(vars(m), dict(vars(m))) for m in modules]
+    tables = [(t, dict(t)) for held, _ in before for t in held.values() if isinstance(t, dict)]
+    try:
+        yield
+    finally:
+        for now, then in (*before, *tables):
+            if any(now.get(name) is not value for name, value in then.items()) or len(now) != len(then):
+                now.clear()
+                now.update(then)
+
+
+@contextmanager
+def in_training(modules: list[nn.Module]) -> Iterator[None]:
+    """These modules are in training mode, and nothing inside or around them."""
+    modes = [(m, m.training) for m in modules]
+    try:
+        for m in modules:
+            m.training = True
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def state_of(model: nn.Module) -> list[str]:
+    """Names of the tensors that a model of unknown neurons keeps besides its parameters and buffers."""
+    return [
+        f"{name}.{attribute}".lstrip(".")
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, Tensor)
+    ]
