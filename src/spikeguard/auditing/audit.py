@@ -12,12 +12,12 @@ from torch import Tensor
 
 from spikeguard import attacks
 from spikeguard.auditing import checks, controls
-from spikeguard.auditing.flags import Flag
+from spikeguard.auditing.flags import Flag, sorted_by_level
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
-from spikeguard.auditing.raise_flags import all_flags
+from spikeguard.auditing.raise_flags import all_flags, from_checks
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
 from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle, traits
-from spikeguard.auditing.state import digest
+from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import EOT_DRAWS, Effort, Member, fingerprint, members
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.border import measures
@@ -26,7 +26,7 @@ from spikeguard.gradients import Transfer
 from spikeguard.models import Model
 from spikeguard.records.files import remove_unfinished
 from spikeguard.records.member_names import transfer_key
-from spikeguard.records.schema import AuditRecord, MemberRow, Origin
+from spikeguard.records.schema import AuditRecord, Controls, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
@@ -35,6 +35,7 @@ from spikeguard.threat import Threat
 from spikeguard.wrapping.repeatable import stateful
 
 STATE, RECORD = "audit.state.npz", "audit.json"
+CARRIES_STATE = "the model carries state from call to call"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def audit(
         UserError: bad input, or outputs that are no ``[N, K]``.
         Interrupted: ``stop`` was set; the state is kept in ``out``.
 
-    A fault of the model is a flag, of level error if it makes the number worthless.
+    A fault of the model is a flag, of level error if it makes the number worthless. A model that carries
+    state from call to call is not attacked; its flag says what to write.
 
     >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick")
     >>> result.robust_accuracy <= result.clean_accuracy
@@ -154,30 +156,42 @@ def audit(
     }
     if folder is not None:
         remove_unfinished(folder)
+    carries_state = "state-carried-over" in checked.findings
+    if carries_state:
+        chosen, left_out = [], {**left_out, **dict.fromkeys((m.id for m in chosen), CARRIES_STATE)}
     session = Session(progress, (folder / STATE, conditions) if folder else None, stop)
     task = Task(model, x, y, threat, chosen, index, plan, session)
     before = checks.Snapshot.of(model, x, task.random)
     state = run_suite(task)
-    control = replace(
-        controls.run_controls(task, effort),
-        survivors_with_gradient=controls.survivors_with_gradient(task, state),
-        second_attack=controls.second_attack(task, state),
-    )
+    control = None if carries_state else _controls(task, state, effort)
     if session.stopped:
         raise Interrupted(f"audit stopped after its controls; {kept(task)}")
     witnesses = settle(task, state)
     checks.unchanged(before, checks.Snapshot.of(model, x, task.random), checked)
-    flags = all_flags(task, state, checked.findings, control, effort)
+    flags = (
+        sorted_by_level(from_checks(checked.findings))
+        if control is None
+        else all_flags(task, state, checked.findings, control, effort)
+    )
     seconds = state.earlier + time.perf_counter() - begun
     measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)
     record = audit_record(task, state, measured)
     return Audit(record if folder is None else _store(task, record, witnesses, folder), witnesses)
 
 
+def _controls(task: Task, state: State, effort: Effort) -> Controls:
+    """All controls of an audit, after its attacks."""
+    return replace(
+        controls.run_controls(task, effort),
+        survivors_with_gradient=controls.survivors_with_gradient(task, state),
+        second_attack=controls.second_attack(task, state),
+    )
+
+
 def _store(task: Task, record: AuditRecord, witnesses: Witnesses, folder: Path) -> AuditRecord:
     """Write record and witnesses, have a fresh process check them, and drop the state."""
     record = save(record, witnesses, folder / RECORD)
-    if record.origin.target is not None:
+    if record.origin.target is not None and record.members:
         place = Place(task.x.device.type, torch.get_num_threads())
         check = check_in_fresh_process(folder / RECORD, record.origin, place, task.session.stop)
         if task.session.stopped:

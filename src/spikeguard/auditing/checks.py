@@ -13,6 +13,7 @@ from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
 from spikeguard.models import Model, are_scores, eval_mode, logits_of, moved, rounding, scale
 from spikeguard.random import draws
+from spikeguard.wrapping.guess import suggestion
 from spikeguard.wrapping.repeatable import CHANGED, changed_by_batch, more_than, other_class, same, seeded
 
 ANOTHER = 0.25
@@ -146,7 +147,14 @@ def _repetition(model: Model, x: Tensor, random: bool, found: Checked) -> None:
         if more_than(CHANGED, moved(first, other) > rounding(first))
     ]:
         most = max(float(moved(first, other).max()) for other in (again, later)) * scale(first)
-        found.findings["state-carried-over"] = {"differs_when": differs, "largest_difference": most}
+        evidence: dict[str, object] = {"differs_when": differs, "largest_difference": most}
+        found.findings["state-carried-over"] = evidence | hint(model, x)
+
+
+def hint(model: Model, x: Tensor) -> dict[str, object]:
+    """What to write instead of the model, if trying finds it."""
+    use = suggestion(model, x, carries_state=True)
+    return {"use": f"({use})"} if use else {}
 
 
 def _batches(model: Model, x: Tensor, random: bool, found: Checked) -> None:

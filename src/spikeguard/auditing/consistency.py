@@ -267,7 +267,9 @@ def _verdict(record: AuditRecord) -> Iterator[str]:
         due = verdict_of(record.merged_from, record.worst_case, record.errors)
     else:
         suite = f"{record.suite.version}, {record.suite.effort}"
-        due = findings.conclusion(record.worst_case, errors, suite, record.masking, record.random_model)
+        due = findings.conclusion(
+            record.worst_case, errors, suite, record.masking, record.random_model, bool(record.members)
+        )
         if "not-reproduced" in record.errors:
             due = f"Not reliable (not-reproduced): {due}"
     if not re.search(rf"(?<![\d.]){100 * record.worst_case.value:.1f} %", record.verdict):

@@ -103,9 +103,14 @@ def convergence(task: Task, state: State) -> Convergence | None:
 
 
 def conclusion(
-    robust: Accuracy, errors: Sequence[str], suite: str, parts: Masking | None, random: bool
+    robust: Accuracy, errors: Sequence[str], suite: str, parts: Masking | None, random: bool, ran: bool = True
 ) -> str:
-    """The audit in one sentence."""
+    """The audit in one sentence; ``ran``: whether it had any attacks."""
+    if errors and not ran:
+        return (
+            f"Not reliable ({', '.join(errors)}): no attack ran; without one "
+            f"{100 * robust.value:.1f} % are right. See the flags."
+        )
     if errors:
         return (
             f"Not reliable ({', '.join(errors)}): the attacks of {suite} leave {100 * robust.value:.1f} %, "

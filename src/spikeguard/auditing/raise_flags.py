@@ -18,6 +18,8 @@ from spikeguard.records.schema import Controls, NoiseRow
 from spikeguard.stats import ALPHA, share_above, wilson
 from spikeguard.wrapping.repeatable import CHANGED
 
+USE = "use"
+"""Evidence that says what to write instead; the message of a flag ends with it."""
 INVALID = ("attack left its budget", "attack returned values")
 """How the messages of an attack begin whose result breaks the rules."""
 PAIR_FLAGS = {
@@ -68,7 +70,7 @@ def _exact(task: Task, state: State) -> bool:
 
 def from_checks(findings: Mapping[str, Mapping[str, object]]) -> list[Flag]:
     """Flags of the checks before any attack."""
-    return [flag(id, "", **evidence) for id, evidence in findings.items()]
+    return [flag(id, str(evidence.get(USE, "")), **evidence) for id, evidence in findings.items()]
 
 
 def from_controls(control: Controls) -> list[Flag]:

@@ -51,7 +51,7 @@ class Measured:
     suite_hash: str
     digests: Digests
     left_out: dict[str, str]
-    controls: Controls
+    controls: Controls | None
     flags: tuple[Flag, ...]
     seconds: float
     origin: Origin
@@ -191,7 +191,7 @@ def audit_record(task: Task, state: State, measured: Measured) -> AuditRecord:
         scored_by=scored_by(task.random),
         clean=Accuracy.of(float(state.clean.double().mean()), n),
         worst_case=worst,
-        verdict=findings.conclusion(worst, errors, suite, parts, task.random),
+        verdict=findings.conclusion(worst, errors, suite, parts, task.random, bool(task.members)),
         members=findings.member_rows(task, state),
         first_by=tuple(state.first_by.tolist()),
         right=_rounded(state.right),

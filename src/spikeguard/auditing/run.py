@@ -22,12 +22,13 @@ from spikeguard.auditing.witnesses import Witnesses, candidates, keep, misclassi
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients.surrogate import known
 from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
+from spikeguard.models import Model, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 from spikeguard.records.schema import MeanLogits
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.threat import Threat
+from spikeguard.wrapping.contact import first_answers
 
 SAVE_EVERY = 20.0  # seconds
 BROKEN = 0.02
@@ -80,7 +81,7 @@ class Task:
         self.random = bool(self.plan.random)
         if self.plan.random is None:
             with eval_mode(self.model):
-                self.random = is_stochastic(self.model, *check_logits(self.model, self.x, self.y))
+                self.random = is_stochastic(self.model, *first_answers(self.model, self.x, self.y))
 
     @property
     def seed(self) -> int:

@@ -29,10 +29,13 @@ TRIED = 4  # steps where a network does not say how many it takes
 ROWS = 3  # images that it is tried on: no other dimension is likely to be as long
 
 
-def suggestion(model: Model, x: Tensor) -> str:
+def suggestion(model: Model, x: Tensor, carries_state: bool = False) -> str:
     """``use sg.wrap(model, ...)`` with arguments that make logits of the network's answers, or ""."""
     if not isinstance(model, nn.Module) or isinstance(model, Wrapped):
         return ""
+    if carries_state and not neurons.neurons(model):
+        held = ", ".join(neurons.state_of(model)[:3])
+        return f"use sg.wrap(model, reset=f) with a function f(model) that clears {held or 'its state'}"
     calling = guess(model, x)
     if calling is None:
         return ""
