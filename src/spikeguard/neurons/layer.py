@@ -14,7 +14,7 @@ from spikeguard.kernels import dispatch
 from spikeguard.kernels.dispatch import Cell
 from spikeguard.kernels.mode import Mode, NoiseKeys
 from spikeguard.neurons.modifiers import Chain
-from spikeguard.neurons.request import TapRequest, merge
+from spikeguard.neurons.request import TapRequest, active, merge
 from spikeguard.neurons.settings import Neuron, Noise
 from spikeguard.random import draws
 from spikeguard.random.streams import NoiseStream, StochasticModule
@@ -112,7 +112,7 @@ class Spiking(StochasticModule):
 
     def request(self) -> TapRequest:
         """What the open taps request of this layer, in one."""
-        return merge(self.requests)
+        return merge(active(self.requests))
 
     def _settings(self, current: Tensor, timesteps: int, request: TapRequest) -> dispatch.Settings:
         """What this call computes: the layer's own settings, changed by what the taps request."""
