@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters import reset
 from spikeguard.models import Model, eval_mode, moved, rounding
 from spikeguard.wrapping import neurons
 from spikeguard.wrapping.wrapped import Calling, Layout, Wrapped
@@ -76,7 +77,7 @@ def _ways(model: nn.Module) -> Iterator[Calling]:
     sequences = [Calling(steps, layout) for layout in layouts]
     if any(hasattr(m, "squeeze_forward") for m in held):
         yield Calling(steps, "folded")
-    if any(_takes_sequences(m) for m in held):
+    if any(neurons.takes_sequences(model).values()):
         yield from sequences
         yield Calling()
     else:
@@ -87,7 +88,8 @@ def _ways(model: nn.Module) -> Iterator[Calling]:
 
 def _tried(model: nn.Module, x: Tensor, calling: Calling) -> Calling | None:
     """The way as it works, with the parts of the answer that it takes; None if it does not."""
-    calls = _Calls(neurons.neurons(model))
+    sequences = neurons.takes_sequences(model)
+    calls = _Calls([m for m in neurons.neurons(model) if not sequences.get(id(m), False)])
     try:
         with calls:
             answer = _answer(model, x, calling)
@@ -114,7 +116,7 @@ def _tried(model: nn.Module, x: Tensor, calling: Calling) -> Calling | None:
 
 
 class _Calls(ExitStack):
-    """Counts how often the neurons of a network are called, and with how many dimensions."""
+    """Counts how often neurons that compute one step are called."""
 
     def __init__(self, held: list[nn.Module]) -> None:
         super().__init__()
@@ -132,23 +134,13 @@ class _Calls(ExitStack):
     @property
     def once(self) -> bool:
         """Whether the network advances by one step a call: its neurons are called once, for one step."""
-        stepping = [m for m in self.held if not _takes_sequences(m)]
-        return bool(stepping) and all(self.counts[id(m)] <= 1 for m in stepping)
-
-
-def _takes_sequences(module: nn.Module) -> bool:
-    name, kind = type(module).__name__, neurons.framework(module)
-    if kind == "norse":
-        return not name.endswith("Cell")
-    if kind == "spikingjelly":
-        return getattr(module, "step_mode", "s") == "m"
-    return kind == "sinabs" or name in ("StateLeaky", "LinearLeaky", "AssociativeLeaky", "LeakyParallel")
+        return bool(self.held) and all(count <= 1 for count in self.counts.values())
 
 
 def _answer(model: nn.Module, x: Tensor, calling: Calling) -> object:
     """The answer of one call; the network's state is put back."""
     with neurons.state_kept(neurons.neurons(model)):
-        neurons.reset(model)
+        reset(model)
         if calling.timesteps is None or calling.layout == "steps":
             return model(x)
         sequence = x.expand(calling.timesteps, *x.shape)

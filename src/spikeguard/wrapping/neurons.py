@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
+
+from spikeguard.adapters import layers
 
 BASES = {
     "spikingjelly": ("MemoryModule",),
@@ -27,10 +28,16 @@ def framework(module: nn.Module) -> str | None:
 
 
 def neurons(model: object) -> list[nn.Module]:
-    """All modules of a model that are neurons of a framework."""
+    """All modules of a model that are neurons of a framework, keep a state, or were added to the adapters."""
     if not isinstance(model, nn.Module):
         return []
-    return [m for m in model.modules() if framework(m) is not None]
+    known = {id(layer.module) for layer in layers(model).values()}
+    return [m for m in model.modules() if id(m) in known or framework(m) is not None]
+
+
+def takes_sequences(model: nn.Module) -> dict[int, bool]:
+    """Whether each layer of neurons computes all steps in one call, by the id of its module."""
+    return {id(layer.module): layer.whole for layer in layers(model).values()}
 
 
 def state_names(model: nn.Module) -> set[str]:
@@ -43,19 +50,6 @@ def state_names(model: nn.Module) -> set[str]:
     }
 
 
-def reset(model: nn.Module) -> None:
-    """Put all neurons of this model, and nothing else, in the state before the first step."""
-    for module in neurons(model):
-        kind = framework(module)
-        if kind == "spikingjelly":
-            module.reset()  # type: ignore[operator]
-        elif kind == "snntorch" and hasattr(module, "reset_mem"):
-            module.reset_mem()  # type: ignore[operator]
-        elif kind == "sinabs":
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                module._buffers[name] = torch.zeros(0, dtype=buffer.dtype, device=buffer.device)
-
-
 @contextmanager
 def state_kept(modules: list[nn.Module]) -> Iterator[None]:
     """Put back what these modules refer to, their buffers and memories among it, by reference."""
@@ -65,9 +59,9 @@ def state_kept(modules: list[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for now, then in (*before, *tables):
-            if any(now.get(name) is not value for name, value in then.items()) or len(now) != len(then):
-                now.clear()
-                now.update(then)
+            for name in [n for n in now if n not in then]:
+                del now[name]
+            now.update({n: value for n, value in then.items() if now.get(n, now) is not value})
 
 
 @contextmanager

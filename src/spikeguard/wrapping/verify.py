@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spikeguard.errors import UserError
+from spikeguard.errors import ModelError, UserError
 from spikeguard.models import eval_mode, logits_of, moved, rounding
 from spikeguard.random import draws
 from spikeguard.wrapping import neurons
@@ -56,10 +56,7 @@ def verify(wrapped: Wrapped, x: Tensor) -> list[str]:
         UserError: the network carries state, depends on the batch or gives no gradient, and what to do.
     """
     with eval_mode(wrapped):
-        first, again = same(wrapped, x, False), same(wrapped, x, False)
-        random = bool((moved(first, again) > rounding(first)).any())
-        if random and stateful(wrapped, x):
-            raise UserError(f"wrap: {_state_line(wrapped)}")
+        random = _random(wrapped, x)
         notes = ["the network is random: attacks average over its noise"] if random else []
         notes += _open_gradient(wrapped, x, random)
         if not random and (share := _batch_share(wrapped, x)):
@@ -69,6 +66,21 @@ def verify(wrapped: Wrapped, x: Tensor) -> list[str]:
                 "is the batch (layout='time_first' or 'batch_first')"
             )
     return notes
+
+
+def _random(wrapped: Wrapped, x: Tensor) -> bool:
+    """Whether the network draws random numbers; UserError if it carries state instead."""
+    try:
+        first, again = same(wrapped, x, False), same(wrapped, x, False)
+        random = bool((moved(first, again) > rounding(first)).any())
+        carries = random and stateful(wrapped, x)
+    except ModelError as error:  # state of another batch does not fit this one
+        if not neurons.state_of(wrapped.model):
+            raise
+        raise UserError(f"wrap: {_state_line(wrapped)}") from error
+    if carries:
+        raise UserError(f"wrap: {_state_line(wrapped)}")
+    return random
 
 
 def _batch_share(wrapped: Wrapped, x: Tensor) -> float:

@@ -60,7 +60,10 @@ def wrap(
         UserError: the network carries state that no reset reaches, more than 2 % of its predictions change
             with the batch, no gradient reaches the images, and what to do.
 
-    >>> snn = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), sg.LIF(0.5, timesteps=4))
+    >>> layers = torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(64, 10), sg.LIF(decay=0.5))
+    >>> model = sg.wrap(layers, timesteps=4, layout="time_first", sample=x)
+    >>> model(x).shape
+    torch.Size([6, 10])
     """
     calling = Calling(timesteps, layout, output, reduce, state)
     _check(calling, encoder, mean is not None or std is not None)

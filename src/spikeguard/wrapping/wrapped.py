@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters import reset
 from spikeguard.errors import ModelError
 from spikeguard.wrapping import neurons
 from spikeguard.wrapping.encoders import ENCODERS, Frames
@@ -86,7 +87,7 @@ class Wrapped(nn.Module):
         if self.own_reset is not None:
             self.own_reset(self.model)
         else:
-            neurons.reset(self.model)
+            reset(self.model)
 
     def _logits(self, x: Tensor) -> Tensor:
         x = self._normalized(x)
