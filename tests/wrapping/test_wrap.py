@@ -46,7 +46,7 @@ def clear(net: nn.Module) -> None:
             module.v = None
 
 
-def cells() -> nn.Module:
+def cells() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 32), Cell(), nn.Linear(32, 5))
 
@@ -120,7 +120,7 @@ class Frozen(Cell):
         return super().forward(current if self.training else current.detach())
 
 
-def trapped() -> nn.Module:
+def trapped() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 32), Frozen(), nn.Linear(32, 5)
@@ -201,7 +201,7 @@ def test_layouts_and_reductions(reduce: str) -> None:
         model = sg.wrap(
             Sequence(layout == "batch_first"),
             timesteps=3,
-            layout=layout,  # type: ignore[arg-type]
+            layout=layout,
             reduce=reduce,  # type: ignore[arg-type]
             sample=X,
         )

@@ -95,7 +95,8 @@ class Budget:
 class Origin:
     """Where model and images come from: ``target`` and ``data`` as the command line takes them, the recipe
     of the network, the split and number of images. ``beside``: the target as seen from the record's folder,
-    from where it is found wherever the command runs."""
+    from where it is found wherever the command runs. ``data`` of the user's own is a path; ``weights``: the
+    file of a factory's weights."""
 
     target: str | None = None
     data: str | None = None
@@ -104,6 +105,7 @@ class Origin:
     images: int | None = None
     recipe: Settings | None = None
     beside: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)

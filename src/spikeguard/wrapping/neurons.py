@@ -42,12 +42,13 @@ def takes_sequences(model: nn.Module) -> dict[int, bool]:
 
 def state_names(model: nn.Module) -> set[str]:
     """Names in ``state_dict`` that hold the state of neurons, which every call makes anew."""
-    return {
-        f"{name}.{buffer}" if name else buffer
-        for name, module in model.named_modules()
+    state = {
+        id(buffer)
+        for module in model.modules()
         if framework(module) == "sinabs"
-        for buffer, _ in module.named_buffers(recurse=False)
+        for buffer in module.buffers(recurse=False)
     }
+    return {name for name, t in model.state_dict(keep_vars=True).items() if id(t) in state}
 
 
 @contextmanager
