@@ -166,6 +166,11 @@ def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) | logits.isnan().any(1)
 
 
+def are_tied(logits: Tensor) -> Tensor:
+    """Samples ``[N]`` whose highest score two classes or more share: the order of classes decides."""
+    return (logits == logits.amax(1, keepdim=True)).sum(1) > 1
+
+
 def are_scores(logits: Tensor) -> Tensor:
     """Samples ``[N]`` with scores: some are finite, all others -inf, as of classes that are masked."""
     finite = torch.isfinite(logits)

@@ -12,6 +12,8 @@ from nets import NETS, spikingjelly
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.auditing import checks
+from spikeguard.auditing.record import weights
 from spikeguard.wrapping.guess import guess, suggestion
 from spikeguard.wrapping.wrapped import Wrapped
 
@@ -179,3 +181,29 @@ def test_the_steps_that_a_network_names_are_taken() -> None:
 def test_no_line_where_nothing_helps() -> None:
     assert suggestion(nn.Linear(3, 2), X) == ""
     assert suggestion(lambda x: x, X) == ""
+
+
+class Reset(nn.Module):
+    """A sinabs network whose own forward resets it, as its documents say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = made("sinabs")
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net:  # type: ignore[attr-defined]
+            if hasattr(layer, "reset_states"):
+                layer.reset_states()
+        scores: Tensor = self.net(x.expand(T, *x.shape).transpose(0, 1)).mean(1)
+        return scores
+
+
+def test_membranes_in_the_state_dict_are_no_part_of_the_model() -> None:
+    net = Reset().eval()
+    y = net(X).argmax(1)  # with a graph: the membranes have one now
+    before = checks.contents(net), weights(net)
+    assert checks.check_model(net, X, y, False).findings.keys() <= {"spikes-unread"}
+    net(X[:3])
+    assert (checks.contents(net), weights(net)) == before
+    net.net[1].weight.data[0, 0] += 1  # type: ignore[index]
+    assert weights(net) != before[1]

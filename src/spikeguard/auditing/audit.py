@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from spikeguard import attacks
-from spikeguard.auditing import checks, controls
+from spikeguard.auditing import checks, controls, findings
 from spikeguard.auditing.flags import Flag, sorted_by_level
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
-from spikeguard.auditing.raise_flags import all_flags, from_checks
+from spikeguard.auditing.raise_flags import all_flags, from_checks, from_ties
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
 from spikeguard.auditing.run import Plan, Session, Task, kept, run_suite, settle, traits
 from spikeguard.auditing.state import State, digest
@@ -168,13 +168,16 @@ def audit(
         raise Interrupted(f"audit stopped after its controls; {kept(task)}")
     witnesses = settle(task, state)
     checks.unchanged(before, checks.Snapshot.of(model, x, task.random), checked)
+    tied = findings.ties(task, state)
     flags = (
         sorted_by_level(from_checks(checked.findings))
         if control is None
-        else all_flags(task, state, checked.findings, control, effort)
+        else sorted_by_level(
+            [*all_flags(task, state, checked.findings, control, effort), *from_ties(tied, len(x))]
+        )
     )
     seconds = state.earlier + time.perf_counter() - begun
-    measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)
+    measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin, tied)
     record = audit_record(task, state, measured)
     return Audit(record if folder is None else _store(task, record, witnesses, folder), witnesses)
 

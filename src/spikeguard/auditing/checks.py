@@ -14,6 +14,7 @@ from spikeguard.losses import margin
 from spikeguard.models import Model, are_scores, eval_mode, logits_of, moved, rounding, scale
 from spikeguard.random import draws
 from spikeguard.wrapping.guess import suggestion
+from spikeguard.wrapping.neurons import state_names
 from spikeguard.wrapping.repeatable import CHANGED, changed_by_batch, more_than, other_class, same, seeded
 
 ANOTHER = 0.25
@@ -87,10 +88,15 @@ def unchanged(before: Snapshot, after: Snapshot, found: Checked) -> None:
 
 
 def contents(model: Model) -> Contents:
-    """Digests of a module's tensors, and the modes of its parts."""
+    """Digests of a module's tensors, the state of its neurons aside, and the modes of its parts."""
     if not isinstance(model, nn.Module):
         return {}
-    held: Contents = {name: digest(t) for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    state = state_names(model)
+    held: Contents = {
+        name: digest(t)
+        for name, t in model.state_dict().items()
+        if isinstance(t, Tensor) and name not in state
+    }
     return held | {f"mode of {name or 'the model'}": m.training for name, m in model.named_modules()}
 
 

@@ -14,7 +14,7 @@ from spikeguard.auditing import findings
 from spikeguard.auditing.flags import KINDS
 from spikeguard.auditing.merge import verdict_of
 from spikeguard.auditing.past_suites import PAST
-from spikeguard.auditing.raise_flags import from_controls
+from spikeguard.auditing.raise_flags import from_controls, from_ties
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import SUITES, VERSION, fingerprint
 from spikeguard.errors import UserError
@@ -250,6 +250,7 @@ def _flags(record: AuditRecord) -> Iterator[str]:
         exact = record.worst_case.value == 0 or not _largest(record.threat.eps)
         if record.controls is not None and not exact:
             due |= {f.id for f in from_controls(record.controls)}
+        due |= {f.id for f in from_ties(record.ties, record.images)} if record.members else set()
         if any(m.failed for m in record.members) and not raised & {"attack-failed", "attack-invalid"}:
             due.add("attack-failed")
     if missing := sorted(due - raised):

@@ -9,7 +9,8 @@ import torch
 from spikeguard.auditing.run import Task
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import BLACK, LOCAL, OWN, PGD_20
-from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow
+from spikeguard.models import are_tied, eval_mode, logits_of
+from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow, Ties
 
 MARKS = (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000)
 """Steps at which the convergence of the longest attack is recorded."""
@@ -51,6 +52,19 @@ def without_each_family(task: Task, state: State) -> dict[str, float]:
         kept = state.by_family[others][:, valid].amin(0) if others else state.clean[valid]
         shares[family] = float(kept.double().sum()) / len(task.x)
     return shares
+
+
+def ties(task: Task, state: State) -> Ties | None:
+    """Verdicts that rest on a tie of scores; None for a random model, whose scores are drawn anew."""
+    if task.random:
+        return None
+
+    def tied(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([are_tied(logits_of(task.model, part)) for part in x.split(task.batch_size)])
+
+    with eval_mode(task.model), torch.no_grad():
+        broken = state.first_by >= 0
+        return Ties(int(tied(task.x).sum()), int((tied(state.found) & broken).sum()))
 
 
 def member_rows(task: Task, state: State) -> tuple[MemberRow, ...]:

@@ -322,6 +322,15 @@ class MeanLogits:
 
 
 @dataclass(frozen=True)
+class Ties:
+    """Images whose highest score two classes or more share, so that the order of the classes decides: of all
+    images without an attack, and of the broken ones at the input that breaks them."""
+
+    clean: int
+    broken: int
+
+
+@dataclass(frozen=True)
 class FreshCheck:
     """What a fresh process found: ``witnesses`` that hold, and what is ``wrong``, one line each."""
 
@@ -374,6 +383,7 @@ class AuditRecord(Record):
     left_out: dict[str, str] = field(default_factory=dict)
     convergence: Convergence | None = None
     controls: Controls | None = None
+    ties: Ties | None = None
     second_by: tuple[int, ...] = ()
     right_clean: Outcomes = ()
     index: tuple[int, ...] = ()
