@@ -109,8 +109,8 @@ def _open_gradient(wrapped: Wrapped, x: Tensor, random: bool) -> list[str]:
         if torch.equal(same(wrapped, x, random), before) and opened > hidden:
             kind = neurons.framework(inner[0])
             return [
-                f"its {kind} neurons give {100 * hidden:.0f} % of the images an input gradient in eval mode, "
-                f"{100 * opened:.0f} % in training mode with the same answers: they run in training mode, "
+                f"its {kind} neurons give {100 * max(hidden, 0):.0f} % of the images an input gradient in eval "
+                f"mode, {100 * opened:.0f} % in training mode with the same answers: they run in training mode, "
                 "all other layers in eval mode"
             ]
         wrapped.open_gradient = False
