@@ -108,10 +108,10 @@ def _open_gradient(wrapped: Wrapped, x: Tensor, random: bool) -> list[str]:
         opened = _gradients(wrapped, x)
         if torch.equal(same(wrapped, x, random), before) and opened > hidden:
             kind = neurons.framework(inner[0])
+            closed, after = (f"{100 * max(share, 0):.0f} %" for share in (hidden, opened))
             return [
-                f"its {kind} neurons give {100 * max(hidden, 0):.0f} % of the images an input gradient in eval "
-                f"mode, {100 * opened:.0f} % in training mode with the same answers: they run in training mode, "
-                "all other layers in eval mode"
+                f"its {kind} neurons give {closed} of the images an input gradient in eval mode, {after} in "
+                "training mode with the same answers: they run in training mode, other layers in eval mode"
             ]
         wrapped.open_gradient = False
     if hidden < 0:
