@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from spikeguard.auditing.scoring import seeded
 from spikeguard.random.generators import private_generators
+from spikeguard.wrapping.repeatable import seeded
 
 Kept = Any  # a generator of torch, numpy or Python
 KEPT = {

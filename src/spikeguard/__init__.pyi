@@ -49,3 +49,4 @@ from spikeguard.training.load import load as load
 from spikeguard.training.loop import train as train
 from spikeguard.training.recipe import Recipe as Recipe
 from spikeguard.training.register import register as register
+from spikeguard.wrapping.wrap import wrap as wrap

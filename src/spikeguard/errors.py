@@ -18,6 +18,10 @@ class UserError(ValueError):
     """
 
 
+class ModelError(UserError):
+    """A model that fails, or whose answers are no logits: its code has to change, or to be wrapped."""
+
+
 class Interrupted(Exception):
     """The user stopped the work after its state was saved; the message says how to go on.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.arguments import error_line
-from spikeguard.errors import Interrupted, SpikeguardWarning, UserError
+from spikeguard.errors import Interrupted, ModelError, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
 from spikeguard.runtime.untouched import untouched
 
@@ -50,7 +50,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     """The model's logits ``[N, K]`` (``[T, N, K]`` of a model of every time step) for images ``[N, ...]``.
 
     Taken from a tensor, an array, a mapping or object with ``logits``, or a tuple that holds one tensor; in
-    float32 or more. UserError, with the model's exception as its cause, if the model fails or if its answer
+    float32 or more. ModelError, with the model's exception as its cause, if the model fails or if its answer
     leaves a doubt.
     """
     try:
@@ -58,14 +58,14 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     except (UserError, Interrupted):
         raise
     except Exception as error:  # the model's code may raise anything
-        raise UserError(
+        raise ModelError(
             f"the model fails on {x.dtype} images of shape {tuple(x.shape)} ({error_line(error)})"
             f"{_hint(model, x)}"
         ) from error
     logits = _chosen(answer).to(x.device)
     batch = logits.shape[1:2] if logits.dim() == 3 else logits.shape[:1]
     if logits.dim() not in (2, 3) or batch != x.shape[:1] or not logits.is_floating_point():
-        raise UserError(
+        raise ModelError(
             f"the model gives {logits.dtype} of shape {tuple(logits.shape)} for {len(x)} images, must give "
             "logits [N, classes]"
         )
@@ -108,9 +108,9 @@ def _chosen(answer: object) -> Tensor:
     held = [v for v in values if isinstance(v, (Tensor, np.ndarray)) and v.ndim]
     if len(held) == 1:
         return _chosen(held[0])
-    raise UserError(
-        f"the model answers with {_described(answer)}, must answer with logits [N, classes]: pass a function "
-        "that returns them, as in lambda x: model(x)[0]"
+    raise ModelError(
+        f"the model answers with {_described(answer)}, must answer with logits [N, classes]: "
+        "sg.wrap(model, output=0) takes the first part"
     )
 
 
@@ -118,7 +118,7 @@ def _of_array(answer: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tens
     try:
         return torch.from_numpy(np.array(answer))
     except TypeError as error:
-        raise UserError(
+        raise ModelError(
             f"the model answers with an array of {answer.dtype}, must answer with logits [N, classes]"
         ) from error
 
@@ -150,7 +150,7 @@ def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits_of(model, x[:8])
         again = logits_of(model, x[:8])
     if logits.dim() != 2:
-        raise UserError(
+        raise ModelError(
             f"the model gives {logits.dtype} of shape {tuple(logits.shape)}, must give logits [N, classes]"
         )
     if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
@@ -164,6 +164,11 @@ def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Which samples ``[N]`` are misclassified: another class is highest, or logits are not numbers."""
     return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
+def are_tied(logits: Tensor) -> Tensor:
+    """Samples ``[N]`` whose highest score two classes or more share: the order of classes decides."""
+    return (logits == logits.amax(1, keepdim=True)).sum(1) > 1
 
 
 def are_scores(logits: Tensor) -> Tensor:

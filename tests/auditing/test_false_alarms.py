@@ -22,6 +22,7 @@ from spikeguard.auditing.task import Plan, Task
 from spikeguard.models import check_logits, is_stochastic
 from spikeguard.records.schema import Controls
 from spikeguard.threat import Threat
+from spikeguard.wrapping.repeatable import stateful
 
 Model = Callable[[Tensor], Tensor]
 
@@ -29,7 +30,7 @@ Model = Callable[[Tensor], Tensor]
 def findings(model: Model, x: Tensor, y: Tensor) -> set[str]:
     """Ids of what the checks before the attacks find."""
     with torch.no_grad():
-        random = is_stochastic(model, *check_logits(model, x, y)) and not checks.stateful(model, x)
+        random = is_stochastic(model, *check_logits(model, x, y)) and not stateful(model, x)
     return set(checks.check_model(model, x, y, random).findings)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.auditing import checks, raise_flags
+from spikeguard.auditing.consistency import inconsistencies
 from spikeguard.auditing.flags import KINDS
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.raise_flags import all_flags, from_checks, from_controls
@@ -29,6 +30,7 @@ from spikeguard.records.schema import (
     Origin,
     PairRow,
     SecondAttack,
+    Ties,
     ZeroBudget,
 )
 
@@ -567,6 +569,31 @@ def test_a_model_that_needs_one_size_of_batch_is_refused_in_one_line() -> None:
 def test_few_images_are_flagged(short_suite: None) -> None:
     got = sg.audit(Plain().eval(), X[:20], Plain()(X[:20]).argmax(1), sg.Linf(0.01), effort="quick")
     assert "few-images" in {f.id for f in got.flags}
+
+
+class Coarse(Plain):
+    """Scores on a coarse grid, as rates of few steps, with the gradient of what was rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = super().forward(x)
+        return fine + (4 * (fine / 4).round() - fine).detach()
+
+
+def test_verdicts_that_rest_on_a_tie_are_counted(short_suite: None) -> None:
+    model, x = Coarse().eval(), X[:20]
+    y = model(x).argmax(1)
+    top = model(x).topk(2, 1).values
+    tied = int((top[:, 0] == top[:, 1]).sum())
+    assert 4 < tied < 20
+    got = sg.audit(model, x, y, sg.Linf(0.0), effort="quick")
+    assert got.record.ties == Ties(clean=tied, broken=0)
+    (raised,) = [f for f in got.flags if f.id == "tied-scores"]
+    assert f"({tied} of 20 images" in raised.message
+    assert inconsistencies(got.record) == []
+    hidden = replace(got.record, flags=tuple(f for f in got.flags if f.id != "tied-scores"))
+    assert any("tied-scores is missing" in line for line in inconsistencies(hidden))
+    fine = sg.audit(Plain().eval(), x, Plain()(x).argmax(1), sg.Linf(0.0), effort="quick")
+    assert fine.record.ties == Ties(0, 0)
 
 
 def test_a_random_model_attacked_without_averaging_is_an_error() -> None:

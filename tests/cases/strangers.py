@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.attacks.loop import Attacked
-from spikeguard.errors import AttackError, UserError
+from spikeguard.errors import AttackError, ModelError, UserError
 
 LINF = sg.Linf(0.03)
 GENERATOR = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def refused(call: Callable[[], object], *words: str) -> str:
         call()
     line = str(error.value)
     assert "\n" not in line
-    assert type(error.value) in (UserError, AttackError)
+    assert type(error.value) in (UserError, AttackError, ModelError)
     for word in words:
         assert word in line, line
     return line

@@ -51,7 +51,7 @@ MODELS: dict[str, tuple[Callable[..., Any], str]] = {
     "batch size written in": (lambda x: NET(x.reshape(12, 1, 8, 8)), "(8, 1, 8, 8)"),
     "a second argument": (lambda x, t: NET(x), "TypeError"),
     "no argument": (lambda: None, "TypeError"),
-    "membranes left over": (Remembers(), "keep no state"),
+    "membranes left over": (Remembers(), "carries state"),
     "squeezes a batch of one": (lambda x: NET(x[:1]).squeeze(), "shape (4,)"),
     "an error of its own": (raises, "Raises: first line"),
     "float16 parameters": (net().half(), "parameters are torch.float16"),

@@ -53,14 +53,25 @@ def main() -> None:
             F.cross_entropy(net(train.pixels()[rows]), train.y[rows]).backward()
             adam.step()
     net.eval()
-    told = {"eval": pgd(net, x, y)}
+    told: dict[str, float] = {"eval": pgd(net, x, y)}
     net.fire.training = True
     told["train"] = pgd(net, x, y)
     net.eval()
+    try:
+        sg.pgd(net, x, y, sg.Linf(EPS))
+        single = ""
+    except sg.AttackError as error:
+        single = str(error)
+    model = sg.wrap(net, sample=x)
+    clean = model(x)
+    told["wrapped"] = pgd(model, x, y)
     got = sg.audit(net, x, y, sg.Linf(EPS), effort="quick")
     json.dump(
         {
             **told,
+            "single": single,
+            "notes": model.notes,
+            "same": torch.equal(clean, net(x)) and not any(m.training for m in net.modules()),
             "audit": got.robust_accuracy,
             "clean": got.clean_accuracy,
             "errors": [f.id for f in got.flags if f.level == "error"],

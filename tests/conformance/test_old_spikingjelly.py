@@ -33,3 +33,7 @@ def test_the_audit_does_not_fall_for_the_missing_gradient() -> None:
     assert told["eval"] > told["train"] + 0.3, "the trap is not there"
     assert told["audit"] <= told["train"] + 0.02
     assert told["errors"] == []
+    assert "gradient" in told["single"], "a single attack that does nothing says so"
+    assert told["same"]
+    assert told["wrapped"] == told["train"], "wrap runs the neurons, and nothing else, in training mode"
+    assert ["training mode" in note for note in told["notes"]] == [True]

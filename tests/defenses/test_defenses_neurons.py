@@ -320,7 +320,7 @@ def test_two_defenses_inside_the_same_neurons_both_act(current: Tensor) -> None:
 
 
 def test_sources_of_randomness_come_back_after_crafting_and_scoring(tiny: Classifier) -> None:
-    from spikeguard.auditing.scoring import seeded
+    from spikeguard.wrapping.repeatable import seeded
 
     sg.defenses.RandHet().prepare(tiny)
     sg.defenses.InputNoise().prepare(tiny)

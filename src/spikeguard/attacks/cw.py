@@ -20,8 +20,9 @@ from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import margin
-from spikeguard.models import Model, check_logits, eval_mode
+from spikeguard.models import Model, eval_mode
 from spikeguard.threat import L2, Threat
+from spikeguard.wrapping.contact import steady_answers
 
 FIRST_C, GROWTH, LAST_C = 0.01, 10.0, 1e10
 INSIDE = 1 - 1e-6  # tanh reaches no pixel of 0 or 1
@@ -86,7 +87,7 @@ def _search(model: Model, batch: Batch, settings: _Settings, until_broken: bool)
     if not settings.learning_rate > 0:
         raise UserError(f"cw: learning_rate = {settings.learning_rate} must be above 0")
     with eval_mode(model):
-        check_logits(model, batch.x, batch.y)
+        steady_answers(model, batch.x, batch.y)
         nearest = Nearest(model, batch, until_broken)
         c = torch.full_like(nearest.norm, FIRST_C)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

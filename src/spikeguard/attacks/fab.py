@@ -20,8 +20,9 @@ from spikeguard.attacks.nearest import Nearest
 from spikeguard.border import measures
 from spikeguard.gradients import Estimator, Own
 from spikeguard.losses import Targeted, wrong_classes
-from spikeguard.models import Model, check_logits, eval_mode
+from spikeguard.models import Model, eval_mode
 from spikeguard.threat import L1, Linf, Threat
+from spikeguard.wrapping.contact import steady_answers
 
 ALPHA, ETA, BETA = 0.1, 1.05, 0.9
 TARGETS = 9
@@ -108,7 +109,7 @@ def _run_toward(nearest: Nearest, classes: Tensor, start: Tensor, settings: _Set
 def _search(model: Model, batch: Batch, settings: _Settings, until_broken: bool) -> Nearest:
     check_counts("fab", steps=settings.steps, restarts=settings.restarts, targets=settings.targets)
     with eval_mode(model):
-        check_logits(model, batch.x, batch.y)
+        steady_answers(model, batch.x, batch.y)
         nearest = Nearest(model, batch, until_broken)
         classes = wrong_classes(nearest.logits, batch.y)
         half = replace(batch, threat=batch.threat.scaled(0.5))

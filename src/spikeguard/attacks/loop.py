@@ -17,13 +17,13 @@ from spikeguard.losses import Loss, Objective, margin
 from spikeguard.models import (
     Model,
     check_clean,
-    check_logits,
     eval_mode,
     is_stochastic,
     is_wrong,
     logits_of,
 )
 from spikeguard.random import draws
+from spikeguard.wrapping.contact import steady_answers
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def search(model: Model, batch: Batch, ascent: Ascent, begin: Begin, known: Tens
     samples never stop early: no single answer of it means that they are broken.
     """
     with eval_mode(model):
-        stochastic = known is None and is_stochastic(model, *check_logits(model, batch.x, batch.y))
+        stochastic = known is None and is_stochastic(model, *steady_answers(model, batch.x, batch.y))
         if ascent.early_stop and not stochastic:
             with torch.no_grad():
                 best = Best(batch, logits_of(model, batch.x) if known is None else known, ascent.loss)
@@ -259,7 +259,7 @@ def search_by_queries(
     """
     keep = keep or Keep()
     with eval_mode(model), torch.no_grad():
-        check_logits(model, batch.x, batch.y)
+        steady_answers(model, batch.x, batch.y)
         best = Best(batch, logits_of(model, batch.x), margin)
 
         def note(rows: Tensor, candidate: Tensor, step: int) -> None:

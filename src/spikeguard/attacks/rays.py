@@ -16,8 +16,9 @@ from torch import Tensor
 from spikeguard.attacks.batch import Batch, PerSample, check_counts
 from spikeguard.attacks.loop import Attacked, Best
 from spikeguard.border import measures
-from spikeguard.models import Model, check_logits, eval_mode, is_wrong, logits_of
+from spikeguard.models import Model, eval_mode, is_wrong, logits_of
 from spikeguard.threat import Threat
+from spikeguard.wrapping.contact import steady_answers
 
 POWERS = {"linf": 0.0, "l2": 0.5, "l1": 1.0}
 """A change of this norm is as long as its radius times the number of moved pixels to this power."""
@@ -116,7 +117,7 @@ def rays(
     batch = Batch.of(x, y, threat, index, seed)
     check_counts("rays", queries=queries)
     with eval_mode(model), torch.no_grad():
-        check_logits(model, batch.x, y)
+        steady_answers(model, batch.x, y)
         best = Best(batch, logits_of(model, batch.x), wrong_or_right)
         rows = best.standing()
         part = batch.select(rows)

@@ -19,9 +19,10 @@ from spikeguard.border import measures
 from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG, Estimator, Own
 from spikeguard.losses import Targeted, margin, wrong_classes
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
+from spikeguard.models import Model, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
 from spikeguard.threat import Threat
+from spikeguard.wrapping.contact import steady_answers
 
 
 def _pgd_rule(batch: Batch, steps: int) -> Rule:
@@ -65,7 +66,7 @@ def targeted(
         raise UserError(f"targeted: rule = {rule!r} must be one of {', '.join(RULES)}")
     estimator: Estimator = gradient or (ASSG() if rule == "sapgd" else Own())
     with eval_mode(model):
-        stochastic = is_stochastic(model, *check_logits(model, batch.x, y))
+        stochastic = is_stochastic(model, *steady_answers(model, batch.x, y))
         with torch.no_grad():
             logits = logits_of(model, batch.x)
             best = Best(batch, logits, margin)

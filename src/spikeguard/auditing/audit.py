@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from spikeguard import attacks
-from spikeguard.auditing import checks
+from spikeguard.auditing import checks, findings
 from spikeguard.auditing.choice import members
 from spikeguard.auditing.controls import run_controls
-from spikeguard.auditing.flags import Flag
+from spikeguard.auditing.flags import Flag, sorted_by_level
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
 from spikeguard.auditing.member import Member
-from spikeguard.auditing.raise_flags import all_flags
+from spikeguard.auditing.raise_flags import all_flags, from_checks, from_ties
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
 from spikeguard.auditing.run import run_suite, settle
 from spikeguard.auditing.second_attack import second_attack, survivors_with_gradient
-from spikeguard.auditing.state import digest
+from spikeguard.auditing.state import State, digest
 from spikeguard.auditing.suite import EOT_DRAWS, Effort, fingerprint
 from spikeguard.auditing.task import Plan, Session, Task, kept, traits
 from spikeguard.auditing.witnesses import Witnesses
@@ -31,14 +31,16 @@ from spikeguard.gradients import Transfer
 from spikeguard.models import Model
 from spikeguard.records.files import check_writable, remove_unfinished
 from spikeguard.records.member_names import transfer_key
-from spikeguard.records.schema import AuditRecord, MemberRow, Origin
+from spikeguard.records.schema import AuditRecord, Controls, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.runtime.untouched import leaves_untouched
 from spikeguard.threat import Threat
+from spikeguard.wrapping.repeatable import stateful
 
 STATE, RECORD = "audit.state.npz", "audit.json"
+CARRIES_STATE = "the model carries state from call to call"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def audit(
         UserError: bad input, or outputs that are no ``[N, K]``.
         Interrupted: ``stop`` was set; the state is kept in ``out``.
 
-    A fault of the model is a flag, of level error if it makes the number worthless.
+    A fault of the model is a flag, of level error if it makes the number worthless. A model that carries
+    state from call to call is not attacked; its flag says what to write.
 
     >>> result = sg.audit(net, x, y, sg.Linf(8 / 255), effort="quick")
     >>> result.robust_accuracy <= result.clean_accuracy
@@ -139,7 +142,7 @@ def audit(
     plan = Plan(seed, batch_size or 250, EOT_DRAWS[effort])
     progress("checking the model", 0, 1)
     bare = Task(model, x, y, threat, (), index, plan)
-    checked = checks.check_model(model, x, y, bare.random and not checks.stateful(model, x))
+    checked = checks.check_model(model, x, y, bare.random and not stateful(model, x))
     plan = replace(plan, random="noise" in checked.traits)
     chosen, left_out = members(
         effort,
@@ -160,30 +163,45 @@ def audit(
     }
     if folder is not None:
         remove_unfinished(folder)
+    carries_state = "state-carried-over" in checked.findings
+    if carries_state:
+        chosen, left_out = [], {**left_out, **dict.fromkeys((m.id for m in chosen), CARRIES_STATE)}
     session = Session(progress, (folder / STATE, conditions) if folder else None, stop)
     task = Task(model, x, y, threat, chosen, index, plan, session)
     before = checks.Snapshot.of(model, x, task.random)
     state = run_suite(task)
-    control = replace(
-        run_controls(task, effort),
-        survivors_with_gradient=survivors_with_gradient(task, state),
-        second_attack=second_attack(task, state),
-    )
+    control = None if carries_state else _controls(task, state, effort)
     if session.stopped:
         raise Interrupted(f"audit stopped after its controls; {kept(task)}")
     witnesses = settle(task, state)
     checks.unchanged(before, checks.Snapshot.of(model, x, task.random), checked)
-    flags = all_flags(task, state, checked.findings, control, effort)
+    tied = findings.ties(task, state)
+    flags = (
+        sorted_by_level(from_checks(checked.findings))
+        if control is None
+        else sorted_by_level(
+            [*all_flags(task, state, checked.findings, control, effort), *from_ties(tied, len(x))]
+        )
+    )
     seconds = state.earlier + time.perf_counter() - begun
-    measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin)
+    measured = Measured(effort, suite_hash, found, left_out, control, flags, seconds, origin, tied)
     record = audit_record(task, state, measured)
     return Audit(record if folder is None else _store(task, record, witnesses, folder), witnesses)
+
+
+def _controls(task: Task, state: State, effort: Effort) -> Controls:
+    """All controls of an audit, after its attacks."""
+    return replace(
+        run_controls(task, effort),
+        survivors_with_gradient=survivors_with_gradient(task, state),
+        second_attack=second_attack(task, state),
+    )
 
 
 def _store(task: Task, record: AuditRecord, witnesses: Witnesses, folder: Path) -> AuditRecord:
     """Write record and witnesses, have a fresh process check them, and drop the state."""
     record = save(record, witnesses, folder / RECORD)
-    if record.origin.target is not None:
+    if record.origin.target is not None and record.members:
         place = Place(task.x.device.type, torch.get_num_threads())
         check = check_in_fresh_process(folder / RECORD, record.origin, place, task.session.stop)
         if task.session.stopped:

@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spikeguard.auditing.scoring import seeded
 from spikeguard.auditing.state import digest
 from spikeguard.gradients import BPDA, Estimator, Own
 from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
 from spikeguard.models import Model, are_scores, eval_mode, logits_of, moved, rounding, scale
 from spikeguard.random import draws
-from spikeguard.stats import share_above
+from spikeguard.wrapping.guess import suggestion
+from spikeguard.wrapping.neurons import state_names
+from spikeguard.wrapping.repeatable import CHANGED, changed_by_batch, more_than, other_class, same, seeded
 
-BATCHES = (1, 7, 50)
-CHANGED = 0.02
-"""Share of classes that may change with the batch: a last-bit difference of a kernel can flip a spike."""
 ANOTHER = 0.25
 """Share of images with other logits from which on they are those of another function."""
 NO_GRADIENT = 0.05
@@ -90,31 +88,16 @@ def unchanged(before: Snapshot, after: Snapshot, found: Checked) -> None:
 
 
 def contents(model: Model) -> Contents:
-    """Digests of a module's tensors, and the modes of its parts."""
+    """Digests of a module's tensors, the state of its neurons aside, and the modes of its parts."""
     if not isinstance(model, nn.Module):
         return {}
-    held: Contents = {name: digest(t) for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    state = state_names(model)
+    held: Contents = {
+        name: digest(t)
+        for name, t in model.state_dict().items()
+        if isinstance(t, Tensor) and name not in state
+    }
     return held | {f"mode of {name or 'the model'}": m.training for name, m in model.named_modules()}
-
-
-def stateful(model: Model, x: Tensor) -> bool:
-    """Whether the model gives other logits the second time although all random generators are set again.
-
-    Such a model is not random: it carries state. In between it sees other images.
-    """
-    first = same(model, x[:8], True)
-    same(model, 1 - x[:8], True)
-    again = same(model, x[:8], True)
-    return bool((moved(first, again) > rounding(first)).any())
-
-
-def same(model: Model, x: Tensor, random: bool) -> Tensor:
-    """Logits, under the same draw each time if the model is random."""
-    with torch.no_grad():
-        if not random:
-            return logits_of(model, x).detach()
-        with seeded(model, draws.key("check", 0)):
-            return logits_of(model, x).detach()
 
 
 def _outputs(model: Model, x: Tensor, with_gradient: float, found: Checked) -> None:
@@ -167,15 +150,17 @@ def _repetition(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     if differs := [
         name
         for name, other in (("evaluated twice", again), ("evaluated after other images", later))
-        if _more_than(CHANGED, moved(first, other) > rounding(first))
+        if more_than(CHANGED, moved(first, other) > rounding(first))
     ]:
         most = max(float(moved(first, other).max()) for other in (again, later)) * scale(first)
-        found.findings["state-carried-over"] = {"differs_when": differs, "largest_difference": most}
+        evidence: dict[str, object] = {"differs_when": differs, "largest_difference": most}
+        found.findings["state-carried-over"] = evidence | hint(model, x)
 
 
-def _more_than(share: float, differs: Tensor) -> bool:
-    """Whether a significant part of the images differ, more than this share: a few may by rounding."""
-    return share_above(int(differs.sum()), len(differs)) > share
+def hint(model: Model, x: Tensor) -> dict[str, object]:
+    """What to write instead of the model, if trying finds it."""
+    use = suggestion(model, x, carries_state=True)
+    return {"use": f"({use})"} if use else {}
 
 
 def _batches(model: Model, x: Tensor, random: bool, found: Checked) -> None:
@@ -185,23 +170,10 @@ def _batches(model: Model, x: Tensor, random: bool, found: Checked) -> None:
     """
     if random:
         return
-    whole = same(model, x, False)
-    others = {}
-    for b in BATCHES:
-        if b < len(x):
-            others[f"batches of {b}"] = torch.cat([same(model, part, False) for part in x.split(b)])
-    others["reversed order"] = same(model, x.flip(0), False).flip(0)
-    changed = {name: _other_class(whole, other) for name, other in others.items()}
-    if any(_more_than(CHANGED, rows) for rows in changed.values()):
+    changed = changed_by_batch(model, x)
+    if any(more_than(CHANGED, rows) for rows in changed.values()):
         shares = {name: float(rows.float().mean()) for name, rows in changed.items()}
         found.findings["depends-on-batch"] = {"share_of_changed_classes": shares}
-
-
-def _other_class(first: Tensor, other: Tensor) -> Tensor:
-    """Images whose class differs, ``[N]`` bool; where two classes tie, rounding may choose either."""
-    top, rival = first.argmax(1), other.argmax(1)
-    ahead = (first.gather(1, top[:, None]) - first.gather(1, rival[:, None])).squeeze(1)
-    return (top != rival) & (ahead > rounding(first) * scale(first))
 
 
 def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
@@ -212,7 +184,7 @@ def _decoy(model: Model, x: Tensor, random: bool, found: Checked) -> None:
         with_gradient = logits_of(model, leaf).detach()
     apart = moved(plain, with_gradient)
     differs = float((apart > rounding(plain)).float().mean()) > ANOTHER
-    if differs or _more_than(CHANGED, _other_class(plain, with_gradient)):
+    if differs or more_than(CHANGED, other_class(plain, with_gradient)):
         most = float(apart.max()) * scale(plain)
         found.findings["decoy-logits"] = {"largest_difference": most}
 

@@ -14,7 +14,7 @@ from spikeguard.auditing import findings
 from spikeguard.auditing.flags import KINDS
 from spikeguard.auditing.merge import verdict_of
 from spikeguard.auditing.past_suites import PAST
-from spikeguard.auditing.raise_flags import from_controls
+from spikeguard.auditing.raise_flags import from_controls, from_ties
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST
 from spikeguard.auditing.suite import SUITES, VERSION, fingerprint
 from spikeguard.errors import UserError
@@ -251,6 +251,7 @@ def _flags(record: AuditRecord) -> Iterator[str]:
         exact = record.worst_case.value == 0 or not _largest(record.threat.eps)
         if record.controls is not None and not exact:
             due |= {f.id for f in from_controls(record.controls)}
+        due |= {f.id for f in from_ties(record.ties, record.images)} if record.members else set()
         if any(m.failed for m in record.members) and not raised & {"attack-failed", "attack-invalid"}:
             due.add("attack-failed")
     if missing := sorted(due - raised):
@@ -268,7 +269,9 @@ def _verdict(record: AuditRecord) -> Iterator[str]:
         due = verdict_of(record.merged_from, record.worst_case, record.errors)
     else:
         suite = f"{record.suite.version}, {record.suite.effort}"
-        due = findings.conclusion(record.worst_case, errors, suite, record.masking, record.random_model)
+        due = findings.conclusion(
+            record.worst_case, errors, suite, record.masking, record.random_model, bool(record.members)
+        )
         if "not-reproduced" in record.errors:
             due = f"Not reliable (not-reproduced): {due}"
     if not re.search(rf"(?<![\d.]){100 * record.worst_case.value:.1f} %", record.verdict):

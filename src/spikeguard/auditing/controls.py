@@ -16,7 +16,6 @@ from spikeguard.auditing import panel
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.noise_control import against_noise
 from spikeguard.auditing.panel import OTHERS, broken_by, evenly_spaced, right_at, subset
-from spikeguard.auditing.scoring import seeded
 from spikeguard.auditing.task import Task, kept
 from spikeguard.errors import Interrupted
 from spikeguard.gradients import ASSG, EOT, Estimator, Own
@@ -36,6 +35,7 @@ from spikeguard.records.schema import (
 from spikeguard.stats import mcnemar
 from spikeguard.surrogates import Surrogate
 from spikeguard.threat import Linf
+from spikeguard.wrapping.repeatable import seeded
 
 PANELS = {"quick": 50, "standard": 100, "full": 200, "autoattack": 50}
 CURVES = {"quick": (50, 10), "standard": (200, 20), "full": (200, 20), "autoattack": (50, 10)}

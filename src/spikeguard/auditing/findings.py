@@ -10,7 +10,8 @@ from spikeguard.auditing.member import BLACK, LOCAL, OWN
 from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, State
 from spikeguard.auditing.suite import PGD_20
 from spikeguard.auditing.task import Task
-from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow
+from spikeguard.models import are_tied, eval_mode, logits_of
+from spikeguard.records.schema import Accuracy, Convergence, Masking, MemberRow, Ties
 
 MARKS = (1, 2, 5, 10, 20, 40, 50, 100, 200, 300, 400, 500, 1000, 2000)
 """Steps at which the convergence of the longest attack is recorded."""
@@ -52,6 +53,19 @@ def without_each_family(task: Task, state: State) -> dict[str, float]:
         kept = state.by_family[others][:, valid].amin(0) if others else state.clean[valid]
         shares[family] = float(kept.double().sum()) / len(task.x)
     return shares
+
+
+def ties(task: Task, state: State) -> Ties | None:
+    """Verdicts that rest on a tie of scores; None for a random model, whose scores are drawn anew."""
+    if task.random:
+        return None
+
+    def tied(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([are_tied(logits_of(task.model, part)) for part in x.split(task.batch_size)])
+
+    with eval_mode(task.model), torch.no_grad():
+        broken = state.first_by >= 0
+        return Ties(int(tied(task.x).sum()), int((tied(state.found) & broken).sum()))
 
 
 def member_rows(task: Task, state: State) -> tuple[MemberRow, ...]:
@@ -104,9 +118,14 @@ def convergence(task: Task, state: State) -> Convergence | None:
 
 
 def conclusion(
-    robust: Accuracy, errors: Sequence[str], suite: str, parts: Masking | None, random: bool
+    robust: Accuracy, errors: Sequence[str], suite: str, parts: Masking | None, random: bool, ran: bool = True
 ) -> str:
-    """The audit in one sentence."""
+    """The audit in one sentence; ``ran``: whether it had any attacks."""
+    if errors and not ran:
+        return (
+            f"Not reliable ({', '.join(errors)}): no attack ran; without one "
+            f"{100 * robust.value:.1f} % are right. See the flags."
+        )
     if errors:
         return (
             f"Not reliable ({', '.join(errors)}): the attacks of {suite} leave {100 * robust.value:.1f} %, "

@@ -242,6 +242,16 @@ KINDS: dict[str, Kind] = {
         "Perhaps eps or the images are in other units than meant.",
         "Images must lie in [0, 1] and be normalized inside the model.",
     ),
+    "tied-scores": Kind(
+        "info",
+        "On more than 5 % of the images two classes or more share the highest score, so that the order of "
+        "the classes decides.",
+        "Counts and rates of spikes take few values. An image that ties counts as right if its class comes "
+        "first, and an attack that only reaches a tie may count as a break: both say little about the "
+        "network.",
+        "Read out membranes or more steps, so that scores differ (`sg.wrap(model, reduce=...)`), or quote "
+        "the share of ties beside the number.",
+    ),
     "few-images": Kind(
         "info",
         "Fewer images than the effort is meant for.",

@@ -71,6 +71,7 @@ LITERATURE: dict[str, tuple[str, ...]] = {
     "broken-by-nan": (f"{_CARLINI}: verify that adversarial inputs respect the threat model.",),
     "clean-accuracy-low": (f"{_CARLINI}: report clean accuracy beside robust accuracy.",),
     "budget-unused": (f"{_CARLINI}: state the threat model, its norm and its units.",),
+    "tied-scores": (f"{_CARLINI}: verify that a success is one.",),
     "few-images": (f"{_CARLINI}: attack enough images, at random from the test set.",),
     "random-model": (f"{_EOT}.",),
     "black-box-first": (f"{_CARLINI}: run attacks without gradients.",),

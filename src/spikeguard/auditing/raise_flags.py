@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from spikeguard.auditing import findings
-from spikeguard.auditing.checks import CHANGED
 from spikeguard.auditing.flags import Flag, flag, sorted_by_level
 from spikeguard.auditing.noise_control import beats_noise, noise_saturates
 from spikeguard.auditing.second_attack import ENOUGH
 from spikeguard.auditing.state import CLEAN_WRONG, State
 from spikeguard.auditing.suite import EFFORTS
 from spikeguard.auditing.task import BROKEN, Task
-from spikeguard.records.schema import Controls, NoiseRow
+from spikeguard.records.schema import Controls, NoiseRow, Ties
 from spikeguard.stats import ALPHA, share_above, wilson
+from spikeguard.wrapping.repeatable import CHANGED
 
+USE = "use"
+"""Evidence that says what to write instead; the message of a flag ends with it."""
 INVALID = ("attack left its budget", "attack returned values")
 """How the messages of an attack begin whose result breaks the rules."""
 PAIR_FLAGS = {
@@ -37,6 +39,8 @@ BLACK_ONLY = 0.005
 """Share of images that only black-box attacks may break."""
 FEW_MOVED = 8
 """Images that say whether attacks use their budget."""
+TIED = 0.05
+"""Share of images above which ties of scores are reported."""
 GAP = 0.05
 """Share of images above which a gap is called masking."""
 
@@ -70,7 +74,15 @@ def _exact(task: Task, state: State) -> bool:
 
 def from_checks(findings: Mapping[str, Mapping[str, object]]) -> list[Flag]:
     """Flags of the checks before any attack."""
-    return [flag(id, "", **evidence) for id, evidence in findings.items()]
+    return [flag(id, str(evidence.get(USE, "")), **evidence) for id, evidence in findings.items()]
+
+
+def from_ties(tied: Ties | None, n: int) -> list[Flag]:
+    """The flag of scores that tie, on significantly more images than ``TIED``."""
+    if tied is None or share_above(max(tied.clean, tied.broken), n) <= TIED:
+        return []
+    detail = f"({tied.clean} of {n} images without an attack, {tied.broken} at the input that breaks them)"
+    return [flag("tied-scores", detail, **asdict(tied))]
 
 
 def from_controls(control: Controls) -> list[Flag]:

@@ -33,10 +33,12 @@ from spikeguard.records.schema import (
     Origin,
     Settings,
     SuiteId,
+    Ties,
     WitnessFile,
 )
 from spikeguard.runtime.machine import machine
 from spikeguard.threat import Threat
+from spikeguard.wrapping.neurons import state_names
 
 ABOUT = "about.json"
 """Name of the text in a file of witnesses that says what the record is about."""
@@ -51,10 +53,11 @@ class Measured:
     suite_hash: str
     digests: Digests
     left_out: dict[str, str]
-    controls: Controls
+    controls: Controls | None
     flags: tuple[Flag, ...]
     seconds: float
     origin: Origin
+    ties: Ties | None = None
 
 
 def save(record: R, witnesses: Witnesses, path: Path) -> R:
@@ -83,9 +86,10 @@ def identity(record: AuditRecord | AttackRecord) -> dict[str, object]:
 
 
 def weights(model: Model) -> str:
-    """A digest of the model's tensors, or the name of a callable that has none."""
+    """A digest of the model's tensors, its neurons' state aside, or the name of a callable without any."""
     if isinstance(model, nn.Module):
-        return digest(*model.state_dict().values())
+        state = state_names(model)
+        return digest(*(t for name, t in model.state_dict().items() if name not in state))
     return getattr(model, "__qualname__", type(model).__name__)
 
 
@@ -191,7 +195,7 @@ def audit_record(task: Task, state: State, measured: Measured) -> AuditRecord:
         scored_by=scored_by(task.random),
         clean=Accuracy.of(float(state.clean.double().mean()), n),
         worst_case=worst,
-        verdict=findings.conclusion(worst, errors, suite, parts, task.random),
+        verdict=findings.conclusion(worst, errors, suite, parts, task.random, bool(task.members)),
         members=findings.member_rows(task, state),
         first_by=tuple(state.first_by.tolist()),
         right=_rounded(state.right),
@@ -206,6 +210,7 @@ def audit_record(task: Task, state: State, measured: Measured) -> AuditRecord:
         left_out=measured.left_out,
         convergence=findings.convergence(task, state),
         controls=measured.controls,
+        ties=measured.ties,
         second_by=tuple(state.second_by.tolist()),
         right_clean=_rounded(state.clean),
         index=tuple(task.sample_ids.tolist()),

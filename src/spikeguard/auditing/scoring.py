@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeguard.models import Model, is_wrong, logits_of
-from spikeguard.neurons import seed_noise
 from spikeguard.random import draws
-from spikeguard.random.generators import private_generators, seeded_generators
-from spikeguard.random.streams import preserved_noise
+from spikeguard.wrapping.repeatable import seeded
 
 CHOOSE_DRAWS, SCORE_DRAWS = 25, 100
-
-
-@contextmanager
-def seeded(model: Model, key: int) -> Iterator[None]:
-    """Make all randomness of the model follow from ``key``, and restore the generators at the end.
-
-    That is the noise of its neurons, the global generators of torch, numpy and Python, and those that the
-    model keeps.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    kept = preserved_noise(model) if isinstance(model, nn.Module) else nullcontext()
-    with (
-        kept,
-        seeded_generators(private_generators(model), key),
-        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []),
-    ):
-        torch.manual_seed(key)
-        random.seed(key)
-        np.random.seed(key % 2**32)
-        if isinstance(model, nn.Module):
-            seed_noise(model, key)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
 
 
 def fresh_draws(

@@ -12,10 +12,11 @@ from torch import Tensor
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.state import Conditions
 from spikeguard.gradients.surrogate import neuron_traits
-from spikeguard.models import Model, check_logits, eval_mode, is_stochastic
+from spikeguard.models import Model, eval_mode, is_stochastic
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.threat import Threat
+from spikeguard.wrapping.contact import first_answers
 
 BROKEN = 0.02
 """A sample of a random model counts as broken where a share of draws this small is right."""
@@ -66,7 +67,7 @@ class Task:
         self.random = bool(self.plan.random)
         if self.plan.random is None:
             with eval_mode(self.model):
-                self.random = is_stochastic(self.model, *check_logits(self.model, self.x, self.y))
+                self.random = is_stochastic(self.model, *first_answers(self.model, self.x, self.y))
 
     @property
     def seed(self) -> int:

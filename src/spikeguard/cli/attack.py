@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     common.start(given.threads)
     from spikeguard.cli.target import find
 
-    target = find(given.target, given.images, given.data, given.data_dir, given.device)
+    target = find(given.target, given.images, given.data, given.data_dir, given.device, given.weights)
     out = given.out or _default_file(given, settings)
     entry = _attack(target, member, settings, out, given)
     if given.json:
@@ -75,7 +75,9 @@ def _default_file(given: argparse.Namespace, settings: Settings) -> Path:
     from spikeguard.cli.target import folder_of
     from spikeguard.random.draws import key
 
-    which = key(json.dumps(settings), given.images, given.seed) % 16**6
+    which = (
+        key(json.dumps(settings), given.images, given.seed, *common.own_files(given, given.target)) % 16**6
+    )
     norm = "" if given.norm == "linf" else f"{given.norm}-"
     size = common.budget(given.norm, given.eps).replace("/", "of")
     return folder_of(given.target) / "attacks" / f"{given.attack}-{norm}{size}-{which:06x}.json"

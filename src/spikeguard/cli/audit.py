@@ -114,7 +114,9 @@ def _audit(given: argparse.Namespace, name: str) -> int:
     from spikeguard.threat import THREATS
 
     threat = THREATS[given.norm](given.eps)
-    target = find(name, given.images or EFFORTS[given.effort], given.data, given.data_dir, given.device)
+    target = find(
+        name, given.images or EFFORTS[given.effort], given.data, given.data_dir, given.device, given.weights
+    )
     pool = [find(other, 10, given.data, given.data_dir, given.device).model for other in given.transfer]
     out = given.out or _default_folder(given, name)
     if (out / STATE).exists() and not given.resume:
@@ -153,6 +155,7 @@ def _default_folder(given: argparse.Namespace, name: str) -> Path:
 
     size = common.budget(given.norm, given.eps).replace("/", "of")
     others = [given.images, given.seed, given.transfer, given.batch_size, given.data]
+    others += common.own_files(given, name)
     which = "" if others == USUAL else f"-{key(json.dumps(others)) % 16**6:06x}"
     return folder_of(name) / "audits" / f"{given.effort}-{given.norm}-{size}{which}"
 

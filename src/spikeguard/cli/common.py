@@ -84,14 +84,29 @@ class Parser(argparse.ArgumentParser):
 
 def add_data_options(parser: argparse.ArgumentParser, of_user: bool = False) -> None:
     """The flags of the verbs that read images; ``of_user``: the model may be the user's own."""
+    folder = "folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
     if of_user:
         parser.add_argument(
-            "--data", type=named, help="data set of a package.module:factory (a run folder knows its own)"
+            "--data",
+            type=named,
+            help="data set of a package.module:factory (a run folder knows its own): a name, a folder with "
+            "one folder of images a class, or an .npz file with x and y",
         )
-    parser.add_argument(
-        "--data-dir", type=named, help="folder of the data set (default: SPIKEGUARD_DATA, else the system's)"
-    )
+        parser.add_argument(
+            "--weights",
+            type=named,
+            metavar="FILE",
+            help="weights of a package.module:factory: .safetensors, or a state dict that torch saved",
+        )
+        folder += "; for a factory without --data, a folder of images"
+    parser.add_argument("--data-dir", type=named, help=folder)
     parser.add_argument("--device", type=named, help="cpu or cuda (default: cuda where there is one)")
+
+
+def own_files(given: argparse.Namespace, target: str) -> list[str]:
+    """Files of the user's own that a result on a factory depends on, beside ``--data``."""
+    images = given.data_dir if ":" in target and given.data is None else None
+    return [name for name in (images, given.weights) if name is not None]
 
 
 def positive(text: str, most: int = 10**9) -> int:

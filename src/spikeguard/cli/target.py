@@ -29,34 +29,73 @@ class Target:
     origin: Origin
 
 
-def find(name: str, images: int | None, data: str | None, data_dir: str | None, device: str | None) -> Target:
+def find(
+    name: str,
+    images: int | None,
+    data: str | None,
+    data_dir: str | None,
+    device: str | None,
+    weights: str | None = None,
+) -> Target:
     """The network called ``name`` and ``images`` test images (None: all), balanced over the classes.
 
-    UserError says what is missing.
+    ``weights``: a file for a factory's network. UserError says what is missing.
     """
     from torch import nn
 
-    from spikeguard.data.sources import DATA, load_data
+    from spikeguard.cli.weights import put_own_weights
+    from spikeguard.data.sources import DATA
     from spikeguard.records.schema import Origin
     from spikeguard.training.builder import pick_device
-    from spikeguard.training.load import load_with_recipe
+    from spikeguard.training.load import load_with_data
 
-    place = pick_device(device)
+    place, digest = pick_device(device), None
     model: Model
     if ":" in name and not Path(name).exists():
+        data = data or data_dir
         if data is None:
             raise UserError(
-                f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)})"
+                f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)}, "
+                "a folder of images, an .npz file)"
             )
         model, recipe = _made(name), None
+        if weights is not None:
+            put_own_weights(model, Path(weights))
         if isinstance(model, nn.Module):
             model = model.to(place)
     else:
-        model, loaded = load_with_recipe(name, str(place))
+        if weights is not None:
+            raise UserError(f"--weights is for a package.module:factory; {name} has weights of its own")
+        model, loaded, shape = load_with_data(name, str(place))
+        digest = None if data else shape.digest
         data, recipe = data or loaded.data, loaded.values()
-    test = load_data(data, data_dir).test
-    test = test if images is None or images >= len(test) else test.balanced(images)
-    return Target(model, test.to(place), Origin(name, data, data_dir, "test", images, recipe))
+    data, data_dir, test = _test_images(data, data_dir, digest, images)
+    file = None if weights is None else str(Path(weights).resolve())
+    origin = Origin(name, data, data_dir, "test", images, recipe, weights=file)
+    return Target(model, test.to(place), origin)
+
+
+def _test_images(
+    data: str, data_dir: str | None, digest: str | None, images: int | None
+) -> tuple[str, str | None, Images]:
+    """Name and folder of the data as a record keeps them, and the test images.
+
+    Images of the user's own: ``data_dir`` says where they are now; ``digest`` what they have to be.
+    """
+    from spikeguard.data.own import is_own
+    from spikeguard.data.sources import DATA, load_data
+
+    if data in DATA or not is_own(data):
+        test = load_data(data, data_dir).test
+        return data, data_dir, test if images is None or images >= len(test) else test.balanced(images)
+    path = str(Path(data_dir or data).resolve())
+    loaded = load_data(path)
+    if digest is not None and loaded.digest != digest:
+        raise UserError(
+            f"{path} holds other images than the network was trained on: name those with --data-dir, or "
+            "others with --data"
+        )
+    return path, None, loaded.test if images is None else loaded.test.at_most(images)
 
 
 def seen_from(folder: Path, origin: Origin) -> Origin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def run(arguments: list[str]) -> int:
     }
     rest, pairs = _split(arguments, own)
     given = made.read(rest)
-    recipe = _recipe(given, pairs, made)
+    recipe = _with_own_data(_recipe(given, pairs, made))
     common.start(given.threads)
     out = given.out or Path("runs") / recipe.name
 
@@ -118,6 +119,15 @@ def run(arguments: list[str]) -> int:
     else:
         _show(done, recipe.name, out)
     return 0
+
+
+def _with_own_data(recipe: Recipe) -> Recipe:
+    """Images of the user's own by their whole path, so that audits find them from any folder."""
+    from spikeguard.data.own import is_own
+    from spikeguard.data.sources import DATA
+
+    own = recipe.data not in DATA and is_own(recipe.data)
+    return replace(recipe, data=str(Path(recipe.data).resolve())) if own else recipe
 
 
 def _recipe(given: argparse.Namespace, pairs: list[tuple[str, str]], made: common.Parser) -> Recipe:

@@ -73,7 +73,8 @@ def _verify(name: str, record: Record, given: argparse.Namespace) -> Row:
     if origin.target is None:
         raise UserError(f"{name} names no target: it was made from Python; verify it there with sg.verify")
     folder = record_file(name).parent
-    target = find(found_from(folder, origin), audit.images, origin.data, given.data_dir, given.device)
+    at = origin.data, given.data_dir, given.device, origin.weights
+    target = find(found_from(folder, origin), audit.images, *at)
     result = verify(audit, folder, target.model, target.test.pixels(), target.test.y)
     wrong = result.wrong
     if audit.index and audit.index != tuple(target.test.index.tolist()):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikeguard.data.images import Images
+from spikeguard.data.images import Images, pixels
 from spikeguard.random import draws
 
 
@@ -92,7 +92,7 @@ def placed_batches(
         if augment:
             placement = Placement.draw(len(x), draws.generator("augment", seed, epoch, b), x.device)
             x = placement.apply(x)
-        yield TrainingBatch(x.float() / 255.0, images.y[rows], rows, placement, len(images))
+        yield TrainingBatch(pixels(x), images.y[rows], rows, placement, len(images))
 
 
 def batches(

@@ -11,9 +11,15 @@ from spikeguard.errors import UserError
 from spikeguard.random import draws
 
 
+def pixels(x: Tensor) -> Tensor:
+    """Stored images as float32 in [0, 1]: bytes are divided by 255."""
+    return x if x.is_floating_point() else x.float() / 255.0
+
+
 @dataclass(frozen=True)
 class Images:
-    """Labeled images: ``x`` uint8 ``[N, C, H, W]`` and ``y`` int64 ``[N]``.
+    """Labeled images: ``x`` uint8 ``[N, C, H, W]`` (or float32 in [0, 1], or events ``[N, T, C, H, W]``) and
+    ``y`` int64 ``[N]``.
 
     ``index`` int64 ``[N]`` is the number of each image in its official set.
 
@@ -58,6 +64,15 @@ class Images:
             )
         return self.select(torch.cat(rows).sort().values)
 
+    def at_most(self, count: int) -> Images:
+        """Return up to ``count`` images, as evenly over the classes as these allow, in order."""
+        place = torch.zeros(len(self), dtype=torch.int64)
+        for c in self.y.unique():
+            rows = torch.nonzero(self.y == c).flatten()
+            place[rows] = torch.arange(len(rows))
+        chosen = torch.argsort(place, stable=True)[:count]
+        return self.select(chosen.sort().values)
+
     def split(self, share: float) -> tuple[Images, Images]:
         """Split into a training and a validation part; the latter gets ``share`` of every class.
 
@@ -72,7 +87,7 @@ class Images:
 
     def pixels(self) -> Tensor:
         """Return the images as float32 ``[N, C, H, W]`` in [0, 1]."""
-        return self.x.float() / 255.0
+        return pixels(self.x)
 
     def to(self, device: torch.device | str) -> Images:
         """Move the images to another device."""
@@ -82,7 +97,7 @@ class Images:
 @dataclass(frozen=True)
 class Dataset:
     """Training and test images, the names of the classes, and the training pixels' mean and standard
-    deviation per channel.
+    deviation per channel. ``digest``: of images of the user's own, to know them again; else None.
 
     >>> images = sg.data.Images.of(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     >>> data = sg.data.Dataset("mine", images, images, ("no", "yes"), mean=(0.5,), std=(0.5,))
@@ -96,6 +111,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str | None = None
 
     def checked(self) -> Dataset:
         """Itself; UserError if a training or an attack could not use it."""

@@ -24,6 +24,7 @@ from spikeguard.arguments import checked, shown
 from spikeguard.data import sample
 from spikeguard.data.fetch import fetch
 from spikeguard.data.images import Dataset, Images
+from spikeguard.data.own import is_own, own_data
 from spikeguard.data.packed import Packed
 from spikeguard.errors import UserError, unknown
 from spikeguard.records.files import read_bytes
@@ -168,8 +169,9 @@ DATA: Registry[Source | Reader] = Registry("data set", {"embedded": _embedded, *
 
 @checked
 def load_data(name: str, folder: str | Path | None = None, download: bool = False) -> Dataset:
-    """Load a data set: 'embedded' (part of the package), 'fashion-mnist', 'cifar10', 'cifar100', or one of
-    your own (``sg.register``).
+    """Load a data set: 'embedded' (part of the package), 'fashion-mnist', 'cifar10' or 'cifar100', one that
+    ``sg.register`` added, or images by path: a folder with one folder a class, or an ``.npz`` file with ``x``
+    and ``y``.
 
     Files are read from ``folder``, else from ``$SPIKEGUARD_DATA``, else from where the system has them;
     ``download`` fetches missing ones. Images are uint8 ``[N, C, H, W]``; ``pixels()`` gives floats in [0, 1].
@@ -184,7 +186,9 @@ def load_data(name: str, folder: str | Path | None = None, download: bool = Fals
     (torch.Size([20, 1, 28, 28]), 2)
     """
     if name not in DATA:
-        raise unknown("data set", name, DATA)
+        if is_own(name):
+            return own_data(Path(name))
+        raise unknown("data set", name, DATA, more="; or a folder of images, or an .npz file")
     given = folder or os.environ.get("SPIKEGUARD_DATA")
     if given and name != "embedded" and not Path(given).is_dir() and not download:
         raise UserError(f"data folder {given} does not exist")

@@ -48,7 +48,8 @@ class Budget:
 class Origin:
     """Where model and images come from: ``target`` and ``data`` as the command line takes them, the recipe
     of the network, the split and number of images. ``beside``: the target as seen from the record's folder,
-    from where it is found wherever the command runs."""
+    from where it is found wherever the command runs. ``data`` of the user's own is a path; ``weights``: the
+    file of a factory's weights."""
 
     target: str | None = None
     data: str | None = None
@@ -57,6 +58,7 @@ class Origin:
     images: int | None = None
     recipe: Settings | None = None
     beside: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,15 @@ class MeanLogits:
 
 
 @dataclass(frozen=True)
+class Ties:
+    """Images whose highest score two classes or more share, so that the order of the classes decides: of all
+    images without an attack, and of the broken ones at the input that breaks them."""
+
+    clean: int
+    broken: int
+
+
+@dataclass(frozen=True)
 class FreshCheck:
     """What a fresh process found: ``witnesses`` that hold, and what is ``wrong``, one line each."""
 
@@ -325,6 +336,7 @@ class AuditRecord(Record):
     left_out: dict[str, str] = field(default_factory=dict)
     convergence: Convergence | None = None
     controls: Controls | None = None
+    ties: Ties | None = None
     second_by: tuple[int, ...] = ()
     right_clean: Outcomes = ()
     index: tuple[int, ...] = ()

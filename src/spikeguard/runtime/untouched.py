@@ -154,8 +154,9 @@ def _tensor(tensor: Tensor) -> Undo:
     def back() -> None:
         if leaf and not tensor.is_leaf:
             tensor.detach_()
-        if tensor.is_leaf and tensor.requires_grad != wanted:
-            tensor.requires_grad_(wanted)
+        # a tensor that was cut from its graph meanwhile stays so: it must not become a leaf with a gradient
+        if tensor.is_leaf and tensor.requires_grad != (wanted and leaf):
+            tensor.requires_grad_(wanted and leaf)
         if tensor.shape != kept.shape or tensor.dtype != kept.dtype or tensor.device != kept.device:
             tensor.data = kept
         elif not torch.equal(tensor.detach(), kept):

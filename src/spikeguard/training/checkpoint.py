@@ -61,12 +61,14 @@ class Position:
 
 @dataclass(frozen=True)
 class DataShape:
-    """What a network knows of its data set: classes, shape of an image, mean and std of a channel."""
+    """What a network knows of its data set: classes, shape of an image, mean and std of a channel, the digest
+    of images of the user's own."""
 
     classes: tuple[str, ...]
     in_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str | None = None
 
 
 def conditions_here(device: torch.device) -> Conditions:
@@ -83,7 +85,7 @@ def conditions_here(device: torch.device) -> Conditions:
 
 def save_weights(path: Path, net: nn.Module, recipe: Recipe, data: Dataset) -> str:
     """Write weights, recipe and what the network knows of its data: enough to load it. Returns the digest."""
-    shape = DataShape(data.classes, data.in_shape, data.mean, data.std)
+    shape = DataShape(data.classes, data.in_shape, data.mean, data.std, data.digest)
     metadata = {"recipe": recipe.values(), "data": unbuild(shape), **needs(recipe)}
     return save_tensors(path, net.state_dict(), metadata)
 

@@ -44,9 +44,15 @@ def load(target: str | Path, device: str = "cpu") -> Classifier:
     return net
 
 
-@float32_by_default()
 def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
     """As ``load``, and the recipe it was trained by."""
+    net, recipe, _ = load_with_data(target, device)
+    return net, recipe
+
+
+@float32_by_default()
+def load_with_data(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe, DataShape]:
+    """As ``load_with_recipe``, and what it knows of the data it was trained on."""
     path = Path(target)
     if path.is_dir():
         if not (path / WEIGHTS).exists() and (path / STATE).exists():
@@ -71,7 +77,7 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
     like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
-    return net.to(pick_device(device)).eval(), recipe
+    return net.to(pick_device(device)).eval(), recipe, shape
 
 
 def _check_record(record: TrainingRecord, digest: object, recipe: Recipe, path: Path) -> None:

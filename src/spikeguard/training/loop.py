@@ -47,6 +47,17 @@ class Run:
         return metrics(self.record)
 
 
+def _check_images(data: Dataset) -> None:
+    """UserError unless there are training images ``[N, C, H, W]``."""
+    if not len(data.train):
+        raise UserError(
+            f"train: {data.name} has test images only: it must have train and test (folders), or x_train, "
+            "y_train, x_test and y_test (arrays)"
+        )
+    if data.train.x.dim() != 4:
+        raise UserError(f"train: images of {data.name} have shape {data.in_shape}, must have (C, H, W)")
+
+
 @checked
 @exact()
 @float32_by_default()
@@ -76,6 +87,7 @@ def train(
     """
     folder = Path(out) if out is not None else None
     data = data or load_data(recipe.data)
+    _check_images(data)
     place = pick_device(device)
     recipe = settled(recipe, data, place)
     trainer = Trainer(recipe, data, place)

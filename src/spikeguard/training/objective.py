@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikeguard.data.images import Images
+from spikeguard.data.images import Images, pixels
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons.modifiers import Dynamics
 from spikeguard.training.recipe import Recipe
@@ -66,5 +66,5 @@ def accuracy(net: Classifier, images: Images, batch_size: int = 500) -> float:
     right = 0
     with torch.no_grad():
         for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-            right += int((net(x.float() / 255.0).argmax(1) == y).sum())
+            right += int((net(pixels(x)).argmax(1) == y).sum())
     return right / len(images)

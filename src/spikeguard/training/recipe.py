@@ -56,7 +56,7 @@ class Recipe:
     name: str = "custom"
     """Name of the network and of its folder under runs/."""
     data: str = "embedded"
-    """Data set: embedded, or one that spikeguard can read or fetch."""
+    """Data set: a name that spikeguard knows, a folder of images or an .npz file."""
     train_images: int | None = None
     """Use a balanced part of the training images; none uses all."""
     validation: float = 0.1

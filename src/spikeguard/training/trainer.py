@@ -168,7 +168,7 @@ class Trainer:
         """Accuracy on the validation images, None without any, and what the defenses measure."""
         if not len(self.validation):
             return None, {}
-        x, y = self.validation.x.float() / 255.0, self.validation.y
+        x, y = self.validation.pixels(), self.validation.y
         for hook in self.hooks:  # a training resumed here has not begun a step yet
             hook.begin(
                 Step(
