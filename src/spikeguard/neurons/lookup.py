@@ -70,7 +70,7 @@ def recomputation(layer: Spiking) -> AbstractContextManager[None]:
     True
     """
     requests = [
-        replace(s, on_current=s.on_current and _ignore, on_potentials=None, on_penalty=None)
+        replace(s, on_current=s.on_current and _ignore, on_potentials=None, on_penalty=None, carry=None)
         for s in layer.requests
     ]
     own = [m.source for m in layer.modules() if isinstance(m, StochasticModule)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeguard.kernels.custom_backward import SequenceRule
 from spikeguard.kernels.mode import Band
@@ -20,7 +20,9 @@ from spikeguard.surrogates import Surrogate
 class TapRequest:
     """What an open tap requests of one layer; None leaves the layer as it is.
 
-    ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes.
+    ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes. ``carry`` is
+    called with the layer, its penalty and its spikes, and returns the spikes. ``when``: the request holds
+    only where this is true of the layer.
 
     >>> request = sg.neurons.TapRequest(detach_reset=True)
     >>> request.detach_reset, request.surrogate
@@ -38,6 +40,8 @@ class TapRequest:
     on_current: Callable[[Tensor], None] | None = None
     on_potentials: Callable[[Tensor], None] | None = None
     on_penalty: Callable[[Tensor], None] | None = None
+    carry: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
+    when: Callable[[nn.Module], bool] | None = None
 
 
 _NAMES = tuple(f.name for f in fields(TapRequest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -21,16 +22,22 @@ from spikeguard.surrogates import Surrogate
 
 @dataclass(frozen=True)
 class Changes:
-    """What a tap changes in every layer; ``surrogate`` and ``band`` can be functions of the layer's name."""
+    """What a tap changes in every layer; ``surrogate`` and ``band`` can be functions of the layer's name.
+
+    ``seed`` None: noise comes from the layer's own stream. ``carry`` and ``when`` are those of
+    ``TapRequest``; ``carry`` gets the layer's name first.
+    """
 
     noise: Noise | None = None
-    seed: int = 0
+    seed: int | None = 0
     surrogate: Surrogate | Callable[[str], Surrogate] | None = None
     band: Band | Callable[[str], Band] | None = None
     detach_reset: bool | None = None
     smooth: bool | None = None
     relu: bool | None = None
     backward: SequenceRule | None = None
+    carry: Callable[[str, nn.Module, Tensor, Tensor], Tensor] | None = None
+    when: Callable[[nn.Module], bool] | None = None
 
     def request(self, name: str) -> TapRequest:
         """The request to the layer of that name."""
@@ -38,13 +45,19 @@ class Changes:
         return TapRequest(
             surrogate=choose if isinstance(choose, Surrogate) or choose is None else choose(name),
             noise=self.noise,
-            source=None if self.noise is None else NoiseStream(draws.key(self.seed, name)),
+            source=None if self.noise is None or self.seed is None else _stream(self.seed, name),
             band=band if isinstance(band, Band) or band is None else band(name),
             detach_reset=self.detach_reset,
             smooth=self.smooth,
             relu=self.relu,
             backward=self.backward,
+            carry=None if self.carry is None else partial(self.carry, name),
+            when=self.when,
         )
+
+
+def _stream(seed: int, name: str) -> NoiseStream:
+    return NoiseStream(draws.key(seed, name))
 
 
 class Tap:
@@ -79,6 +92,10 @@ class Tap:
             into[f"{name}#{calls}" if calls else name] = value if grad or self._grad else value.detach()
 
         return record
+
+    def layers(self) -> list[nn.Module]:
+        """The neurons that it reads."""
+        return list(self._layers.values())
 
     def clear(self) -> None:
         """Forget what was read so far."""
