@@ -29,7 +29,7 @@ from spikeguard.runtime.machine import machine
 from spikeguard.training.recipe import Recipe
 
 DIGEST = "digest"
-KNOWN = {"recipe", "data", "conditions", "progress", DIGEST}
+KNOWN = {"recipe", "data", "conditions", "progress", "factory", "hardening", DIGEST}
 """Metadata of the files of this version and of earlier ones."""
 WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from spikeguard.arguments import checked
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.build import build, table
+from spikeguard.records.plain import Json
 from spikeguard.records.schema import TrainingRecord
 from spikeguard.runtime.float32 import float32_by_default
 from spikeguard.training.builder import make_network, pick_device
@@ -23,13 +26,15 @@ from spikeguard.training.checkpoint import (
     load_tensors,
     put_weights,
 )
+from spikeguard.training.factory import FACTORY, Factory
 from spikeguard.training.recipe import Recipe
 
 
 @checked
-def load(target: str | Path, device: str = "cpu") -> Classifier:
+def load(target: str | Path, device: str = "cpu") -> nn.Module:
     """Load the network of a run folder or of a weights file, in eval mode, with its defenses prepared.
 
+    A file that ``sg.save`` wrote names the function that builds the network: that is imported and called.
     Raises UserError if there is none, if the run is unfinished, or if the weights are another network's.
 
     >>> recipe = sg.Recipe(train_images=40, validation=0.0, epochs=1, batch_size=10, options={"width": 2})
@@ -39,13 +44,48 @@ def load(target: str | Path, device: str = "cpu") -> Classifier:
     >>> torch.equal(net(images), run.net(images))
     True
     """
-    net, _ = load_with_recipe(target, device)
-    return net
+    path = _weights(target)
+    tensors, metadata = load_tensors(path)
+    if FACTORY not in metadata:
+        return _by_recipe(path, tensors, metadata, device)[0]
+    own = Factory.of(metadata[FACTORY], f"{path}: {FACTORY}").network()
+    put_weights(own, tensors, path)
+    return own.to(pick_device(device)).eval()
+
+
+def load_classifier(target: str | Path, device: str = "cpu") -> Classifier:
+    """As ``load``, of a network that ``sg.train`` has made."""
+    return load_with_recipe(target, device)[0]
+
+
+def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
+    """As ``load_classifier``, and the recipe it was trained by."""
+    path = _weights(target)
+    tensors, metadata = load_tensors(path)
+    if FACTORY in metadata:
+        raise UserError(f"{path} is a network of your own (sg.save), without a recipe: load it with sg.load")
+    return _by_recipe(path, tensors, metadata, device)
 
 
 @float32_by_default()
-def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
-    """As ``load``, and the recipe it was trained by."""
+def _by_recipe(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Json], device: str
+) -> tuple[Classifier, Recipe]:
+    if not {"recipe", "data"} <= set(metadata):
+        raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
+    recipe = Recipe.of(table(metadata["recipe"], f"{path}: recipe"), str(path))
+    if (beside := path.with_name(RECORD)).is_file() and path.name == WEIGHTS:
+        _check_record(TrainingRecord.read(beside), metadata.get(DIGEST), recipe, path)
+    shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
+    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
+    net = make_network(recipe, like)
+    put_weights(net, tensors, path)
+    return net.to(pick_device(device)).eval(), recipe
+
+
+def _weights(target: str | Path) -> Path:
+    """The file of weights; UserError if there is none or if the run is unfinished."""
     path = Path(target)
     if path.is_dir():
         if not (path / WEIGHTS).exists() and (path / STATE).exists():
@@ -58,18 +98,7 @@ def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifie
             f"no network {str(target)!r}: neither a run folder nor a weights file; train one: "
             "spikeguard train tgo --name first"
         )
-    tensors, metadata = load_tensors(path)
-    if not {"recipe", "data"} <= set(metadata):
-        raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
-    recipe = Recipe.of(table(metadata["recipe"], f"{path}: recipe"), str(path))
-    if (beside := path.with_name(RECORD)).is_file() and path.name == WEIGHTS:
-        _check_record(TrainingRecord.read(beside), metadata.get(DIGEST), recipe, path)
-    shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
-    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
-    net = make_network(recipe, like)
-    put_weights(net, tensors, path)
-    return net.to(pick_device(device)).eval(), recipe
+    return path
 
 
 def _check_record(record: TrainingRecord, digest: object, recipe: Recipe, path: Path) -> None:
