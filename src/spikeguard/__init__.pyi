@@ -1,5 +1,6 @@
 """The public names of spikeguard. ``__init__.py`` reads this file at run time: it is the one list of them."""
 
+from spikeguard import adapters as adapters
 from spikeguard import attacks as attacks
 from spikeguard import auditing as auditing
 from spikeguard import defenses as defenses
@@ -7,6 +8,7 @@ from spikeguard import gradients as gradients
 from spikeguard import neurons as neurons
 from spikeguard import surrogates as surrogates
 from spikeguard import training as training
+from spikeguard.adapters.tap import tap as tap
 from spikeguard.attacks import apgd as apgd
 from spikeguard.attacks import apgd_targeted as apgd_targeted
 from spikeguard.attacks import bim as bim
@@ -38,7 +40,6 @@ from spikeguard.neurons import LIF as LIF
 from spikeguard.neurons import PLIF as PLIF
 from spikeguard.neurons import Neuron as Neuron
 from spikeguard.neurons import Noise as Noise
-from spikeguard.neurons.tap import tap as tap
 from spikeguard.runtime.version import __version__ as __version__
 from spikeguard.threat import L1 as L1
 from spikeguard.threat import L2 as L2

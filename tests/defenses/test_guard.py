@@ -282,7 +282,7 @@ def test_an_exception_inside_restores_the_network() -> None:
 
 def test_wrong_use_is_refused_in_one_line() -> None:
     model, (x, _) = net(), batch()
-    with pytest.raises(UserError, match="no spiking layer"):
+    with pytest.raises(UserError, match="has no neurons that spikeguard knows"):
         sg.guard(nn.Linear(2, 2), total_steps=1)
     for settings, message in (
         ({"total_steps": 0}, "total_steps = 0 must be at least 1"),

@@ -203,7 +203,7 @@ def test_tap_noise_repeats_with_its_seed(tiny: Classifier) -> None:
 
 
 def test_tap_refuses_a_model_without_neurons() -> None:
-    with pytest.raises(UserError, match="no spiking layer"):
+    with pytest.raises(UserError, match="no neurons that it knows"):
         sg.tap(torch.nn.Linear(2, 2))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard import attacks
+from spikeguard.adapters.tap import tap
 from spikeguard.attacks import Attacked
 from spikeguard.auditing.checks import gradient
 from spikeguard.auditing.run import BROKEN, Task, kept
@@ -22,7 +23,6 @@ from spikeguard.gradients import ASSG, BPDA, EOT, Estimator, Own, SwapSurrogate
 from spikeguard.gradients.surrogate import known
 from spikeguard.models import eval_mode, is_wrong, logits_of
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.random import draws
 from spikeguard.records.schema import (
     Controls,

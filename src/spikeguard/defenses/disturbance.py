@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters.tap import Tap, tap
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack, because
@@ -23,7 +24,6 @@ from spikeguard.errors import UserError
 from spikeguard.gradients import ThresholdFirst
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import Tap, tap
 
 QUANTILE, SEEN = 0.9, 2000  # of the shifts of a channel; how many of its values that is taken of
 

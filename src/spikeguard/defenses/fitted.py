@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
@@ -19,7 +20,6 @@ from spikeguard.errors import UserError
 from spikeguard.gradients import ASSG
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Stretched
 
 EVERY = 10  # steps from one reading of the potentials to the next

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from spikeguard import adapters
+from spikeguard.adapters.tap import Changes, Tap
 from spikeguard.arguments import checked
 from spikeguard.defenses.tgo import TGO, constraint
 from spikeguard.errors import UserError
 from spikeguard.neurons import Band, Noise
-from spikeguard.neurons.tap import Changes, Tap
+from spikeguard.neurons.request import recomputing
 from spikeguard.runtime.measuring import is_measuring
 
 _guarded = WeakSet[nn.Module]()
@@ -62,14 +64,19 @@ class Guard:
     def __init__(self, model: nn.Module, settings: TGO, total_steps: int, steps_done: int) -> None:
         self.settings, self.total_steps, self.steps_done = settings, total_steps, steps_done
         noise = Noise(settings.sigma, at_eval=settings.noise_at_eval) if settings.sigma else None
+        if not adapters.layers(model):
+            raise UserError(
+                f"guard: {type(model).__name__} has no neurons that spikeguard knows; sg.tap says which "
+                "ones it does"
+            )
         changes = Changes(
             noise,
-            seed=None,
+            free=True,
             band=Band(settings.delta, settings.side),
             carry=self._carry,
             when=None if settings.noise_at_eval else _trains,
         )
-        self._tap = Tap(model, changes, potentials=False, currents=False, grad=False)
+        self._tap = Tap(model, changes, None, potentials=False, currents=False, grad=False)
         self._passes, self._delivering = Passes(), Passes()
         self._open, self._paused = False, 0
 
@@ -129,7 +136,7 @@ class Guard:
             self._paused -= 1
 
     def __enter__(self) -> Self:
-        layers = self._tap.layers()
+        layers = self._tap.modules()
         if any(layer in _guarded for layer in layers):
             raise UserError("guard: the model has an open guard already: close that one first")
         _guarded.update(layers)
@@ -143,7 +150,7 @@ class Guard:
         self._open = False
         self._passes = Passes()
         self._tap.__exit__(kind, error, trace)
-        _guarded.difference_update(self._tap.layers())
+        _guarded.difference_update(self._tap.modules())
 
     def _need_open(self, what: str) -> None:
         if not self._open:
@@ -153,7 +160,7 @@ class Guard:
         """Keep the penalty of a pass that counts; in a repetition of such a pass let the spikes carry it."""
         if not layer.training or self._paused or is_measuring():
             return spikes
-        if torch._C._current_graph_task_id() != -1:  # torch computes a checkpointed pass again
+        if recomputing():
             if self._delivering.repeated and name in self._delivering.terms:
                 carried: Tensor = _Carried.apply(spikes, penalty, name, self._delivering)  # type: ignore[no-untyped-call]
                 return carried

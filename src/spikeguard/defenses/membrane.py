@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters.tap import Tap, tap
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
@@ -23,7 +24,6 @@ from spikeguard.gradients import ThresholdFirst
 from spikeguard.models import modes_kept
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import Tap, tap
 from spikeguard.surrogates import Atan
 
 Sees = Literal["trained", "clean", "adversarial", "both"]

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd
 from spikeguard.attacks.adaptive import AdaptiveAttack
@@ -21,7 +22,6 @@ from spikeguard.gradients import ASSG, BPTR, EOT
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, spiking
 from spikeguard.neurons.modifiers import Dynamics, Homeostasis
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Atan
 
 

@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks import pgd
 from spikeguard.attacks.adaptive import THRESHOLD_FIRST, AdaptiveAttack
@@ -30,7 +31,6 @@ from spikeguard.gradients import NoiseFree
 from spikeguard.kernels.mode import Band
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Noise, spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.records.schema import Measured
 from spikeguard.surrogates import Atan
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked
 from spikeguard.errors import UserError
 from spikeguard.models import logits_of
 from spikeguard.networks.classifier import Classifier
-from spikeguard.neurons.tap import tap
 from spikeguard.runtime.untouched import leaves_untouched
 
 EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32)

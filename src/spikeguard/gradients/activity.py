@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
 from spikeguard.models import Model
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Atan, Surrogate
 
 

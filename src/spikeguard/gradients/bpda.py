@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.gradients.surrogate import derive_replaced, known
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Atan, Surrogate
 
 STRAIGHT_THROUGH = {

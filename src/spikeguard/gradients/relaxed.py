@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Gradient, Opened, as_module, derive
 from spikeguard.losses import Loss
 from spikeguard.models import Model
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Gaussian, Sigmoid, Surrogate
 
 Context = AbstractContextManager[object]

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.errors import UserError
 from spikeguard.gradients.base import Opened, as_module
 from spikeguard.kernels.custom_backward import LayerPass, SequenceRule
 from spikeguard.models import Model
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Triangle
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened, derive
 from spikeguard.gradients.functions import FunctionReader
@@ -19,7 +20,6 @@ from spikeguard.gradients.spike import Choice, Surrogates
 from spikeguard.losses import Loss, margin
 from spikeguard.models import Model
 from spikeguard.neurons import spiking
-from spikeguard.neurons.tap import tap
 from spikeguard.surrogates import Atan, Surrogate
 
 

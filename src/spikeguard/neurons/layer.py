@@ -14,7 +14,7 @@ from spikeguard.kernels import dispatch
 from spikeguard.kernels.dispatch import Cell
 from spikeguard.kernels.mode import Mode, NoiseKeys
 from spikeguard.neurons.modifiers import Chain
-from spikeguard.neurons.request import TapRequest, merge
+from spikeguard.neurons.request import TapRequest, active, merge
 from spikeguard.neurons.settings import Neuron, Noise
 from spikeguard.random import draws
 from spikeguard.random.streams import NoiseStream, StochasticModule
@@ -109,13 +109,13 @@ class Spiking(StochasticModule):
             request.on_penalty(out.penalty)
         spikes = out.spikes
         if request.carry is not None and out.penalty is not None:
-            spikes = request.carry(self, out.penalty, spikes)
+            spikes = request.carry(out.penalty, spikes)
         spikes = self.dynamics.gate(spikes)
         return dispatch.pooled(spikes) if gated and self.pool else spikes
 
     def request(self) -> TapRequest:
         """What the open taps request of this layer, in one."""
-        return merge([r for r in self.requests if r.when is None or r.when(self)])
+        return merge(active(self.requests))
 
     def __getstate__(self) -> dict[str, object]:
         """What a copy holds: no open tap, which would read it as if it were this layer."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from spikeguard.neurons.layer import Spiking
-from spikeguard.neurons.request import TapRequest
+from spikeguard.neurons.request import TapRequest, active
 from spikeguard.random import draws
 from spikeguard.random.streams import NoiseStream, StochasticModule
 
@@ -70,8 +70,16 @@ def recomputation(layer: Spiking) -> AbstractContextManager[None]:
     True
     """
     requests = [
-        replace(s, on_current=s.on_current and _ignore, on_potentials=None, on_penalty=None, carry=None)
-        for s in layer.requests
+        replace(
+            s,
+            on_current=s.on_current and _ignore,
+            on_potentials=None,
+            on_penalty=None,
+            carry=None,
+            when=None,
+            thread=None,
+        )
+        for s in active(layer.requests)
     ]
     own = [m.source for m in layer.modules() if isinstance(m, StochasticModule)]
     sources = {
@@ -96,5 +104,5 @@ def _recomputing(
             source.calls = at
 
 
-def _ignore(value: Tensor) -> None:
+def _ignore(value: Tensor, run: object = None) -> None:
     """Replaces a tap's callback while a pass is repeated."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from spikeguard.kernels.custom_backward import SequenceRule
 from spikeguard.kernels.mode import Band
@@ -16,13 +18,19 @@ from spikeguard.random.streams import NoiseStream
 from spikeguard.surrogates import Surrogate
 
 
+class Record(Protocol):
+    """Receives what a layer computes: a whole sequence ``[T, N, ...]``, or with ``run`` one step of it."""
+
+    def __call__(self, value: Tensor, run: object = None, /) -> None: ...
+
+
 @dataclass
 class TapRequest:
     """What an open tap requests of one layer; None leaves the layer as it is.
 
-    ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes. ``carry`` is
-    called with the layer, its penalty and its spikes, and returns the spikes. ``when``: the request holds
-    only where this is true of the layer.
+    ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes.
+    ``carry`` is called with penalty and spikes, and returns the spikes. The request is about calls of the
+    thread ``thread`` (None: of every thread) at which ``when`` is true (None: about every call).
 
     >>> request = sg.neurons.TapRequest(detach_reset=True)
     >>> request.detach_reset, request.surrogate
@@ -37,15 +45,31 @@ class TapRequest:
     smooth: bool | None = None
     relu: bool | None = None
     backward: SequenceRule | None = None
-    on_current: Callable[[Tensor], None] | None = None
-    on_potentials: Callable[[Tensor], None] | None = None
-    on_penalty: Callable[[Tensor], None] | None = None
-    carry: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
-    when: Callable[[nn.Module], bool] | None = None
+    on_current: Record | None = None
+    on_potentials: Record | None = None
+    on_penalty: Record | None = None
+    carry: Callable[[Tensor, Tensor], Tensor] | None = None
+    when: Callable[[], bool] | None = None
+    thread: int | None = None
 
 
-_NAMES = tuple(f.name for f in fields(TapRequest))
+_NAMES = tuple(f.name for f in fields(TapRequest) if f.name != "thread")
 _NONE = TapRequest()
+
+
+def recomputing() -> bool:
+    """Is a backward pass at work in this thread? What runs there computes a forward pass again."""
+    return torch._C._current_autograd_node() is not None
+
+
+def active(requests: Sequence[TapRequest]) -> Sequence[TapRequest]:
+    """The requests that are about this call; a backward pass may run in a thread of its own."""
+    requests = [request for request in requests if request.when is None or request.when()]
+    if not requests:
+        return requests
+    here = threading.get_ident()
+    mine = [request for request in requests if request.thread in (None, here)]
+    return list(requests) if len(mine) < len(requests) and recomputing() else mine
 
 
 def merge(requests: Sequence[TapRequest]) -> TapRequest:
@@ -62,6 +86,6 @@ def merge(requests: Sequence[TapRequest]) -> TapRequest:
     return TapRequest(**merged)
 
 
-def _call_each(functions: Sequence[Callable[[Tensor], None]], value: Tensor) -> None:
+def _call_each(functions: Sequence[Callable[..., None]], *values: object) -> None:
     for function in functions:
-        function(value)
+        function(*values)

@@ -1,0 +1,144 @@
+"""Neurons of norse 1.1.0 (https://github.com/norse/norse).
+
+A module's ``activation`` calls ``threshold(v - v_th, method, alpha)``, a global of its file. The module gets
+the same function with another global, so that no other module is touched. State is an argument: None is
+reset. Fires at >.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from spikeguard.adapters.base import Charge, Layer, Raw, from_package
+from spikeguard.neurons.request import TapRequest
+
+PACKAGE = "norse"
+NEURONS = "norse.torch.module"
+CELLS = {"SNNCell", "SNNRecurrentCell"}
+SEQUENCES = {"SNN", "SNNRecurrent"}
+REFRACTORY = "compute_refractory_update"  # its threshold is that of the pause, not of the potential
+ADJOINT = "method 'adjoint' computes its steps inside an autograd function; choose another method"
+DETACH = "its step fixes whether the reset is detached"
+OUT_OF_REACH = "it finds its step in its file at each call: a tap would reach other modules, too"
+REFUSED = {"CobaLIFCell": OUT_OF_REACH, "LIFCorrelation": OUT_OF_REACH}
+
+
+class NorseLayer(Layer):
+    """A module that computes its steps by ``activation``."""
+
+    framework = "norse"
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the module's class and of those that it derives from."""
+        return {c.__name__ for c in type(self.module).__mro__}
+
+    @property
+    def threshold(self) -> Tensor | float:
+        p: Raw = self.module.p
+        value: Tensor | float = p.lif.v_th if hasattr(p, "lif") else p.v_th
+        return value
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.names & SEQUENCES)
+
+    @property
+    def sums(self) -> bool:
+        return type(self.module).__name__ in ("LIF", "IAF")
+
+    def fresh(self, *args: Raw, **kwargs: Raw) -> bool:
+        return (args[1] if len(args) > 1 else kwargs.get("state")) is None
+
+    def charge(self, *args: Raw, **kwargs: Raw) -> Charge | None:
+        if not self.sums:
+            return None
+        x: Tensor = args[0] if args else kwargs["input_tensor"]
+        state: Raw = args[1] if len(args) > 1 else kwargs.get("state")
+        p: Raw = self.module.p
+        if type(self.module).__name__ == "IAF":
+            return Charge(x, 1.0, float(p.v_th))
+        dt = float(self.module.dt)  # type: ignore[arg-type]
+        membrane, synapse = dt * float(p.tau_mem_inv), dt * float(p.tau_syn_inv)
+        i, currents = torch.zeros_like(x[0]) if state is None else state.i, []
+        for step in x:
+            i = i + step
+            currents.append(membrane * (i + p.v_leak))
+            i = (1.0 - synapse) * i
+        return Charge(torch.stack(currents), 1.0 - membrane, float(p.v_th))
+
+    def seams(self) -> Mapping[str, Raw]:
+        return {"activation": rebound(self.own("activation"), self._threshold)}
+
+    def _threshold(self, u: Tensor, method: str, alpha: Raw) -> Tensor:
+        threshold = global_of(self.own("activation"), "threshold")
+        return self.fire(u, lambda w: threshold(w, method, alpha))
+
+    def refuses(self, request: TapRequest) -> str:
+        if self.refused:
+            return self.refused
+        p: Raw = self.module.p
+        if getattr(p, "method", "") == "adjoint":
+            return ADJOINT
+        return DETACH if request.detach_reset is not None else super().refuses(request)
+
+
+def rebound(function: FunctionType, threshold: Raw) -> FunctionType:
+    """The same function, whose ``threshold``, here and in what it calls, is another."""
+    changed: dict[str, Raw] = {}
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if name == "threshold":
+            changed[name] = threshold
+        elif isinstance(value, FunctionType) and is_step(name, value) and reaches(value):
+            changed[name] = rebound(value, threshold)
+    made = FunctionType(
+        function.__code__, {**function.__globals__, **changed}, function.__name__, function.__defaults__
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def is_step(name: str, function: FunctionType) -> bool:
+    """Could this function of norse compare a potential with its threshold?"""
+    return function.__module__.startswith("norse.") and name != REFRACTORY
+
+
+def reaches(function: FunctionType) -> bool:
+    """Does the function, or what it calls, compare with ``threshold``?"""
+    return global_of(function, "threshold") is not None
+
+
+def global_of(function: FunctionType, wanted: str) -> Raw:
+    """That global of a norse function or of what it calls."""
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if name == wanted:
+            return value
+        if isinstance(value, FunctionType) and is_step(name, value):
+            found = global_of(value, wanted)
+            if found is not None:
+                return found
+    return None
+
+
+def layer(module: nn.Module) -> Layer | None:
+    """The module as a layer, or None."""
+    if not from_package(module, NEURONS):
+        return None
+    names = {c.__name__ for c in type(module).__mro__}
+    if refused := next((reason for name, reason in REFUSED.items() if name in names), ""):
+        return NorseLayer(module, refused)
+    step: Raw = getattr(module, "activation", None)
+    if not names & (CELLS | SEQUENCES) or not isinstance(step, FunctionType):
+        return None
+    adjoint = getattr(getattr(module, "p", None), "method", "") == "adjoint"
+    return NorseLayer(module) if adjoint or reaches(step) else None  # the others are leaky integrators
+
+
+def reset(module: nn.Module) -> None:
+    """Nothing to do: state is passed by the caller."""
