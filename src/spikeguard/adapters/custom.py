@@ -62,7 +62,7 @@ def add(
 
 
 def remove(kind: type[nn.Module]) -> None:
-    """Forget what ``add`` was told about a class.
+    """Forget what ``add`` was given for a class.
 
     >>> sg.adapters.remove(torch.nn.Identity)
     """

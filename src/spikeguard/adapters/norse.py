@@ -7,7 +7,9 @@ reset. Fires at >.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import partial
 from types import FunctionType
 
 import torch
@@ -18,13 +20,16 @@ from spikeguard.neurons.request import TapRequest
 
 PACKAGE = "norse"
 NEURONS = "norse.torch.module"
-CELLS = {"SNNCell", "SNNRecurrentCell"}
 SEQUENCES = {"SNN", "SNNRecurrent"}
 REFRACTORY = "compute_refractory_update"  # its threshold is that of the pause, not of the potential
 ADJOINT = "method 'adjoint' computes its steps inside an autograd function; choose another method"
 DETACH = "its step fixes whether the reset is detached"
-OUT_OF_REACH = "it finds its step in its file at each call: a tap would reach other modules, too"
-REFUSED = {"CobaLIFCell": OUT_OF_REACH, "LIFCorrelation": OUT_OF_REACH}
+TWICE = "it compares twice a step: its pause, and its potential"
+NO_INPUT = "in norse 1.1.0 its step overwrites what the input adds: its spikes do not depend on the input"
+NO_BATCH = "in norse 1.1.0 it fails on most batch sizes: its sensor cannot add a batch to its synapses"
+REFUSED = {"LIFMCRefracRecurrentCell": TWICE, "CobaLIFCell": NO_INPUT, "LIFCorrelation": NO_BATCH}
+DIRECT = {"LIFMCRecurrentCell"}
+"""They have no ``activation``: their ``forward`` calls the step itself."""
 
 
 class NorseLayer(Layer):
@@ -40,7 +45,8 @@ class NorseLayer(Layer):
     @property
     def threshold(self) -> Tensor | float:
         p: Raw = self.module.p
-        value: Tensor | float = p.lif.v_th if hasattr(p, "lif") else p.v_th
+        p = getattr(p, "lif", None) or p
+        value: Tensor | float = p.v_th
         return value
 
     @property
@@ -52,7 +58,8 @@ class NorseLayer(Layer):
         return type(self.module).__name__ in ("LIF", "IAF")
 
     def fresh(self, *args: Raw, **kwargs: Raw) -> bool:
-        return (args[1] if len(args) > 1 else kwargs.get("state")) is None
+        state = kwargs["state"] if "state" in kwargs else args[-1]
+        return state is None or state is args[0]
 
     def charge(self, *args: Raw, **kwargs: Raw) -> Charge | None:
         if not self.sums:
@@ -71,12 +78,24 @@ class NorseLayer(Layer):
             i = (1.0 - synapse) * i
         return Charge(torch.stack(currents), 1.0 - membrane, float(p.v_th))
 
-    def seams(self) -> Mapping[str, Raw]:
-        return {"activation": rebound(self.own("activation"), self._threshold)}
+    def step(self) -> FunctionType:
+        """The function that compares, or that calls what does."""
+        found: FunctionType = (
+            vars(type(self.module))["forward"] if self.names & DIRECT else self.own("activation")
+        )
+        return found
 
-    def _threshold(self, u: Tensor, method: str, alpha: Raw) -> Tensor:
-        threshold = global_of(self.own("activation"), "threshold")
-        return self.fire(u, lambda w: threshold(w, method, alpha))
+    def seams(self) -> Mapping[str, Raw]:
+        return {} if self.names & DIRECT else {"activation": Activation(self)}
+
+    def body(self) -> Raw:
+        if self.names & DIRECT:
+            return partial(Activation(self), self.module)
+        return super().body()
+
+    def compare(self, u: Tensor, method: str, alpha: Raw) -> Tensor:
+        own = global_of(self.step(), "threshold")
+        return self.fire(u, lambda w: own(w, method, alpha))
 
     def refuses(self, request: TapRequest) -> str:
         if self.refused:
@@ -85,6 +104,19 @@ class NorseLayer(Layer):
         if getattr(p, "method", "") == "adjoint":
             return ADJOINT
         return DETACH if request.detach_reset is not None else super().refuses(request)
+
+
+class Activation:
+    """Stands in place of a module's step; a copy of the module gets one of its own."""
+
+    def __init__(self, layer: NorseLayer) -> None:
+        self.layer, self.step = layer, rebound(layer.step(), layer.compare)
+
+    def __call__(self, *args: Raw, **kwargs: Raw) -> Raw:
+        return self.step(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Raw]) -> Activation:
+        return Activation(copy.deepcopy(self.layer, memo))
 
 
 def rebound(function: FunctionType, threshold: Raw) -> FunctionType:
@@ -97,7 +129,11 @@ def rebound(function: FunctionType, threshold: Raw) -> FunctionType:
         elif isinstance(value, FunctionType) and is_step(name, value) and reaches(value):
             changed[name] = rebound(value, threshold)
     made = FunctionType(
-        function.__code__, {**function.__globals__, **changed}, function.__name__, function.__defaults__
+        function.__code__,
+        {**function.__globals__, **changed},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     made.__kwdefaults__ = function.__kwdefaults__
     return made
@@ -134,10 +170,9 @@ def layer(module: nn.Module) -> Layer | None:
     if refused := next((reason for name, reason in REFUSED.items() if name in names), ""):
         return NorseLayer(module, refused)
     step: Raw = getattr(module, "activation", None)
-    if not names & (CELLS | SEQUENCES) or not isinstance(step, FunctionType):
-        return None
+    fires = isinstance(step, FunctionType) and reaches(step)  # leaky integrators do not
     adjoint = getattr(getattr(module, "p", None), "method", "") == "adjoint"
-    return NorseLayer(module) if adjoint or reaches(step) else None  # the others are leaky integrators
+    return NorseLayer(module) if names & DIRECT or fires or adjoint else None
 
 
 def reset(module: nn.Module) -> None:

@@ -53,8 +53,8 @@ class SinabsLayer(Layer):
         x = self.time_first(args[0] if args else kwargs["input_data"])
         decay, synapse = module.alpha_mem_calculated.detach(), module.alpha_syn_calculated
         if synapse is not None:
-            state = module.i_syn if module.is_state_initialised() else torch.zeros_like(x[0])
-            i, currents = state if state.shape == x[0].shape else torch.zeros_like(x[0]), []
+            fits = module.i_syn.shape == x[0].shape
+            i, currents = module.i_syn if fits else torch.zeros_like(x[0]), []
             for step in x:
                 i = synapse.detach() * (i + step)
                 currents.append(i)

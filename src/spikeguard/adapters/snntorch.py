@@ -22,7 +22,7 @@ SEQUENCES = {"StateLeaky", "LinearLeaky", "AssociativeLeaky", "LeakyParallel", "
 SUMS = {"StateLeaky", "LinearLeaky"}
 DETACH = "it has no reset that could be detached"
 INHIBITION = "with inhibition=True only one neuron of a sample fires, whatever its own distance"
-SILENT = "with output=False it sends its membrane and never fires"
+NO_SPIKES = "with output=False it sends its membrane and never fires"
 
 
 class SnnTorchLayer(Layer):
@@ -103,7 +103,7 @@ class SnnTorchLayer(Layer):
         if getattr(self.module, "inhibition", False):
             return INHIBITION
         if self.whole and not getattr(self.module, "output", True):
-            return SILENT
+            return NO_SPIKES
         if request.detach_reset is not None and (self.whole or "DeltaLeaky" in self.names):
             return DETACH
         return super().refuses(request)

@@ -97,16 +97,14 @@ class SpikingJellyLayer(Layer):
     @contextmanager
     def around(self, request: TapRequest) -> Iterator[None]:
         module: Raw = self.module
-        own = {
-            name: vars(module)[name]
-            for name in ("detach_reset", "training", "backend")
-            if name in vars(module)
-        }
+        changed: dict[str, Raw] = {}
         if request.detach_reset is not None:
-            module.detach_reset = request.detach_reset
-        if "backend" in own or hasattr(type(module), "backend"):  # 0.0.0.0.14
-            own["training"] = module.training
-            module.training = True  # in eval mode its steps have no gradient; no norm or dropout is inside
+            changed["detach_reset"] = request.detach_reset
+        if hasattr(type(module), "backend"):  # 0.0.0.0.14: in eval mode its steps have no gradient
+            changed |= {"training": True, "backend": "torch"}  # no norm and no dropout is inside of a node
+        own = {name: getattr(module, name) for name in changed}
+        for name, value in changed.items():
+            setattr(module, name, value)
         try:
             yield
         finally:
