@@ -26,7 +26,7 @@ from spikeguard.neurons import Neuron
 from spikeguard.records.schema import AuditRecord, Settings
 from spikeguard.surrogates import Atan
 from spikeguard.threat import Linf
-from spikeguard.training.load import load
+from spikeguard.training.load import load_classifier
 from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.recipes import recipe
@@ -239,7 +239,7 @@ def small_net(little_data: Dataset, once: Once) -> Classifier:
     """A network that has learned something, for tests of whole audits."""
     recipe = little_recipe(options={"width": 6}, epochs=6, validation=0.0, augment=False)
     torch.set_num_threads(1)
-    return load(once("small_net", lambda folder: train(recipe, folder, data=little_data)))
+    return load_classifier(once("small_net", lambda folder: train(recipe, folder, data=little_data)))
 
 
 @pytest.fixture(scope="session")

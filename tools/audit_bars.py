@@ -31,6 +31,7 @@ from spikeguard.records.schema import Accuracy, Cost, Masking, SuiteId
 from spikeguard.report.markdown import bullets, paragraph, table
 from spikeguard.runtime.machine import Machine, machine
 from spikeguard.stats import COVERS
+from spikeguard.training.load import load_classifier
 
 ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "results" / "audit-bars.json", ROOT / "docs" / "audit.md"
@@ -112,7 +113,7 @@ def standard(net: Classifier, images: Images) -> BarsAudit:
 
 def measure(folder: Path, name: str, record: BarsRecord) -> BarsRecord:
     """The record with whatever it lacks of a network, written after each attack."""
-    net, data = sg.load(folder / name), sg.load_data("embedded")
+    net, data = load_classifier(folder / name), sg.load_data("embedded")
     test = data.test.balanced(record.images)
     x, y = test.pixels(), test.y
     work: dict[str, Callable[[], BarsAudit | float]] = {

@@ -37,6 +37,7 @@ from spikeguard.neurons import spiking
 from spikeguard.records.base import Record
 from spikeguard.records.member_names import id_of
 from spikeguard.runtime.machine import Machine, machine
+from spikeguard.training.load import load_classifier
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "audit-panel.json"
@@ -117,7 +118,7 @@ def panel(folder: Path) -> Iterator[Place]:
     x, y = train.pixels(), train.y
     for eps in (8, 16):
         for name in RUNS:
-            yield f"{name} at {eps}/255", partial(sg.load, folder / name), eps / 255, some
+            yield f"{name} at {eps}/255", partial(load_classifier, folder / name), eps / 255, some
     yield "tgo, noise on at 8/255", partial(_noisy, folder / "tgo"), 8 / 255, few
     plain = honest("vanilla", x, y)
     for name in FOREIGN:
@@ -126,11 +127,11 @@ def panel(folder: Path) -> Iterator[Place]:
     for name in ("T=8", "ANN"):
         yield f"{name} (no framework) at 16/255", partial(honest, name, x, y), 16 / 255, some
     for name in RUNS:
-        yield f"{name}, other images at 8/255", partial(sg.load, folder / name), 8 / 255, others
+        yield f"{name}, other images at 8/255", partial(load_classifier, folder / name), 8 / 255, others
 
 
 def _noisy(run: Path) -> Classifier:
-    net = sg.load(run)
+    net = load_classifier(run)
     for layer in spiking(net).values():
         layer.noise = sg.Noise(0.3, at_eval=True)
     return net

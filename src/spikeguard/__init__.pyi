@@ -33,6 +33,7 @@ from spikeguard.defenses import RAT as RAT
 from spikeguard.defenses import TGO as TGO
 from spikeguard.defenses import TRADES as TRADES
 from spikeguard.defenses import compose as compose
+from spikeguard.defenses.guard import guard as guard
 from spikeguard.errors import AttackError as AttackError
 from spikeguard.errors import UserError as UserError
 from spikeguard.networks import build as build
@@ -45,6 +46,7 @@ from spikeguard.runtime.version import __version__ as __version__
 from spikeguard.threat import L1 as L1
 from spikeguard.threat import L2 as L2
 from spikeguard.threat import Linf as Linf
+from spikeguard.training.factory import save as save
 from spikeguard.training.load import load as load
 from spikeguard.training.loop import train as train
 from spikeguard.training.recipe import Recipe as Recipe

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spikeguard.arguments import error_line
 from spikeguard.errors import Interrupted, ModelError, SpikeguardWarning, UserError
 from spikeguard.neurons import spiking
+from spikeguard.runtime.measuring import measuring
 from spikeguard.runtime.untouched import untouched
 
 Model = Callable[[Tensor], Tensor]
@@ -33,14 +34,16 @@ def eval_mode(model: Model) -> Iterator[None]:
 
 @contextmanager
 def modes_kept(model: Model) -> Iterator[None]:
-    """Put the model in eval mode; every module's own mode is restored afterwards, and nothing else."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
+    """Put the model in eval mode; every module's own mode is restored afterwards, and nothing else.
+
+    A guard that is open counts no forward pass inside.
+    """
+    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
+    if isinstance(model, nn.Module):
+        model.eval()
     try:
-        yield
+        with measuring():
+            yield
     finally:
         for m, mode in modes:
             m.training = mode

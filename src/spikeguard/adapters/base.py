@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spikeguard.adapters.run import Fire, Run
 from spikeguard.kernels.custom_backward import custom_backward
-from spikeguard.kernels.mode import widen
+from spikeguard.kernels.mode import Band, widen
 from spikeguard.neurons.request import TapRequest, active, merge, recomputing
 from spikeguard.neurons.settings import Noise
 from spikeguard.surrogates import Atan
@@ -187,12 +187,12 @@ class Layer:
         if not requests:
             return own(h)
         request, run = merge(requests), self.run
-        self._read(u, request, run)
+        penalty = self._read(u, request, run)
         noise = run.noise
         w = u if noise is None else u + noise
         spikes = self.spikes(w, w if h is u else h if noise is None else h + noise, own, request)
         run.step += len(self.shaped(u)) if self.at_once else 1
-        return spikes
+        return spikes if penalty is None or request.carry is None else request.carry(penalty, spikes)
 
     def spikes(self, w: Tensor, h: Tensor, own: Step, request: TapRequest) -> Tensor:
         """Spikes of the comparator's input ``w``, by a soft step, the own one or another derivative."""
@@ -225,22 +225,22 @@ class Layer:
             found = self._state.run = Run()
         return found
 
-    def _read(self, u: Tensor, request: TapRequest, run: Run) -> None:
-        """Notify the taps of ``u``, and draw the noise of this step."""
+    def _read(self, u: Tensor, request: TapRequest, run: Run) -> Tensor | None:
+        """Notify the taps of ``u``, and draw the noise of this step; the penalty of the band."""
         seen, part = self.shaped(u), None if self.at_once else run
+        penalty = None if request.band is None else _penalty(seen, request.band)
         if not recomputing():
             if request.on_potentials is not None:
                 request.on_potentials(seen, part)
-            if request.on_penalty is not None and request.band is not None:
-                hinge = (request.band.delta - widen(seen).abs()).clamp(min=0.0)
-                hinge = hinge if request.band.side == "both" else hinge * (seen < 0)
-                request.on_penalty(hinge.mean(), part)
+            if request.on_penalty is not None and penalty is not None:
+                request.on_penalty(penalty, part)
         if run.u is not None:
             run.u.append(seen.detach())
         run.noise, noise = None, request.noise
         if noise is not None and noise.sigma > 0:
             drawn = run.draw(seen, noise, request.source, self.at_once)
             run.noise = _in_band(seen, drawn, noise).view(u.shape).to(u.dtype)
+        return penalty
 
     def _forward(self, *args: Raw, **kwargs: Raw) -> Raw:
         """What stands in place of the module's forward."""
@@ -283,6 +283,12 @@ class Layer:
             )
         made = self.as_output(spikes.to(first.dtype))
         return type(out)((made, *rest)) if type(out) is tuple else made
+
+
+def _penalty(u: Tensor, band: Band) -> Tensor:
+    """The mean of ``max(0, delta - |u|)``."""
+    hinge = (band.delta - widen(u).abs()).clamp(min=0.0)
+    return (hinge if band.side == "both" else hinge * (u < 0)).mean()
 
 
 def _in_band(u: Tensor, drawn: Tensor, noise: Noise) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -31,7 +32,12 @@ _streams: WeakKeyDictionary[nn.Module, dict[str, NoiseStream]] = WeakKeyDictiona
 
 @dataclass(frozen=True)
 class Changes:
-    """What a tap changes in every layer; ``surrogate`` and ``band`` can be functions of the layer's name."""
+    """What a tap changes in every layer; ``surrogate`` and ``band`` can be functions of the layer's name.
+
+    ``free``: noise has no stream of the tap's, it comes from the layer's own or from torch's generator.
+    ``carry`` gets name and module of the layer, then penalty and spikes, and returns the spikes. ``when``
+    says of a module whether its calls are changed.
+    """
 
     noise: Noise | None = None
     surrogate: Surrogate | Callable[[str], Surrogate] | None = None
@@ -40,8 +46,11 @@ class Changes:
     smooth: bool | None = None
     relu: bool | None = None
     backward: SequenceRule | None = None
+    free: bool = False
+    carry: Callable[[str, nn.Module, Tensor, Tensor], Tensor] | None = None
+    when: Callable[[nn.Module], bool] | None = None
 
-    def request(self, name: str, source: NoiseStream | None) -> TapRequest:
+    def request(self, name: str, module: nn.Module, source: NoiseStream | None) -> TapRequest:
         """The request to the layer of that name."""
         choose, band = self.surrogate, self.band
         return TapRequest(
@@ -53,6 +62,8 @@ class Changes:
             smooth=self.smooth,
             relu=self.relu,
             backward=self.backward,
+            carry=None if self.carry is None else partial(self.carry, name, module),
+            when=None if self.when is None else partial(self.when, module),
         )
 
 
@@ -127,7 +138,8 @@ class Tap:
         self._requests: dict[str, TapRequest] = {}
         self._hook: RemovableHandle | None = None
         for name, layer in self._layers.items():
-            request = changes.request(name, self._source(name, seed) if changes.noise else None)
+            keyed = changes.noise is not None and not changes.free
+            request = changes.request(name, layer.module, self._source(name, seed) if keyed else None)
             request.on_current = self._currents.recorder(name) if currents else None
             request.on_potentials = self._potentials.recorder(name) if potentials else None
             if changes.band is not None:
@@ -157,6 +169,10 @@ class Tap:
     def penalties(self) -> dict[str, Tensor]:
         """The mean of ``max(0, delta - |u|)`` by layer, a scalar."""
         return self._penalties.read(lambda steps: steps.mean())
+
+    def modules(self) -> list[nn.Module]:
+        """The modules of the neurons that it reads."""
+        return [layer.module for layer in self._layers.values()]
 
     def clear(self) -> None:
         """Forget what was read so far."""

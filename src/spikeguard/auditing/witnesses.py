@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from spikeguard.errors import UserError
 from spikeguard.models import Model, eval_mode, is_wrong, logits_of
 from spikeguard.networks.classifier import Classifier
+from spikeguard.neurons import spiking
 from spikeguard.records.arrays import Array, read_arrays
 from spikeguard.records.files import write_bytes
 from spikeguard.records.schema import WitnessFile
@@ -36,7 +37,9 @@ def check_batch(count: int, unlike: int) -> int:
 
 def misclassified(model: Model, x: Tensor, y: Tensor, unlike: int = 0) -> Tensor:
     """Inputs that the untouched model gets wrong in float32, at a batch size that is not ``unlike``"""
-    if isinstance(model, nn.Module) and any(getattr(m, "requests", None) for m in model.modules()):
+    if isinstance(model, nn.Module) and any(
+        request.when is None for layer in spiking(model).values() for request in layer.requests
+    ):
         raise UserError("witnesses are checked on the untouched model: close the open tap first")
     if not len(x):
         return torch.zeros(0, dtype=torch.bool, device=x.device)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from spikeguard.errors import UserError, nearest
+from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
     from spikeguard.data.images import Images
@@ -128,7 +126,9 @@ def _made(name: str) -> Model:
     """The network that the user's factory returns, in eval mode."""
     from torch import nn
 
-    factory = _factory(name)
+    from spikeguard.training.factory import import_factory
+
+    factory = import_factory(name, here=True)
     if [
         p
         for p in inspect.signature(factory).parameters.values()
@@ -138,31 +138,10 @@ def _made(name: str) -> Model:
             f"{name} needs arguments; it must be a function without any that returns the model (from images "
             "in [0, 1] to logits)"
         )
-    model: Model = factory()
+    model = factory()
     if not callable(model):
         raise UserError(
             f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in "
             "[0, 1] to logits"
         )
     return model.eval() if isinstance(model, nn.Module) else model
-
-
-def _factory(name: str) -> Any:
-    """The function ``package.module:factory``, imported as seen from the current folder."""
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this "
-            "folder"
-        ) from error
-    finally:
-        sys.path.pop(0)
-    factory = getattr(found, attribute, None)
-    if not callable(factory):
-        near = nearest(attribute, [n for n in vars(found) if not n.startswith("_")])
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise UserError(f"{module} has no function {attribute!r}{hint}")
-    return factory

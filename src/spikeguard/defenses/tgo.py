@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -127,6 +128,11 @@ class TGO(Defense):
         return self.owns if self.sigma or any(self.sigmas) else frozenset()
 
     def prepare(self, net: Classifier) -> None:
+        if not spiking(net):
+            raise UserError(
+                f"TGO: {type(net).__name__} has no spiking layer of spikeguard; train it in a loop of your "
+                "own with sg.guard"
+            )
         if self.owned():
             for (name, layer), sigma in zip(spiking(net).items(), self._each(net, "sigma"), strict=True):
                 layer.noise = Noise(
@@ -158,6 +164,22 @@ class TGO(Defense):
         }
 
 
+def constraint(penalties: Mapping[str, Sequence[Tensor]]) -> Tensor:
+    """``sum_l C_l`` of the penalties of each layer's calls; C_l is their mean."""
+    first = next(iter(penalties.values()))[0]
+    return torch.stack(
+        [torch.stack(list(calls)).mean().to(first.device) for calls in penalties.values()]
+    ).sum()
+
+
+def by_layer(read: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    """What a tap has read, by layer; a tap names a layer's later calls ``name#1``, ``name#2``, ..."""
+    found: dict[str, list[Tensor]] = {}
+    for call, value in read.items():
+        found.setdefault(call.partition("#")[0], []).append(value)
+    return found
+
+
 class _TGO(Guarding):
     def __init__(self, settings: TGO, net: Classifier) -> None:
         self.settings, self.bands = settings, settings._bands(net)
@@ -167,7 +189,7 @@ class _TGO(Guarding):
         return self.settings.weight(progress)
 
     def term(self) -> Tensor:
-        return torch.stack(list(self.tap.penalties.values())).sum()
+        return len(self.read) * constraint(by_layer(self.tap.penalties))
 
     def report(self, net: Classifier, x: Tensor, y: Tensor, settled: bool) -> dict[str, Measured]:
         with torch.no_grad(), tap(net) as opened:

@@ -12,7 +12,7 @@ from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.progress import Progress
 from spikeguard.training.builder import pick_device
 from spikeguard.training.checkpoint import RECORD
-from spikeguard.training.load import load
+from spikeguard.training.load import load_classifier
 from spikeguard.training.loop import train
 from spikeguard.training.recipes import recipe
 from spikeguard.training.trainer import Report
@@ -57,4 +57,4 @@ def train_network(demo: Demo, role: str, label: str, gain: float = 1.0) -> Train
         chosen = replace(chosen, seed=demo.settings.seed, epochs=demo.settings.epochs)
         train(chosen, folder, resume=folder.exists(), data=demo.data, progress=progress)
     training = TrainingRecord.read(folder / RECORD)
-    return TrainedNetwork(load(folder, str(pick_device(None))), role, label, training, gain)
+    return TrainedNetwork(load_classifier(folder, str(pick_device(None))), role, label, training, gain)

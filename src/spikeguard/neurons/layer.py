@@ -107,12 +107,19 @@ class Spiking(StochasticModule):
             request.on_potentials(out.u)
         if request.on_penalty is not None and out.penalty is not None:
             request.on_penalty(out.penalty)
-        spikes = self.dynamics.gate(out.spikes)
+        spikes = out.spikes
+        if request.carry is not None and out.penalty is not None:
+            spikes = request.carry(out.penalty, spikes)
+        spikes = self.dynamics.gate(spikes)
         return dispatch.pooled(spikes) if gated and self.pool else spikes
 
     def request(self) -> TapRequest:
         """What the open taps request of this layer, in one."""
         return merge(active(self.requests))
+
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy holds: no open tap, which would read it as if it were this layer."""
+        return {**self.__dict__, "requests": []}
 
     def _settings(self, current: Tensor, timesteps: int, request: TapRequest) -> dispatch.Settings:
         """What this call computes: the layer's own settings, changed by what the taps request."""

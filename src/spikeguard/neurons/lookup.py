@@ -70,7 +70,15 @@ def recomputation(layer: Spiking) -> AbstractContextManager[None]:
     True
     """
     requests = [
-        replace(s, on_current=s.on_current and _ignore, on_potentials=None, on_penalty=None, thread=None)
+        replace(
+            s,
+            on_current=s.on_current and _ignore,
+            on_potentials=None,
+            on_penalty=None,
+            carry=None,
+            when=None,
+            thread=None,
+        )
         for s in active(layer.requests)
     ]
     own = [m.source for m in layer.modules() if isinstance(m, StochasticModule)]

@@ -29,7 +29,8 @@ class TapRequest:
     """What an open tap requests of one layer; None leaves the layer as it is.
 
     ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes.
-    ``thread``: the thread whose calls the request is about; None: of every thread.
+    ``carry`` is called with penalty and spikes, and returns the spikes. The request is about calls of the
+    thread ``thread`` (None: of every thread) at which ``when`` is true (None: about every call).
 
     >>> request = sg.neurons.TapRequest(detach_reset=True)
     >>> request.detach_reset, request.surrogate
@@ -47,6 +48,8 @@ class TapRequest:
     on_current: Record | None = None
     on_potentials: Record | None = None
     on_penalty: Record | None = None
+    carry: Callable[[Tensor, Tensor], Tensor] | None = None
+    when: Callable[[], bool] | None = None
     thread: int | None = None
 
 
@@ -60,7 +63,8 @@ def recomputing() -> bool:
 
 
 def active(requests: Sequence[TapRequest]) -> Sequence[TapRequest]:
-    """The requests that are about calls of this thread; a backward pass may run in a thread of its own."""
+    """The requests that are about this call; a backward pass may run in a thread of its own."""
+    requests = [request for request in requests if request.when is None or request.when()]
     if not requests:
         return requests
     here = threading.get_ident()

@@ -26,7 +26,7 @@ from spikeguard.runtime.stop import Stop
 from spikeguard.threat import Threat
 from spikeguard.training.builder import pick_device
 from spikeguard.training.checkpoint import RECORD
-from spikeguard.training.load import load
+from spikeguard.training.load import load_classifier
 from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.trainer import Report
@@ -141,7 +141,7 @@ def audit_cell(
 ) -> AuditRecord:
     """An audit of a trained network; with the folder ``out`` an interrupted one continues."""
     device = pick_device(context.device)
-    net, images = load(context.run_folder(cell), str(device)), images.to(device)
+    net, images = load_classifier(context.run_folder(cell), str(device)), images.to(device)
     if judgment.adaptive is not None:
         net.adaptive = judgment.adaptive(cell.recipe)
 

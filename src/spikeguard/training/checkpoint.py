@@ -30,7 +30,7 @@ from spikeguard.training.provenance import check_installed, needs
 from spikeguard.training.recipe import Recipe
 
 DIGEST = "digest"
-KNOWN = {"recipe", "data", "conditions", "progress", "plugins", DIGEST}
+KNOWN = {"recipe", "data", "conditions", "progress", "plugins", "factory", "hardening", DIGEST}
 """Metadata of the files of this version and of earlier ones."""
 WEIGHTS, STATE, RECORD, METRICS = "weights.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from spikeguard.arguments import checked
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.build import build, table
+from spikeguard.records.plain import Json
 from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.float32 import float32_by_default
 from spikeguard.training.builder import make_network, pick_device
@@ -23,14 +26,16 @@ from spikeguard.training.checkpoint import (
     load_tensors,
     put_weights,
 )
+from spikeguard.training.factory import FACTORY, Factory
 from spikeguard.training.provenance import check_installed
 from spikeguard.training.recipe import Recipe
 
 
 @checked
-def load(target: str | Path, device: str = "cpu") -> Classifier:
+def load(target: str | Path, device: str = "cpu") -> nn.Module:
     """Load the network of a run folder or of a weights file, in eval mode, with its defenses prepared.
 
+    A file that ``sg.save`` wrote names the function that builds the network: that is imported and called.
     Raises UserError if there is none, if the run is unfinished, or if the weights are another network's.
 
     >>> recipe = sg.Recipe(train_images=40, validation=0.0, epochs=1, batch_size=10, options={"width": 2})
@@ -40,32 +45,39 @@ def load(target: str | Path, device: str = "cpu") -> Classifier:
     >>> torch.equal(net(images), run.net(images))
     True
     """
-    net, _ = load_with_recipe(target, device)
-    return net
+    path = _weights(target)
+    tensors, metadata = load_tensors(path)
+    if FACTORY not in metadata:
+        return _by_recipe(path, tensors, metadata, device)[0]
+    own = Factory.of(metadata[FACTORY], f"{path}: {FACTORY}").network()
+    put_weights(own, tensors, path)
+    return own.to(pick_device(device)).eval()
+
+
+def load_classifier(target: str | Path, device: str = "cpu") -> Classifier:
+    """As ``load``, of a network that ``sg.train`` has made."""
+    return load_with_recipe(target, device)[0]
 
 
 def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
-    """As ``load``, and the recipe it was trained by."""
+    """As ``load_classifier``, and the recipe it was trained by."""
     net, recipe, _ = load_with_data(target, device)
     return net, recipe
 
 
-@float32_by_default()
 def load_with_data(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe, DataShape]:
     """As ``load_with_recipe``, and what it knows of the data it was trained on."""
-    path = Path(target)
-    if path.is_dir():
-        if not (path / WEIGHTS).exists() and (path / STATE).exists():
-            raise UserError(
-                f"{path} holds an unfinished run; finish it with: spikeguard train --resume --out {path}"
-            )
-        path = path / WEIGHTS
-    if not path.is_file():
-        raise UserError(
-            f"no network {str(target)!r}: neither a run folder nor a weights file; train one: "
-            "spikeguard train tgo --name first"
-        )
+    path = _weights(target)
     tensors, metadata = load_tensors(path)
+    if FACTORY in metadata:
+        raise UserError(f"{path} is a network of your own (sg.save), without a recipe: load it with sg.load")
+    return _by_recipe(path, tensors, metadata, device)
+
+
+@float32_by_default()
+def _by_recipe(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Json], device: str
+) -> tuple[Classifier, Recipe, DataShape]:
     if not {"recipe", "data"} <= set(metadata):
         raise UserError(f"{path} was not written by spikeguard train: it names no recipe")
     check_installed(metadata.get("plugins"), str(path))
@@ -78,6 +90,23 @@ def load_with_data(target: str | Path, device: str = "cpu") -> tuple[Classifier,
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
     return net.to(pick_device(device)).eval(), recipe, shape
+
+
+def _weights(target: str | Path) -> Path:
+    """The file of weights; UserError if there is none or if the run is unfinished."""
+    path = Path(target)
+    if path.is_dir():
+        if not (path / WEIGHTS).exists() and (path / STATE).exists():
+            raise UserError(
+                f"{path} holds an unfinished run; finish it with: spikeguard train --resume --out {path}"
+            )
+        path = path / WEIGHTS
+    if not path.is_file():
+        raise UserError(
+            f"no network {str(target)!r}: neither a run folder nor a weights file; train one: "
+            "spikeguard train tgo --name first"
+        )
+    return path
 
 
 def _check_record(record: TrainingRecord, digest: object, recipe: Recipe, path: Path) -> None:
