@@ -347,6 +347,9 @@ def test_files_that_hold_no_graph_end_in_one_line(tmp_path: Path) -> None:
         from_nir(tmp_path / "bomb.nir", reset="hard")
     with refused("must be a NIRGraph"):
         from_nir(3, reset="hard")
+    wide = {"in": nir.Input(np.array([3])), "w": nir.Linear(np.eye(4)), "out": nir.Output(np.array([4]))}
+    with refused("layers do not fit inputs .3,."):
+        from_nir(nir.NIRGraph(wide, [("in", "w"), ("w", "out")], type_check=False), reset="hard", dt=1e-4)
     graph = graph_of(nir.Linear(np.eye(3)), lif())
     graph.nodes["linear"].weight = "text"
     with refused("damaged"):
