@@ -109,8 +109,11 @@ def test_a_sequential_of_layers_comes_back() -> None:
 
 def test_a_network_that_was_read_is_written_again(tmp_path: Path) -> None:
     net, x = conv_net(Neuron(decay=0.5), "wrn16", widen=1), torch.rand(4, 3, 8, 8)
-    once = from_nir(to_nir(net, tmp_path / "a.nir"), reset="hard", timesteps=3)
-    twice = from_nir(to_nir(once, tmp_path / "b.nir"), reset="hard", timesteps=3)
+    first: Any = to_nir(net, tmp_path / "a.nir")
+    once = from_nir(first, reset="hard", timesteps=3)
+    second: Any = to_nir(once, tmp_path / "b.nir")
+    assert len(second.nodes) == len(first.nodes)  # a layer that two others read is written once
+    twice = from_nir(tmp_path / "b.nir", reset="hard", timesteps=3)
     assert torch.equal(once(x), twice(x))
 
 
@@ -347,6 +350,9 @@ def test_files_that_hold_no_graph_end_in_one_line(tmp_path: Path) -> None:
         from_nir(tmp_path / "bomb.nir", reset="hard")
     with refused("must be a NIRGraph"):
         from_nir(3, reset="hard")
+    wide = {"in": nir.Input(np.array([3])), "w": nir.Linear(np.eye(4)), "out": nir.Output(np.array([4]))}
+    with refused("layers do not fit inputs .3,."):
+        from_nir(nir.NIRGraph(wide, [("in", "w"), ("w", "out")], type_check=False), reset="hard", dt=1e-4)
     graph = graph_of(nir.Linear(np.eye(3)), lif())
     graph.nodes["linear"].weight = "text"
     with refused("damaged"):

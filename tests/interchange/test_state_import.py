@@ -206,8 +206,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         ({"timesteps": 0}, "timesteps = 0"),
         ({"std": (0.0,)}, "std"),
         ({"in_shape": (2, 16)}, "in_shape"),
-        ({"in_shape": (2, 48, 48)}, "does not fit images .2, 48, 48."),
-        ({"mean": (0.1, 0.2, 0.3)}, "does not fit images"),
+        ({"in_shape": (2, 48, 48)}, "layers do not fit inputs .2, 48, 48."),
+        ({"mean": (0.1, 0.2, 0.3)}, "layers do not fit inputs"),
     ):
         settings: dict[str, Any] = {"timesteps": 2, "mean": (0.0,), "std": (1.0,), "in_shape": shape}
         with refused(match):

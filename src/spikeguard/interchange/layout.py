@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeguard.arguments import error_line
 from spikeguard.errors import UserError
 from spikeguard.interchange.layers import Normalize, conv, norm
 from spikeguard.interchange.network import ImportedNetwork
@@ -134,12 +133,5 @@ class Chain:
         """The network with that output, in eval mode."""
         shape = self.settings.in_shape or in_shape
         wiring = Wiring("image", self.inputs, (output,))
-        net = ImportedNetwork(self.layers, wiring, shape, self.settings.timesteps).eval()
-        try:
-            with torch.no_grad():
-                net(torch.zeros(1, 1, *shape, dtype=torch.float32))
-        except RuntimeError as error:
-            raise UserError(
-                f"{self.state.where}: does not fit images {shape} ({error_line(error)})"
-            ) from error
-        return net
+        net = ImportedNetwork(self.layers, wiring, shape, self.settings.timesteps)
+        return net.checked(self.state.where)

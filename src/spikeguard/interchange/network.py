@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikeguard.arguments import error_line
 from spikeguard.errors import UserError
 from spikeguard.interchange.wiring import Wiring
 from spikeguard.neurons import Spiking
+
+_NONE = torch.empty(0, dtype=torch.float32)
 
 
 class SumPool(nn.Module):
@@ -70,6 +74,18 @@ class ImportedNetwork(nn.Module):
         outputs = outputs.expand(steps, *outputs.shape[1:])
         scores: Tensor = outputs if per_step else outputs.mean(0)
         return scores
+
+    def checked(self, where: str) -> Self:
+        """Itself, in eval mode; UserError unless its layers fit each other and the input."""
+        self.eval()
+        try:
+            with torch.no_grad():
+                self(torch.zeros(1, 1, *self.in_shape, dtype=next(self.parameters(), _NONE).dtype))
+        except RuntimeError as error:
+            raise UserError(
+                f"{where}: layers do not fit inputs {self.in_shape} or each other ({error_line(error)})"
+            ) from error
+        return self
 
     def _run(self, layer: nn.Module, x: Tensor, steps: int) -> Tensor:
         if isinstance(layer, Spiking):

@@ -102,7 +102,7 @@ def _check(
 ) -> None:
     """UserError unless the graph, read back, has the network's potentials and outputs, in float64."""
     steps = own.timesteps if isinstance(own, (Classifier, ImportedNetwork)) else STEPS
-    again = read(graph, reset, None, None, steps, dtype=torch.float64).eval()
+    again = read(graph, reset, None, None, steps, dtype=torch.float64)
     if batch is None:
         batch = torch.rand(SAMPLES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = batch.detach().to("cpu", torch.float64)

@@ -64,7 +64,7 @@ def from_nir(
     >>> torch.allclose(again(x), net(x), atol=1e-5)
     True
     """
-    return read(graph, reset, dt, convention, timesteps, expect).eval()
+    return read(graph, reset, dt, convention, timesteps, expect)
 
 
 def read(
@@ -97,9 +97,9 @@ def read(
         if isinstance(error, UserError):
             raise
         raise UserError(f"from_nir: the graph is damaged ({error_line(error)})") from error
-    net = ImportedNetwork(layers, wires, shape, timesteps).to(dtype)
+    net = ImportedNetwork(layers, wires, shape, timesteps).to(dtype).checked("from_nir")
     if expect is not None:
-        _compare(net.eval(), *expect)
+        _compare(net, *expect)
     return net
 
 
