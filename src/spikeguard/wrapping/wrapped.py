@@ -70,7 +70,7 @@ class Wrapped(nn.Module):
         with ExitStack() as stack:
             stack.enter_context(neurons.state_kept(held))
             if self.open_gradient and not self.training:
-                stack.enter_context(neurons.in_training(held))
+                stack.enter_context(neurons.in_training(neurons.firing(self.model)))
             self._reset()
             try:
                 return self._logits(x)
