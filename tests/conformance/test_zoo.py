@@ -133,8 +133,9 @@ def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str) -> None:
     x, y = images(shape, 20)
     found = guess(net.eval(), x)
     assert found is not None, "no way of calling it was found"
-    arguments = vars(found) | ({"timesteps": 2} if found.timesteps else {})
-    model = sg.wrap(net, **arguments, mean=0.5, std=0.1, sample=x[:8])
+    steps, std = (16, 0.01) if package == "norse" else (2, 0.1)  # enough for its neurons to fire
+    arguments = vars(found) | ({"timesteps": steps} if found.timesteps else {})
+    model = sg.wrap(net, **arguments, mean=0.5, std=std, sample=x[:8])
     assert torch.equal(model(x), model(x))
     seen = [audited(model, x, y)]
     for module in net.modules():

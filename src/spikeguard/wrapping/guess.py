@@ -91,11 +91,15 @@ def _ways(model: nn.Module, x: Tensor) -> Iterator[Calling]:
 def _tried(model: nn.Module, x: Tensor, calling: Calling) -> Calling | None:
     """The way as it works, with the parts of the answer that it takes; None if it does not."""
     sequences = neurons.takes_sequences(model)
-    calls = _Calls([m for m in neurons.neurons(model) if not sequences.get(id(m), False)])
+    stepping = [m for m in neurons.neurons(model) if not sequences.get(id(m), False)]
     try:
-        with calls:
+        with _Calls(stepping) as fewer:
+            _answer(model, x[1:], calling)
+        with _Calls(stepping) as calls:
             answer = _answer(model, x, calling)
     except Exception:  # the network's code may raise anything: this is not the way
+        return None
+    if calls.counts != fewer.counts:  # it takes images for steps
         return None
     if calling == Calling() and calls.once:
         return _tried(model, x, Calling(steps_of(model) or TRIED))
