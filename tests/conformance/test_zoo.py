@@ -97,10 +97,15 @@ NETS: dict[str, Made] = {
         lambda: spikingjelly("sew_resnet", "sew_resnet18", num_classes=10, cnf="ADD"),
         (3, 32, 32),
     ),
-    "spikingjelly spiking_vgg11": (
+    "spikingjelly CIFAR10DVSNet": (
         "spikingjelly",
-        lambda: spikingjelly("spiking_vgg", "spiking_vgg11", num_classes=10),
-        (3, 32, 32),
+        lambda: spikingjelly("parametric_lif_net", "CIFAR10DVSNet", channels=4),
+        (2, 2, 128, 128),
+    ),
+    "spikingjelly SpikingVGG": (
+        "spikingjelly",
+        lambda: spikingjelly("spiking_vgg", "SpikingVGG", cfg=[8, "M", 16, "M"], num_classes=10),
+        (3, 16, 16),
     ),
     "norse ConvNet": ("norse", lambda: norse("ConvNet"), (1, 28, 28)),
     "norse ConvNet4": ("norse", lambda: norse("ConvNet4"), (1, 28, 28)),
@@ -128,8 +133,9 @@ def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str) -> None:
     x, y = images(shape, 20)
     found = guess(net.eval(), x)
     assert found is not None, "no way of calling it was found"
-    arguments = vars(found) | ({"timesteps": 2} if found.timesteps else {})
-    model = sg.wrap(net, **arguments, mean=0.5, std=0.1, sample=x[:8])
+    steps, std = (16, 0.01) if package == "norse" else (2, 0.1)  # enough for its neurons to fire
+    arguments = vars(found) | ({"timesteps": steps} if found.timesteps else {})
+    model = sg.wrap(net, **arguments, mean=0.5, std=std, sample=x[:8])
     assert torch.equal(model(x), model(x))
     seen = [audited(model, x, y)]
     for module in net.modules():

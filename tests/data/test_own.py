@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import spikeguard as sg
+from spikeguard.data import own
 
 RNG = np.random.default_rng(0)
 Make = Callable[[Path], Path]
@@ -165,6 +166,15 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, name: str) -> 
         sg.load_data(str(path))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "MOST", 500)
+    np.savez_compressed(tmp_path / "big.npz", x=np.zeros((99, 1, 9, 9), np.uint8), y=np.zeros(99, np.uint8))
+    with pytest.raises(sg.UserError, match=r"big.npz unpacks to more than"):
+        sg.load_data(str(tmp_path / "big.npz"))
 
 
 def test_training_needs_training_images(tmp_path: Path) -> None:

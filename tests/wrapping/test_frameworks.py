@@ -178,6 +178,22 @@ def test_the_steps_that_a_network_names_are_taken() -> None:
     assert suggestion(net, X) == "use sg.wrap(model, timesteps=6)"
 
 
+def test_frames_of_events_are_seen_as_such() -> None:
+    events = torch.rand(8, 5, 1, 8, 8)
+    assert suggestion(made("spikingjelly, multi step"), events) == (
+        "use sg.wrap(model, layout='time_first', encoder='frames')"
+    )
+    assert suggestion(made("spikingjelly, single step"), events) == "use sg.wrap(model, encoder='frames')"
+
+
+def test_images_are_not_taken_for_steps_where_neurons_are_silent() -> None:
+    """A loop over the first dimension also runs over images, and a silent network shows no difference."""
+    pytest.importorskip("norse")
+    conv = import_module("norse.torch.models.conv")
+    x = torch.rand(4, 1, 28, 28)
+    assert suggestion(conv.ConvNet(), x).startswith("use sg.wrap(model, timesteps=T, layout='time_first')")
+
+
 def test_no_line_where_nothing_helps() -> None:
     assert suggestion(nn.Linear(3, 2), X) == ""
     assert suggestion(lambda x: x, X) == ""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.auditing.record import description
 from spikeguard.wrapping.encoders import ENCODERS
 from spikeguard.wrapping.outputs import REDUCTIONS
 from spikeguard.wrapping.repeatable import seeded
@@ -301,3 +302,31 @@ def test_wrong_arguments_end_in_one_line(name: str) -> None:
         call()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_dropout_that_keeps_a_mask_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spikingjelly")
+    from spikingjelly.activation_based import layer, neuron
+
+    class Old(neuron.IFNode):  # type: ignore[misc]
+        """As in 0.0.0.0.14: no gradient in eval mode."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes: Tensor = super().forward(x if self.training else x.detach())
+            return spikes
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 32), Old(v_threshold=0.2), layer.Dropout(0.5), nn.Linear(32, 5)
+    ).eval()
+    model = sg.wrap(net, timesteps=3, sample=X)
+    assert any("training mode" in note for note in model.notes)
+    assert torch.equal(model(X), model(X))
+
+
+def test_how_it_is_called_is_part_of_what_a_record_says_about_it() -> None:
+    described = set()
+    for arguments in ({}, {"mean": 0.5}, {"mean": 0.4}, {"std": 0.5}, {"timesteps": 2}):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+        described.add(description(sg.wrap(net, **arguments, sample=X)))
+    assert len(described) == 5

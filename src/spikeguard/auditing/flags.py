@@ -39,7 +39,8 @@ KINDS: dict[str, Kind] = {
         "random generator that can be seeded explains it.",
         "Membrane potentials (or something else) are carried from call to call, so an attack and its "
         "check see different networks.",
-        "Reset the network's state at the start of every call; wrap it in a function that does.",
+        "Reset the network's state at the start of every call: `sg.wrap` does. The message ends with its "
+        "arguments where trying found them. No attack runs on such a model, so that nothing waits for it.",
     ),
     "model-changed": Kind(
         "error",

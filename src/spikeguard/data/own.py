@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from spikeguard.arguments import error_line
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 
@@ -158,8 +159,8 @@ def _picture(file: Path, mode: str) -> Array:
         _mode(picture, file)
         try:
             return np.array(picture.convert(mode), np.uint8)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
+        except Exception as error:  # a decoder of Pillow may raise anything
+            raise UserError(f"{file} cannot be read ({error_line(error)})") from error
 
 
 def _mode(picture: Image.Image, file: Path) -> str:
@@ -171,8 +172,8 @@ def _mode(picture: Image.Image, file: Path) -> str:
 def _opened(file: Path) -> Image.Image:
     try:
         return Image.open(file)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as an image") from error
+    except Exception as error:  # as above
+        raise UserError(f"{file} cannot be read as an image ({error_line(error)})") from error
 
 
 # arrays
@@ -182,10 +183,15 @@ def _npz(path: Path) -> dict[str, Array]:
     if path.suffix == ".npy":
         raise UserError(f"{path} is one array: name the folder of x.npy and y.npy, or an .npz file with both")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MOST:
+                raise UserError(f"{path} unpacks to more than {MOST / 2**30:.0f} GiB")
         with np.load(path, allow_pickle=False) as held:
             if not isinstance(held, np.lib.npyio.NpzFile):
                 raise UserError(f"{path} is no .npz file")
             return {name: held[name] for name in held.files if _role(name)}
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); nothing is unpickled: arrays must hold numbers"

@@ -53,7 +53,7 @@ def guess(model: nn.Module, x: Tensor) -> Calling | None:
     """The first way of calling a network that gives logits ``[N, K]`` of images; None if none does."""
     x = torch.cat([x] * ROWS)[:ROWS]
     with eval_mode(model), torch.no_grad():
-        for calling in _ways(model):
+        for calling in _ways(model, x):
             if found := _tried(model, x, calling):
                 return found
     return None
@@ -68,12 +68,14 @@ def steps_of(model: nn.Module) -> int | None:
     return None
 
 
-def _ways(model: nn.Module) -> Iterator[Calling]:
+def _ways(model: nn.Module, x: Tensor) -> Iterator[Calling]:
     """Ways to call the network, those that fit its neurons first."""
     steps, held = steps_of(model) or TRIED, neurons.neurons(model)
     layouts: tuple[Layout, ...] = ("time_first", "batch_first")
     if any(neurons.framework(m) == "sinabs" for m in held):
         layouts = layouts[::-1]
+    if x.dim() == 5:
+        yield from (Calling(layout=layout, encoder="frames") for layout in (*layouts, "steps"))
     sequences = [Calling(steps, layout) for layout in layouts]
     if any(hasattr(m, "squeeze_forward") for m in held):
         yield Calling(steps, "folded")
@@ -89,11 +91,15 @@ def _ways(model: nn.Module) -> Iterator[Calling]:
 def _tried(model: nn.Module, x: Tensor, calling: Calling) -> Calling | None:
     """The way as it works, with the parts of the answer that it takes; None if it does not."""
     sequences = neurons.takes_sequences(model)
-    calls = _Calls([m for m in neurons.neurons(model) if not sequences.get(id(m), False)])
+    stepping = [m for m in neurons.neurons(model) if not sequences.get(id(m), False)]
     try:
-        with calls:
+        with _Calls(stepping) as fewer:
+            _answer(model, x[1:], calling)
+        with _Calls(stepping) as calls:
             answer = _answer(model, x, calling)
     except Exception:  # the network's code may raise anything: this is not the way
+        return None
+    if calls.counts != fewer.counts:  # it takes images for steps
         return None
     if calling == Calling() and calls.once:
         return _tried(model, x, Calling(steps_of(model) or TRIED))
@@ -141,13 +147,16 @@ def _answer(model: nn.Module, x: Tensor, calling: Calling) -> object:
     """The answer of one call; the network's state is put back."""
     with neurons.state_kept(neurons.neurons(model)):
         reset(model)
-        if calling.timesteps is None or calling.layout == "steps":
+        if calling == Calling():
             return model(x)
-        sequence = x.expand(calling.timesteps, *x.shape)
+        frames = calling.encoder == "frames"
+        sequence = x.transpose(0, 1) if frames else x.expand(calling.timesteps or 1, *x.shape)
+        if calling.layout == "steps":
+            return model(sequence[0])
         if calling.layout == "time_first":
             return model(sequence)
-        folded = sequence.transpose(0, 1)
-        return model(folded if calling.layout == "batch_first" else folded.flatten(0, 1))
+        turned = sequence.transpose(0, 1)
+        return model(turned if calling.layout == "batch_first" else turned.flatten(0, 1))
 
 
 def _place(answer: object) -> int | str | None:
@@ -166,7 +175,7 @@ def _place(answer: object) -> int | str | None:
 def _state(model: nn.Module, answer: object, calling: Calling) -> int | None:
     """The part of the answer that goes into the next step: norse hands its state back."""
     explicit = any(neurons.framework(m) == "norse" for m in model.modules())
-    if calling.layout != "steps" or calling.timesteps is None or not explicit:
+    if calling.layout != "steps" or calling == Calling() or not explicit:
         return None
     if isinstance(answer, tuple) and len(answer) == 2 and not isinstance(answer[1], Tensor):
         return 1

@@ -31,8 +31,13 @@ def neurons(model: object) -> list[nn.Module]:
     """All modules of a model that are neurons of a framework, keep a state, or were added to the adapters."""
     if not isinstance(model, nn.Module):
         return []
-    known = {id(layer.module) for layer in layers(model).values()}
+    known = set(map(id, firing(model)))
     return [m for m in model.modules() if id(m) in known or framework(m) is not None]
+
+
+def firing(model: nn.Module) -> list[nn.Module]:
+    """The modules that fire; a framework's dropout and leaky integrators, which keep a state too, do not."""
+    return [layer.module for layer in layers(model).values()]
 
 
 def takes_sequences(model: nn.Module) -> dict[int, bool]:

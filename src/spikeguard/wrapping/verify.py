@@ -100,7 +100,7 @@ def _state_line(wrapped: Wrapped) -> str:
 
 def _open_gradient(wrapped: Wrapped, x: Tensor, random: bool) -> list[str]:
     """Neurons that hide the gradient in eval mode are run in training mode, if they then answer the same."""
-    inner = neurons.neurons(wrapped.model)
+    inner = neurons.firing(wrapped.model)
     before = same(wrapped, x, random)
     hidden = _gradients(wrapped, x)
     if inner:

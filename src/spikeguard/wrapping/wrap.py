@@ -12,7 +12,6 @@ from torch import nn
 from spikeguard.arguments import checked
 from spikeguard.errors import UserError, unknown
 from spikeguard.inputs import take_images
-from spikeguard.wrapping.encoders import ENCODERS
 from spikeguard.wrapping.outputs import REDUCTIONS
 from spikeguard.wrapping.verify import sample_for, verify
 from spikeguard.wrapping.wrapped import Calling, Layout, Wrapped
@@ -65,10 +64,10 @@ def wrap(
     >>> model(x).shape
     torch.Size([6, 10])
     """
-    calling = Calling(timesteps, layout, output, reduce, state)
-    _check(calling, encoder, mean is not None or std is not None)
+    calling = Calling(timesteps, layout, output, reduce, state, encoder)
+    _check(calling, mean is not None or std is not None)
     wrapped = Wrapped(model, calling)
-    wrapped.encoder, wrapped.own_reset = ENCODERS[encoder](), reset
+    wrapped.own_reset = reset
     wrapped.normalized_by(_numbers(mean, "mean"), _numbers(std, "std"))
     if any(v <= 0 for v in _numbers(std, "std") or ()):
         raise UserError(f"wrap: std = {std} must be above 0")
@@ -79,8 +78,9 @@ def wrap(
     return wrapped
 
 
-def _check(calling: Calling, encoder: str, normalized: bool) -> None:
+def _check(calling: Calling, normalized: bool) -> None:
     """UserError on arguments that do not fit together."""
+    encoder = calling.encoder
     if calling.reduce not in REDUCTIONS:
         raise unknown("reduction", calling.reduce, REDUCTIONS, "wrap: ")
     if calling.timesteps is not None and calling.timesteps < 1:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spikeguard.adapters import reset
 from spikeguard.errors import ModelError
 from spikeguard.wrapping import neurons
-from spikeguard.wrapping.encoders import ENCODERS, Frames
+from spikeguard.wrapping.encoders import ENCODERS
 from spikeguard.wrapping.outputs import REDUCTIONS, part
 
 Layout = Literal["steps", "time_first", "batch_first", "folded"]
@@ -30,6 +30,7 @@ class Calling:
     output: int | str | None = None
     reduce: str = "mean"
     state: int | None = None
+    encoder: str = "direct"
 
     def written(self) -> str:
         """The arguments that differ from the defaults, as code."""
@@ -47,7 +48,7 @@ class Wrapped(nn.Module):
     def __init__(self, model: nn.Module, calling: Calling) -> None:
         super().__init__()
         self.model, self.calling = model, calling
-        self.encoder: nn.Module = ENCODERS["direct"]()
+        self.encoder = ENCODERS[calling.encoder]()
         self.own_reset: Reset | None = None
         self.open_gradient = False
         self.notes: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class Wrapped(nn.Module):
         with ExitStack() as stack:
             stack.enter_context(neurons.state_kept(held))
             if self.open_gradient and not self.training:
-                stack.enter_context(neurons.in_training(held))
+                stack.enter_context(neurons.in_training(neurons.firing(self.model)))
             self._reset()
             try:
                 return self._logits(x)
@@ -81,13 +82,17 @@ class Wrapped(nn.Module):
     @property
     def has_frames(self) -> bool:
         """Whether samples have a time of their own, ``[N, T, ...]``."""
-        return isinstance(self.encoder, Frames)
+        return self.calling.encoder == "frames"
+
+    def extra_repr(self) -> str:
+        """How it is called and normalized: records hold a digest of what a model prints."""
+        numbers = {n: v.tolist() for n, v in (("mean", self.mean), ("std", self.std)) if v is not None}
+        return ", ".join([self.calling.written(), *(f"{n}={v}" for n, v in numbers.items())]).strip(", ")
 
     def _reset(self) -> None:
+        reset(self.model)
         if self.own_reset is not None:
             self.own_reset(self.model)
-        else:
-            reset(self.model)
 
     def _logits(self, x: Tensor) -> Tensor:
         x = self._normalized(x)
