@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, without importing the compiler
 
 from spikeguard.errors import UserError
 from spikeguard.networks.blocks import Blocks
+from spikeguard.neurons import Spiking
 
 if TYPE_CHECKING:
     from spikeguard.attacks.adaptive import AdaptiveAttack
@@ -73,6 +75,18 @@ class Classifier(nn.Module):
 
         Raises UserError if ``x`` is not ``[N, *in_shape]`` of floats.
         """
+        if torch.compiler.is_dynamo_compiling() and not all(
+            m.is_plain() for m in self.modules() if isinstance(m, Spiking)
+        ):
+            return self._as_written(x, per_step)
+        return self._logits(x, per_step)
+
+    @_disable_dynamo
+    def _as_written(self, x: Tensor, per_step: bool) -> Tensor:
+        """Not compiled: a tap or noise is open, around which a graph would be in pieces."""
+        return self._logits(x, per_step)
+
+    def _logits(self, x: Tensor, per_step: bool) -> Tensor:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.in_shape or not x.is_floating_point():
             raise UserError(
                 f"images are {x.dtype} of shape {tuple(x.shape)}, must be floats of shape [N, "

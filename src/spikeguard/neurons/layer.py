@@ -8,9 +8,10 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, without importing the compiler
 
 from spikeguard.errors import UserError
-from spikeguard.kernels import dispatch
+from spikeguard.kernels import dispatch, norms, operator
 from spikeguard.kernels.dispatch import Cell
 from spikeguard.kernels.mode import Mode, NoiseKeys
 from spikeguard.neurons.modifiers import Chain
@@ -65,6 +66,16 @@ class Spiking(StochasticModule):
             )
 
     @property
+    def spec(self) -> Neuron:
+        """Settings of the neurons."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: Neuron) -> None:
+        self._spec, self._surrogate = spec, operator.key(spec.surrogate)
+        self._observes = type(spec.surrogate).observe is not Surrogate.observe
+
+    @property
     def decay(self) -> Tensor:
         """Decay of the potential from step to step, a scalar tensor."""
         return torch.sigmoid(self.decay_logit) if self.spec.kind == "plif" else self.fixed_decay  # type: ignore[return-value]
@@ -88,6 +99,33 @@ class Spiking(StochasticModule):
 
         Raises UserError on T = 0 or a missing batch dimension.
         """
+        if torch.compiler.is_compiling():
+            return (
+                self._in_graph(current, timesteps) if self.is_plain() else self._outside(current, timesteps)
+            )
+        return self._integrated(current, timesteps)
+
+    def is_plain(self) -> bool:
+        """Does nothing but the settings of the neurons decide what this call computes?"""
+        noisy = self.noise is not None and self.noise.sigma > 0 and (self.training or self.noise.at_eval)
+        changed = len(self.requests) > 0 or len(self.dynamics) > 0 or self.recomputing
+        return not (noisy or changed or self._observes)
+
+    def _in_graph(self, current: Tensor, timesteps: int | None) -> Tensor:
+        """One operator in a graph that torch compiles or exports."""
+        steps, spec = _steps(current, timesteps), self._spec
+        if self.norm is not None:
+            current = norms.normalize(self.norm, current, False)
+        scalars = (steps, spec.reset == "hard", spec.detach_reset, float(spec.v_init), self._surrogate)
+        spikes = operator.spikes(current, self.decay, self.threshold, scalars)
+        return dispatch.pooled(spikes) if self.pool else spikes
+
+    @_disable_dynamo
+    def _outside(self, current: Tensor, timesteps: int | None) -> Tensor:
+        """Between two graphs, as it is: a tap or noise is open."""
+        return self._integrated(current, timesteps)
+
+    def _integrated(self, current: Tensor, timesteps: int | None) -> Tensor:
         steps = _steps(current, timesteps)
         request = self.request()
         settings = self._settings(current, steps, request)
@@ -176,11 +214,14 @@ def _steps(current: Tensor, timesteps: int | None) -> int:
 class LIF(Spiking):
     """Leaky integrate-and-fire layer, ``current [T, N, ...] -> spikes [T, N, ...]``.
 
-    The arguments are those of ``Neuron``, and ``noise``. Raises UserError on a value that is not allowed.
+    The arguments are those of ``Neuron``, and ``noise``. The default ``decay`` of 1.0 does not leak:
+    ``LIF()`` is ``IF()`` until a decay below 1 is given. It is the share of the potential that a step keeps;
+    other frameworks write it as 1 - 1/tau (spikingjelly's tau = 2 is 0.5) or as beta (snnTorch). Raises
+    UserError on a value that is not allowed.
 
     >>> current = torch.tensor([0.6, 0.6, 0.6, 0.6]).view(4, 1, 1)
-    >>> sg.LIF(decay=1.0)(current).flatten()
-    tensor([0., 1., 0., 1.])
+    >>> sg.LIF()(current).flatten(), sg.LIF(decay=0.5)(current).flatten()
+    (tensor([0., 1., 0., 1.]), tensor([0., 0., 1., 0.]))
     """
 
     kind: Literal["lif", "if", "plif"] = "lif"
