@@ -43,7 +43,8 @@ class Net(nn.Module):
         if ours:
             return sg.LIF(decay=0.5, surrogate=sg.surrogates.Atan(2.0))
         neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
-        made: nn.Module = neuron.LIFNode(tau=2.0, step_mode=self.mode)
+        atan = pytest.importorskip("spikingjelly.activation_based.surrogate").ATan
+        made: nn.Module = neuron.LIFNode(tau=2.0, step_mode=self.mode, surrogate_function=atan())
         return made
 
     def forward(self, x: Tensor, per_step: bool = False) -> Tensor:
