@@ -9,12 +9,20 @@ from spikeguard.errors import UserError
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.build import shown
 from spikeguard.records.files import read_even_changed, read_json
-from spikeguard.records.schema import AttackRecord, AuditRecord, Record, TrainingRecord
+from spikeguard.records.schema import AttackRecord, AuditRecord, HardeningRecord, Record, TrainingRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
 
 KINDS: dict[str, type[Record]] = {
     kind.kind: kind
-    for kind in (AuditRecord, AttackRecord, TrainingRecord, DemoRecord, StudyRecord, BenchRecord)
+    for kind in (
+        AuditRecord,
+        AttackRecord,
+        TrainingRecord,
+        HardeningRecord,
+        DemoRecord,
+        StudyRecord,
+        BenchRecord,
+    )
 }
 
 
