@@ -67,12 +67,12 @@ def harden(
 ) -> Hardened:
     """Train a network to stay right under attack: adversarial training, TGO and RAT, as ``settings`` say.
 
-    ``model``: from images ``[N, ...]`` in [0, 1] to logits ``[N, K]``, reset in each call; it is changed in
-    place. ``loader``: batches of images and labels, with a length, such as a DataLoader. ``validation``:
-    such batches, for the accuracy on clean images after each epoch. With ``out`` that folder keeps a checkpoint
-    after each epoch, and on Ctrl-C or once ``stop`` is set, which raises Interrupted; ``resume`` goes on
-    there. At the end it holds weights and record. UserError on bad images, a model that keeps state between
-    calls, or one without neurons while ``settings.tgo`` is set.
+    ``model``: from images ``[N, ...]`` in [0, 1] to logits ``[N, K]``, reset in each call; it is changed
+    in place. ``loader``: batches of images and labels, with a length, such as a DataLoader.
+    ``validation``: such batches, for the accuracy on clean images after each epoch. With ``out`` that
+    folder keeps a checkpoint after each epoch, and on Ctrl-C or once ``stop`` is set, which raises
+    Interrupted; ``resume`` goes on there. At the end it holds weights and record. UserError on bad
+    images, a model that keeps state between calls, or one without neurons while ``settings.tgo`` is set.
 
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     >>> batches = [(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)]
