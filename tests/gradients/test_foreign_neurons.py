@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.auditing.suite import FULL, MISSING, REASONS, members
+from spikeguard.auditing.choice import MISSING, REASONS, members
+from spikeguard.auditing.suite import FULL
 from spikeguard.gradients import Estimator
 from spikeguard.gradients.surrogate import neuron_traits
 from spikeguard.losses import ce

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from spikeguard.adapters.run import Fire, Run
 from spikeguard.kernels.custom_backward import custom_backward
-from spikeguard.kernels.mode import Band, widen
+from spikeguard.kernels.hinge import penalty as penalty_of
+from spikeguard.kernels.mode import widen
 from spikeguard.neurons.request import TapRequest, active, merge, recomputing
 from spikeguard.neurons.settings import Noise
 from spikeguard.surrogates import Atan
@@ -228,7 +229,7 @@ class Layer:
     def _read(self, u: Tensor, request: TapRequest, run: Run) -> Tensor | None:
         """Notify the taps of ``u``, and draw the noise of this step; the penalty of the band."""
         seen, part = self.shaped(u), None if self.at_once else run
-        penalty = None if request.band is None else _penalty(seen, request.band)
+        penalty = None if request.band is None else penalty_of(seen, request.band)
         if not recomputing():
             if request.on_potentials is not None:
                 request.on_potentials(seen, part)
@@ -283,12 +284,6 @@ class Layer:
             )
         made = self.as_output(spikes.to(first.dtype))
         return type(out)((made, *rest)) if type(out) is tuple else made
-
-
-def _penalty(u: Tensor, band: Band) -> Tensor:
-    """The mean of ``max(0, delta - |u|)``."""
-    hinge = (band.delta - widen(u).abs()).clamp(min=0.0)
-    return (hinge if band.side == "both" else hinge * (u < 0)).mean()
 
 
 def _in_band(u: Tensor, drawn: Tensor, noise: Noise) -> Tensor:

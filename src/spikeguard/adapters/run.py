@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikeguard.kernels.context import Context
 from spikeguard.kernels.gaussian import normal
-from spikeguard.kernels.mode import widen
+from spikeguard.kernels.mode import wide, widen
 from spikeguard.neurons.settings import Noise
 from spikeguard.random import draws
 from spikeguard.random.streams import NoiseStream
@@ -53,11 +53,16 @@ class Run:
         self.u: list[Tensor] | None = [] if keep else None
         self.keys = {} if keys is None else keys
         self.trails: dict[int, Trail] = {}
+        self._free: int | None = None
+        self._second: tuple[NoiseStream | None, Noise, Tensor] | None = None
 
     def key(self, source: NoiseStream | None) -> int:
-        """The key of this recording's noise."""
+        """The key of this recording's noise; without a stream it comes from torch's generator, which
+        checkpoints restore."""
         if source is None:
-            return int(torch.randint(2**62, ()).item())
+            if self._free is None:
+                self._free = int(torch.randint(2**62, ()).item())
+            return self._free
         if id(source) not in self.keys:
             self.keys[id(source)] = source.next()
         return self.keys[id(source)]
@@ -67,14 +72,21 @@ class Run:
 
         The numbers of a sample depend on stream, step and sample alone.
         """
+        if not at_once and self._second is not None:
+            (whose, of, drawn), self._second = self._second, None
+            if whose is source and of == noise and drawn.shape == like.shape:
+                return drawn
         steps = like if at_once else like[None]
-        count = len(steps)
+        pair = not at_once and self.step % 2 == 0  # a key gives the noise of two steps, at the cost of one
+        count = len(steps) + pair
         samples = torch.arange(steps.shape[1], device=like.device)
         pairs = draws.step_keys(self.key(source), samples, self.step + count + 1)
-        first = self.step // 2  # a key gives the noise of two steps
+        first = self.step // 2
         keys = torch.cat([pairs[:, :1], pairs[:, 1 + first :]], 1)
         drawn = normal(keys, steps[0, 0].numel(), self.step - 2 * first + count)[self.step - 2 * first :]
-        values = (drawn * noise.sigma).to(widen(like).dtype).view(steps.shape)
+        values = drawn.mul_(noise.sigma).to(wide(like.dtype)).view(count, *steps.shape[1:])
+        if pair:
+            self._second = source, noise, values[1]
         return values if at_once else values[0]
 
     def trail(self, surrogate: Surrogate, at_once: bool) -> Trail | None:

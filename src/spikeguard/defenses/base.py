@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeguard.attacks.adaptive import SHARPEST, AdaptiveAttack
 from spikeguard.data.batches import TrainingBatch
@@ -40,7 +40,25 @@ class View:
 
 
 @dataclass
-class Step:
+class Moment:
+    """A batch ``x`` ``[N, ...]``, ``y`` ``[N]`` of the training of any network, and the key of its draws.
+
+    ``progress`` runs from 0 to 1 over the training.
+    """
+
+    net: nn.Module
+    x: Tensor
+    y: Tensor
+    key: int = 0
+    progress: float = 0.0
+
+    def draw(self, *parts: str | int) -> int:
+        """A key for random numbers of this step."""
+        return draws.key(self.key, *parts)
+
+
+@dataclass
+class Step(Moment):
     """One training step, as its hooks see it.
 
     ``x`` ``[N, C, H, W]`` in [0, 1] and ``y`` ``[N]``: the batch. ``progress`` runs from 0 to 1 over the
@@ -54,20 +72,12 @@ class Step:
     """
 
     net: Classifier
-    x: Tensor
-    y: Tensor
-    key: int = 0
-    progress: float = 0.0
     views: dict[str, View] = field(default_factory=dict)
     logits: dict[str, Tensor] = field(default_factory=dict)
     batch: TrainingBatch | None = None
 
     def __post_init__(self) -> None:
         self.views = self.views or {"clean": View(self.x, 1.0)}
-
-    def draw(self, *parts: str | int) -> int:
-        """A key for random numbers of this step."""
-        return draws.key(self.key, *parts)
 
     def also_clean(self, view: str) -> None:
         """Add a forward pass of the clean images under this name, unless a defense has done so."""

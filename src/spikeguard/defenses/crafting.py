@@ -17,12 +17,11 @@ from spikeguard.arguments import checked_fields
 from spikeguard.attacks.batch import Batch, random_start
 from spikeguard.attacks.loop import Ascent, take_all_steps
 from spikeguard.attacks.pgd import SignStep, default_step
-from spikeguard.defenses.base import Defense, Step
+from spikeguard.defenses.base import Defense, Moment
 from spikeguard.gradients import ASSG, BPTR, HART, RGA, Estimator, MeanField, Own, SwapSurrogate
 from spikeguard.gradients.base import Opened
 from spikeguard.losses import Loss, ce, objective
 from spikeguard.models import Model, modes_kept
-from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import Spiking, seed_noise
 from spikeguard.random import draws
 from spikeguard.random.streams import preserved_noise
@@ -65,7 +64,7 @@ class TrainingAdversary(Defense):
             f"some of {', '.join(CRAFTING_GRADIENTS)}",
         )
 
-    def estimator(self, step: Step) -> Estimator:
+    def estimator(self, step: Moment) -> Estimator:
         """Where the gradients of a step come from: one of ``estimators``, drawn for the batch."""
         return CRAFTING_GRADIENTS[self.estimators[step.draw("estimator") % len(self.estimators)]]
 
@@ -138,7 +137,7 @@ class Adversary(TrainingAdversary):
         return 1.0 + (self.eps_end / self.eps - 1.0) * (progress - self.warmup) / (1.0 - self.warmup), steps
 
     def adversaries(
-        self, step: Step, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None
+        self, step: Moment, loss: Loss = ce, model: nn.Module | None = None, start: Tensor | None = None
     ) -> Tensor:
         """Images ``[N, C, H, W]`` that raise ``loss`` at the outputs of ``model`` (default: the network)."""
         share, steps = self.schedule(step.progress)
@@ -160,14 +159,14 @@ class Adversary(TrainingAdversary):
         return found
 
 
-def jitter(step: Step) -> Tensor:
+def jitter(step: Moment) -> Tensor:
     """The images with a trace of noise: at the images themselves a divergence from them has no gradient."""
     noise = torch.randn(step.x.shape, dtype=torch.float32, generator=draws.generator(step.draw("almost")))
     return (step.x + 1e-3 * noise.to(step.x)).clamp(0, 1)
 
 
 @contextmanager
-def crafting_mode(net: Classifier, batch_norm: str, noisy: bool) -> Iterator[None]:
+def crafting_mode(net: nn.Module, batch_norm: str, noisy: bool) -> Iterator[None]:
     """The network in eval mode; batch statistics and the neurons' noise where the arguments say so.
 
     Everything is restored afterwards.
@@ -195,7 +194,7 @@ class _Frozen:
     """An estimator before whose every gradient the network's noise begins anew."""
 
     inner: Estimator
-    net: Classifier
+    net: nn.Module
     key: int
 
     @contextmanager
@@ -205,7 +204,7 @@ class _Frozen:
 
 
 class _Again(Opened):
-    def __init__(self, model: Model, inner: Opened, net: Classifier, key: int) -> None:
+    def __init__(self, model: Model, inner: Opened, net: nn.Module, key: int) -> None:
         super().__init__(model)
         self.inner, self.net, self.key = inner, net, key
 

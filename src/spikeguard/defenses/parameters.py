@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spikeguard.arguments import checked_fields
 from spikeguard.attacks import sapgd, targeted
 from spikeguard.attacks.adaptive import AdaptiveAttack
-from spikeguard.defenses.base import Defense, Hooks, Step, StudyRow
+from spikeguard.defenses.base import Defense, Hooks, Moment, Step, StudyRow
 from spikeguard.gradients import ASSG
 from spikeguard.networks.classifier import Classifier
 from spikeguard.networks.wrn import ConvexCombination
@@ -75,21 +75,25 @@ class _RAT(Hooks):
     def __init__(self, settings: RAT) -> None:
         self.settings = settings
 
-    @torch.no_grad()
     def after(self, step: Step) -> None:
-        beta = self.settings.beta
-        for number, module in enumerate(matrices(step.net)):
-            w = module.weight.flatten(1).clone()
-            rows = slice(None)
-            if isinstance(module, nn.Linear) and len(w) >= MANY:
-                order = torch.randperm(len(w), generator=draws.generator(step.draw("rows", number)))
-                rows = order[: int(ROWS * len(w))].to(w.device)  # type: ignore[assignment]
-            part = w[rows]
-            w[rows] = (1 + beta) * part - beta * (part @ part.T) @ part
-            module.weight.copy_(w.view_as(module.weight))
-        for join in step.net.modules():
-            if isinstance(join, ConvexCombination):
-                join.weight.copy_(onto_simplex(join.weight))
+        retract(step, self.settings.beta)
+
+
+@torch.no_grad()
+def retract(step: Moment, beta: float) -> None:
+    """RAT's step after that of the optimizer, on the convolutions and linear layers of any network."""
+    for number, module in enumerate(matrices(step.net)):
+        w = module.weight.flatten(1).clone()
+        rows = slice(None)
+        if isinstance(module, nn.Linear) and len(w) >= MANY:
+            order = torch.randperm(len(w), generator=draws.generator(step.draw("rows", number)))
+            rows = order[: int(ROWS * len(w))].to(w.device)  # type: ignore[assignment]
+        part = w[rows]
+        w[rows] = (1 + beta) * part - beta * (part @ part.T) @ part
+        module.weight.copy_(w.view_as(module.weight))
+    for join in step.net.modules():
+        if isinstance(join, ConvexCombination):
+            join.weight.copy_(onto_simplex(join.weight))
 
 
 def onto_simplex(v: Tensor) -> Tensor:

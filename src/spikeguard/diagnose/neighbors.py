@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked
 from spikeguard.errors import UserError
 from spikeguard.models import logits_of
-from spikeguard.networks.classifier import Classifier
 from spikeguard.runtime.untouched import leaves_untouched
 
+Network = TypeVar("Network", bound=nn.Module)
 EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32)
 
 
@@ -77,8 +78,8 @@ def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 1
 
 @checked
 def gain_scaled(
-    net: Classifier, x: Tensor, share: float, delta: float = 0.2, rounds: int = 12
-) -> tuple[Classifier, float]:
+    net: Network, x: Tensor, share: float, delta: float = 0.2, rounds: int = 12
+) -> tuple[Network, float]:
     """A copy of ``net`` with all batch-norm gains times one factor, so that its mean share is ``share``.
 
     Returns the copy and the factor: the best one that a bisection in [1/8, 8] tries. The share jumps where
@@ -94,7 +95,7 @@ def gain_scaled(
     return _scaled(net, factor), factor
 
 
-def _scaled(net: Classifier, factor: float) -> Classifier:
+def _scaled(net: Network, factor: float) -> Network:
     twin = copy.deepcopy(net)
     with torch.no_grad():
         for module in twin.modules():

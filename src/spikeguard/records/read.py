@@ -12,11 +12,19 @@ from spikeguard.records.build import shown
 from spikeguard.records.files import read_even_changed, read_json
 from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
-from spikeguard.records.training import TrainingRecord
+from spikeguard.records.training import HardeningRecord, TrainingRecord
 
 KINDS: dict[str, type[Record]] = {
     kind.kind: kind
-    for kind in (AuditRecord, AttackRecord, TrainingRecord, DemoRecord, StudyRecord, BenchRecord)
+    for kind in (
+        AuditRecord,
+        AttackRecord,
+        TrainingRecord,
+        HardeningRecord,
+        DemoRecord,
+        StudyRecord,
+        BenchRecord,
+    )
 }
 
 

@@ -394,6 +394,3 @@ class AttackRecord(Record):
     def errors(self) -> tuple[str, ...]:
         """Ids of the flags of level error."""
         return tuple(f.id for f in self.flags if f.level == "error")
-
-
-# training

@@ -73,3 +73,17 @@ class TrainingRecord(Record):
         """Validation accuracy of the network that is kept."""
         last = self.epochs[-1].validation_accuracy if self.epochs else None
         return last if self.kept_accuracy is None else self.kept_accuracy
+
+
+@dataclass(frozen=True)
+class HardeningRecord(Record):
+    """A finished ``sg.harden``: its settings, and a row for each epoch. ``weights``: digest of the file."""
+
+    kind: ClassVar[str] = "hardening"
+    settings: Settings
+    model: str
+    machine: Machine
+    cost: TrainingCost
+    parameters: int
+    epochs: tuple[EpochRow, ...]
+    weights: str | None = None

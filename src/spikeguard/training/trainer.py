@@ -32,7 +32,8 @@ log = logging.getLogger("spikeguard")
 
 @dataclass(frozen=True)
 class Report:
-    """Progress of a training: steps done of all, the epoch's mean loss so far, the last epoch's row.
+    """Progress of a training: steps done of all, the epoch's mean loss so far, the last epoch's row, and an
+    estimate of the time that is left, if there is one.
 
     >>> report = sg.training.Report(step=1, steps=10, loss=2.3, last=None)
     >>> f"{report.step} of {report.steps}"
@@ -43,6 +44,7 @@ class Report:
     steps: int
     loss: float
     last: EpochRow | None
+    seconds_left: float | None = None
 
 
 class Trainer:
