@@ -14,6 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from spikeguard.gradients import assembled, monotone
+from spikeguard.gradients.by_value import made_spikes, put_in_place
 from spikeguard.gradients.readings import Readings
 from spikeguard.gradients.spike import Raw, Reading
 
@@ -25,8 +27,12 @@ ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"}
 BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__"}
 INVERT = {"logical_not", "bitwise_not", "__invert__"}
 GATE = {"logical_and", "bitwise_and", "__and__", "__rand__"}
+STRICT = {"gt", "greater", "__gt__", "le", "less_equal", "__le__"}
+"""Those that hold, or end to hold, only past the threshold."""
+IN_PLACE = {"gt_", "ge_", "greater_", "greater_equal_", "lt_", "le_", "less_", "less_equal_"}
+EITHER = {"logical_or", "bitwise_or", "__or__", "__ror__", "logical_xor", "bitwise_xor", "__xor__"}
 CONVERT = {"float", "double", "half", "bfloat16", "to", "type", "type_as", "int", "long", "bool"}
-CONVERT |= {"clone", "contiguous", "detach", "requires_grad_"}
+CONVERT |= {"clone", "contiguous", "detach", "requires_grad_", "as_tensor", "asarray"}
 RESHAPE = {"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "permute", "transpose"}
 RESHAPE |= {"expand", "expand_as", "repeat", "movedim", "swapaxes", "__getitem__"}
 SUMS = {"add", "sub", "subtract", "rsub", "__add__", "__radd__", "__sub__", "__rsub__"}
@@ -36,8 +42,8 @@ SOFT = {"sigmoid", "tanh", "clamp", "clip", "hardtanh"}
 """Functions that BPDA opens, unless they are the soft part of a straight-through expression."""
 STEPS = {"sign": (-1.0, 2.0), "sgn": (-1.0, 2.0), "heaviside": (0.0, 1.0)}
 """Functions that are steps themselves: lowest value and height."""
-FILL = {"masked_fill", "masked_fill_", "__setitem__"}
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 CLOSE = 1e-5
 
 
@@ -53,22 +59,60 @@ def _difference(a: Tensor | float, b: Tensor | float) -> Tensor:
 
 def _compare(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
     mask, pair = func(*args, **kwargs), (*args, *kwargs.values())[:2]
-    a, b = pair if func.__name__ in ABOVE else pair[::-1]
+    above = func.__name__ in ABOVE
+    a, b = pair if above else pair[::-1]
     with torch._C.DisableTorchFunction():
         spikes = reader.reading(pair[0])
         if spikes is not None and spikes.complete and isinstance(pair[1], (int, float)):
             if spikes.low <= pair[1] <= spikes.low + spikes.height:  # spikes made boolean again
-                reader.note(mask, spikes if func.__name__ in ABOVE else spikes.turned())
+                reader.note(mask, as_mask(spikes if above else spikes.turned()))
         elif _floats(pair):
-            reader.compared(mask, lambda: _difference(a, b))
+            behind = monotone.behind(reader, pair[0], pair[1], strict=func.__name__ in STRICT)
+            u = (lambda: _difference(a, b)) if behind is None else (lambda: behind if above else -behind)
+            reader.compared(mask, u)
+            _note_detached(reader, mask, a, b)
     return mask
+
+
+def _attached(reader: Readings, values: Args) -> list[Raw]:
+    """Tensors before they were detached."""
+    return [reader.origins.get(v, v) if isinstance(v, Tensor) else v for v in values]
+
+
+def _note_detached(reader: Readings, mask: Tensor, a: object, b: object) -> None:
+    """The hard part of a straight-through expression may be a comparison of a detached potential."""
+    if reader.observed is not None or reader.reading(mask) is not None or not isinstance(mask, Tensor):
+        return
+    with torch.enable_grad():
+        u = _difference(*_attached(reader, (a, b)))
+    if u.requires_grad and u.shape == mask.shape:
+        reader.recent.append(Reading(u, mask))
+
+
+def _compare_in_place(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
+    """``v.gt_(threshold)``: numbers 0 and 1 in place of the potential."""
+    before = args[0].clone() if isinstance(args[0], Tensor) else args[0]
+    out = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        a, b = (before, args[1]) if func.__name__.rstrip("_") in ABOVE else (args[1], before)
+        reader.compared(out, lambda: _difference(a, b))
+        found = reader.reading(out)
+        return out if found is None else reader.fire(found, out)
+
+
+def as_mask(found: Reading) -> Reading:
+    """The reading of spikes whose mask alone is kept: a float tensor of it is 0 and 1."""
+    return replace(found, low=0.0, height=1.0)
 
 
 def _step(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
     low, height = STEPS[func.__name__]
     out = func(*args, **kwargs)
     with torch._C.DisableTorchFunction():
-        reader.compared(out, lambda: args[0] * 1, low, height)
+        behind = monotone.behind(reader, args[0], 0.0, strict=True)
+        if behind is not None and monotone.at_an_end(reader, args[0], 0.0) is False:
+            low, height = 0.0, 1.0
+        reader.compared(out, lambda: args[0] * 1 if behind is None else behind, low, height)
         found = reader.reading(out)
         return reader.fire(found, out) if found is not None else out
 
@@ -88,7 +132,7 @@ def _gate(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> objec
             if found is None or not isinstance(other, Tensor) or not isinstance(out, Tensor):
                 continue
             with torch.enable_grad():
-                u = torch.where(other.bool(), found.u, found.u.detach() - 1e4)
+                u = torch.where(other.bool(), found.u, found.u.detach() - assembled.OUT_OF_REACH)
             return reader.note(out, replace(found, u=u, mask=out.bool()))
     return out
 
@@ -96,11 +140,15 @@ def _gate(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> objec
 def _convert(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
     """Another type, a copy, a detached copy."""
     out, found = func(*args, **kwargs), reader.reading(args[0])
+    if isinstance(out, Tensor) and out is not args[0] and reader.wanted(args[0]) and not out.requires_grad:
+        reader.origins[out] = args[0]
     if found is None or not isinstance(out, Tensor) or out is args[0]:
         return out
     with torch._C.DisableTorchFunction():
         if out.is_floating_point() and not args[0].is_floating_point():
             return reader.fire(found, out)
+        if out.dtype == torch.bool != args[0].dtype:
+            return reader.note(out, as_mask(found)) if torch.equal(out, found.mask) else out
         return reader.note(out, found)
 
 
@@ -122,12 +170,37 @@ def _sum(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object
     if not isinstance(out, Tensor) or not out.is_floating_point():
         return out
     with torch._C.DisableTorchFunction():
+        if any(isinstance(t, Tensor) and t in reader.origins for t in pair) and not out.requires_grad:
+            with torch.enable_grad():
+                reader.origins[out] = func(*_attached(reader, pair), **kwargs)
+        shifted = _shifted(reader, func, pair, out, kwargs)
+        if shifted is not None:
+            return shifted
         found = [r for r in map(reader.reading, pair) if r is not None]
         if not found and _same_memory(*pair):
             reader.zeros[out] = pair[0] if pair[0].requires_grad else pair[1]
         if len(found) != 1 or out.shape != found[0].mask.shape:
             return out
         return _added(reader, out, found[0], pair[0] if reader.reading(pair[1]) else pair[1])
+
+
+def _shifted(reader: Readings, func: Function, pair: Args, out: Tensor, kwargs: Kwargs) -> Tensor | None:
+    """Spikes plus or minus a number, or a number minus spikes: spikes between two other values."""
+    first = reader.reading(pair[0])
+    found, number = (first, pair[1]) if first is not None else (reader.reading(pair[1]), pair[0])
+    if found is None or not found.complete or kwargs or not isinstance(number, (int, float)):
+        return None
+    name = func.__name__
+    reverse = first is None if name in ("sub", "subtract", "__sub__") else name in ("rsub", "__rsub__")
+    minus = reverse or (name in ("sub", "subtract", "__sub__") and first is not None)
+    height = -found.height if reverse else found.height
+    low = number - found.low if reverse else found.low - number if minus else found.low + number
+    moved = replace(found, low=low, height=height)
+    spikes = pair[0] if first is not None else pair[1]
+    if spikes.is_floating_point():
+        reader.note(out, moved)
+        return out
+    return reader.fire(moved, out)
 
 
 def _added(reader: Readings, out: Tensor, found: Reading, term: object) -> object:
@@ -144,7 +217,7 @@ def _added(reader: Readings, out: Tensor, found: Reading, term: object) -> objec
         return reader.note(out, replace(found, complete=False, soft=soft, moved=not equal))
     whole = replace(found, complete=True, soft=None, moved=False)
     if not reader.keep_own:
-        return reader.fire(whole, out)
+        return reader.fire(whole, out, own=soft.requires_grad)
     if not soft.requires_grad:
         soft = term
     soft = reader.soft.get(soft, soft)
@@ -170,17 +243,50 @@ def _scale(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> obje
     with torch._C.DisableTorchFunction():
         if isinstance(other, Tensor) and other.dtype == torch.bool == one.dtype:
             return _gate(reader, lambda *_: out, pair, {})
-        if isinstance(other, Tensor) and (other.requires_grad or other.numel() > 1):
-            return out
-        factor = float(other)
+        factor = assembled.constant(other) if isinstance(other, Tensor) else float(other)
+        if isinstance(other, Tensor) and (other.requires_grad or factor is None):
+            return _selected(reader, found, one, other, out)
+        assert factor is not None
         scaled = replace(found, low=found.low * factor, height=found.height * factor)
         opened = not one.is_floating_point() and out.is_floating_point()
         return reader.fire(scaled, out) if opened else reader.note(out, scaled)
 
 
+def _selected(reader: Readings, found: Reading, one: Tensor, other: Tensor, out: Tensor) -> Tensor:
+    """A comparison times other numbers: what it selects."""
+    if one.is_floating_point() or out.shape != found.mask.shape or not out.is_floating_point():
+        return out
+    if not other.requires_grad:
+        return reader.fire(replace(found, complete=False), out, other * found.height)
+    slope = assembled.mask_slope(reader, found, other, torch.zeros_like(other)) if reader.opens else None
+    return out if slope is None else out + slope
+
+
+def _either(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
+    """A comparison or another condition; exclusive: the comparison, or its contrary where that holds."""
+    out = func(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        for one, other in (args[:2], args[1::-1]):
+            found = reader.reading(one)
+            second = reader.reading(other)
+            if found is None or not isinstance(out, Tensor):
+                continue
+            holds = torch.as_tensor(other).bool()
+            with torch.enable_grad():
+                if "xor" in func.__name__:
+                    u = torch.where(holds, -found.u, found.u)
+                elif second is not None:
+                    u = torch.maximum(found.u, second.u)
+                else:
+                    u = torch.where(holds, found.u.detach() + assembled.OUT_OF_REACH, found.u)
+            return reader.note(out, replace(found, u=u, mask=out.bool()))
+    return out
+
+
 def _soften(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
     """What may be a surrogate, with its own slope: what modes outside make of it is for other uses."""
     out = func(*args, **kwargs)
+    monotone.note_source(reader, func, args, kwargs, out)
     if reader.keep_own and isinstance(out, Tensor) and out.requires_grad:
         with torch._C.DisableTorchFunction():
             reader.soft[out] = func(*args, **kwargs)
@@ -194,6 +300,7 @@ def _clip(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> objec
         return _soften(reader, func, args, kwargs)
     out = func(*args, **kwargs)
     if found is None or not found.complete or not args[0].is_floating_point():
+        monotone.note_source(reader, func, args, kwargs, out)
         return out
     with torch._C.DisableTorchFunction():
         ends = torch.tensor([found.low, found.low + found.height], dtype=out.dtype)
@@ -205,55 +312,57 @@ def _where(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> obje
     """One constant where the comparison holds, another one elsewhere."""
     out = func(*args, **kwargs)
     given = (*args, *kwargs.values())
+    if len(given) == 1:
+        return assembled.indices(reader, lambda *_: out, args, {})
     if len(given) != 3:
         return out
     condition, *values = (given[1], given[0], given[2]) if reader.reading(given[0]) is None else given
     found = reader.reading(condition)
     with torch._C.DisableTorchFunction():
         constants = not any(isinstance(v, Tensor) and v.requires_grad for v in values)
-        if found is None or not constants or not out.is_floating_point() or out.shape != found.mask.shape:
+        if found is None or not out.is_floating_point() or out.shape != found.mask.shape:
             return out
+        if not constants:
+            slope = assembled.mask_slope(reader, found, *values) if reader.opens else None
+            return out if slope is None else out + slope
         a, b = (torch.as_tensor(v, dtype=out.dtype, device=out.device) for v in values)
-        high, low = (_constant(t) for t in (a, b))
+        high, low = (assembled.constant(t) for t in (a, b))
         if high is not None and low is not None:
             return reader.fire(replace(found, low=low, height=high - low), out)
         return reader.fire(replace(found, complete=False), out, a - b)
 
 
-def _constant(values: Tensor) -> float | None:
-    """The one value of a tensor, if it has only one."""
-    first = values.flatten()[0]
-    return float(first) if bool((values == first).all()) else None
-
-
-def _fill(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
-    """A constant written where the comparison holds: spikes, if all else is constant as well."""
-    out = func(*args, **kwargs)
-    target = args[0] if out is None else out
-    found, value = reader.reading(args[1]), args[2]
-    if found is None or (isinstance(value, Tensor) and value.numel() > 1):
-        return out
+def _set_data(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
+    """``soft.data = hard``: a straight-through expression."""
+    soft = args[0]
+    func(*args)
     with torch._C.DisableTorchFunction():
-        if target.shape != found.mask.shape or target.requires_grad or bool(found.mask.all()):
-            return out
-        low = _constant(target[~found.mask])
-        if low is None:
-            return out
-        filled = replace(found, low=low, height=float(value) - low)
-        spikes = reader.fire(filled, target)
-        if target is not args[0]:
-            return spikes
-        if spikes is not target:
-            target.copy_(spikes)
-        reader.note(target, filled)
-        return out
+        put_in_place(soft, made_spikes(reader, soft, "data"))
+    return None
+
+
+def _round(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
+    rule = monotone.rounded if reader.reading(args[0]) is None else _clip
+    return rule(reader, func, args, kwargs)
+
+
+def _rise(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> object:
+    out = func(*args, **kwargs)
+    monotone.note_source(reader, func, args, kwargs, out)
+    return out
 
 
 Rule = Callable[[Readings, Function, Args, Kwargs], object]
 RULES: dict[str, Rule] = {
+    **monotone.RULES,
+    **assembled.RULES,
+    **dict.fromkeys(monotone.ROUND, _round),
+    **dict.fromkeys(monotone.RISES, _rise),
     **dict.fromkeys(ABOVE | BELOW, _compare),
+    **dict.fromkeys(IN_PLACE, _compare_in_place),
     **dict.fromkeys(INVERT, _invert),
     **dict.fromkeys(GATE, _gate),
+    **dict.fromkeys(EITHER, _either),
     **dict.fromkeys(CONVERT, _convert),
     **dict.fromkeys(RESHAPE, _reshape),
     **dict.fromkeys(SUMS, _sum),
@@ -261,11 +370,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(SOFT, _soften),
     **dict.fromkeys(CLIP, _clip),
     **dict.fromkeys(STEPS, _step),
-    **dict.fromkeys(FILL, _fill),
     "where": _where,
 }
 
 
 def rule_of(func: Function) -> Rule | None:
     """The rule of a torch function, None for one that makes nothing of spikes."""
+    if func == SET_DATA:
+        return _set_data
     return _convert if func == DATA else RULES.get(getattr(func, "__name__", ""))

@@ -127,14 +127,13 @@ class FunctionReader(SpikeReader):
     """
 
     def __init__(self, surrogates: Surrogates, keep_own: bool = False, opens: bool = False) -> None:
-        super().__init__(surrogates, keep_own)
-        self.opens = opens
+        super().__init__(surrogates, keep_own, opens)
         self.around: AbstractContextManager[object] = nullcontext()
-        self.unread: set[str] = set()
         self.ends: dict[type, tuple[float, float]] = {}
         self.jumps: dict[type, Jumps] = {}
         self.graphs: dict[str, Graph] = {}
         self.resets: dict[object, bool] = {}
+        self.in_place: dict[type, bool] = {}
 
     @contextmanager
     def meeting(self) -> Iterator[None]:
@@ -167,8 +166,7 @@ class FunctionReader(SpikeReader):
             with self.around, self:
                 return self.meet(function, args, call)
         random = torch.get_rng_state()
-        with self.observing() as seen:
-            outputs = call()
+        args, outputs, seen = self._called(function, args, call)
         each = outputs if isinstance(outputs, tuple) else (outputs,)
         with torch._C.DisableTorchFunction():
             spikes = [o for o in each if isinstance(o, Tensor) and few_values(o)]
@@ -186,6 +184,21 @@ class FunctionReader(SpikeReader):
         with torch._C.DisableTorchFunction():
             found = self._searched(function, args, each[0]) or self._saved(function, args, each[0])
         return outputs if found is None else self._hooked(each[0], args, found)
+
+    def _called(
+        self, function: type[Raw], args: Sequence[Raw], call: Call
+    ) -> tuple[Sequence[Raw], Raw, list[Reading]]:
+        """The arguments as they were before the call, the outputs, and the comparisons inside."""
+        copies = args
+        if self.in_place.get(function, True):
+            with torch._C.DisableTorchFunction():
+                copies = [a.clone() if isinstance(a, Tensor) else a for a in args]
+        versions = [a._version for a in args if isinstance(a, Tensor)]
+        with self.observing() as seen:
+            outputs = call()
+        written = versions != [a._version for a in args if isinstance(a, Tensor)]
+        self.in_place[function] = self.in_place.get(function, False) or written
+        return copies if written else args, outputs, seen
 
     def _read(
         self, function: type[Raw], args: Sequence[Raw], out: Tensor, seen: Sequence[Reading]
@@ -244,6 +257,8 @@ class FunctionReader(SpikeReader):
                     u = moved + (u - moved).detach()
                 return spike(u, out, found.height, self.surrogates)
             token = Token()
+            if u.numel():
+                self.surrogates.owned.append(u)
             setattr(node, "spike_token", token)  # noqa: B010
             at, factor = next(k for k, t in enumerate(tensors) if t is found.input), found.sign * found.height
 
@@ -255,7 +270,17 @@ class FunctionReader(SpikeReader):
                 return (*given[:at], g, *given[at + 1 :])
 
             node.register_hook(hook)
+            if self.opens and u.numel() and isinstance(found.height, float):
+                self._note_opened(out, found, u)
             return out
+
+    def _note_opened(self, out: Tensor, found: Potential, u: Tensor) -> None:
+        """What masks made of these spikes pass on, where the gradient passes what is detached."""
+        low = float(out.detach().min())
+        if bool((out.detach() > low).any()):
+            with torch.enable_grad():
+                moved = found.sign * found.input
+                self.note(out, Reading(moved + (u - moved).detach(), out > low, low, float(found.height)))
 
 
 def _reached(args: Sequence[Raw]) -> bool:

@@ -47,8 +47,8 @@ class Slopes(Surrogates):
         super().__init__(lambda name: Atan())
         self.slopes, self.places = list(slopes), dict[Token, int]()
 
-    def made(self, token: Token) -> None:
-        super().made(token)
+    def made(self, token: Token, u: Tensor, own: bool) -> None:
+        super().made(token, u, own)
         self.places[token] = len(self.places)
 
     def derivative(self, token: Token, u: Tensor) -> Tensor:
@@ -138,6 +138,8 @@ def _own_slopes(
 
 def _places(out: Tensor, values: Sequence[Tensor]) -> Raw:
     """Where in ``out`` the spikes of each step lie: a function of the step, or None."""
+    if len(values) == 1 and _equal(out, values[0]):
+        return lambda step: (...,)
     for dim in range(out.dim()):
         if out.shape[dim] == len(values) and all(
             _equal(out.select(dim, k), value) for k, value in enumerate(values)
@@ -154,7 +156,8 @@ def _version(
     random: Tensor,
     passes_reset: bool,
 ) -> tuple[Raw, ...] | None:
-    computed = reader.surrogates.computed
+    computed, inside = reader.surrogates.computed, reader.inside
+    reader.inside = True
     try:
         if passes_reset:
             with reader.below_autograd():
@@ -165,6 +168,8 @@ def _version(
             again = _spikes_put_in(reader, again, fired)
     except Exception:  # whatever its code needs a real context or no graph for
         return None
+    finally:
+        reader.inside = inside
     with torch._C.DisableTorchFunction():
         pairs = list(zip(again, outputs, strict=False))
         same = len(again) == len(outputs) and all(_equal(a, b) for a, b in pairs)
@@ -186,7 +191,7 @@ def _spikes_put_in(reader: FunctionReader, outputs: Sequence[Raw], fired: Sequen
                 continue
             spikes = [spike(reading.u, value, reading.height, reader.surrogates) for reading, value in fired]
             dim = len(place(0)) - 1
-            placed.append(torch.stack(spikes, dim))
+            placed.append(spikes[0] if place(0) == (...,) else torch.stack(spikes, dim))
     return tuple(placed)
 
 

@@ -19,6 +19,7 @@ from spikeguard.surrogates import Surrogate
 
 Raw = Any
 """What a user's function takes and returns: this code passes it on, and cannot know its type."""
+CLOSE = 1e-5
 Choice = Callable[[str], Surrogate]
 """The surrogate of a layer, by the layer's name."""
 
@@ -58,24 +59,47 @@ class Token:
 class Surrogates:
     """Which surrogate each spike gets: ``choose`` is called once a spike, in the order of the graph.
 
-    Spikes that are computed again in the backward pass (checkpointing) are numbered as they come.
+    Spikes that are computed again in the backward pass (checkpointing) are numbered as they come. A layer may
+    compare its potential a second time, to reset it: where the spikes have a gradient of their own and that
+    comparison has none, its outcome counts as detached. ``opens``: nothing does.
     """
 
-    def __init__(self, choose: Choice) -> None:
-        self.choose, self.count, self.computed = choose, 0, 0
+    def __init__(self, choose: Choice, opens: bool = False) -> None:
+        self.choose, self.opens, self.count, self.computed = choose, opens, 0, 0
         self.chosen: dict[Token, Surrogate] = {}
+        self.owned: list[Tensor] = []
+        self.bare: list[tuple[Token, Tensor]] = []
+        self.detached: set[Token] = set()
 
     def number(self, total: Tensor) -> None:
         """Number the custom functions in the graph of ``total``."""
+        self._find_detached()
         for node in custom_nodes(total.grad_fn):
-            self._next(getattr(node, "spike_token", None) or Token())
+            token = getattr(node, "spike_token", None) or Token()
+            if token not in self.detached:
+                self._next(token)
 
-    def made(self, token: Token) -> None:
-        """Count a spike that was computed."""
+    def _find_detached(self) -> None:
+        if self.opens or not self.bare:
+            return
+        owned = [(_size(u), u) for u in self.owned]
+        for token, u in self.bare:
+            size = _size(u)
+            if any(abs(size - s) <= CLOSE * size and _same_distance(u, o) for s, o in owned):
+                self.detached.add(token)
+
+    def made(self, token: Token, u: Tensor, own: bool) -> None:
+        """Count a spike that was computed; ``own``: the network's own gradient passes it."""
         self.computed += 1
+        if own:
+            self.owned.append(u.detach())
+        else:
+            self.bare.append((token, u.detach()))
 
     def derivative(self, token: Token, u: Tensor) -> Tensor:
         """g(u) of the spike's surrogate, which observes ``u`` first."""
+        if token in self.detached:
+            return torch.zeros_like(u)
         surrogate = self.chosen.get(token) or self._next(token)
         return surrogate.derivative(u, surrogate.observe(u))
 
@@ -83,6 +107,15 @@ class Surrogates:
         surrogate = self.chosen[token] = self.choose(str(self.count))
         self.count += 1
         return surrogate
+
+
+def _size(u: Tensor) -> float:
+    return float(u.abs().double().sum())
+
+
+def _same_distance(a: Tensor, b: Tensor) -> bool:
+    """Are two potentials equal, perhaps with the other sign?"""
+    return a.shape == b.shape and (torch.allclose(a, b, 1e-4, CLOSE) or torch.allclose(a, -b, 1e-4, CLOSE))
 
 
 class _Kept(Context, Protocol):
@@ -97,23 +130,25 @@ class Spike(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _Kept, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates
+        ctx: _Kept, u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates, own: bool
     ) -> Tensor:
         ctx.save_for_backward(u)
         ctx.height, ctx.surrogates, ctx.spike_token = height, surrogates, Token()
-        surrogates.made(ctx.spike_token)
+        surrogates.made(ctx.spike_token, u, own)
         return value.clone()
 
     @staticmethod
-    def backward(ctx: _Kept, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: _Kept, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (u,) = ctx.saved_tensors
         slope = ctx.surrogates.derivative(ctx.spike_token, u)
-        return grads[0] * slope * ctx.height, None, None, None
+        return grads[0] * slope * ctx.height, None, None, None, None
 
 
-def spike(u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates) -> Tensor:
-    """``value`` as spikes of the potential ``u``."""
-    spikes: Tensor = Spike.apply(u, value.detach(), height, surrogates)  # type: ignore[no-untyped-call]
+def spike(
+    u: Tensor, value: Tensor, height: float | Tensor, surrogates: Surrogates, own: bool = True
+) -> Tensor:
+    """``value`` as spikes of the potential ``u``; ``own``: the network's own gradient passes them."""
+    spikes: Tensor = Spike.apply(u, value.detach(), height, surrogates, own)  # type: ignore[no-untyped-call]
     return spikes
 
 

@@ -122,7 +122,7 @@ def derive_replaced(
     pass that opens what is detached. ``unread`` gets the names of what gives
     spikes whose potential could not be read.
     """
-    surrogates = Surrogates(choose)
+    surrogates = Surrogates(choose, opens=around is not None)
     reader = FunctionReader(surrogates, keep_own, opens=around is not None)
     with reader.meeting():
 
