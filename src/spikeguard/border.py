@@ -16,6 +16,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from spikeguard.arguments import bind, shown
 from spikeguard.errors import UserError
@@ -81,6 +82,8 @@ def take_model(model: object, who: str) -> Model:
     if any(model is one for one in vars(builtins).values()):
         raise UserError(f"{who}: model = {shown(model)} is no model; pass a function from images to logits")
     tensors = list(chain(model.parameters(), model.buffers())) if isinstance(model, nn.Module) else []
+    if any(isinstance(t, (UninitializedParameter, UninitializedBuffer)) for t in tensors):
+        raise UserError(f"{who}: the model has lazy layers without weights: call it once on images first")
     if any(t.is_meta for t in tensors):
         raise UserError(f"{who}: the model lies on the meta device, without values: load its weights")
     if any(t.is_inference() for t in tensors):

@@ -6,17 +6,20 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
-from spikeguard.errors import UserError, nearest
+from spikeguard.errors import Interrupted, UserError, nearest
 
 if TYPE_CHECKING:
     from spikeguard.data.images import Images
     from spikeguard.models import Model
     from spikeguard.records.schema import Origin
 
+R = TypeVar("R")
 HELP = "a run folder, a weights file or package.module:factory (a function that returns the network)"
 
 
@@ -86,43 +89,69 @@ def folder_of(name: str) -> Path:
 
 
 def _made(name: str) -> Model:
-    """The network that the user's factory returns, in eval mode."""
+    """The network that the user's factory returns, or that is named itself, in eval mode."""
     from torch import nn
 
+    from spikeguard.border import take_model
+
     factory = _factory(name)
-    if [
-        p
-        for p in inspect.signature(factory).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]:
+    if isinstance(factory, nn.Module):
+        take_model(factory, name)
+        return factory.eval()
+    if _needed(factory):
         raise UserError(
             f"{name} needs arguments; it must be a function without any that returns the model (from images "
             "in [0, 1] to logits)"
         )
-    model: Model = factory()
+    model: object = _own_code(f"{name} fails", factory)
     if not callable(model):
         raise UserError(
             f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in "
             "[0, 1] to logits"
         )
-    return model.eval() if isinstance(model, nn.Module) else model
+    taken = take_model(model, name)
+    return taken.eval() if isinstance(taken, nn.Module) else taken
 
 
-def _factory(name: str) -> Any:
+def _needed(factory: Callable[..., object]) -> list[inspect.Parameter]:
+    """Parameters without a default; none where Python cannot know them."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):
+        return []
+    return [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _own_code(what: str, call: Callable[[], R], more: str = "") -> R:
+    """What the user's own code returns; whatever it raises is one line, and the cause of it."""
+    from spikeguard.arguments import error_line
+
+    try:
+        return call()
+    except (UserError, Interrupted, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # a module that is a script ends the process
+        raise UserError(f"{what} ({error_line(error)}){more}") from error
+
+
+def _factory(name: str) -> Callable[..., object]:
     """The function ``package.module:factory``, imported as seen from the current folder."""
     module, _, attribute = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"cannot import {module!r} ({error}); {name} must be package.module:factory, seen from this "
-            "folder"
-        ) from error
+        found: ModuleType = _own_code(
+            f"cannot import {module!r}",
+            lambda: importlib.import_module(module),
+            f"; {name} must be package.module:factory, seen from this folder",
+        )
+        factory: object = getattr(found, attribute, None)
     finally:
         sys.path.pop(0)
-    factory = getattr(found, attribute, None)
     if not callable(factory):
+        if hasattr(found, attribute):
+            raise UserError(
+                f"{name} is a {type(factory).__name__}; it must be a function that returns the network"
+            )
         near = nearest(attribute, [n for n in vars(found) if not n.startswith("_")])
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(f"{module} has no function {attribute!r}{hint}")

@@ -20,7 +20,7 @@ from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons.tap import tap
 from spikeguard.runtime.untouched import leaves_untouched
 
-EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32)
+EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True)

@@ -323,7 +323,7 @@ def _clip(reader: SpikeReader, func: Function, args: Args, kwargs: Kwargs) -> ob
     if found is None or not found.complete or not args[0].is_floating_point():
         return out
     with torch._C.DisableTorchFunction():
-        ends = torch.tensor([found.low, found.low + found.height], dtype=out.dtype)
+        ends = torch.tensor([found.low, found.low + found.height], dtype=out.dtype, device=out.device)
         low, high = func(ends, *args[1:], **kwargs).tolist()
         return reader.fire(replace(found, low=low, height=high - low), out)
 
