@@ -58,6 +58,24 @@ def test_no_tensor_takes_torchs_default_type() -> None:
     assert loose == []
 
 
+MEASURING = ("attacks", "auditing", "data", "diagnose", "gradients", "kernels", "random", "training")
+PLACED = MAKERS | {f"torch.{name}" for name in "arange tensor randint randperm".split()}  # noqa: SIM905
+
+
+def test_no_tensor_of_a_measurement_takes_torchs_default_device() -> None:
+    """A user may have set another one: draws and masks would lie elsewhere than the images."""
+    loose = []
+    for path in SOURCES:
+        if not set(MEASURING) & set(path.relative_to(ROOT).parts) and path.name != "threat.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func) in PLACED):
+                continue
+            if not any(keyword.arg == "device" for keyword in node.keywords):
+                loose.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert loose == []
+
+
 def test_tests_import_public_names_only() -> None:
     private = []
     for path in (ROOT / "tests").rglob("*.py"):

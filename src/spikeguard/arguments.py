@@ -25,12 +25,15 @@ from typing import (
     get_type_hints,
 )
 
-from spikeguard.errors import UserError, did_you_mean
+from spikeguard.errors import Interrupted, UserError, did_you_mean
+from spikeguard.runtime.shown import one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
 LONGEST = 60  # characters of a value in a message
+LARGEST = 3.4028234663852886e38
+"""The largest number of float32, in which models compute."""
 _NAMES: dict[object, str] = {
     int: "a whole number",
     float: "a finite number",
@@ -43,10 +46,10 @@ _NAMES: dict[object, str] = {
 def shown(value: object) -> str:
     """A value as a message shows it, on one line: tensors by type and shape, the rest shortened."""
     kind = type(value).__name__
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if dtype is not None and isinstance(shape, tuple):
-        return f"{'an array' if kind == 'ndarray' else 'a tensor'} of {dtype} and shape {tuple(shape)}"
     try:
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        if dtype is not None and isinstance(shape, tuple):
+            return f"{'an array' if kind == 'ndarray' else 'a tensor'} of {dtype} and shape {tuple(shape)}"
         text = " ".join(repr(value).split())
     except Exception:  # a class of the user's own may fail to print, too
         return f"a {kind}"
@@ -54,9 +57,22 @@ def shown(value: object) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """Type and message of an exception, the first line of it."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    """Type and message of an exception, the first line of it, without what a terminal obeys."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a class of the user's own may fail to print
+        lines = []
+    return f"{type(error).__name__}: {one_line(lines[0].strip())}" if lines else type(error).__name__
+
+
+def own_code(what: str, call: Callable[[], R], more: str = "") -> R:
+    """What the user's own code returns; whatever it raises is one line, and the cause of it."""
+    try:
+        return call()
+    except (UserError, Interrupted, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # a module that is a script ends the process
+        raise UserError(f"{what} ({error_line(error)}){more}") from error
 
 
 def expected(hint: object) -> str:
@@ -94,7 +110,9 @@ def fit(hint: object, value: object, where: str, infinite: bool = False) -> obje
     try:
         return _fit(hint, value, infinite)
     except _Unfit:
-        raise UserError(f"{where} = {shown(value)} must be {expected(hint)}") from None
+        large = isinstance(value, float) and LARGEST < abs(value) < math.inf
+        limit = f", at most {LARGEST:.2g}" if large else ""
+        raise UserError(f"{where} = {shown(value)} must be {expected(hint)}{limit}") from None
 
 
 def _fit(hint: object, value: object, infinite: bool) -> object:
@@ -161,7 +179,7 @@ def _number(hint: object, value: object, infinite: bool) -> object:
         size = 0.0 if hint is int else float(number)
     except OverflowError:
         raise _Unfit from None
-    _need(not math.isnan(size) and (infinite or math.isfinite(size)), value)
+    _need(abs(size) <= LARGEST or (infinite and math.isinf(size)), value)
     return number if type(value) not in (int, float) else value
 
 

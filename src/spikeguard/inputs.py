@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from spikeguard.arguments import error_line, shown
 from spikeguard.errors import SpikeguardWarning, UserError
 
 LAST_BITS = 1e-6
 """How far outside [0, 1] rounding may put a pixel; it is clamped."""
+LOADER = "; take them from it first: x, y = next(iter(loader))"
+TWICE = 1 / 255 + LAST_BITS
+"""The highest pixel of images that were divided by 255 twice."""
 
 
 def take_images(x: object) -> Tensor:
@@ -43,6 +47,12 @@ def take_images(x: object) -> Tensor:
         )
         raise UserError(
             f"images lie in [{low:.3g}, {high:.3g}], {outside:.2g} outside of it: must lie in [0, 1] ({hint})"
+        )
+    if 0 < high <= TWICE:
+        warnings.warn(
+            f"images lie in [{low:.3g}, {high:.3g}], nearly black: divided by 255 twice?",
+            SpikeguardWarning,
+            stacklevel=4,
         )
     if outside > 0:
         warnings.warn(f"images lie {outside:.2g} outside of [0, 1]: clamped", SpikeguardWarning, stacklevel=4)
@@ -79,12 +89,19 @@ def take_ids(index: object, images: Tensor) -> Tensor:
 
 def _tensor(value: object, name: str, allowed: str, lists: bool = False) -> Tensor:
     """A dense tensor of a tensor, an array, or a list of numbers; UserError in the name of the argument."""
-    refused = UserError(f"{name} are {shown(value)}, must be {allowed}: a tensor or an array")
+    hint = LOADER if isinstance(value, (DataLoader, Dataset)) else ""
+    refused = UserError(f"{name} are {shown(value)}, must be {allowed}: a tensor or an array{hint}")
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise UserError(f"{name} are {shown(value)}, sparse, quantized or meta: pass a dense tensor")
+        if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise UserError(
+                f"{name} are {shown(value)}, nested, sparse, quantized or meta: pass a dense tensor"
+            )
         held = value.detach()
         return held.clone() if held.is_inference() else held
+    if isinstance(value, np.ma.MaskedArray):
+        raise UserError(f"{name} are a masked array: fill what is masked, or leave these images out")
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, (Tensor, np.ndarray)) for v in value):
+        return _stacked(value, name, allowed, refused)
     if not isinstance(value, np.ndarray) and not (lists and isinstance(value, Sequence)):
         raise refused
     if isinstance(value, (str, bytes)):
@@ -93,4 +110,12 @@ def _tensor(value: object, name: str, allowed: str, lists: bool = False) -> Tens
         array = np.array(value)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except Exception as error:  # ragged lists, objects, types that torch has not
+        raise UserError(f"{refused} ({error_line(error)})") from error
+
+
+def _stacked(values: Sequence[object], name: str, allowed: str, refused: UserError) -> Tensor:
+    """One tensor of a list of tensors or arrays, one for each image."""
+    try:
+        return torch.stack([_tensor(value, name, allowed) for value in values])
+    except (RuntimeError, TypeError) as error:  # of different shapes or types
         raise UserError(f"{refused} ({error_line(error)})") from error

@@ -21,6 +21,7 @@ from spikeguard.runtime.measuring import measuring
 from spikeguard.runtime.untouched import untouched
 
 Model = Callable[[Tensor], Tensor]
+CHANNELS = (1, 3, 4)
 SUMS = 1e-4
 """Share of the largest logit by which float32 sums in another order may differ."""
 
@@ -60,7 +61,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
         answer: object = model(x.clone())  # some models write into their images
     except (UserError, Interrupted):
         raise
-    except Exception as error:  # the model's code may raise anything
+    except (Exception, SystemExit) as error:  # the model's code may raise anything
         raise ModelError(
             f"the model fails on {x.dtype} images of shape {tuple(x.shape)} ({error_line(error)})"
             f"{_hint(model, x)}"
@@ -82,6 +83,8 @@ def _hint(model: Model, x: Tensor) -> str:
     kinds = parameter_types(model)
     if kinds and x.dtype not in kinds:
         return f"; its parameters are {', '.join(map(str, kinds))}: pass images of that type"
+    if x.dim() == 4 and x.shape[-1] in CHANNELS and x.shape[1] not in CHANNELS:
+        return "; channels come first, [N, C, H, W]: x.permute(0, 3, 1, 2), if they are last here"
     return "; it has to take any number of images and to keep no state between calls"
 
 
@@ -155,6 +158,11 @@ def check_logits(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if logits.dim() != 2:
         raise ModelError(
             f"the model gives {logits.dtype} of shape {tuple(logits.shape)}, must give logits [N, classes]"
+        )
+    if logits.shape[1] < 2:
+        raise ModelError(
+            "the model gives one logit, so that every image is always right: give one for each class (of a "
+            "logit z for two: torch.cat([-z, z], 1))"
         )
     if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
         raise UserError(

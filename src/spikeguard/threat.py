@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,10 +36,14 @@ class Threat(ABC):
     EXPECTED: ClassVar[str] = "a norm with its budget, as in sg.Linf(8 / 255)"
 
     def __post_init__(self) -> None:
-        name, eps = type(self).__name__, self.eps
-        if isinstance(eps, Tensor) and eps.dim():
-            if eps.dim() != 1 or eps.is_complex() or eps.dtype == torch.bool:
+        name = type(self).__name__
+        eps: object = self.eps
+        if isinstance(eps, np.ndarray) and eps.ndim and eps.dtype.kind in "iuf":
+            eps = torch.from_numpy(eps.astype(np.float64))
+        if isinstance(eps, Tensor) and (eps.dim() or eps.is_meta):
+            if eps.dim() != 1 or eps.is_complex() or eps.dtype == torch.bool or eps.is_meta:
                 raise UserError(f"{name}: eps = {shown(eps)} must be a number or numbers of shape [N]")
+            object.__setattr__(self, "eps", eps.detach())
         else:
             try:
                 object.__setattr__(self, "eps", fit(float, eps, f"{name}: eps"))
@@ -52,8 +57,9 @@ class Threat(ABC):
     @property
     def extremes(self) -> tuple[float, float]:
         """The lowest and the highest eps."""
-        eps = torch.as_tensor(self.eps, dtype=torch.float64).flatten()
-        return (float(eps.min()), float(eps.max())) if len(eps) else (0.0, 0.0)
+        if not isinstance(self.eps, Tensor):
+            return float(self.eps), float(self.eps)
+        return (float(self.eps.min()), float(self.eps.max())) if self.eps.numel() else (0.0, 0.0)
 
     def allows_everything(self, x: Tensor) -> bool:
         """Whether eps is more than two images of this size can differ by at all."""
@@ -64,7 +70,7 @@ class Threat(ABC):
         eps = (
             self.eps
             if isinstance(self.eps, Tensor)
-            else torch.full((len(x),), float(self.eps), dtype=torch.float64)
+            else torch.full((len(x),), float(self.eps), dtype=torch.float64, device="cpu")
         )
         if len(eps) != len(x):
             raise UserError(f"{type(self).__name__}: {len(eps)} values of eps for {len(x)} images")

@@ -127,3 +127,13 @@ def test_an_attack_leaves_gradients_of_model_and_images_alone() -> None:
     pgd(model, x)
     assert torch.equal(present(weight.grad), before[0])
     assert torch.equal(present(x.grad), before[1])
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_default_device_of_torch_is_no_part_of_an_attack(attack: str) -> None:
+    plain = ATTACKS[attack](NET, X, Y).x
+    torch.set_default_device("meta")
+    try:
+        assert torch.equal(ATTACKS[attack](NET, X, Y).x, plain)
+    finally:
+        torch.set_default_device(None)

@@ -11,6 +11,7 @@ from strangers import LINF, X, Y, net, pgd, refused
 from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.errors import SpikeguardWarning
 from spikeguard.threat import Threat
 
 NET = net()
@@ -61,3 +62,21 @@ def test_scaling_a_linf_budget_ends_at_the_whole_range() -> None:
 
 def test_one_eps_an_image_has_to_fit_the_images() -> None:
     refused(lambda: pgd(NET, threat=sg.Linf(torch.full((3,), 0.1))), "3 values of eps for 12 images")
+
+
+def test_one_eps_an_image_may_be_an_array_and_part_of_a_graph() -> None:
+    plain = pgd(NET, threat=sg.Linf(torch.full((12,), 0.03)))
+    assert torch.equal(pgd(NET, threat=sg.Linf(wrong(np.full(12, 0.03)))), plain)
+    assert torch.equal(pgd(NET, threat=sg.Linf(torch.full((12,), 0.03, requires_grad=True))), plain)
+
+
+@pytest.mark.parametrize(
+    "eps", [torch.full((12,), 0.1, device="meta"), torch.tensor(0.1, device="meta"), 1e39]
+)
+def test_an_eps_without_a_value_is_refused(eps: float | Tensor) -> None:
+    refused(lambda: sg.Linf(eps), "Linf: eps = ")
+
+
+def test_an_attack_warns_of_a_budget_far_beyond_every_image() -> None:
+    with pytest.warns(SpikeguardWarning, match=r"allows every image of shape \(1, 8, 8\) from 8 on"):
+        pgd(NET, threat=sg.L2(255))

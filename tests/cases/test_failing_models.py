@@ -115,3 +115,38 @@ def test_what_can_be_no_model_is_refused_before_it_is_called(
     for call in (lambda: pgd(model), lambda: sg.audit(model, X, Y, LINF, effort="quick")):
         refused(call, word)
     assert capsys.readouterr().out == ""
+
+
+class Unprintable(Exception):
+    """An exception that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Unprintable(), "(Unprintable)"),
+        (RuntimeError("\x1b[31mred\nmore"), "(RuntimeError: \\x1b[31mred)"),
+        (SystemExit(3), "(SystemExit: 3)"),
+    ],
+)
+def test_whatever_a_model_raises_is_one_line_and_the_cause(error: BaseException, said: str) -> None:
+    def model(x: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(UserError) as told:
+        pgd(model)
+    assert said in str(told.value)
+    assert told.value.__cause__ is error
+
+
+def test_lazy_layers_and_a_single_logit_are_refused() -> None:
+    refused(lambda: pgd(nn.Sequential(nn.Flatten(), nn.LazyLinear(4))), "lazy layers", "call it once")
+    for call in (lambda: pgd(lambda x: NET(x)[:, :1], y=0 * Y), lambda: audit_of(lambda x: NET(x)[:, :1])):
+        refused(call, "one logit", "torch.cat([-z, z], 1)")
+
+
+def audit_of(model: Callable[[Tensor], Tensor]) -> object:
+    return sg.audit(model, X, 0 * Y, LINF, effort="quick")

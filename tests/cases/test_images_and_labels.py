@@ -9,6 +9,7 @@ import pytest
 import torch
 from narrow import wrong
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
+from torch.utils.data import DataLoader, TensorDataset
 
 import spikeguard as sg
 from spikeguard.errors import SpikeguardWarning
@@ -33,6 +34,8 @@ IMAGES = {
     "a view with negative strides": X.numpy()[:, :, ::-1][:, :, ::-1],
     "a parameter": torch.nn.Parameter(X),
     "part of a graph": X.clone().requires_grad_() * 1.0,
+    "a list of tensors": list(X),
+    "a tuple of arrays": tuple(X.numpy()),
     "not contiguous": X.transpose(2, 3).contiguous().transpose(2, 3),
 }
 
@@ -150,3 +153,28 @@ def test_points_to_start_at_lie_in_the_budget() -> None:
         refused(partial(attack, first=X + 9), "images lie in")
         refused(partial(attack, first=1 - X), "first lies", "outside")
         refused(partial(attack, first=X[:3]), "first has shape")
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (DataLoader(TensorDataset(X, Y)), "next(iter(loader))"),
+        (TensorDataset(X, Y), "next(iter(loader))"),
+        ([X[0], X[1, :, :4]], "a tensor or an array"),
+        (np.ma.masked_array(X.numpy(), X.numpy() > 0.5), "masked"),
+        (torch.nested.nested_tensor(list(X), layout=torch.jagged), "nested"),
+        (iter(X), "must be floats"),
+    ],
+)
+def test_what_holds_images_but_is_none_is_refused(x: object, words: str) -> None:
+    refused(lambda: pgd(NET, x=x), "images are", words)
+
+
+def test_images_divided_by_255_twice_are_worth_a_warning() -> None:
+    with pytest.warns(SpikeguardWarning, match="divided by 255 twice"):
+        pgd(NET, x=X / 255)
+
+
+def test_channels_that_come_last_are_named_where_the_model_fails() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3), torch.nn.Flatten()).eval()
+    refused(lambda: pgd(model, x=torch.rand(12, 8, 8, 3)), "x.permute(0, 3, 1, 2)")

@@ -30,6 +30,7 @@ from spikeguard.records.files import (
 from spikeguard.records.schema import AttackRecord
 from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.shown import cell, one_line, printable
+from spikeguard.training.recipe import read_toml
 
 OLD = Path(__file__).parents[1] / "data" / "schema1"
 
@@ -250,3 +251,8 @@ def test_only_a_regular_file_is_replaced_and_a_link_stays_one(
     with pytest.raises(UserError, match="no permission to write in"):
         write_bytes(tmp_path / "other", b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["behind", "file", "link", "loop", "pipe"]
+
+
+def test_a_mark_of_utf8_that_an_editor_wrote_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("\ufeffepochs = 3\n", encoding="utf-8")
+    assert read_toml(tmp_path / "r.toml") == {"epochs": 3}

@@ -14,7 +14,15 @@ from spikeguard.data.images import Dataset
 from spikeguard.defenses import EMA
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.records.training import TrainingRecord
-from spikeguard.training.checkpoint import METRICS, RECORD, STATE, WEIGHTS, load_tensors, save_tensors
+from spikeguard.training.checkpoint import (
+    METRICS,
+    RECORD,
+    STATE,
+    WEIGHTS,
+    load_tensors,
+    put_weights,
+    save_tensors,
+)
 from spikeguard.training.load import load
 from spikeguard.training.loop import train
 
@@ -82,6 +90,15 @@ def test_weights_of_version_0_1_are_read_without_a_digest(finished: Path, tmp_pa
     shutil.copy(finished / RECORD, tmp_path / RECORD)
     with pytest.raises(UserError, match="weights of another run"):
         load(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    net = torch.nn.Linear(2, 2, dtype=torch.float32)
+    held = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    put_weights(net, held, Path("w"))
+    held["weight"][1, 0] = torch.nan
+    with pytest.raises(UserError, match="w is damaged: weight holds NaN"):
+        put_weights(net, held, Path("w"))
 
 
 Change = Callable[[Any], Any]

@@ -7,14 +7,18 @@ step rules and opened estimators) shrinks in place.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from spikeguard.errors import UserError
+from spikeguard.errors import SpikeguardWarning, UserError
 from spikeguard.random import draws
 from spikeguard.threat import Threat
+
+FAR = 2.01
+"""So many times the budget that allows every image are a mistake; controls use up to twice that budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +39,16 @@ class Batch:
     def of(cls, x: Tensor, y: Tensor, threat: Threat, index: Tensor | None = None, seed: int = 0) -> Batch:
         """The arguments of a public attack, as ``border`` received them.
 
-        ``index`` None numbers the samples from 0.
+        ``index`` None numbers the samples from 0. A budget far beyond every image is worth a warning.
         """
+        whole = float(threat.length(torch.ones_like(x[:1])))
+        if threat.extremes[0] > FAR * whole:
+            warnings.warn(
+                f"eps of {type(threat).__name__} allows every image of shape {tuple(x.shape[1:])} from "
+                f"{whole:.3g} on; it is in units of images in [0, 1] (bytes: divide by 255)",
+                SpikeguardWarning,
+                stacklevel=4,
+            )
         return cls(x, y, threat, torch.arange(len(x), device=x.device) if index is None else index, seed)
 
     def __len__(self) -> int:

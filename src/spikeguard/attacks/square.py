@@ -187,6 +187,9 @@ def pulse(s: int) -> Tensor:
 
 
 def _stack(height: int, width: int) -> Tensor:
-    down, across = (torch.arange(height) - height // 2).abs(), (torch.arange(width) - width // 2).abs()
-    steps = 1.0 / torch.arange(1, max(height // 2, width // 2) + 2).double().square()
+    down, across = (
+        (torch.arange(height, device="cpu") - height // 2).abs(),
+        (torch.arange(width, device="cpu") - width // 2).abs(),
+    )
+    steps = 1.0 / torch.arange(1, max(height // 2, width // 2) + 2, device="cpu").double().square()
     return steps.flip(0).cumsum(0).flip(0)[torch.maximum(down[:, None], across[None, :])]

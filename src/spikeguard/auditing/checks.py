@@ -108,7 +108,9 @@ def _outputs(model: Model, x: Tensor, with_gradient: float, found: Checked) -> N
         found.findings["no-logits"] = {"reason": "values that are not finite"}
         found.traits.add("no logits")
         return
-    levels = torch.tensor([len(row[kept].unique()) for row, kept in zip(logits, finite, strict=True)])
+    levels = torch.tensor(
+        [len(row[kept].unique()) for row, kept in zip(logits, finite, strict=True)], device="cpu"
+    )
     flat = logits.shape[1] > 2 and float((levels <= 2).float().mean()) > 0.9
     if flat and with_gradient <= NO_GRADIENT:
         found.findings["no-logits"] = {"reason": "two values an image: classes, not logits"}

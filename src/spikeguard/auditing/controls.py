@@ -99,7 +99,9 @@ def full_budget(task: Task) -> FullBudget:
 def _answers(task: Task) -> Tensor:
     """Logits at the images, at as many of noise, and at a black and a white one, ``[M, K]``."""
     x = task.x
-    noise = torch.rand(x.shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(x)
+    noise = torch.rand(
+        x.shape, dtype=torch.float32, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+    ).to(x)
     at = torch.cat([x, noise, torch.zeros_like(x[:1]), torch.ones_like(x[:1])])
     with eval_mode(task.model), torch.no_grad(), seeded(task.model, draws.key(task.seed, "control")):
         return torch.cat([logits_of(task.model, part) for part in at.split(task.batch_size)])

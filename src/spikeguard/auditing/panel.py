@@ -39,7 +39,7 @@ def evenly_spaced(task: Task, count: int) -> Tensor:
     """
     count = count // 2 if task.random else count
     last, count = len(task.x) - 1, min(count, len(task.x))
-    rows: Tensor = torch.linspace(0, last, count, dtype=torch.float32).round().long().unique()
+    rows: Tensor = torch.linspace(0, last, count, dtype=torch.float32, device="cpu").round().long().unique()
     return rows
 
 

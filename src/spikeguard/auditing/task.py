@@ -62,7 +62,7 @@ class Task:
     session: Session = field(default_factory=Session)
 
     def __post_init__(self) -> None:
-        self.sample_ids = torch.arange(len(self.x)) if self.index is None else self.index
+        self.sample_ids = torch.arange(len(self.x), device="cpu") if self.index is None else self.index
         self.families = list(dict.fromkeys(m.family for m in self.members))
         self.random = bool(self.plan.random)
         if self.plan.random is None:

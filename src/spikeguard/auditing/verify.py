@@ -82,7 +82,7 @@ def threat_of(record: Checkable) -> Threat:
     if budget.norm not in THREATS:
         raise UserError(f"the record names no known threat ({budget.norm!r}; known: {', '.join(THREATS)})")
     eps = budget.eps
-    many = torch.tensor(eps, dtype=torch.float64) if isinstance(eps, tuple) else eps
+    many = torch.tensor(eps, dtype=torch.float64, device="cpu") if isinstance(eps, tuple) else eps
     return THREATS[budget.norm](many)
 
 

@@ -103,7 +103,7 @@ class Witnesses:
     def of(self, rows: set[int]) -> Witnesses:
         """The witnesses of these rows only."""
         near, finer = (
-            torch.tensor([int(r) in rows for r in held], dtype=torch.bool)
+            torch.tensor([int(r) in rows for r in held], dtype=torch.bool, device="cpu")
             for held in (self.rows, self.exact_rows)
         )
         return Witnesses(self.rows[near], self.grid[near], self.exact_rows[finer], self.exact[finer])
@@ -179,7 +179,7 @@ def _problem(held: Mapping[str, Array], count: int | None) -> str:
 
 def candidates(found: Tensor) -> Witnesses:
     """One input for every image, on the grid: what a random model is scored at."""
-    rows = torch.arange(len(found))
+    rows = torch.arange(len(found), device="cpu")
     return Witnesses(rows, _on_grid(found).cpu(), rows[:0], found[:0].float().cpu())
 
 

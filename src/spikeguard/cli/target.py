@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,25 +124,36 @@ def folder_of(name: str) -> Path:
 
 
 def _made(name: str) -> Model:
-    """The network that the user's factory returns, in eval mode."""
+    """The network that the user's factory returns, or that is named itself, in eval mode."""
     from torch import nn
 
+    from spikeguard.arguments import own_code
+    from spikeguard.border import take_model
     from spikeguard.training.factory import import_factory
 
     factory = import_factory(name, here=True)
-    if [
-        p
-        for p in inspect.signature(factory).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]:
+    if isinstance(factory, nn.Module):
+        take_model(factory, name)
+        return factory.eval()
+    if _needed(factory):
         raise UserError(
             f"{name} needs arguments; it must be a function without any that returns the model (from images "
             "in [0, 1] to logits)"
         )
-    model = factory()
+    model: object = own_code(f"{name} fails", factory)
     if not callable(model):
         raise UserError(
             f"{name} returned a {type(model).__name__}; it must return the model, a callable from images in "
             "[0, 1] to logits"
         )
-    return model.eval() if isinstance(model, nn.Module) else model
+    taken = take_model(model, name)
+    return taken.eval() if isinstance(taken, nn.Module) else taken
+
+
+def _needed(factory: Callable[..., object]) -> list[inspect.Parameter]:
+    """Parameters without a default; none where Python cannot know them."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):
+        return []
+    return [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

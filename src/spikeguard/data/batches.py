@@ -29,8 +29,8 @@ class Placement:
     @staticmethod
     def draw(count: int, generator: torch.Generator, device: torch.device, pad: int = 4) -> Placement:
         """Placements of ``count`` images at random."""
-        down, right = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(device)
-        mirrored = torch.rand(count, dtype=torch.float32, generator=generator).to(device) < 0.5
+        down, right = torch.randint(0, 2 * pad + 1, (2, count), generator=generator, device="cpu").to(device)
+        mirrored = torch.rand(count, dtype=torch.float32, generator=generator, device="cpu").to(device) < 0.5
         return Placement(down, right, mirrored, pad)
 
     def apply(self, x: Tensor) -> Tensor:
@@ -85,7 +85,9 @@ def placed_batches(
     A last, shorter batch is left out. Order and augmentation depend on seed, epoch and batch only, so that a
     resumed epoch continues with the same batches.
     """
-    order = torch.randperm(len(images), generator=draws.generator("order", seed, epoch)).to(images.x.device)
+    order = torch.randperm(len(images), generator=draws.generator("order", seed, epoch), device="cpu").to(
+        images.x.device
+    )
     for b in range(start, len(images) // size):
         rows = order[b * size : (b + 1) * size]
         x, placement = images.x[rows], None

@@ -38,7 +38,7 @@ class Images:
     @staticmethod
     def of(x: Tensor, y: Tensor) -> Images:
         """Make a set of all images of an official set, in its order."""
-        return Images(x, y.long(), torch.arange(len(y)))
+        return Images(x, y.long(), torch.arange(len(y), device="cpu"))
 
     def select(self, rows: Tensor) -> Images:
         """Return the images at these rows."""
@@ -78,8 +78,10 @@ class Images:
 
         The split is the same for every seed of a training.
         """
-        order = torch.randperm(len(self), generator=draws.generator("validation split", len(self)))
-        held = torch.zeros(len(self), dtype=torch.bool)
+        order = torch.randperm(
+            len(self), generator=draws.generator("validation split", len(self)), device="cpu"
+        )
+        held = torch.zeros(len(self), dtype=torch.bool, device="cpu")
         for c in range(int(self.y.max()) + 1):
             rows = order[self.y[order] == c]
             held[rows[: round(share * len(rows))]] = True

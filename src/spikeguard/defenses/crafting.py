@@ -161,7 +161,9 @@ class Adversary(TrainingAdversary):
 
 def jitter(step: Moment) -> Tensor:
     """The images with a trace of noise: at the images themselves a divergence from them has no gradient."""
-    noise = torch.randn(step.x.shape, dtype=torch.float32, generator=draws.generator(step.draw("almost")))
+    noise = torch.randn(
+        step.x.shape, dtype=torch.float32, generator=draws.generator(step.draw("almost")), device="cpu"
+    )
     return (step.x + 1e-3 * noise.to(step.x)).clamp(0, 1)
 
 

@@ -21,7 +21,7 @@ from spikeguard.models import logits_of
 from spikeguard.runtime.untouched import leaves_untouched
 
 Network = TypeVar("Network", bound=nn.Module)
-EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32)
+EDGES = torch.linspace(-3.0, 3.0, 121, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True)

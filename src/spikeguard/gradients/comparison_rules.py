@@ -303,7 +303,7 @@ def _clip(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> objec
         monotone.note_source(reader, func, args, kwargs, out)
         return out
     with torch._C.DisableTorchFunction():
-        ends = torch.tensor([found.low, found.low + found.height], dtype=out.dtype)
+        ends = torch.tensor([found.low, found.low + found.height], dtype=out.dtype, device=out.device)
         low, high = func(ends, *args[1:], **kwargs).tolist()
         return reader.fire(replace(found, low=low, height=high - low), out)
 

@@ -244,7 +244,9 @@ class FunctionReader(SpikeReader):
             return None
         kept: Sequence[Tensor | None] = getattr(out.grad_fn, "saved_tensors", ())
         u = next((t for t in kept if t is not None and t.is_floating_point() and t.shape == out.shape), None)
-        return Potential(torch.empty(0, dtype=torch.float32) if u is None else u, inputs[0], 1.0)
+        return Potential(
+            torch.empty(0, dtype=torch.float32, device="cpu") if u is None else u, inputs[0], 1.0
+        )
 
     def _hooked(self, out: Tensor, args: Sequence[Raw], found: Potential) -> Tensor:
         """The spikes, whose node gives back ``g(u)`` times what it gets."""

@@ -85,8 +85,10 @@ def _passes_reset(
         return True
     surrogates = reader.surrogates
     try:
-        generator = torch.Generator().manual_seed(0)
-        weights = [torch.rand(o.shape, dtype=torch.float32, generator=generator).to(o) for o in real]
+        generator = torch.Generator("cpu").manual_seed(0)
+        weights = [
+            torch.rand(o.shape, dtype=torch.float32, generator=generator, device="cpu").to(o) for o in real
+        ]
         own = _flat(torch.autograd.grad(real, inputs, weights, retain_graph=True, allow_unused=True))
         slopes = _own_slopes(reader, function, args, outputs, random)
         if slopes is None:

@@ -28,7 +28,7 @@ def verdict(device: str = "cpu") -> tuple[bool, str]:
         return False, "switched off by SPIKEGUARD_COMPILE=0"
     try:
         probed = compile(_probe)(torch.ones(64, dtype=torch.float32, device=device))
-        if not torch.equal(probed.cpu(), torch.full((64,), 3.0, dtype=torch.float32)):
+        if not torch.equal(probed.cpu(), torch.full((64,), 3.0, dtype=torch.float32, device="cpu")):
             raise RuntimeError("a compiled kernel gave a wrong result")
     except Exception as error:  # whatever a compiler raises, the answer is the same: run without it
         said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

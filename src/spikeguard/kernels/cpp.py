@@ -138,7 +138,7 @@ class _Layer:
         flags: dict[str, int] | None = None,
         **tensors: Tensor | None,
     ) -> Tensor:
-        held = torch.zeros(max(sums, 1), dtype=torch.float64)
+        held = torch.zeros(max(sums, 1), dtype=torch.float64, device="cpu")
         channels = self.affine._asdict() if self.affine else {}
         channels.pop("inverse", None)
         for key, tensor in {
@@ -240,7 +240,7 @@ class _Integrate(torch.autograd.Function):
         if g_spikes is None:
             t, n, *rest = (mode.timesteps, *layer.current.shape[1:])
             rest = [*rest[:-2], rest[-2] // 2, rest[-1] // 2] if call.pool else rest
-            g_spikes = torch.zeros(t, n, *rest, dtype=dtype)
+            g_spikes = torch.zeros(t, n, *rest, dtype=dtype, device="cpu")
         moving = call.moving is not None
         scalars = needs_grad(ctx, 2) or (decays is None and needs_grad(ctx, 1))
         affine = needs_grad(ctx, 4, 3 + moving) or needs_grad(ctx, 5, 4 + moving)

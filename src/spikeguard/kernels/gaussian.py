@@ -85,7 +85,7 @@ def _ready(compiled: bool) -> Callable[[Tensor, int], Tensor]:
 
 
 def native(name: str, keys: Tensor, sizes: tuple[int, int, int]) -> Tensor:
-    drawn = torch.empty(sizes, dtype=torch.float32)
+    drawn = torch.empty(sizes, dtype=torch.float32, device="cpu")
     keys = keys.contiguous()
     args = Args(
         samples=sizes[1],

@@ -57,5 +57,7 @@ def empty(like: Shape, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory for ``[T, N, ...]`` in the same layout."""
     t, n, *rest = sizes
     layout = torch.channels_last if like.inner else torch.contiguous_format
-    made: Tensor = torch.empty((t * n, *rest), dtype=dtype, memory_format=layout).unflatten(0, (t, n))
+    made: Tensor = torch.empty((t * n, *rest), dtype=dtype, memory_format=layout, device="cpu").unflatten(
+        0, (t, n)
+    )
     return made

@@ -25,7 +25,7 @@ def key(*parts: int | str) -> int:
 
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by ``key(*parts)``."""
-    return torch.Generator().manual_seed(key(*parts))
+    return torch.Generator("cpu").manual_seed(key(*parts))
 
 
 def sample_keys(seed: int, samples: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class StochasticModule(nn.Module):
 
     def key(self) -> int:
         """The key of this call's draws."""
-        return self.source.next() if self.source else int(torch.randint(2**62, ()).item())
+        return self.source.next() if self.source else int(torch.randint(2**62, (), device="cpu").item())
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform draws in (0, 1) of a shape ``[T, N, ...]``, laid out in memory like ``like``.

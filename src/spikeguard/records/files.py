@@ -164,9 +164,9 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, UTF-8; UserError as ``read_bytes``, or if it is no text."""
+    """The text of a file in UTF-8, with or without a mark; UserError as ``read_bytes``, or if it is none."""
     try:
-        return read_bytes(path).decode()
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: it is no text in UTF-8 ({error.reason})") from error
 

@@ -132,7 +132,7 @@ def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
 
 
 def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy weights into a network; UserError if they are another network's."""
+    """Copy weights into a network; UserError if they are another network's, or no numbers."""
     own = net.state_dict()
     for name in own:
         if name not in tensors:
@@ -147,6 +147,8 @@ def put_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
                 f"{path} is a checkpoint of another network: {name} is {tensors[name].dtype}, expected "
                 f"{own[name].dtype}"
             )
+        if tensors[name].is_floating_point() and bool(tensors[name].isnan().any()):
+            raise UserError(f"{path} is damaged: {name} holds NaN")
     if extra := sorted(set(tensors) - set(own)):
         raise UserError(f"{path} is a checkpoint of another network: it has {extra[0]}, which this one lacks")
     net.load_state_dict(dict(tensors))

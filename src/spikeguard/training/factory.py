@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import get_type_hints
 
 from torch import Tensor, nn
 
-from spikeguard.arguments import checked, error_line
+from spikeguard.arguments import checked, own_code
 from spikeguard.errors import UserError, nearest
 from spikeguard.records.build import build, table
 from spikeguard.records.plain import Json, plain
@@ -48,11 +49,8 @@ class Factory:
                 f"{self.function} must be a class of networks or a function whose signature says that it "
                 "returns one, such as `def build(width: int) -> nn.Module`"
             )
-        try:
-            network = function(**self.arguments)
-        except Exception as error:  # the user's code may raise anything
-            shown = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
-            raise UserError(f"{self.function}({shown}) fails ({error_line(error)})") from error
+        shown = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
+        network = own_code(f"{self.function}({shown}) fails", lambda: function(**self.arguments))
         if not isinstance(network, nn.Module):
             raise UserError(f"{self.function} returned a {type(network).__name__}, must return a network")
         return network
@@ -63,14 +61,19 @@ def import_factory(name: str, here: bool = False) -> Callable[..., object]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise UserError(f"{name!r} must be {FORM}")
+    seen = ", seen from this folder" if here else ""
     with _current_folder_first() if here else nullcontext():
-        try:
-            found = importlib.import_module(module)
-        except ImportError as error:
-            seen = ", seen from this folder" if here else ""
-            raise UserError(f"cannot import {module!r} ({error}); {name} must be {FORM}{seen}") from error
-    factory: object = getattr(found, attribute, None)
+        found: ModuleType = own_code(
+            f"cannot import {module!r}",
+            lambda: importlib.import_module(module),
+            f"; {name} must be {FORM}{seen}",
+        )
+        factory: object = getattr(found, attribute, None)
     if not callable(factory):
+        if hasattr(found, attribute):
+            raise UserError(
+                f"{name} is a {type(factory).__name__}; it must be a function that returns the network"
+            )
         near = nearest(attribute, [n for n in vars(found) if not n.startswith("_")])
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(f"{module} has no function {attribute!r}{hint}")

@@ -85,7 +85,10 @@ def _by_recipe(
     if (beside := path.with_name(RECORD)).is_file() and path.name == WEIGHTS:
         _check_record(TrainingRecord.read(beside), metadata.get(DIGEST), recipe, path)
     shape = build(DataShape, table(metadata["data"], f"{path}: data"), f"{path}: data")
-    images = Images.of(torch.zeros(1, *shape.in_shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    images = Images.of(
+        torch.zeros(1, *shape.in_shape, dtype=torch.uint8, device="cpu"),
+        torch.zeros(1, dtype=torch.int64, device="cpu"),
+    )
     like = Dataset(recipe.data, images, images, shape.classes, shape.mean, shape.std)
     net = make_network(recipe, like)
     put_weights(net, tensors, path)
