@@ -54,6 +54,15 @@ class Threat(ABC):
             bad = lowest if not lowest >= 0 else highest
             raise UserError(f"{name}: eps = {bad} must be 0 or more, and finite")
 
+    def __repr__(self) -> str:
+        low, high = self.extremes
+        values = (
+            f"{len(self.eps)} values from {low:.4g} to {high:.4g}"
+            if isinstance(self.eps, Tensor)
+            else self.eps
+        )
+        return f"{type(self).__name__}(eps={values})"
+
     @property
     def extremes(self) -> tuple[float, float]:
         """The lowest and the highest eps."""
@@ -139,7 +148,7 @@ def _over_pixels(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.dim() - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Linf(Threat):
     """Every pixel may change by at most ``eps``, in units of images in [0, 1].
 
@@ -183,7 +192,7 @@ class Linf(Threat):
         return self.per_sample(x) * noise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class L2(Threat):
     """The Euclidean length of the change is at most ``eps``, in units of images in [0, 1].
 
@@ -211,7 +220,7 @@ class L2(Threat):
         return size * gradient / _over_pixels(self.length(gradient).clamp(min=1e-30), gradient)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class L1(Threat):
     """The sum of absolute changes is at most ``eps``, in units of images in [0, 1].
 

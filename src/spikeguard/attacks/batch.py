@@ -54,6 +54,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        return f"Batch(x {list(self.x.shape)}, {self.threat!r}, seed {self.seed})"
+
     @property
     def eps(self) -> Tensor:
         """The budget per sample, ``[N]``."""

@@ -48,6 +48,10 @@ class Attacked:
     backwards: int
     when: Tensor
 
+    def __repr__(self) -> str:
+        found = f"{int(self.broken.sum())} of {len(self.broken)} broken, x {list(self.x.shape)}"
+        return f"Attacked({found}, {self.forwards} forwards, {self.backwards} backwards)"
+
 
 class Rule(Protocol):
     """How a step follows from a gradient, with its state per sample."""

@@ -57,6 +57,16 @@ class Audit:
     record: AuditRecord
     witnesses: Witnesses
 
+    def __repr__(self) -> str:
+        r = self.record
+        eps = r.threat.eps if isinstance(r.threat.eps, float) else f"{len(r.threat.eps)} values"
+        robust, clean = (f"{100 * share.value:.1f} %" for share in (r.worst_case, r.clean))
+        flags = f"{len(r.flags)} flags, {len(r.errors)} of them errors"
+        return (
+            f"Audit(robust accuracy at most {robust}, clean {clean}, {r.images} images, {r.threat.norm} eps "
+            f"{eps}, {r.suite.effort}, {flags})"
+        )
+
     @property
     def flags(self) -> tuple[Flag, ...]:
         """What the audit found about its own reliability, errors first."""

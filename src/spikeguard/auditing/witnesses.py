@@ -87,6 +87,10 @@ class Witnesses:
     exact_rows: Tensor
     exact: Tensor
 
+    def __repr__(self) -> str:
+        count, exact = len(self.rows) + len(self.exact_rows), len(self.exact_rows)
+        return f"Witnesses({count} inputs of shape {list(self.grid.shape[1:])}, {exact} of them exact)"
+
     def read(self, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         """Rows ``[n]`` and inputs ``[n, ...]``, for the attacked images ``x`` under the same threat."""
         if self.grid.shape[1:] != x.shape[1:] and len(self.rows) + len(self.exact_rows):

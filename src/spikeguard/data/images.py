@@ -35,6 +35,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __repr__(self) -> str:
+        return f"Images({len(self)} of shape {list(self.x.shape[1:])}, {self.x.dtype})"
+
     @staticmethod
     def of(x: Tensor, y: Tensor) -> Images:
         """Make a set of all images of an official set, in its order."""
@@ -114,6 +117,10 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str | None = None
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.train)} training and {len(self.test)} test images of shape {list(self.in_shape)}"
+        return f"Dataset({self.name!r}, {counts}, {len(self.classes)} classes)"
 
     def checked(self) -> Dataset:
         """Itself; UserError if a training or an attack could not use it."""

@@ -38,6 +38,9 @@ class View:
     weight: float
     freeze_bn: bool = False
 
+    def __repr__(self) -> str:
+        return f"View(x {list(self.x.shape)}, weight {self.weight}, freeze_bn {self.freeze_bn})"
+
 
 @dataclass
 class Moment:
@@ -75,6 +78,9 @@ class Step(Moment):
     views: dict[str, View] = field(default_factory=dict)
     logits: dict[str, Tensor] = field(default_factory=dict)
     batch: TrainingBatch | None = None
+
+    def __repr__(self) -> str:
+        return f"Step(x {list(self.x.shape)}, progress {self.progress:.2f}, views {', '.join(self.views)})"
 
     def __post_init__(self) -> None:
         self.views = self.views or {"clean": View(self.x, 1.0)}

@@ -37,6 +37,10 @@ class Neighbors:
     spread: dict[str, float]
     histogram: dict[str, list[int]]
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.absolute.items())
+        return f"Neighbors({shares})"
+
     @property
     def mean(self) -> float:
         """Mean over layers of the absolute share."""

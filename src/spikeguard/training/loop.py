@@ -40,6 +40,15 @@ class Run:
     path: Path | None
     record: TrainingRecord
 
+    def __repr__(self) -> str:
+        record = self.record
+        reached = record.validation_accuracy
+        accuracy = "" if reached is None else f", validation accuracy {100 * reached:.1f} %"
+        where = "not kept" if self.path is None else f"in {self.path}"
+        return (
+            f"Run({self.record.parameters} parameters, {len(self.record.epochs)} epochs{accuracy}, {where})"
+        )
+
     @property
     def metrics(self) -> dict[str, object]:
         """The record as a dict, as in version 0.1. Deprecated since 0.2: use ``record``."""
