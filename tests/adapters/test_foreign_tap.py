@@ -467,3 +467,15 @@ def test_reset_keeps_the_graph_of_the_last_pass(x: Tensor) -> None:
         reset(layer)
         assert torch.autograd.grad(out.sum(), z)[0].shape == x.shape
         layer(x[:, None] if "sinabs" in type(layer).__module__ else x)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at norse's state
+def test_a_compiled_model_is_tapped(x: Tensor) -> None:
+    net = Stepped(cell(), steps=2)
+    compiled, plain = torch.compile(net, backend="eager"), net(x)
+    assert torch.equal(compiled(x), plain)
+    with sg.tap(net, noise=3.0, potentials=True) as tapped:
+        assert not torch.equal(compiled(x), plain)
+    assert tapped.potentials["fires.0"].shape == (2, 5, 6)
+    assert torch.equal(compiled(x), plain)
