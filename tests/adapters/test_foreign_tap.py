@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -467,3 +468,33 @@ def test_reset_keeps_the_graph_of_the_last_pass(x: Tensor) -> None:
         reset(layer)
         assert torch.autograd.grad(out.sum(), z)[0].shape == x.shape
         layer(x[:, None] if "sinabs" in type(layer).__module__ else x)
+
+
+class Counter(nn.Module):
+    """Fires at 1, and keeps nothing."""
+
+    def spike(self, h: Tensor) -> Tensor:
+        return (h >= 1.0).to(h.dtype)
+
+    def forward(self, current: Tensor) -> Tensor:
+        return self.spike(current)
+
+
+def test_a_tapped_layer_is_kept_from_the_compiler(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole compiled model takes half a minute; this is the call that leaves a layer out."""
+    sg.adapters.add(Counter, fire="spike", threshold=lambda layer: 1.0)
+    net, kept = nn.Sequential(nn.Linear(6, 6), Counter()), list[object]()
+
+    def disable(run: object) -> object:
+        kept.append(run)
+        return run
+
+    monkeypatch.setitem(sys.modules, "torch._dynamo", sys.modules.get("torch._dynamo", torch))
+    monkeypatch.setattr(torch.compiler, "disable", disable)
+    plain = net(x)
+    assert not kept
+    with sg.tap(net) as tapped:
+        assert torch.equal(net(x), plain)
+    assert len(kept) == 1
+    assert torch.equal(tapped.potentials["1"], net[0](x)[None] - 1.0)
+    sg.adapters.remove(Counter)
