@@ -102,11 +102,6 @@ NETS: dict[str, Made] = {
         lambda: spikingjelly("parametric_lif_net", "CIFAR10DVSNet", channels=4),
         (2, 2, 128, 128),
     ),
-    "spikingjelly SpikingVGG": (
-        "spikingjelly",
-        lambda: spikingjelly("spiking_vgg", "SpikingVGG", cfg=[8, "M", 16, "M"], num_classes=10),
-        (3, 16, 16),
-    ),
     "norse ConvNet": ("norse", lambda: norse("ConvNet"), (1, 28, 28)),
     "norse ConvNet4": ("norse", lambda: norse("ConvNet4"), (1, 28, 28)),
     "sinabs from_model": ("sinabs", sinabs, (1, 28, 28)),
