@@ -64,6 +64,7 @@ def test_attack_and_verify_with_weights_and_images_of_ones_own(
     assert "the images or labels are not those of the record" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_audit_of_it_is_checked_by_a_fresh_process(project: Path, short_suite: None) -> None:
     assert main(["audit", *TARGET, "--effort", "quick", "--eps", "0.2", "--out", "out"]) in (0, 1)
     record = AuditRecord.read(project / "out" / "audit.json")

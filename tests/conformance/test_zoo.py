@@ -90,22 +90,17 @@ NETS: dict[str, Made] = {
     "spikingjelly spiking_resnet18, single step": (
         "spikingjelly",
         lambda: spikingjelly("spiking_resnet", "spiking_resnet18", multistep=False, num_classes=10),
-        (3, 32, 32),
+        (3, 16, 16),
     ),
     "spikingjelly sew_resnet18": (
         "spikingjelly",
         lambda: spikingjelly("sew_resnet", "sew_resnet18", num_classes=10, cnf="ADD"),
-        (3, 32, 32),
+        (3, 16, 16),
     ),
     "spikingjelly CIFAR10DVSNet": (
         "spikingjelly",
         lambda: spikingjelly("parametric_lif_net", "CIFAR10DVSNet", channels=4),
         (2, 2, 128, 128),
-    ),
-    "spikingjelly SpikingVGG": (
-        "spikingjelly",
-        lambda: spikingjelly("spiking_vgg", "SpikingVGG", cfg=[8, "M", 16, "M"], num_classes=10),
-        (3, 16, 16),
     ),
     "norse ConvNet": ("norse", lambda: norse("ConvNet"), (1, 28, 28)),
     "norse ConvNet4": ("norse", lambda: norse("ConvNet4"), (1, 28, 28)),
@@ -130,7 +125,7 @@ def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str) -> None:
     pytest.importorskip(package)
     torch.manual_seed(0)
     net = make()
-    x, y = images(shape, 20)
+    x, y = images(shape, 10)
     found = guess(net.eval(), x)
     assert found is not None, "no way of calling it was found"
     steps, std = (16, 0.01) if package == "norse" else (2, 0.1)  # enough for its neurons to fire
@@ -142,7 +137,7 @@ def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.5  # a few steps have to do
     adam = torch.optim.Adam(model.train().parameters(), 2e-3)
-    for _ in range(12):
+    for _ in range(8):
         adam.zero_grad()
         F.cross_entropy(model(x), y).backward()
         adam.step()

@@ -80,8 +80,13 @@ def test_a_network_is_called_as_its_framework_does(name: str) -> None:
     line = suggestion(net, X)
     assert line.startswith(f"use sg.wrap(model{', ' if NETS[name][2] else ''}{NETS[name][2]})")
     assert ("with the T it was trained with" in line) == ("=T" in line)
-    model = wrapped(name, made(name))
+    net = made(name)
+    model = wrapped(name, net)
     expected = by_hand(name, made(name))
+    torch.testing.assert_close(model(X), expected)
+    sequence = X.expand(T, *X.shape)
+    first = {"spikingjelly, multi step": sequence, "sinabs": sequence.transpose(0, 1)}
+    net(first.get(name, X))  # the user's own call leaves state
     torch.testing.assert_close(model(X), expected)
     assert float(expected.std(0).min()) > 0, "a network that answers all images the same shows nothing"
 
