@@ -15,9 +15,9 @@ BIN = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 PIP_INSTALL = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", CONSTRAINTS]
 
-# Oracles of the tests and peers of the bench. Their own dependencies would break the rest (a torchvision for
-# CUDA, an old requests), so they come without.
-PEERS = ["torchattacks==3.5.1", "spikingjelly==2.0.0", "snntorch==1.0.0"]
+# Oracles of the tests, peers of the bench, and frameworks whose neurons adapters read. Their own dependencies
+# would break the rest (a torchvision for CUDA, an old requests), so they come without.
+PEERS = ["torchattacks==3.5.1", "spikingjelly==2.0.0", "snntorch==1.0.0", "norse==1.1.0", "sinabs==3.1.3"]
 # Its neurons have no gradient in eval mode: a test shows that this does not fool the audit.
 OLD_PEER = "spikingjelly==0.0.0.0.14"
 

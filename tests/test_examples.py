@@ -14,7 +14,7 @@ import spikeguard as sg
 from spikeguard.auditing import controls, suite
 from spikeguard.networks import build
 
-NAMESPACES = ("attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
+NAMESPACES = ("adapters", "attacks", "auditing", "defenses", "gradients", "neurons", "surrogates", "training")
 
 
 def public() -> dict[str, object]:

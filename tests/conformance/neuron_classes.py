@@ -10,7 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -477,24 +477,45 @@ class Row:
     detach: bool
     refused: str
 
+    def line(self, framework: str) -> str:
+        """Its line in the table of docs/reference/adapters.md."""
+        head = f"| {framework} | {self.name} |"
+        if not self.spikes:
+            return f"{head} | | | no spikes: passed over | | |"
+        states = " | ".join([", ".join(filter(None, self.resets)), ", ".join(MODES[m] for m in self.modes)])
+        if self.refused:
+            when = "" if len(self.states) == 2 else f"in {self.states[0]} mode "
+            return f"{head} {states if when else ' | '} | {when}refused: {self.refused} | | |"
+        when = "works" if len(self.states) == 2 else f"works in {self.states[0]} mode"
+        yes = {True: "yes", False: "no"}
+        whole = "yes" if self.sequence else "no"
+        return f"{head} {states} | {when} | {yes[self.detach]} | {whole} |"
 
-def rows(framework: str) -> list[Row]:
-    """What the installed version of a framework does, class by class, by running every variant."""
+
+MODES = {"s": "step", "m": "sequence"}
+
+
+def rows_of(framework: str, case: Case) -> list[Row]:
+    """What the installed version does with one class, by running every variant."""
+    groups: dict[tuple[str, bool, bool], list[tuple[str, str, str, Outcome]]] = {}
+    for kind, mode, training in variants(case):
+        got = outcome(framework, case, kind, mode, training)
+        state = "train" if training else "eval"
+        groups.setdefault((got.refused, got.spikes, got.sequence), []).append((kind, mode, state, got))
     found = []
-    for case in cases(framework):
-        groups: dict[tuple[str, bool], list[tuple[str, str, str, Outcome]]] = {}
-        for kind, mode, training in variants(case):
-            got = outcome(framework, case, kind, mode, training)
-            state = "train" if training else "eval"
-            groups.setdefault((got.refused, got.spikes), []).append((kind, mode, state, got))
-        for (refused, spikes), group in groups.items():
-            kinds, modes, states = (tuple(dict.fromkeys(str(v[k]) for v in group)) for k in range(3))
-            able = tuple(dict.fromkeys(v[1] for v in group if v[3].sequence))
-            detach = any(v[3].detach for v in group)
-            found.append(Row(case.name, kinds, modes, states, spikes, able, detach, refused))
+    for (refused, spikes, sequence), group in groups.items():
+        kinds, modes, states = (tuple(dict.fromkeys(str(v[k]) for v in group)) for k in range(3))
+        detach = any(v[3].detach for v in group)
+        able = modes if sequence else ()
+        found.append(Row(case.name, kinds, modes, states, spikes, able, detach, refused))
     return found
+
+
+def lines(framework: str, label: str = "") -> list[str]:
+    """The lines of the table that belong to a framework, as its installed version behaves."""
+    return [row.line(label or framework) for case in cases(framework) for row in rows_of(framework, case)]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    json.dump([asdict(row) for row in rows(sys.argv[1])], sys.stdout)
+    json.dump(lines(*sys.argv[1:]), sys.stdout)

@@ -255,3 +255,26 @@ def test_a_layer_normalizes_before_and_pools_after_its_neurons() -> None:
     assert torch.equal(layer(current), expected)
     assert int(present(norm.num_batches_tracked)) == 1
     assert "norm.weight" in layer.state_dict(), "a norm that is the layer's own is kept with it"
+
+
+def test_a_tap_opened_at_every_step_draws_anew_unless_it_has_a_seed() -> None:
+    layer, current = sg.LIF(decay=0.5), torch.ones(3, 4, 50)
+
+    def drawn(times: int, seed: int | None = None) -> list[torch.Tensor]:
+        spikes = []
+        for _ in range(times):
+            with sg.tap(layer, noise=0.5, seed=seed):
+                spikes.append(layer(current))
+        return spikes
+
+    first, second = drawn(2)
+    assert not torch.equal(first, second)
+    assert not any(torch.equal(later, spikes) for later in drawn(2) for spikes in (first, second))
+    assert torch.equal(*drawn(2, seed=0))
+    with sg.tap(layer, noise=0.5, seed=0):
+        together = [layer(current) for _ in range(2)]
+    assert torch.equal(together[0], first), "seed 0 is where a model's first tap begins"
+    assert torch.equal(together[1], second)
+    other = sg.LIF(decay=0.5)
+    with sg.tap(other, noise=0.5):
+        assert torch.equal(other(current), first), "another model begins there, too"

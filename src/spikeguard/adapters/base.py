@@ -8,8 +8,9 @@ added, the derivative replaced. Seam ``sequence``: where one call of the layer c
 from __future__ import annotations
 
 import copy
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +51,10 @@ class Layer:
     """One layer of neurons: where taps read and change it, how its state is reset.
 
     ``framework``: where it comes from. ``refused``: why no tap can work with it, or "".
+
+    >>> (layer,) = sg.adapters.layers(sg.LIF(threshold=0.5)).values()
+    >>> layer.kind, layer.whole, float(layer.threshold)
+    ('spikeguard LIF', True, 0.5)
     """
 
     framework = ""
@@ -240,10 +245,15 @@ class Layer:
         return penalty
 
     def _forward(self, *args: Raw, **kwargs: Raw) -> Raw:
-        """What stands in place of the module's forward."""
+        """What stands in place of the module's forward; compiled models run a tapped layer as written."""
         requests = active(self.requests)
         if not requests:
             return self.own("forward")(*args, **kwargs)
+        run = torch.compiler.disable(self._tapped) if "torch._dynamo" in sys.modules else self._tapped
+        return run(requests, args, kwargs)
+
+    def _tapped(self, requests: Sequence[TapRequest], args: tuple[Raw, ...], kwargs: dict[str, Raw]) -> Raw:
+        """One call of the layer, as the open taps want it."""
         request, state = merge(requests), vars(self._state)
         rule = self.whole and (request.relu or request.backward is not None)
         if self.whole or state.get("run") is None or self.fresh(*args, **kwargs):

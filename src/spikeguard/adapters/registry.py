@@ -10,7 +10,7 @@ from spikeguard.adapters import custom, norse, own, sinabs, snntorch, spikingjel
 from spikeguard.adapters.base import Adapter, Layer
 from spikeguard.neurons.request import TapRequest
 
-ADAPTERS: tuple[Adapter, ...] = (own, custom, spikingjelly, snntorch, norse, sinabs)
+FRAMEWORKS: tuple[Adapter, ...] = (own, custom, spikingjelly, snntorch, norse, sinabs)
 """In this order; the first that knows a module decides."""
 _lock = threading.RLock()
 _tapped: dict[int, Layer] = {}
@@ -27,7 +27,7 @@ def layers(model: nn.Module) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     for name, module in model.named_modules():
         layer = _tapped.get(id(module))
-        layer = layer or next((la for a in ADAPTERS if (la := a.layer(module)) is not None), None)
+        layer = layer or next((la for a in FRAMEWORKS if (la := a.layer(module)) is not None), None)
         if layer is not None:
             found[name] = layer
     return found
@@ -42,7 +42,7 @@ def reset(model: nn.Module) -> None:
     >>> sg.adapters.reset(net)
     """
     for module in model.modules():
-        for adapter in ADAPTERS:
+        for adapter in FRAMEWORKS:
             adapter.reset(module)
         if (tapped := _tapped.get(id(module))) is not None:
             tapped.restart()

@@ -83,8 +83,6 @@ class SinabsLayer(Layer):
     def refuses(self, request: TapRequest) -> str:
         if request.smooth and getattr(self.own("spike_fn"), "__name__", "") != "SingleSpike":
             return SMOOTH
-        if request.detach_reset is False:
-            return ""
         return super().refuses(request)
 
 

@@ -17,6 +17,8 @@ from spikeguard.neurons.request import TapRequest
 
 PACKAGE = "spikingjelly"
 NEURONS = "spikingjelly.activation_based.neuron"
+GATES = "spikingjelly.activation_based.rnn"
+GATED = "its gates fire by themselves, without a potential that sums over time"
 MEMORY = ("spikingjelly.activation_based.base", "MemoryModule")
 REFUSED = {
     "ILIFNode": "it sends integer counts of H / v_threshold, not spikes at one threshold",
@@ -144,6 +146,8 @@ class Proxy:
 
 def layer(module: nn.Module) -> Layer | None:
     """The node as a layer, or None."""
+    if from_package(module, GATES) and type(module).__name__.endswith("Cell"):
+        return SpikingJellyLayer(module, GATED)
     if not from_package(module, NEURONS):
         return None
     names = [c.__name__ for c in type(module).__mro__]

@@ -108,7 +108,14 @@ class Recordings:
 
 
 class Tap:
-    """An open or closed tap, as ``tap`` returns it: a context manager that holds what it has read."""
+    """An open or closed tap, as ``tap`` returns it: a context manager that holds what it has read.
+
+    >>> layer = sg.LIF(decay=0.0)
+    >>> with sg.tap(layer) as tapped:
+    ...     spikes = layer(torch.tensor([[[0.5, 1.5]]]))
+    >>> isinstance(tapped, sg.adapters.Tap), tapped.potentials[""].tolist()
+    (True, [[[-0.5, 0.5]]])
+    """
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from spikeguard.auditing.state import CLEAN_WRONG, ROBUST, Conditions, State
 from spikeguard.auditing.suite import Member
 from spikeguard.auditing.witnesses import Witnesses, candidates, keep, misclassified
 from spikeguard.errors import Interrupted, UserError
-from spikeguard.gradients.surrogate import known
+from spikeguard.gradients.surrogate import neuron_traits
 from spikeguard.losses import margin
 from spikeguard.models import Model, check_logits, eval_mode, is_stochastic, logits_of
 from spikeguard.random import draws
@@ -93,7 +93,7 @@ class Task:
 
 def traits(model: Model, random: bool, *found: str) -> frozenset[str]:
     """Traits of a model that decide which members make sense."""
-    return frozenset({*({"neurons"} if known(model) else set()), *({"noise"} if random else set()), *found})
+    return frozenset({*neuron_traits(model), *({"noise"} if random else set()), *found})
 
 
 def begin(task: Task) -> State:

@@ -438,11 +438,18 @@ def _source(gradient: Estimator | None) -> type:
 
 
 REASONS = {
-    "neurons": "the model has no neurons of this library",
+    "neurons": "the model has no neurons that a tap works with",
     "noise": "the model is not random",
     "no gradient": "not needed: the model gives gradients",
     "no logits": "not needed: the model gives logits",
 }
+MISSING = {
+    "sequences": "a layer is stepped from outside, or has no single decay: its sequence cannot be replaced",
+    "soft steps": "a neuron of the model sends several spikes a step, for which there is no soft step",
+    "resets": "a neuron of the model has a reset whose gradient cannot be cut or kept",
+    "step logits": "the model gives no logits of each step: its forward takes no per_step=True",
+}
+"""Why a member that changes this part of neurons is left out."""
 
 
 def members(
@@ -471,8 +478,11 @@ def members(
         more.append(C_AND_W)
     at = max((k for k, m in enumerate(rows) if m.family == LOCAL), default=len(rows))
     for member in [*rows[:at], *more, *extra, *rows[at:]]:
+        part = getattr(member.gradient, "part", "")
         if member.needs and member.needs not in traits:
             left[member.id] = REASONS[member.needs]
+        elif part and f"no {part}" in traits:
+            left[member.id] = MISSING[part]
         else:
             chosen.append(member)
     return chosen, left

@@ -8,6 +8,7 @@ from spikeguard.gradients.ensemble import ENSEMBLE
 from spikeguard.gradients.learned_blend import LearnedBlend
 from spikeguard.gradients.pdsg import PDSG
 from spikeguard.gradients.per_step import PerStep
+from spikeguard.gradients.potentials import read_potentials
 from spikeguard.gradients.random_surrogate import RandomSurrogate
 from spikeguard.gradients.relaxed import MeanField, NoiseFree, ReLUTwin, SoftSpikes
 from spikeguard.gradients.sequence import BPTR, HART, RGA
@@ -41,4 +42,5 @@ __all__ = [
     "Transfer",
     "ZerothOrder",
     "ENSEMBLE",
+    "read_potentials",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from spikeguard.models import Model
 
 
 class StepLogits(nn.Module):
-    """A network of ours that gives logits ``[T, N, K]`` of every time step."""
+    """A network that gives logits ``[T, N, K]`` of every time step."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -33,14 +34,15 @@ class StepLogits(nn.Module):
 class PerStep:
     """The gradient of the loss at every time step's logits, averaged over time. Deng et al., ICLR 2022.
 
-    ``inner``: the estimator that gives the gradient. For networks from ``sg.build`` only; UserError for a
-    model that is no module.
+    ``inner``: the estimator that gives the gradient. For networks from ``sg.build``, and modules whose
+    ``forward(x, per_step=True)`` gives ``[T, N, K]``; UserError for a model that is no module.
 
     >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sg.gradients.PerStep())
     >>> found.x.shape == x.shape
     True
     """
 
+    part: ClassVar[str] = "step logits"
     inner: Estimator = field(default_factory=Own)
 
     @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -57,6 +58,7 @@ class SoftSpikes:
     True
     """
 
+    part: ClassVar[str] = "soft steps"
     first: float = 2.0
     last: float = 16.0
     steps: int = 20
@@ -93,6 +95,7 @@ class MeanField:
     True
     """
 
+    part: ClassVar[str] = "soft steps"
     sigma: float = 0.2
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ class MeanField:
         layers = spiking(net)
 
         def law(name: str) -> Surrogate:
-            noise = layers[name].noise
+            noise = layers[name].noise if name in layers else None
             return Gaussian(noise.sigma if noise and noise.sigma else self.sigma)
 
         yield RelaxedOpened(model, around=lambda k: tap(net, smooth=True, surrogate=law, noise=0.0))
@@ -120,6 +123,8 @@ class ReLUTwin:
     >>> found.x.shape == x.shape
     True
     """
+
+    part: ClassVar[str] = "sequences"
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from spikeguard.surrogates import Triangle
 
 class SequenceGradient(SequenceRule):
     """A backward pass of a whole layer that is an estimator: it replaces that of every layer of neurons."""
+
+    part: ClassVar[str] = "sequences"
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:

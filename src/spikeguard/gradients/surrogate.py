@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from inspect import signature
 
 from torch import Tensor, nn
 
+from spikeguard.adapters.registry import layers
 from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked_fields
 from spikeguard.gradients.base import Gradient, Opened, derive
@@ -19,7 +21,7 @@ from spikeguard.gradients.functions import FunctionReader
 from spikeguard.gradients.spike import Choice, Surrogates
 from spikeguard.losses import Loss, margin
 from spikeguard.models import Model
-from spikeguard.neurons import spiking
+from spikeguard.neurons import TapRequest, spiking
 from spikeguard.surrogates import Atan, Surrogate
 
 
@@ -28,6 +30,35 @@ def known(model: Model) -> bool:
     return isinstance(model, nn.Module) and any(
         not layer.dynamics.analog for layer in spiking(model).values()
     )
+
+
+def tappable(model: Model, request: TapRequest) -> bool:
+    """Whether a tap can do this in all neurons of the model, ours or another framework's."""
+    if not isinstance(model, nn.Module):
+        return False
+    found = layers(model).values()
+    return (
+        bool(found) and (known(model) or not spiking(model)) and not any(la.refuses(request) for la in found)
+    )
+
+
+PARTS = {
+    "sequences": TapRequest(relu=True),
+    "soft steps": TapRequest(smooth=True),
+    "resets": TapRequest(detach_reset=False),
+}
+"""What estimators change in neurons beside their surrogate (their ``part``)."""
+
+
+def neuron_traits(model: Model) -> frozenset[str]:
+    """'neurons' if a tap works with the model's neurons, and 'no PART' for each part it cannot change."""
+    if not tappable(model, TapRequest(surrogate=Atan())):
+        return frozenset()
+    missing = {f"no {part}" for part, request in PARTS.items() if not tappable(model, request)}
+    forward = model.forward if isinstance(model, nn.Module) else model
+    if "per_step" not in signature(forward).parameters:
+        missing.add("no step logits")
+    return frozenset({"neurons", *missing})
 
 
 @dataclass
@@ -40,7 +71,8 @@ class SwapOpened(Opened):
     def __call__(self, x: Tensor, y: Tensor, loss: Loss) -> Gradient:
         self.forwards += len(x)
         self.backwards += len(x)
-        if not known(self.model):
+        reset = self.detach_reset is not None and tappable(self.model, TapRequest(detach_reset=True))
+        if not known(self.model) and not reset:
             return derive_replaced(self.model, x, y, loss, self.choose)
         with tap(self.model, surrogate=self.choose, detach_reset=self.detach_reset):  # type: ignore[arg-type]
             return derive(self.model, x, y, loss)
@@ -52,7 +84,7 @@ class SwapSurrogate:
     """Another surrogate in all neurons. Neftci et al., IEEE Signal Processing Magazine 2019.
 
     ``detach_reset``: cut (True) or keep (False) the gradient of the reset; None leaves it as it is. In
-    networks of other frameworks only the surrogate is replaced.
+    networks of other frameworks it needs neurons that a tap works with; else only the surrogate is replaced.
 
     >>> sharper = sg.gradients.SwapSurrogate(sg.surrogates.Atan(4.0))
     >>> found = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=2, restarts=1, gradient=sharper)
@@ -62,6 +94,11 @@ class SwapSurrogate:
 
     surrogate: Surrogate
     detach_reset: bool | None = None
+
+    @property
+    def part(self) -> str:
+        """What it changes in neurons beside their surrogate."""
+        return "" if self.detach_reset is None else "resets"
 
     @contextmanager
     def open(self, model: Model) -> Iterator[Opened]:
