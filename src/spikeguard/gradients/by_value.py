@@ -19,7 +19,11 @@ from spikeguard.gradients.spike import Raw, Reading
 COMBINES = {"add", "sub", "subtract", "rsub", "__add__", "__radd__", "__sub__", "__rsub__", "sum"}
 COMBINES |= {"add_", "sub_", "__iadd__", "__isub__", "mul", "multiply", "__mul__", "__rmul__", "lerp"}
 COMBINES |= {"div", "divide", "true_divide", "__truediv__", "__rtruediv__", "addcmul", "addcdiv", "lerp_"}
-COMBINES |= {"clamp", "clip", "hardtanh", "sigmoid", "tanh", "where", "minimum", "maximum", "copysign"}
+ARITHMETIC = {n for n in COMBINES if not n.endswith("_") or n.startswith("__")} - {"__iadd__", "__isub__"}
+"""What gives a new tensor from others, element by element."""
+SATURATES = {"clamp", "clip", "hardtanh", "sigmoid", "tanh", "where", "minimum", "maximum"}
+"""Functions whose results may take two values because they saturate, as of a well trained network."""
+COMBINES |= {"copysign"} | SATURATES
 KNOWN = {"detach", "requires_grad_", "clone", "contiguous", "data", "bernoulli"}
 """Functions whose results without a gradient are no spikes, or are spikes at random."""
 MAKES = ("empty", "zeros", "ones", "full", "rand", "new_", "__get")
@@ -52,7 +56,7 @@ def recognized(
 
 def _combined(reader: Readings, name: str, args: tuple[Raw, ...], out: Tensor) -> Tensor:
     """A straight-through expression's last operation."""
-    if not _two_values(out) or not any(_many_values(a) for a in _tensors(args)):
+    if not _two_values(out) or not any(_many_values(a) and not _two_values(a) for a in _tensors(args)):
         return out
     fired = made_spikes(reader, out, name)
     return put_in_place(out, fired) if name.endswith("_") or name.startswith("__i") else fired
@@ -65,7 +69,8 @@ def made_spikes(reader: Readings, out: Tensor, name: str) -> Tensor:
     values = out.detach()
     found = next((c for c in reversed(reader.recent) if _gives(c, values)), None)
     if found is None:
-        reader.unread.add(name.strip("_"))
+        if name not in SATURATES:
+            reader.unread.add(name.strip("_"))
         return out
     if isinstance(found, Compared):
         return reader.fire_levels(found.u, out, torch.as_tensor(found.height), own=True)
@@ -154,6 +159,19 @@ def _name_lost(reader: Readings, name: str, args: tuple[Raw, ...], out: Tensor) 
 
 def _tensors(args: Iterable[Raw]) -> list[Tensor]:
     return [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+
+
+def soft_alone(
+    reader: Readings, func: Raw, args: tuple[Raw, ...], kwargs: Mapping[str, Raw], out: Raw
+) -> None:
+    """Where some of the arguments may be soft parts of spikes, so may be the result: its slope is kept."""
+    if not reader.keep_own or not isinstance(out, Tensor) or not out.requires_grad:
+        return
+    if not any(isinstance(a, Tensor) and a in reader.soft for a in args):
+        return
+    with torch._C.DisableTorchFunction():
+        own = [reader.soft.get(a, a) if isinstance(a, Tensor) else a for a in args]
+        reader.soft[out] = func(*own, **kwargs)
 
 
 def _two_values(out: Tensor) -> bool:

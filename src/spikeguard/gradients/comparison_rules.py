@@ -289,7 +289,8 @@ def _soften(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> obj
     monotone.note_source(reader, func, args, kwargs, out)
     if reader.keep_own and isinstance(out, Tensor) and out.requires_grad:
         with torch._C.DisableTorchFunction():
-            reader.soft[out] = func(*args, **kwargs)
+            own = reader.soft.get(args[0], args[0])
+            reader.soft[out] = func(own, *args[1:], **kwargs)
     return out
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
-from spikeguard.gradients.by_value import recognized
+from spikeguard.gradients.by_value import ARITHMETIC, recognized, soft_alone
 from spikeguard.gradients.comparison_rules import ABOVE, BELOW, Args, Function, Kwargs, rule_of
 from spikeguard.gradients.readings import Readings
 
@@ -43,7 +43,10 @@ class SpikeReader(Readings, TorchFunctionMode):
     def _handled(self, func: Function, args: Args, kwargs: Kwargs) -> object:
         if isinstance(func, OpOverload) and func.namespace not in BUILT_IN:
             return recognized(self, func, args, kwargs, self._dispatched(func, args, kwargs))
-        return recognized(self, func, args, kwargs, self._ruled(func, args, kwargs))
+        out = self._ruled(func, args, kwargs)
+        if getattr(func, "__name__", "") in ARITHMETIC:
+            soft_alone(self, func, args, kwargs, out)
+        return recognized(self, func, args, kwargs, out)
 
     def _ruled(self, func: Function, args: Args, kwargs: Kwargs) -> object:
         rule = rule_of(func)
