@@ -5,7 +5,8 @@ python tools/audit_bars.py FOLDER    (without FOLDER: only docs/audit.md, from t
 FOLDER holds the runs `vanilla` and `tgo` (the demo's), `at` and `at-tgo` (`spikeguard train at --epochs 10`).
 For each of them: the standard audit, PGD-100 with the training surrogate, SA-PGD-100 with ASSG, AutoAttack of
 torchattacks. The same command continues where an earlier one stopped. The page also says, from the record of
-`tools/audit_panel.py`, which samples only one member breaks.
+`tools/audit_panel.py`, which samples only one member breaks, and, if there is a record of
+`tools/local_search.py`, what longer searches break.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import ClassVar
 import torch
 from audit_panel import OUT as PANEL
 from audit_panel import PanelRecord, earned, lost
+from local_search import OUT as LONGER
+from local_search import SearchRecord
+from local_search import section as longer_searches
 
 import spikeguard as sg
 from spikeguard.auditing.suite import FULL, RESERVE, STANDARD, VERSION
@@ -151,6 +155,8 @@ def page(record: BarsRecord) -> str:
     )
     lines += ["", *table(header, [_line(name, row) for name, row in record.networks.items()]), ""]
     lines += [*bullets(_notes(record)), ""]
+    if LONGER.exists():
+        lines += longer_searches(SearchRecord.read(LONGER))
     return "\n".join([*lines, *members_section(PanelRecord.read(PANEL))])
 
 

@@ -76,7 +76,7 @@ def test_the_rest_of_masking_is_what_it_breaks_beyond_gradients() -> None:
 @pytest.mark.parametrize(("late", "flagged"), [(1, True), (0, False)])
 def test_convergence_is_read_off_its_second_half(late: int, flagged: bool) -> None:
     task, state = made(LOCAL)
-    state.steps = {PGD_20.id: [0] * 20 + [5], LAST.id: [0, 3, *[0] * 900, late]}
+    state.steps = {PGD_20.id: [0] * 20 + [5], LAST.id: [0, 3, *[0] * (LAST.steps - 100), late]}
     curve = convergence(task, state)
     assert curve is not None
     assert curve.member == LAST.id
