@@ -38,6 +38,7 @@ from spikeguard.records.schema import Convergence, Digests
 from spikeguard.report.markdown import bullets, paragraph, table
 from spikeguard.runtime.machine import Machine, machine
 from spikeguard.surrogates import Atan, Triangle
+from spikeguard.training.load import load_classifier
 
 OUT = Path(__file__).parents[1] / "results" / "local-search.json"
 IMAGES = 100
@@ -208,7 +209,7 @@ def _say(stage: str, done: int, total: int) -> None:
 
 def measure(folder: Path, name: str, record: SearchRecord) -> SearchRecord:
     """The record with whatever it lacks of a network, written after each search."""
-    net, images = sg.load(folder / name), sg.load_data("embedded").test.balanced(record.images)
+    net, images = load_classifier(folder / name), sg.load_data("embedded").test.balanced(record.images)
     print(name, flush=True)
     on, row = standard(folder, name, net, images)
     if (before := record.networks.get(name)) and before.digests == row.digests:

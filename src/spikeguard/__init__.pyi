@@ -48,7 +48,6 @@ from spikeguard.threat import L2 as L2
 from spikeguard.threat import Linf as Linf
 from spikeguard.training.factory import save as save
 from spikeguard.training.harden import harden as harden
-from spikeguard.training.hardening import Hardening as Hardening
 from spikeguard.training.load import load as load
 from spikeguard.training.loop import train as train
 from spikeguard.training.recipe import Recipe as Recipe

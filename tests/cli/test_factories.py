@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("own_fails:f", "cannot import 'own_fails' (ValueError: at the top)"),
         ("own_binary:f", "cannot import 'own_binary' (SyntaxError: "),
         ("own_nothing:f", "cannot import 'own_nothing' (ModuleNotFoundError"),
-        (":f", "cannot import ''"),
+        (":f", "':f' must be package.module:function"),
         ("..own_code:f", "cannot import '..own_code'"),
     ],
 )

@@ -202,6 +202,6 @@ def test_checkpoints_of_whole_sequences_give_the_gradients_of_none(kind: str) ->
 
 @pytest.mark.parametrize("name", ["spikingjelly", "snntorch"])
 def test_harden_takes_networks_of_frameworks(name: str) -> None:
-    (x, y), settings = batch(), sg.Hardening(epochs=1, at=sg.AT(eps=0.02, steps=1))
+    (x, y), settings = batch(), sg.training.Hardening(epochs=1, at=sg.AT(eps=0.02, steps=1))
     done = sg.harden(made(name), [(x, y), (x, y)], settings)
     assert done.record.epochs[0].penalty > 0

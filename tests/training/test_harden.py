@@ -21,7 +21,7 @@ from spikeguard.records.read import read_record
 from spikeguard.records.training import HardeningRecord
 from spikeguard.training import Report
 
-SETTINGS = sg.Hardening(epochs=2, lr=0.02, at=sg.AT(eps=0.1, steps=1), seed=3)
+SETTINGS = sg.training.Hardening(epochs=2, lr=0.02, at=sg.AT(eps=0.1, steps=1), seed=3)
 
 
 class Net(nn.Module):
@@ -213,7 +213,7 @@ def test_it_makes_a_network_more_robust() -> None:
     x, y = data(96).tensors
     batches = [(x[k : k + 24], y[k : k + 24]) for k in range(0, 96, 24)]
     accuracy = {}
-    plain = sg.Hardening(8, lr=0.02, at=None, tgo=None, rat=None)
+    plain = sg.training.Hardening(8, lr=0.02, at=None, tgo=None, rat=None)
     for hard, chosen in ((False, plain), (True, replace(SETTINGS, epochs=8))):
         model = sg.harden(net(), batches, chosen).model
         broken = sg.pgd(copy.deepcopy(model), x, y, sg.Linf(0.1), steps=5, restarts=1).broken

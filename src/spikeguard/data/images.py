@@ -69,10 +69,10 @@ class Images:
 
     def at_most(self, count: int) -> Images:
         """Return up to ``count`` images, as evenly over the classes as these allow, in order."""
-        place = torch.zeros(len(self), dtype=torch.int64)
+        place = torch.zeros(len(self), dtype=torch.int64, device="cpu")
         for c in self.y.unique():
             rows = torch.nonzero(self.y == c).flatten()
-            place[rows] = torch.arange(len(rows))
+            place[rows] = torch.arange(len(rows), device="cpu")
         chosen = torch.argsort(place, stable=True)[:count]
         return self.select(chosen.sort().values)
 

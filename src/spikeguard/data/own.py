@@ -62,7 +62,7 @@ def own_data(path: Path) -> Dataset:
     if len(shapes) > 1:
         raise UserError(f"{path}: training and test images differ in shape: {' and '.join(map(str, shapes))}")
     test = sets["test"]
-    train = sets.get("train", test.select(torch.arange(0)))
+    train = sets.get("train", test.select(torch.arange(0, device="cpu")))
     mean, std = _statistics(train if len(train) else test)
     return Dataset(str(path), train, test, classes, mean, std, _digest(train, test))
 
@@ -139,7 +139,7 @@ def _pictures(path: Path) -> Pair:
         if one.size * len(files) > MOST:
             raise UserError(f"{path}: its {len(files)} images take more than {MOST / 2**30:.0f} GiB")
     x = torch.from_numpy(np.stack(pixels)).view(len(files), *pixels[0].shape[:2], -1).permute(0, 3, 1, 2)
-    y = torch.tensor([c for _, c in files], dtype=torch.int64)
+    y = torch.tensor([c for _, c in files], dtype=torch.int64, device="cpu")
     return x.contiguous(), y, tuple(folder.name for folder in classes)
 
 

@@ -65,16 +65,18 @@ def chain(reader: Readings, value: object) -> Source | None:
 
 def crossing(source: Source, reached: Callable[[Tensor], bool]) -> float | None:
     """The largest number at which ``reached(f(number))`` does not hold; None if it always or never does."""
-    dtype = source.input.dtype
+    dtype, device = source.input.dtype, source.input.device
 
     def holds(at: float) -> bool:
-        return reached(source.evaluate(torch.full((), at, dtype=dtype)))
+        return reached(source.evaluate(torch.full((), at, dtype=dtype, device=device)))
 
     low, high = -REACH, REACH
     if holds(low) or not holds(high):
         return None
     for _ in range(HALVINGS):
-        middle = float(torch.tensor((low + high) / 2, dtype=dtype))  # one that the input can take
+        middle = float(
+            torch.tensor((low + high) / 2, dtype=dtype, device=device)
+        )  # one that the input can take
         if middle in (low, high):
             break
         low, high = (low, middle) if holds(middle) else (middle, high)
@@ -93,12 +95,18 @@ def behind(reader: Readings, value: object, limit: object, strict: bool) -> Tens
     return None if at is None else source.input - at
 
 
+def ends_of(source: Source) -> tuple[float, float]:
+    """The lowest and the highest value of rising functions."""
+    low, high = (source.evaluate(source.input.new_tensor(at)) for at in (-REACH, REACH))
+    return float(low), float(high)
+
+
 def at_an_end(reader: Readings, value: object, limit: object) -> bool | None:
     """Whether ``limit`` is the highest (True) or lowest (False) value of rising functions; else None."""
     source = chain(reader, value)
     if source is None or not isinstance(limit, (int, float)):
         return None
-    ends = [float(source.evaluate(torch.tensor(r, dtype=source.input.dtype))) for r in (-REACH, REACH)]
+    ends = ends_of(source)
     return None if limit not in ends or ends[0] == ends[1] else limit == ends[1]
 
 
@@ -140,12 +148,15 @@ def rounded(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> obj
         levels = out.detach().unique()
         if source is None or len(levels) < 2 or (reader.opens and len(levels) > 2):
             return out
-        ends = [float(source.evaluate(torch.tensor(r, dtype=out.dtype))) for r in (-REACH, REACH)]
-        steps = torch.arange(ends[0], ends[1] + 1) if ends[1] - ends[0] < LEVELS else levels.to(out.dtype)
+        low, high = ends_of(source)
+        few = high - low < LEVELS
+        steps = torch.arange(low, high + 1, device=out.device) if few else levels.to(out.dtype)
         at = [crossing(source, partial(_reaches, level)) for level in steps[1:].tolist()]
         if any(a is None for a in at):
             return out
-        jumps = Jumps(steps.to(out), torch.tensor(at, dtype=out.dtype).to(out).view(-1, *[1] * out.dim()))
+        jumps = Jumps(
+            steps.to(out), torch.tensor(at, dtype=out.dtype, device=out.device).view(-1, *[1] * out.dim())
+        )
         with torch.enable_grad():
             u, height = jumps.nearest(source.input)
         if len(steps) == 2:

@@ -43,7 +43,7 @@ class Hardened:
 
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     >>> batches = [(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)]
-    >>> done = sg.harden(model, batches, sg.Hardening(epochs=1, tgo=None))
+    >>> done = sg.harden(model, batches, sg.training.Hardening(epochs=1, tgo=None))
     >>> done.model is model, done.path, [row.epoch for row in done.record.epochs]
     (True, None, [1])
     """
@@ -76,7 +76,7 @@ def harden(
 
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     >>> batches = [(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)]
-    >>> done = sg.harden(model, batches, sg.Hardening(epochs=2, tgo=None, at=sg.AT(eps=0.03)))
+    >>> done = sg.harden(model, batches, sg.training.Hardening(epochs=2, tgo=None, at=sg.AT(eps=0.03)))
     >>> len(done.record.epochs), done.record.cost.steps
     (2, 2)
     """

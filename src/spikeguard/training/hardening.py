@@ -38,7 +38,7 @@ class Hardening:
     ``sg.guard``. ``rat``: singular values of weights towards 1. None leaves a part out. The learning rate
     falls to 0 by cosine.
 
-    >>> sg.Hardening(epochs=3, at=sg.AT(eps=8 / 255, steps=2)).optimizer
+    >>> sg.training.Hardening(epochs=3, at=sg.AT(eps=8 / 255, steps=2)).optimizer
     'adamw'
     """
 

@@ -113,7 +113,7 @@ def _surrogate(kind: type[Surrogate]) -> type[Surrogate]:
     """The class; UserError if it is no surrogate of any shape."""
     if lacking := [f.name for f in dataclasses.fields(_frozen(kind)) if _has_no_default(f)]:  # type: ignore[arg-type]
         raise UserError(f"register: {kind.__name__}: its field {lacking[0]!r} must have a default")
-    u = torch.linspace(-2.0, 2.0, 9, dtype=torch.float32).view(3, 3)
+    u = torch.linspace(-2.0, 2.0, 9, dtype=torch.float32, device="cpu").view(3, 3)
     try:
         slope = kind().derivative(u)
         fits = slope.shape == u.shape and bool(slope.isfinite().all())
