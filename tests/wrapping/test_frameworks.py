@@ -183,6 +183,22 @@ def test_the_steps_that_a_network_names_are_taken() -> None:
     assert suggestion(net, X) == "use sg.wrap(model, timesteps=6)"
 
 
+class BatchFirst(nn.Module):
+    """Turns its input into what the framework takes, and the answer back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = made("spikingjelly, multi step")
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.net(x.transpose(0, 1))
+        return answers.transpose(0, 1)
+
+
+def test_the_layout_is_the_one_in_which_images_do_not_meet() -> None:
+    assert suggestion(BatchFirst(), X).startswith("use sg.wrap(model, timesteps=T, layout='batch_first')")
+
+
 def test_frames_of_events_are_seen_as_such() -> None:
     events = torch.rand(8, 5, 1, 8, 8)
     assert suggestion(made("spikingjelly, multi step"), events) == (
