@@ -9,6 +9,8 @@ import torch
 from narrow import present
 from torch import Tensor
 
+from spikeguard.auditing.member import LOCAL
+from spikeguard.auditing.suite import STANDARD, VERSION
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.files import read_json
 from spikeguard.records.schema import AuditRecord
@@ -89,9 +91,11 @@ def test_a_panel_of_the_present_suite_reads_its_members_by_their_own_names() -> 
 
     row = tool.PanelRow(2, {"sapgd100-assg-atan0.435": (0,), "sapgd100x3-assg-atan0.435": (1,)})
     old, new = tool.PanelRecord.read(tool.OUT), tool.PanelRecord.read(tool.OUT)
-    new = replace(new, suite="suite-v3")
+    new = replace(new, suite=VERSION)
     assert old.broken(row) == {"sapgd100x3-assg-atan0.435": frozenset({0, 1})}
     assert set(new.broken(row)) == set(row.broken)
+    local = next(m.id for m in STANDARD if m.family == LOCAL)
+    assert replace(new, suite="suite-v3").id_of_today("block1000") == local
 
 
 def test_the_bars_of_the_audit_hold_in_their_record() -> None:

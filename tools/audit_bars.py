@@ -41,6 +41,12 @@ ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "results" / "audit-bars.json", ROOT / "docs" / "audit.md"
 NETWORKS, IMAGES, EPS = ("at", "tgo", "vanilla", "at-tgo"), 100, 8 / 255
 THREAT = sg.Linf(EPS)
+SINCE = {
+    "suite-v1": "Now the local search attacks from the best points of all gradients and takes the place of "
+    "Square-5000, which `full` keeps. ",
+    "suite-v3": "Now the local search goes on where images are within its reach. ",
+}
+"""What has changed in `standard` since a panel was made, by its suite."""
 TITLES = {m.id: m.title for m in (*FULL, *STANDARD, *RESERVE)}
 
 
@@ -242,9 +248,8 @@ def members_section(panel: PanelRecord) -> list[str]:
     ]
     if panel.suite != VERSION:
         notes.append(
-            f"This panel is of {panel.suite}. In {VERSION} the local search attacks from the best points of "
-            "all gradients and takes the place of Square-5000, which `full` keeps; its panel is not "
-            "made yet."
+            f"This panel is of {panel.suite}. {SINCE.get(panel.suite, '')}"
+            f"The panel of {VERSION} is not made yet."
         )
     return [*lines, "", "Notes:", "", *bullets(notes), ""]
 

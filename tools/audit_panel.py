@@ -48,6 +48,8 @@ SAME = {  # members of the panel of suite-v1 that later suites run with restarts
         for settings in ("atan 0.435 ce", "triangle 1.6 ce", "atan 0.435 seen ce")
     },
 }
+RENAMED = {"suite-v1": SAME, "suite-v3": {"block1000": "block1000-6000"}}
+"""By suite of a panel, ids of members that stand for others today."""
 RUNS, IMAGES, FEWER, MORE = ("vanilla", "tgo", "at", "at-tgo"), 60, 20, 100
 FOREIGN = (
     "very narrow surrogate",
@@ -96,11 +98,11 @@ class PanelRecord(Record):
     def standard(self) -> frozenset[str]:
         """The members of ``standard`` when the panel was made, by their ids of today."""
         ids = frozenset(m.id for m in STANDARD)
-        return (ids | {"square5000"}) - {"block1000", "square200"} if self.suite == "suite-v1" else ids
+        return (ids | {"square5000"}) - {"block1000-6000", "square200"} if self.suite == "suite-v1" else ids
 
     def id_of_today(self, member: str) -> str:
         """The id that stands for a member of the panel."""
-        return SAME.get(member, member) if self.suite == "suite-v1" else member
+        return RENAMED.get(self.suite, {}).get(member, member)
 
 
 Place = tuple[str, Callable[[], Model], float, Images]

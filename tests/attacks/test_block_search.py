@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.attacks.batch import Batch
-from spikeguard.attacks.block_search import block_search, side
+from spikeguard.attacks.block_search import block_search, side, within_reach
 from spikeguard.attacks.loop import Keep, search_by_queries
 from spikeguard.errors import UserError
 from spikeguard.losses import margin
@@ -79,6 +79,30 @@ def test_a_single_pixel_always_moves_and_all_channels_or_one(level: float) -> No
         tried = moves[-40:]  # every one is kept, for the margin never changes
         changed = [(b - a).abs().flatten(1).gt(1e-6).sum(1) for a, b in pairwise(tried)]
         assert {int(n) for row in changed for n in row} == allowed
+
+
+def test_only_images_within_reach_get_more_queries() -> None:
+    """Three of six images need two pixels, the others forty."""
+
+    class Far(nn.Module):
+        """Each high pixel is worth one."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            high = (x > 0.55).flatten(1).sum(1).to(x.dtype)
+            need = torch.where(x[:, 0, 0, 0] > 0.3, 2.0, 40.0)
+            return torch.stack([need - 0.5, high], 1)
+
+    x = torch.full((6, 1, 8, 8), 0.5)
+    x[3:, 0, 0, 0] = 0.1
+    once = block_search(Far(), x, Y, sg.Linf(0.1), queries=1, seed=1)
+    reach = within_reach(torch.where(x[:, 0, 0, 0] > 0.3, -1.5, -39.5), once)
+    assert reach[:3].any()
+    assert not reach[3:].any()
+    more = block_search(Far(), x, Y, sg.Linf(0.1), queries=1, more=30, seed=1)
+    assert more.broken[reach].all()
+    assert (more.when[reach] > 1).all()
+    assert torch.equal(more.x[~reach], once.x[~reach])
+    assert int(reach.sum()) <= more.forwards - once.forwards <= 30 * int(reach.sum()) + 2 * len(x)
 
 
 def test_sides_scale_with_the_image_and_end_at_one_pixel() -> None:

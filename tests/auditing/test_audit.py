@@ -81,7 +81,7 @@ def test_the_verdict_says_the_number_its_interval_and_what_one_attack_would_have
     worst = small_audit.record.worst_case
     low, high = 100 * worst.low, 100 * worst.high
     assert small_audit.verdict.startswith(
-        f"at most {100 * small_audit.robust_accuracy:.1f} % ({low:.1f} to {high:.1f}) under suite-v3, quick"
+        f"at most {100 * small_audit.robust_accuracy:.1f} % ({low:.1f} to {high:.1f}) under suite-v4, quick"
     )
     assert f"would have said {100 * small_audit.record.alone['pgd20'].value:.1f} %" in small_audit.verdict
     assert small_audit.reliable

@@ -362,7 +362,7 @@ def test_audit_writes_record_witnesses_and_page_and_anyone_can_verify(
         assert (tmp_path / name).read_text().startswith(start)
         assert f"wrote {tmp_path / name}" in capsys.readouterr().out
     assert main(["export", str(out), "--format", "methods"]) == 0
-    assert "suite-v3" in capsys.readouterr().out
+    assert "suite-v4" in capsys.readouterr().out
     assert main(["merge", str(out), str(out), "--out", str(tmp_path / "m.json")]) == 0
     assert read_json(tmp_path / "m.json")["worst_case"] == record["worst_case"]
     capsys.readouterr()

@@ -67,7 +67,13 @@ def test_numbers_of_an_old_bench_stay_the_same() -> None:
 
 
 def test_every_member_of_the_suite_keeps_the_key_of_its_random_numbers() -> None:
-    new = {"block400", "block1000", "block10000", "pgd20-learned-blend", "pgd20-activity"}  # of suite-v3
+    new = {
+        "block400",
+        "block1000-6000",
+        "block10000",
+        "pgd20-learned-blend",
+        "pgd20-activity",
+    }
     assert {m.id for m in FULL} - set(OLD_NAMES) == new
     assert {m.id: m.key for m in FULL} == {m.id: OLD_NAMES.get(m.id, m.id) for m in FULL}
     assert len(IDS) == len(OLD_NAMES)

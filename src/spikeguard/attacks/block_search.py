@@ -8,7 +8,7 @@ of pixels that move to a border of the budget break what is left.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from spikeguard.attacks.loop import Attacked, Keep, search_by_queries
 from spikeguard.attacks.random_search import check_image_search
 from spikeguard.border import measures
 from spikeguard.errors import UserError
-from spikeguard.models import Model
+from spikeguard.losses import margin
+from spikeguard.models import Model, eval_mode, logits_of
 from spikeguard.random import draws
 from spikeguard.threat import Linf, Threat
 
@@ -49,6 +50,7 @@ def block_search(
     threat: Threat,
     *,
     queries: int = 1000,
+    more: int = 0,
     first: Tensor | None = None,
     seed: int = 0,
     index: Tensor | None = None,
@@ -59,7 +61,8 @@ def block_search(
     other attacks found, where the search begins if their margin is higher than that of ``x``; without them it
     finds little. Under Linf all pixels of a block move to one border of the budget; under L2 and L1 the block
     gets a share of the budget, and the whole change is scaled to the border. A change stays if the margin
-    does not fall. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
+    does not fall. ``more``: queries for images within reach after that: their margin has come as far as it
+    still has to go. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
     stochastic model is judged by one draw a query. UserError on bad arguments. Ours.
 
     >>> close = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=5, loss="margin")
@@ -71,12 +74,53 @@ def block_search(
     check_image_search("block_search", x, queries)
     if first is not None and first.shape != x.shape:
         raise UserError(f"block_search: first has shape {tuple(first.shape)}, must be {tuple(x.shape)}")
-    propose_in = _to_corner if isinstance(threat, Linf) else _with_share
+    if more:
+        check_image_search("block_search", x, more)
+    found = _search(model, batch, (0, queries), first)
+    if not more:
+        return found
+    start = _margins(model, batch, first)
+    found = replace(found, forwards=found.forwards + len(x) * (1 if first is None else 2))
+    reach = torch.nonzero(within_reach(start, found)).flatten()
+    if not len(reach):
+        return found
+    again = _search(model, batch.select(reach), (queries, more), found.x[reach])
+    return _joined(found, again, reach, queries)
+
+
+def within_reach(start: Tensor, found: Attacked) -> Tensor:
+    """Samples that are not broken, but whose margin rose from ``start`` ``[N]`` by what is left to 0, ``[N]``
+    bool: ten times the queries break about half of them, and hardly any other.
+    """
+    return ~found.broken & (found.loss - start >= -found.loss)
+
+
+def _search(model: Model, batch: Batch, span: tuple[int, int], first: Tensor | None) -> Attacked:
+    """The search with blocks that shrink once; ``span``: queries before it, queries."""
+    before, queries = span
+    propose_in = _to_corner if isinstance(batch.threat, Linf) else _with_share
 
     def propose(part: Batch, best: Tensor, query: int) -> Tensor:
-        return propose_in(part, best, _Block.at(part, query, queries))
+        return propose_in(part, best, _Block.at(part, before + query, (query, queries)))
 
     return search_by_queries(model, batch, queries, propose, Keep(ties=True, first=first))
+
+
+def _margins(model: Model, batch: Batch, first: Tensor | None) -> Tensor:
+    """Where the search began, ``[N]``."""
+    with eval_mode(model), torch.no_grad():
+        value = margin(logits_of(model, batch.x), batch.y)
+        if first is None:
+            return value
+        return torch.maximum(value, margin(logits_of(model, batch.project(first)), batch.y))
+
+
+def _joined(found: Attacked, again: Attacked, rows: Tensor, before: int) -> Attacked:
+    """The first result, with that of some ``rows`` after ``before`` queries in its place."""
+    x, broken, loss, when = found.x.clone(), found.broken.clone(), found.loss.clone(), found.when.clone()
+    x[rows], broken[rows], loss[rows] = again.x, again.broken, again.loss
+    when[rows] = torch.where(again.when >= 0, before + again.when, -1)
+    return Attacked(x, broken, loss, found.forwards + again.forwards, 0, when)
 
 
 @dataclass(frozen=True)
@@ -92,10 +136,13 @@ class _Block:
     single: bool
 
     @classmethod
-    def at(cls, batch: Batch, query: int, queries: int) -> _Block:
-        """At a query: a uniform place, in all channels or, every other query, in one of them."""
+    def at(cls, batch: Batch, query: int, place: tuple[int, int]) -> _Block:
+        """At a query: a uniform place, in all channels or, every other query, in one of them.
+
+        ``place``: what its side depends on, the number of the query in its search, and of how many.
+        """
         channels, height, width = batch.x.shape[1:]
-        s = side(query, queries, height, width)
+        s = side(*place, height, width)
         drawn = batch.uniform(draws.key(batch.seed, "block search", query), 6)
         mask = window(drawn[:, :2], s, height, width)
         if query % 2 and channels > 1:

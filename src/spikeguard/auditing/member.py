@@ -100,8 +100,8 @@ class Member:
     @property
     def steps(self) -> int:
         """Steps of all restarts together, or queries of the local search; else 0."""
-        count = self.settings.get("queries" if self.family == LOCAL else "steps", 0)
-        return int(str(count)) * self.restarts
+        counts = ("queries", "more") if self.family == LOCAL else ("steps",)
+        return sum(int(str(self.settings.get(name, 0))) for name in counts) * self.restarts
 
     def as_dict(self) -> Settings:
         """What the suite's hash is made of."""

@@ -53,4 +53,17 @@ PAST: dict[tuple[str, str], frozenset[str]] = {
             "15a57084d4a2ee28",
         ]
     ),
+    ("suite-v3", "quick"): frozenset(["87f059bbe97f82c6", "b4f2da916688bf77", "20eba3007eb7c92e"]),
+    ("suite-v3", "standard"): frozenset(["5077a99d4b242f7d", "754bb0d98e2913ce", "052352d0cbb10a59"]),
+    ("suite-v3", "full"): frozenset(["98c3c6cfcaa272f9", "e21c386f8b90ed6e", "eedfd3e64bb87998"]),
+    ("suite-v3", "autoattack"): frozenset(
+        [
+            "27701a2cc8877311",
+            "369aefe0e7ff573e",
+            "6ae69bd92bc90c24",
+            "659d0df68f75f376",
+            "ca3de1630b70aeac",
+            "005aeddb8c136f5d",
+        ]
+    ),
 }

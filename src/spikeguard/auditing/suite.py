@@ -36,7 +36,7 @@ from spikeguard.gradients import (
 from spikeguard.records.schema import Settings
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 
-VERSION = "suite-v3"
+VERSION = "suite-v4"
 Effort = Literal["quick", "standard", "full", "autoattack"]
 EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, "autoattack": 1000}
 """Number of images that an effort is meant for (None: all).
@@ -90,12 +90,13 @@ def _pgd(
     return Member(id, family, attacks.pgd, settings, gradient, needs=needs, exact=exact, title=title)
 
 
-def _block_search(queries: int) -> Member:
+def _block_search(queries: int, more: int = 0) -> Member:
     """The local search from the best points so far."""
-    title = f"block search-{queries}"
-    return Member(
-        f"block{queries}", LOCAL, attacks.block_search, {"queries": queries}, warm=True, title=title
-    )
+    id, title = f"block{queries}", f"block search-{queries}"
+    settings: Settings = {"queries": queries}
+    if more:
+        id, title, settings = f"{id}-{more}", f"{title}, {more} more within reach", {**settings, "more": more}
+    return Member(id, LOCAL, attacks.block_search, settings, warm=True, title=title)
 
 
 BPDA_TARGETED = Member(
@@ -194,7 +195,7 @@ STANDARD = (
     _sapgd(100, 0.435, Atan(), restarts=RESTARTS),
     _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
     _sapgd(100, 0.435, Atan(), start_from_first=True, restarts=RESTARTS),
-    _block_search(1000),
+    _block_search(1000, 6000),
     SQUARE_200,
     *_COLD,
 )
