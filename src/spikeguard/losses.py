@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikeguard.arguments import error_line, shown
 from spikeguard.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -106,12 +107,26 @@ class Targeted:
 
 @dataclass(frozen=True)
 class _SameForAll:
-    """A loss that holds nothing per sample."""
+    """A loss that holds nothing per sample; what it raises, or gives instead of ``[N]``, is one line."""
 
     loss: Loss
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        return self.loss(logits, y)
+        try:
+            value: object = self.loss(logits, y)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of the user's own, or of the logits of another network
+            raise UserError(
+                f"the loss fails on logits of shape {tuple(logits.shape)} and {len(y)} labels "
+                f"({error_line(error)})"
+            ) from error
+        if not isinstance(value, Tensor) or value.shape != y.shape:
+            raise UserError(
+                f"the loss gives {shown(value)} for {len(y)} images, must give one value for each "
+                "(of torch's losses: reduction='none')"
+            )
+        return value
 
     def select(self, rows: Tensor) -> _SameForAll:
         return self

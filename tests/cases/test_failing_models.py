@@ -150,3 +150,38 @@ def test_lazy_layers_and_a_single_logit_are_refused() -> None:
 
 def audit_of(model: Callable[[Tensor], Tensor]) -> object:
     return sg.audit(model, X, 0 * Y, LINF, effort="quick")
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (
+            lambda logits, y: 1 / 0,
+            "the loss fails on logits of shape (12, 4) and 12 labels (ZeroDivisionError",
+        ),
+        (lambda logits: logits, "(TypeError: "),
+        (lambda logits, y: None, "the loss gives None for 12 images, must give one value for each"),
+        (lambda logits, y: logits, "the loss gives a tensor of torch.float32 and shape (12, 4)"),
+        (nn.functional.cross_entropy, "reduction='none'"),
+    ],
+)
+def test_a_loss_of_the_users_own_that_fails_is_one_line(loss: Callable[..., Any], said: str) -> None:
+    refused(lambda: sg.pgd(NET, X, Y, LINF, steps=1, restarts=1, loss=loss), said)
+
+
+def test_a_source_of_other_classes_is_one_line() -> None:
+    source = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, dtype=torch.float32))
+    transfer = sg.gradients.Transfer(source)
+    refused(
+        lambda: sg.pgd(NET, X, Y, LINF, steps=1, restarts=1, gradient=transfer),
+        "the loss fails on logits of shape (12, 2)",
+    )
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    refused(lambda: sg.audit(NET, X, Y, LINF, out=""), "audit: out = '' names nothing")
+    refused(lambda: sg.train(sg.Recipe(), " "), "train: out = ' ' names nothing")
+
+
+def test_classes_without_end_are_refused() -> None:
+    refused(lambda: sg.build("small", classes=10**12, in_shape=(1, 8, 8)), "at most 100000")

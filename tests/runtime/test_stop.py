@@ -61,11 +61,34 @@ def test_before_the_work_begins_a_signal_ends_the_program_with_one_line(name: st
 
 
 def test_a_signal_that_somebody_ignores_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {n: signal.getsignal(n) for n in stop.SIGNALS}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         stop.end_at_once()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         stop.interrupt_instead()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with stop.ctrl_c() as stopped:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stopped.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stopped.is_set()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+IGNORED = """
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a script has put into the background
+from spikeguard.runtime import stop
+stop.end_at_once()
+os.kill(os.getpid(), signal.SIGINT)
+print("goes on", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_job_that_ignores_ctrl_c_ends_by_sigterm_with_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", IGNORED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "goes on\n", "spikeguard: interrupted\n")

@@ -29,7 +29,7 @@ from spikeguard.border import measures
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.gradients import Transfer
 from spikeguard.models import Model
-from spikeguard.records.files import check_writable, remove_unfinished
+from spikeguard.records.files import check_writable, folder_of_results, remove_unfinished
 from spikeguard.records.member_names import transfer_key
 from spikeguard.records.schema import AuditRecord, Controls, MemberRow, Origin
 from spikeguard.runtime.float32 import exact
@@ -146,7 +146,7 @@ def audit(
     """
     _check_settings(threat, x, batch_size)
     begun, progress = time.perf_counter(), progress or no_progress
-    folder, origin = None if out is None else Path(out), origin or Origin()
+    folder, origin = None if out is None else folder_of_results(out, "audit"), origin or Origin()
     if folder is not None:
         check_writable(folder / RECORD)  # now, not after hours of attacks
     plan = Plan(seed, batch_size or 250, EOT_DRAWS[effort])

@@ -25,6 +25,7 @@ from spikeguard.runtime.float32 import float32_by_default
 LARGEST, DEEPEST = 2**16, 100
 """What the options of a network may be at most."""
 CHECKED, MOST_PARAMETERS = 1024, 2**31
+MOST_CLASSES = 10**5
 Maker = Callable[..., tuple[nn.Module, int]]
 """From the shape of an image, settings of neurons and options to a body and its number of features."""
 NETWORKS: Registry[Maker] = Registry("network", {"small": small, "vgg11": vgg11, "wrn16": wrn16})
@@ -62,8 +63,8 @@ def build(
         raise UserError(f"build: unknown encoding {encoding!r} (known: direct)")
     if timesteps < 1:
         raise UserError(f"build: timesteps = {timesteps} must be at least 1")
-    if classes < 2:
-        raise UserError(f"build: classes = {classes} must be at least 2")
+    if not 2 <= classes <= MOST_CLASSES:
+        raise UserError(f"build: classes = {classes} must be at least 2 and at most {MOST_CLASSES}")
     if len(in_shape) != 3 or min(in_shape) < 1 or min(in_shape[1:]) < 8:
         raise UserError(
             f"build: in_shape = {tuple(in_shape)} must be (channels, height, width), at least 8 pixels a side"

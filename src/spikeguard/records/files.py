@@ -59,6 +59,13 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise UserError(f"cannot write {path}: {_reason(error)}; nothing half-written was left") from error
 
 
+def folder_of_results(out: str | Path, who: str) -> Path:
+    """The folder a user names; UserError for an empty name, which would be the current folder."""
+    if not str(out).strip():
+        raise UserError(f"{who}: out = {str(out)!r} names nothing, must name a folder")
+    return Path(out)
+
+
 def check_writable(path: Path) -> None:
     """UserError if a file cannot be written there, as far as can be said before the work for it begins."""
     try:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _last = signal.SIGINT
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
 class Stop(Protocol):
@@ -41,11 +42,13 @@ def ctrl_c() -> Iterator[threading.Event]:
         _remember(signum)
         stopped.set()
 
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    heeded = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, on_signal)
     try:
         yield stopped
     finally:
-        for number, handler in before.items():
+        for number, handler in heeded.items():
             signal.signal(number, handler)
 
 
@@ -54,23 +57,24 @@ def end_at_once() -> None:
 
     Inside an import an exception may become anything.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it otherwise
-        signal.signal(signal.SIGINT, _end)
-        signal.signal(signal.SIGTERM, _end)
+    _replace((signal.default_int_handler, signal.SIG_DFL), _end)  # others stay: a job may ignore Ctrl-C
 
 
 def interrupt_instead() -> None:
     """From now on a signal raises KeyboardInterrupt, so that what is open is closed."""
-    if signal.getsignal(signal.SIGINT) is _end:
-        for number in SIGNALS:
-            signal.signal(number, _interrupt)
+    _replace((_end,), _interrupt)
 
 
 def ignore_signals() -> None:
     """For a program whose exit code is settled: a late signal does not change it."""
-    if signal.getsignal(signal.SIGINT) in (_end, _interrupt):
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    _replace((_end, _interrupt), signal.SIG_IGN)
+
+
+def _replace(known: tuple[object, ...], handler: Handler) -> None:
+    """Handle by ``handler`` the signals that one of the known handlers has handled so far."""
+    for number in SIGNALS:
+        if signal.getsignal(number) in known:
+            signal.signal(number, handler)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

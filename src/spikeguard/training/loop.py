@@ -15,7 +15,7 @@ from spikeguard.data.images import Dataset
 from spikeguard.data.sources import load_data
 from spikeguard.errors import Interrupted, UserError
 from spikeguard.networks.classifier import Classifier
-from spikeguard.records.files import remove_unfinished
+from spikeguard.records.files import folder_of_results, remove_unfinished
 from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.float32 import exact, float32_by_default
 from spikeguard.runtime.stop import Stop, ctrl_c
@@ -94,7 +94,7 @@ def train(
     >>> run.record.cost.images, run.record.cost.steps, len(run.record.epochs)
     (90, 1, 1)
     """
-    folder = Path(out) if out is not None else None
+    folder = folder_of_results(out, "train") if out is not None else None
     data = data or load_data(recipe.data)
     _check_images(data)
     place = pick_device(device)
