@@ -61,8 +61,8 @@ def block_search(
     other attacks found, where the search begins if their margin is higher than that of ``x``; without them it
     finds little. Under Linf all pixels of a block move to one border of the budget; under L2 and L1 the block
     gets a share of the budget, and the whole change is scaled to the border. A change stays if the margin
-    does not fall. ``more``: queries for images within reach after that: their margin has come as far as it
-    still has to go. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
+    does not fall. ``more``: queries after that for images within reach, whose margin has risen at least by
+    what is left of it. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
     stochastic model is judged by one draw a query. UserError on bad arguments. Ours.
 
     >>> close = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=5, loss="margin")
