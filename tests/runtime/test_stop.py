@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,19 @@ os.kill(os.getpid(), signal.SIGTERM)
 def test_a_job_that_ignores_ctrl_c_ends_by_sigterm_with_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", IGNORED], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (143, "goes on\n", "spikeguard: interrupted\n")
+
+
+LEFT = """
+import sys
+from spikeguard.runtime import stop
+try:
+    exec("raise KeyboardInterrupt")
+except KeyboardInterrupt:
+    stop.ignore_signals()
+sys.exit(143)
+"""
+
+
+def test_an_interrupt_in_the_middle_of_an_import_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "left.py").write_text(LEFT)
+    assert subprocess.run([sys.executable, "-m", "left"], cwd=tmp_path).returncode == 143

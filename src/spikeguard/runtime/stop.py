@@ -66,7 +66,11 @@ def interrupt_instead() -> None:
 
 
 def ignore_signals() -> None:
-    """For a program whose exit code is settled: a late signal does not change it."""
+    """For a program whose exit code is settled: no signal changes it, be it late or long handled.
+
+    An interrupt that has left a text run by ``exec``, as imports do, would have ``python -m`` end by SIGINT.
+    """
+    eval("0")  # the next such text takes that back
     _replace((_end, _interrupt), signal.SIG_IGN)
 
 
