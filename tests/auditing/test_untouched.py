@@ -245,6 +245,7 @@ def test_every_attack_is_among_the_verbs() -> None:
     assert named - same - {"fgsm"} <= set(VERBS)
 
 
+@pytest.mark.filterwarnings("ignore:.*carries state")
 def test_a_function_around_a_model_is_guarded_as_well() -> None:
     model = made("running statistics")
     x, y = torch.rand(N, 1, SIDE, SIDE), torch.arange(N) % CLASSES

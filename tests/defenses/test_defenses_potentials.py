@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from plain import logits, without_spikes
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.adapters.tap import Tap
 from spikeguard.defenses import Defense, Step, View, disturbance, membrane
 from spikeguard.defenses.conversion import Analog, stairs
 from spikeguard.errors import UserError
@@ -151,6 +153,12 @@ def test_mppd_makes_its_own_disturbance_without_adversarial_training(step: Step)
     assert 0 < float((step.views["MPPD"].x - step.x).abs().max()) <= 4 / 255 + 1e-6
 
 
+def has_read(u: Tensor) -> Tap:
+    """A tap that has read ``u`` in a layer."""
+    potentials = SimpleNamespace(potentials={"a": u}, clear=lambda: None)
+    return cast(Tap, potentials)
+
+
 def test_the_shift_guard_is_its_formula_and_scaling_does_not_satisfy_it(step: Step) -> None:
     hooks = as_a(disturbance._ShiftGuard, sg.defenses.ShiftGuard(lambda_max=2.0).start(step.net))
     step.net.eval()
@@ -159,8 +167,8 @@ def test_the_shift_guard_is_its_formula_and_scaling_does_not_satisfy_it(step: St
     def value(scale: float) -> float:
         hooks.margins.clear()
         clean, found = logits(12, 3, 8, 4, 5, 5), logits(13, 3, 8, 4, 5, 5)
-        hooks.clean.potentials["a"] = scale * clean
-        hooks.disturbed.potentials["a"] = scale * (clean + 0.3 * found)
+        hooks.clean = has_read(scale * clean)
+        hooks.disturbed = has_read(scale * (clean + 0.3 * found))
         expected = 0.0
         for c in range(4):
             shifts = (0.3 * scale * found[:, :, c]).abs().flatten()

@@ -121,8 +121,10 @@ def made(name: str) -> nn.Module:
     torch.manual_seed(0)
     net = NETWORKS[name]()
     with torch.no_grad():
-        for p in net.parameters():
-            p.mul_(2.0)
+        for layer in net.modules():
+            if isinstance(layer, nn.Linear):  # sinabs shares one threshold between all networks
+                layer.weight.mul_(2.0)
+                layer.bias.mul_(2.0)
     return net.train()
 
 

@@ -2,7 +2,8 @@
 
 Tensors (parameters, buffers, attributes, in containers of any kind), arrays, generators, modes, hooks,
 ``requires_grad``, gradients; in modules and other objects, their classes, and the functions that they use.
-Numbers and texts go on: a counter of calls counts.
+Numbers and texts go on: a counter of calls counts. So does a list outside of modules that held no tensor:
+it is a log, such as one that a hook of the user's fills.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from spikeguard.runtime.put_back import EMPTY, HOOKS, MODULE_STATE, Undo, holds_
 
 DEPTH = 10
 """Containers and objects of a module's attributes are followed this deep."""
+CONTAINERS = (list, dict, deque)
 LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "spikeguard"} - {"__main__"}
 """Packages whose classes, functions and callable objects are not followed."""
 
@@ -52,7 +54,7 @@ class Held:
             self._keep_module(value)
         elif isinstance(value, np.ndarray):
             self.undo.append(put_back.array(value))
-        elif isinstance(value, (list, dict, deque)):
+        elif isinstance(value, CONTAINERS):
             self.undo.append(put_back.container(value))
             self._keep_parts(value.values() if isinstance(value, dict) else value, depth)
         elif isinstance(value, (tuple, set)):
@@ -86,7 +88,8 @@ class Held:
         for cell in function.__closure__ or ():
             if (held := put_back.content(cell)) is not EMPTY:
                 self.undo.append(put_back.cell(cell, held))
-                self._keep(held, depth - 1)
+                if holds_tensors(held) or not isinstance(held, CONTAINERS):
+                    self._keep(held, depth - 1)
         for name in _names(function.__code__):
             held = function.__globals__.get(name)
             if isinstance(held, nn.Module) or inspect.isfunction(held):
@@ -94,8 +97,6 @@ class Held:
             elif holds_tensors(held):
                 self.undo.append(put_back.entry(function.__globals__, name))
                 self._keep(held, depth - 1)
-            elif isinstance(held, (list, dict, deque)):
-                self.undo.append(put_back.container(held))
 
     def _keep_module(self, module: nn.Module) -> None:
         training = module.training
@@ -145,8 +146,6 @@ class Held:
                 elif holds_tensors(value):
                     self.undo.append(functools.partial(setattr, one, name, value))
                     self._keep(value, DEPTH)
-                elif isinstance(value, (list, dict, deque)) and name != "__annotations__":
-                    self.undo.append(put_back.container(value))
 
 
 def _root(value: object) -> str:
