@@ -1,6 +1,7 @@
 """What a swapped surrogate gives does not depend on how a spike is written."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -284,13 +285,15 @@ def test_attacks_break_the_same_images_however_it_is_written(name: str, cases: d
         assert torch.equal(broken, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_audits_say_the_same_however_it_is_written(cases: dict[bool, Case]) -> None:
-    """The same images are broken, in the same way if the network's own gradient is the same, too."""
+    """The same images are broken, in the same way if the network's own gradient is the same, too.
+
+    Of two ways; of all 17 with SPIKEGUARD_WAYS=17, in about five minutes.
+    """
     case, threat = cases[True], sg.Linf(6 / 255)
     expected = sg.audit(case.net, case.x, case.y, threat, effort="quick")
-    for way in map(way_named, EQUAL_AUDITS):
+    for way in map(way_named, EQUAL_AUDITS[: int(os.environ.get("SPIKEGUARD_WAYS", "2"))]):
         found = sg.audit(written(way, case.weights), case.x, case.y, threat, effort="quick")
         assert found.robust_accuracy == expected.robust_accuracy, way.name
         if way.name not in EQUAL_AUDITS[-4:]:
