@@ -51,7 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(arguments)
     end_at_once()
     own_streams()
-    code = _run(sys.argv[1:])
+    try:
+        code = _run(sys.argv[1:])
+    except SystemExit as end:
+        code = int(end.code or 0)
     ignore_signals()
     return code
 
@@ -110,8 +113,9 @@ def _verb(verb: str, arguments: list[str]) -> int:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
         code: int = import_module(f"spikeguard.cli.{verb}").run(arguments)
-    except SystemExit as end:  # --help
-        code = int(end.code or 0)
+    except SystemExit:  # --help
+        sys.stdout.flush()
+        raise
     return code
 
 
