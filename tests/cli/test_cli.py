@@ -87,9 +87,9 @@ BAD = [
     (["audit", "RUN", "--efort", "quick"], "did you mean --effort?"),
     (["audit", "RUN", "other"], "one target at a time"),
     (["audit", "RUN", "--threads", "5000000"], "must be at most"),
-    (["audit", "nets:make"], "name its data with --data (embedded, fashion-mnist, cifar10, cifar100, a folder"),
+    (
         ["audit", "nets:make"],
-        "name its data with --data (embedded, fashion-mnist, cifar10, cifar100, a folder of images, an .npz file)",
+        "name its data with --data (embedded, fashion-mnist, cifar10, cifar100, a folder",
     ),
     (["audit", "os.path:joint", "--data", "embedded"], "no function 'joint'; did you mean 'join'?"),
     (["audit", "RUN", "--data", "cifar"], "unknown data set 'cifar' (did you mean 'cifar10'?"),
