@@ -1,8 +1,10 @@
 """Networks that nobody here wrote, from the model zoos of the frameworks, wrapped and audited end to end.
 
-On random weights and after a few steps of training; narrow or small, so that each takes seconds.
+On random weights and after a few steps of training. Two small ones; all of them, some of which take minutes,
+with SPIKEGUARD_ZOO=all.
 """
 
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -107,6 +109,7 @@ NETS: dict[str, Made] = {
     "sinabs from_model": ("sinabs", sinabs, (1, 28, 28)),
 }
 """Name -> package, factory, shape of an image."""
+QUICK = ("spikingjelly MNISTNet", "sinabs from_model")
 
 
 def images(shape: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +122,7 @@ def images(shape: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", NETS if os.environ.get("SPIKEGUARD_ZOO") == "all" else QUICK)
 def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str) -> None:
     package, make, shape = NETS[name]
     pytest.importorskip(package)
