@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,9 @@ from spikeguard.training.recipes import recipe
 
 COMPILED = 2**16  # elements; images here have a quarter of the usual pixels, so a quarter of WORTHWHILE
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script has put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
