@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from spikeguard.arguments import error_line
 from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 INSIDE = ("state_dict", "model", "net", "model_state_dict")
 """Names under which a checkpoint keeps the weights."""
@@ -35,13 +34,7 @@ def put_own_weights(model: object, path: Path) -> None:
     state, own = state_names(model), model.state_dict()
     given = {name: t for name, t in tensors.items() if name not in state}
     _check(given, {name: t for name, t in own.items() if name not in state}, path)
-    _load(model, given)
-
-
-def _load(model: nn.Module, given: Mapping[str, Tensor]) -> None:
-    missing, extra = model.load_state_dict(given, strict=False)
-    assert not extra, extra
-    del missing  # the state of neurons
+    model.load_state_dict(given, strict=False)  # all but the state of neurons
 
 
 def _check(given: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
@@ -58,21 +51,18 @@ def _check(given: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU; nothing is unpickled but tensors and plain containers of them."""
+    """The tensors of a file, on the CPU."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from spikeguard.interchange.state_files import UNREADABLE, held_in
 
     if not path.is_file():
         raise UserError(f"no file of weights {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError, OSError) as error:
-            raise UserError(f"{path} is damaged or no safetensors file ({error_line(error)})") from error
     try:
-        held: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        held = held_in(path)
+    except UNREADABLE as error:
+        if path.suffix == ".safetensors":
+            raise UserError(f"{path} is damaged or no safetensors file ({error_line(error)})") from error
         raise UserError(
             f"{path} is damaged, or holds more than tensors, and code of a file is never run: save "
             "model.state_dict(), best with safetensors.torch.save_file"

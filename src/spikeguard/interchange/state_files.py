@@ -23,6 +23,18 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What wrappers put before every name: DataParallel, torch.compile, and classes that hold a model."""
 IGNORED = ("num_batches_tracked", "total_ops", "total_params")
 """Last parts of names that mean nothing in evaluation."""
+MORE_THAN_TENSORS = (SafetensorError, pickle.UnpicklingError)
+UNREADABLE = (
+    *MORE_THAN_TENSORS,
+    RuntimeError,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    TypeError,
+)
+"""What reading a file raises that is damaged or holds something else."""
 
 
 class State:
@@ -84,20 +96,29 @@ def read_state(source: str | Path | Mapping[str, object], renames: Sequence[tupl
     return State(tensors, where)
 
 
+def held_in(path: Path) -> object:
+    """What a file of safetensors or of torch holds, on the CPU; raises one of ``UNREADABLE``.
+
+    Nothing is unpickled but tensors and plain containers of them.
+    """
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    held: object = torch.load(path, map_location="cpu", weights_only=True)
+    return held
+
+
 def _read(path: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise UserError(f"import_state: no file {str(path)!r}")
     if (size := path.stat().st_size) > LARGEST:
         raise UserError(f"import_state: {path} has {size:,} bytes, at most {LARGEST:,} are read")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError) as error:
+        loaded = held_in(path)
+    except MORE_THAN_TENSORS as error:
         raise UserError(
             f"import_state: {path} holds more than weights, or is damaged ({error_line(error)})"
         ) from error
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"import_state: {path} is damaged or holds no weights ({error_line(error)})"
         ) from error
