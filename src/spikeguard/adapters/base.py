@@ -73,6 +73,11 @@ class Layer:
         return f"{self.framework} {type(self.module).__name__}".strip()
 
     @property
+    def names(self) -> set[str]:
+        """The names of the module's class and of those that it derives from."""
+        return {c.__name__ for c in type(self.module).__mro__}
+
+    @property
     def threshold(self) -> Tensor | float:
         """The potential at which its neurons fire."""
         raise NotImplementedError
@@ -309,3 +314,8 @@ class Adapter(Protocol):
 def from_package(module: nn.Module, path: str) -> bool:
     """Does the module's class, or one that it derives from, come from ``path``? Nothing is imported."""
     return any(c.__module__ == path or c.__module__.startswith(path + ".") for c in type(module).__mro__)
+
+
+def derives_from(module: nn.Module, kind: tuple[str, str]) -> bool:
+    """Does the module's class derive from the class of this module path and name? Nothing is imported."""
+    return any((c.__module__, c.__name__) == kind for c in type(module).__mro__)

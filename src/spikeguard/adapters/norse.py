@@ -38,11 +38,6 @@ class NorseLayer(Layer):
     framework = "norse"
 
     @property
-    def names(self) -> set[str]:
-        """The names of the module's class and of those that it derives from."""
-        return {c.__name__ for c in type(self.module).__mro__}
-
-    @property
     def threshold(self) -> Tensor | float:
         p: Raw = self.module.p
         p = getattr(p, "lif", None) or p

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.base import Charge, Layer, Raw
+from spikeguard.adapters.base import Charge, Layer, Raw, derives_from
 from spikeguard.neurons.request import TapRequest, active, merge
 
 PACKAGE = "sinabs"
@@ -108,12 +108,12 @@ class SpikeFunction:
 
 def layer(module: nn.Module) -> Layer | None:
     """The module as a layer, or None."""
-    stateful = any((c.__module__, c.__name__) == STATEFUL for c in type(module).__mro__)
-    return SinabsLayer(module) if stateful and getattr(module, "spike_fn", None) is not None else None
+    spikes = getattr(module, "spike_fn", None) is not None
+    return SinabsLayer(module) if derives_from(module, STATEFUL) and spikes else None
 
 
 def reset(module: nn.Module) -> None:
     """New zeros for the layer's own states; those of modules inside of it are theirs."""
-    if any((c.__module__, c.__name__) == STATEFUL for c in type(module).__mro__):
+    if derives_from(module, STATEFUL):
         for name, state in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros_like(state))

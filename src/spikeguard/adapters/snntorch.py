@@ -31,11 +31,6 @@ class SnnTorchLayer(Layer):
     framework = "snnTorch"
 
     @property
-    def names(self) -> set[str]:
-        """The names of the neuron's class and of those that it derives from."""
-        return {c.__name__ for c in type(self.module).__mro__}
-
-    @property
     def threshold(self) -> Tensor | float:
         module: Raw = self.module
         value: Tensor = module.delta_threshold if "DeltaLeaky" in self.names else module.threshold

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.base import Charge, Layer, Raw, Step, from_package
+from spikeguard.adapters.base import Charge, Layer, Raw, Step, derives_from, from_package
 from spikeguard.neurons.request import TapRequest
 
 PACKAGE = "spikingjelly"
@@ -43,11 +43,6 @@ class SpikingJellyLayer(Layer):
     """A node that calls its ``surrogate_function`` once a step."""
 
     framework = "SpikingJelly"
-
-    @property
-    def names(self) -> set[str]:
-        """The names of the node's class and of those that it derives from."""
-        return {c.__name__ for c in type(self.module).__mro__}
 
     @property
     def threshold(self) -> Tensor | float:
@@ -160,5 +155,5 @@ def layer(module: nn.Module) -> Layer | None:
 def reset(module: nn.Module) -> None:
     """What the module's own ``reset`` does, if it keeps a state."""
     own: Raw = module
-    if any((c.__module__, c.__name__) == MEMORY for c in type(module).__mro__):
+    if derives_from(module, MEMORY):
         own.reset()
