@@ -20,7 +20,7 @@ from spikeguard.surrogates import Atan
 
 THREAT = sg.Linf(0.1)
 KEPT: dict[str, Tensor] = {"v": torch.zeros(2)}
-SEEN: list[Tensor] = []
+SEEN: list[Tensor] = [torch.zeros(2)]
 
 
 class Base(nn.Module):
@@ -238,6 +238,14 @@ def test_a_counter_counts() -> None:
     calls: list[int] = []
     sg.fgsm(lambda x: calls.append(len(x)) or model(x), torch.rand(4, 1, 4, 4), torch.arange(4), THREAT)  # type: ignore[func-returns-value]
     assert calls
+
+
+def test_a_log_outside_of_a_model_stays() -> None:
+    """A list that held no tensor is what the user fills with a hook of theirs."""
+    model, log = Base(), list[Tensor]()
+    model.first.register_forward_hook(lambda _module, _inputs, z: log.append(z.detach()))
+    sg.fgsm(model, torch.rand(4, 1, 4, 4), torch.arange(4), THREAT)
+    assert log
 
 
 def test_a_model_whose_layers_have_no_shape_yet() -> None:

@@ -2,8 +2,8 @@
 
 Tensors (parameters, buffers, attributes, in containers of any kind), arrays, generators, modes, hooks,
 ``requires_grad``, gradients; in modules and other objects, their classes, and the functions that they use.
-Numbers and texts go on: a counter of calls counts. So does a list outside of modules that held no tensor:
-it is a log, such as one that a hook of the user's fills.
+Numbers and texts go on: a counter of calls counts. So does a list outside of modules and classes that held
+no tensor: it is a log, such as one that a hook of the user's fills.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Held:
             for name, value in list(vars(one).items()):
                 if inspect.isfunction(value):
                     self._keep_function(value, DEPTH)
-                elif holds_tensors(value):
+                elif holds_tensors(value) or isinstance(value, CONTAINERS):
                     self.undo.append(functools.partial(setattr, one, name, value))
                     self._keep(value, DEPTH)
 
