@@ -22,7 +22,7 @@ from torch import nn
 
 import spikeguard as sg
 from spikeguard.defenses import DEFENSES
-from spikeguard.diagnose.neighbors import neighbors
+from spikeguard.diagnosis.neighbors import neighbors
 from spikeguard.errors import AttackError, UserError
 
 COUNT = int(os.environ.get("GENERATED", "60"))

@@ -11,7 +11,7 @@ from spikeguard.attacks.batch import Batch
 from spikeguard.auditing import Audit
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.defenses import Step, View
-from spikeguard.diagnose.neighbors import neighbors
+from spikeguard.diagnosis.neighbors import neighbors
 from spikeguard.records.schema import Accuracy, AuditRecord, Budget, Flag, SuiteId
 from spikeguard.records.training import Conditions, EpochRow, TrainingCost, TrainingRecord
 from spikeguard.runtime.machine import machine

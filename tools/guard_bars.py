@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard import adapters
 from spikeguard.data.images import Dataset
-from spikeguard.diagnose.neighbors import gain_scaled, neighbors
+from spikeguard.diagnosis.neighbors import gain_scaled, neighbors
 from spikeguard.random import draws
 from spikeguard.records.base import Record
 from spikeguard.records.schema import Accuracy

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import spikeguard as sg
 from spikeguard.attacks import ATTACKS
-from spikeguard.diagnose.neighbors import neighbors
+from spikeguard.diagnosis.neighbors import neighbors
 from spikeguard.gradients import ASSG, BPDA, SwapSurrogate
 from spikeguard.surrogates import Atan
 

@@ -8,7 +8,7 @@ from strangers import LINF, X, Y, net, refused
 import spikeguard as sg
 from spikeguard.attacks.loop import Attacked
 from spikeguard.auditing.audit import Audit
-from spikeguard.diagnose.neighbors import neighbors
+from spikeguard.diagnosis.neighbors import neighbors
 from spikeguard.gradients import SwapSurrogate
 from spikeguard.networks.classifier import Classifier
 

@@ -25,7 +25,7 @@ from spikeguard.defenses.adversarial import divergence
 from spikeguard.defenses.gradient import best_wrong, chance
 from spikeguard.defenses.inputs import Leaks
 from spikeguard.defenses.neural import Gains, Gates, Homeostatic
-from spikeguard.diagnose.neighbors import gain_scaled, neighbors
+from spikeguard.diagnosis.neighbors import gain_scaled, neighbors
 from spikeguard.errors import Interrupted
 from spikeguard.losses import ce
 from spikeguard.networks.classifier import Classifier

@@ -13,7 +13,7 @@ from narrow import stages_of
 from torch import nn
 
 import spikeguard as sg
-from spikeguard.diagnose.neighbors import gain_scaled, neighbors
+from spikeguard.diagnosis.neighbors import gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.networks import NETWORKS
 from spikeguard.networks.classifier import Classifier

@@ -198,6 +198,8 @@ class Layer:
         noise = run.noise
         w = u if noise is None else u + noise
         spikes = self.spikes(w, w if h is u else h if noise is None else h + noise, own, request)
+        if request.on_spikes is not None and not recomputing():
+            request.on_spikes(self.shaped(spikes), None if self.at_once else run)
         run.step += len(self.shaped(u)) if self.at_once else 1
         return spikes if penalty is None or request.carry is None else request.carry(penalty, spikes)
 
@@ -247,6 +249,10 @@ class Layer:
         if noise is not None and noise.sigma > 0:
             drawn = run.draw(seen, noise, request.source, self.at_once)
             run.noise = _in_band(seen, drawn, noise).view(u.shape).to(u.dtype)
+        if request.push is not None:
+            push = request.push()
+            push = (push if self.at_once else push[run.step]).view(u.shape).to(u.dtype)
+            run.noise = push if run.noise is None else run.noise + push
         return penalty
 
     def _forward(self, *args: Raw, **kwargs: Raw) -> Raw:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -35,7 +35,8 @@ class Changes:
     """What a tap changes in every layer; ``surrogate`` and ``band`` can be functions of the layer's name.
 
     ``free``: noise has no stream of the tap's, it comes from the layer's own or from torch's generator.
-    ``carry`` gets name and module of the layer, then penalty and spikes, and returns the spikes. ``when``
+    ``push`` gives by layer what is added to ``u`` where it is compared, ``[T, N, ...]``: infinite, it holds
+    a spike. ``carry`` gets name and module of the layer, then penalty and spikes, and returns the spikes. ``when``
     says of a module whether its calls are changed.
     """
 
@@ -49,10 +50,12 @@ class Changes:
     free: bool = False
     carry: Callable[[str, nn.Module, Tensor, Tensor], Tensor] | None = None
     when: Callable[[nn.Module], bool] | None = None
+    push: Mapping[str, Tensor] | None = None
 
     def request(self, name: str, module: nn.Module, source: NoiseStream | None) -> TapRequest:
         """The request to the layer of that name."""
         choose, band = self.surrogate, self.band
+        push = None if self.push is None else self.push.get(name)
         return TapRequest(
             surrogate=choose if isinstance(choose, Surrogate) or choose is None else choose(name),
             noise=self.noise,
@@ -64,6 +67,7 @@ class Changes:
             backward=self.backward,
             carry=None if self.carry is None else partial(self.carry, name, module),
             when=None if self.when is None else partial(self.when, module),
+            push=None if push is None else lambda: push,
         )
 
 
@@ -126,6 +130,7 @@ class Tap:
         potentials: bool,
         currents: bool,
         grad: bool,
+        spikes: bool = False,
     ) -> None:
         self._model, self._layers = model, layers(model)
         if not self._layers:
@@ -134,7 +139,7 @@ class Tap:
                 "SpikingJelly, snnTorch, norse or sinabs, or of a class given to sg.adapters.add"
             )
         self._potentials, self._currents = Recordings(grad), Recordings(grad)
-        self._penalties = Recordings(grad=True)
+        self._spikes, self._penalties = Recordings(grad), Recordings(grad=True)
         self._requests: dict[str, TapRequest] = {}
         self._hook: RemovableHandle | None = None
         for name, layer in self._layers.items():
@@ -142,6 +147,7 @@ class Tap:
             request = changes.request(name, layer.module, self._source(name, seed) if keyed else None)
             request.on_current = self._currents.recorder(name) if currents else None
             request.on_potentials = self._potentials.recorder(name) if potentials else None
+            request.on_spikes = self._spikes.recorder(name) if spikes else None
             if changes.band is not None:
                 request.on_penalty = self._penalties.recorder(name)
             self._requests[name] = request
@@ -166,6 +172,11 @@ class Tap:
         return self._currents.read()
 
     @property
+    def spikes(self) -> dict[str, Tensor]:
+        """What the neurons fire, by layer, ``[T, N, ...]``, before any pooling."""
+        return self._spikes.read()
+
+    @property
     def penalties(self) -> dict[str, Tensor]:
         """The mean of ``max(0, delta - |u|)`` by layer, a scalar."""
         return self._penalties.read(lambda steps: steps.mean())
@@ -176,7 +187,7 @@ class Tap:
 
     def clear(self) -> None:
         """Forget what was read so far."""
-        for recordings in (self._potentials, self._currents, self._penalties):
+        for recordings in (self._potentials, self._currents, self._spikes, self._penalties):
             recordings.clear()
 
     def __enter__(self) -> Self:

@@ -31,6 +31,7 @@ VERBS = {
     "explain": "what a flag of an audit means, why it matters, what to do",
     "sweep": "train and audit every network of a matrix (a TOML file), or run a study",
     "bench": "speed and memory against this machine's floor and against installed frameworks",
+    "zoo": "the networks that come with the package, and what their audits found",
     "doctor": "what this machine has, which path is used, what each missing part costs",
     "completion": "a script that completes verbs and flags in bash, zsh or fish",
 }

@@ -12,7 +12,7 @@ from spikeguard.auditing.audit import audit
 from spikeguard.auditing.record import save
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.demo.training import Demo, TrainedNetwork
-from spikeguard.diagnose.neighbors import Neighbors, neighbors
+from spikeguard.diagnosis.neighbors import Neighbors, neighbors
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.schema import Accuracy, AuditRecord, Origin
 from spikeguard.records.studies import DemoNetwork, NeighborShares

@@ -11,7 +11,7 @@ import torch
 from spikeguard.data.sources import load_data
 from spikeguard.demo.measuring import DELTA, EPS, NEIGHBOR_IMAGES, attacked_pictures, measure
 from spikeguard.demo.training import Demo, train_network
-from spikeguard.diagnose.neighbors import EDGES, gain_scaled, neighbors
+from spikeguard.diagnosis.neighbors import EDGES, gain_scaled, neighbors
 from spikeguard.errors import UserError
 from spikeguard.kernels import cpp_build
 from spikeguard.records.studies import DemoRecord, DemoSettings

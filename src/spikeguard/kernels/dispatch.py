@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikeguard.errors import UserError
 from spikeguard.kernels import compiled, cpp, equation, gaussian, norms
 from spikeguard.kernels.cpp_build import BuildError
 from spikeguard.kernels.custom_backward import SequenceRule, custom_backward
@@ -38,7 +39,7 @@ class Settings:
 
     ``norm`` comes before the neurons, 2x2 average ``pool`` after them. ``recomputing``: the norm saw this
     batch before. ``want_u``: return the potentials. ``sharpness``: of the surrogate, or a function of the
-    potentials that returns it. ``rule``: another backward pass.
+    potentials that returns it. ``rule``: another backward pass. ``push``: added to ``u`` in the comparator.
     """
 
     mode: Mode
@@ -49,6 +50,7 @@ class Settings:
     norm: nn.BatchNorm2d | None = None
     recomputing: bool = False
     pool: bool = False
+    push: Tensor | None = None
 
 
 def integrate(current: Tensor, cell: Cell, settings: Settings) -> LayerOutput:
@@ -64,13 +66,25 @@ def integrate(current: Tensor, cell: Cell, settings: Settings) -> LayerOutput:
     mode, noise = settings.mode, None
     if settings.noise is not None:
         noise = _draw(current, settings.mode.timesteps, settings.noise)
-    if cell.moving is None:
+    if settings.push is not None:
+        out = _readable(current, cell, settings, _pushed(settings, noise))
+    elif cell.moving is None:
         out = compiled.integrate(
             current, cell.decay, cell.threshold, mode, noise, settings.sharpness, settings.want_u
         )
     else:
         out = _readable(current, cell, settings, noise)
     return out._replace(spikes=pooled(out.spikes)) if settings.pool else out
+
+
+def _pushed(settings: Settings, noise: Tensor | None) -> Tensor:
+    """What is added to ``u`` in the comparator: the push, and noise."""
+    assert settings.push is not None
+    if noise is None:
+        return settings.push
+    if settings.mode.site != "compare":
+        raise UserError(f"spikes cannot be held where noise has the site {settings.mode.site!r}")
+    return settings.push + noise
 
 
 def normalize_first(current: Tensor, settings: Settings) -> tuple[Tensor, Settings]:
@@ -98,6 +112,8 @@ def _native(current: Tensor, cell: Cell, settings: Settings) -> bool:
     if settings.norm is not None and not norms.is_fusable(settings.norm):
         return False
     if cell.moving is not None and cell.moving.goal.requires_grad:
+        return False
+    if settings.push is not None:
         return False
     return cpp.can(current, settings.mode, current.numel())
 

@@ -139,17 +139,19 @@ class Spiking(StochasticModule):
         cell = Cell(self.decay if decay is None else decay, self.threshold, self.dynamics.homeostasis())
         if request.on_current is not None:
             request.on_current(current)
-        gated = self.dynamics.gated  # pooling comes after the gate
-        out = dispatch.integrate(current, cell, replace(settings, pool=False) if gated else settings)
+        apart = self.dynamics.gated or request.on_spikes is not None  # pooling comes after these
+        out = dispatch.integrate(current, cell, replace(settings, pool=False) if apart else settings)
         if request.on_potentials is not None and out.u is not None:
             request.on_potentials(out.u)
         if request.on_penalty is not None and out.penalty is not None:
             request.on_penalty(out.penalty)
         spikes = out.spikes
+        if request.on_spikes is not None:
+            request.on_spikes(spikes)
         if request.carry is not None and out.penalty is not None:
             spikes = request.carry(out.penalty, spikes)
         spikes = self.dynamics.gate(spikes)
-        return dispatch.pooled(spikes) if gated and self.pool else spikes
+        return dispatch.pooled(spikes) if apart and self.pool else spikes
 
     def request(self) -> TapRequest:
         """What the open taps request of this layer, in one."""
@@ -184,6 +186,7 @@ class Spiking(StochasticModule):
             self.norm,
             self.recomputing,
             self.pool,
+            None if request.push is None else request.push().reshape(timesteps, *current.shape[1:]),
         )
 
     def _noise(self, request: TapRequest) -> tuple[Noise | None, NoiseStream | None]:

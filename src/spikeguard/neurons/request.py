@@ -28,7 +28,8 @@ class Record(Protocol):
 class TapRequest:
     """What an open tap requests of one layer; None leaves the layer as it is.
 
-    ``on_current``, ``on_potentials`` and ``on_penalty`` are called with what the layer computes.
+    ``on_current``, ``on_potentials``, ``on_spikes`` and ``on_penalty`` are called with what the layer computes;
+    ``push`` gives what is added to ``u`` where it is compared, ``[T, N, ...]``: infinite, it holds a spike.
     ``carry`` is called with penalty and spikes, and returns the spikes. The request is about calls of the
     thread ``thread`` (None: of every thread) at which ``when`` is true (None: about every call).
 
@@ -47,7 +48,9 @@ class TapRequest:
     backward: SequenceRule | None = None
     on_current: Record | None = None
     on_potentials: Record | None = None
+    on_spikes: Record | None = None
     on_penalty: Record | None = None
+    push: Callable[[], Tensor] | None = None
     carry: Callable[[Tensor, Tensor], Tensor] | None = None
     when: Callable[[], bool] | None = None
     thread: int | None = None

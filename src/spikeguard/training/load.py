@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from spikeguard import zoo
 from spikeguard.arguments import checked
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
@@ -33,9 +34,9 @@ from spikeguard.training.recipe import Recipe
 
 @checked
 def load(target: str | Path, device: str = "cpu") -> nn.Module:
-    """Load the network of a run folder or of a weights file, in eval mode, with its defenses prepared.
+    """Load a network in eval mode, with its defenses prepared: of a run folder, a weights file or the zoo.
 
-    A file that ``sg.save`` wrote names the function that builds the network: that is imported and called.
+    Networks of the zoo (``spikeguard zoo``) come with the package. A file that ``sg.save`` wrote names the function that builds the network: that is imported and called.
     Raises UserError if there is none, if the run is unfinished, or if the weights are another network's.
 
     >>> recipe = sg.Recipe(train_images=40, validation=0.0, epochs=1, batch_size=10, options={"width": 2})
@@ -96,8 +97,10 @@ def _by_recipe(
 
 
 def _weights(target: str | Path) -> Path:
-    """The file of weights; UserError if there is none or if the run is unfinished."""
+    """The file of weights, of the zoo where no file has that name; UserError if there is none or if the run is unfinished."""
     path = Path(target)
+    if not path.exists() and str(target) in zoo.entries():
+        path = zoo.folder(str(target))
     if path.is_dir():
         if not (path / WEIGHTS).exists() and (path / STATE).exists():
             raise UserError(
@@ -106,8 +109,8 @@ def _weights(target: str | Path) -> Path:
         path = path / WEIGHTS
     if not path.is_file():
         raise UserError(
-            f"no network {str(target)!r}: neither a run folder nor a weights file; train one: "
-            "spikeguard train tgo --name first"
+            f"no network {str(target)!r}: neither a run folder nor a weights file nor one of the "
+            f"zoo ({', '.join(zoo.entries())}); train one: spikeguard train tgo --name first"
         )
     return path
 

@@ -55,7 +55,7 @@ def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 1
     ``x``: images ``[N, C, H, W]`` in [0, 1]. The network stays in the mode it is in. UserError unless
     ``delta`` is above 0.
 
-    >>> from spikeguard.diagnose.neighbors import neighbors
+    >>> from spikeguard.diagnosis.neighbors import neighbors
     >>> found = neighbors(net, x, delta=0.2)
     >>> len(found.absolute) == len(found.relative), 0 <= found.mean <= 1
     (True, True)
