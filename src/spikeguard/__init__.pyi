@@ -34,6 +34,7 @@ from spikeguard.defenses import TGO as TGO
 from spikeguard.defenses import TRADES as TRADES
 from spikeguard.defenses import compose as compose
 from spikeguard.defenses.guard import guard as guard
+from spikeguard.diagnosis.diagnose import diagnose as diagnose
 from spikeguard.errors import AttackError as AttackError
 from spikeguard.errors import UserError as UserError
 from spikeguard.networks import build as build

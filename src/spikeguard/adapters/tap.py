@@ -36,8 +36,8 @@ class Changes:
 
     ``free``: noise has no stream of the tap's, it comes from the layer's own or from torch's generator.
     ``push`` gives by layer what is added to ``u`` where it is compared, ``[T, N, ...]``: infinite, it holds
-    a spike. ``carry`` gets name and module of the layer, then penalty and spikes, and returns the spikes. ``when``
-    says of a module whether its calls are changed.
+    a spike. ``carry`` gets name and module of the layer, then penalty and spikes, and returns the spikes.
+    ``when`` says of a module whether its calls are changed.
     """
 
     noise: Noise | None = None

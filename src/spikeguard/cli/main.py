@@ -24,6 +24,7 @@ VERBS = {
     "train": "train a network by a recipe (a name or a TOML file) into runs/NAME",
     "attack": "attack a network by one attack; a record with witnesses",
     "audit": "judge a network by the strongest attacks known; record, witnesses, page",
+    "diagnose": "why a network is fragile: potentials, flips, held spikes; record and page",
     "verify": "check records and their witnesses against the network, one forward pass each",
     "compare": "a paired test of two audits",
     "merge": "the union of audits of the same network and images",

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from spikeguard.models import Model
     from spikeguard.records.schema import Origin
 
-HELP = "a run folder, a weights file, a network of the zoo, or package.module:factory (a function that returns the network)"
+HELP = (
+    "a run folder, a weights file, a network of the zoo, or package.module:factory (a function that returns "
+    "the network)"
+)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.adapters.registry import layers
-from spikeguard.attacks import sapgd
-from spikeguard.auditing.record import digests
+from spikeguard.attacks import pgd
+from spikeguard.auditing.record import budget, digests
 from spikeguard.border import measures
 from spikeguard.diagnosis.energy import energy
 from spikeguard.diagnosis.holding import held_rows
@@ -20,17 +20,18 @@ from spikeguard.diagnosis.rank import auc
 from spikeguard.diagnosis.readings import Reading, read
 from spikeguard.diagnosis.sensitivity import gradients, sampled
 from spikeguard.errors import UserError
+from spikeguard.gradients import ASSG
 from spikeguard.losses import margin
 from spikeguard.models import Model, eval_mode
 from spikeguard.records.diagnosis import DiagnosisRecord, Predictor
-from spikeguard.records.schema import Accuracy, Budget, Origin
+from spikeguard.records.schema import Accuracy, Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.untouched import leaves_untouched
 from spikeguard.threat import Threat
 
-STEPS = 100
+STEPS = 60
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares of spikes that are held in the causal test."""
 DRAWS = 10
@@ -51,8 +52,8 @@ class Diagnosis:
     def __repr__(self) -> str:
         r = self.record
         return (
-            f"Diagnosis({len(r.layers)} layers, {r.images} images: clean {100 * r.clean.value:.1f} %, attacked "
-            f"{100 * r.attacked.value:.1f} %)"
+            f"Diagnosis({len(r.layers)} layers, {r.images} images: clean {100 * r.clean.value:.1f} %, "
+            f"attacked {100 * r.attacked.value:.1f} %)"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -91,7 +92,7 @@ def diagnose(
     Raises:
         UserError: bad input, a model without known neurons, or one whose layers run more than once a pass.
 
-    The attack is SA-PGD-100 with ASSG. The causal test holds spikes of attacked images at their values on the
+    The attack is PGD with ASSG on the margin, which does not end where an image breaks. The causal test holds spikes of attacked images at their values on the
     clean image. Threshold-neighboring neurons: "Robust Spiking Neural Networks Against Adversarial Attacks",
     ICLR 2026.
 
@@ -110,38 +111,37 @@ def diagnose(
         stage("reading potentials")
         clean = read(net, x, batch_size)
         stage("attacking")
-        found_x, broken = _attack(net, x, y, threat, batch_size, seed)
-        moved = read(net, found_x, batch_size)
+        found = _attacked(net, x, y, threat, batch_size, seed)
+        moved = read(net, found, batch_size)
         stage("drawing noise")
         noisy = read(net, x, batch_size, noise=sigma, seed=seed)
         stage("gradients")
-        found = gradients(net, x, y, batch_size)
+        slopes = gradients(net, x, y, batch_size)
         stage("random points of the ball")
         points, change = sampled(net, x, y, threat, DRAWS, batch_size, seed)
         stage("holding spikes")
-        held = held_rows(net, found_x, y, clean, SHARES, batch_size, seed)
+        held = held_rows(net, found, y, clean, SHARES, batch_size, seed)
         stage("counting operations")
         spent = energy(net, x, batch_size)
     scores = {
         "share of potentials near the threshold": _near_share(clean, min(deltas)),
         "margin without attack": margin(clean.logits, y),
-        "l1 norm of the input gradient": found.l1,
+        "l1 norm of the input gradient": slopes.l1,
         "change of the margin at random points": change,
     }
-    eps = threat.eps
     record = DiagnosisRecord(
-        threat=Budget(threat.norm, tuple(eps.tolist()) if isinstance(eps, Tensor) else float(eps)),
-        attack="sapgd",
-        settings={"steps": STEPS, "gradient": "ASSG"},
+        threat=budget(threat),
+        attack="PGD",
+        settings={"steps": STEPS, "gradient": "ASSG", "loss": "margin", "early_stop": False},
         seed=seed,
         images=len(x),
         sigma=sigma,
         clean=_accuracy(clean, y),
         attacked=_accuracy(moved, y),
-        layers=layer_rows(clean, moved, noisy, deltas, sigma, seed, found.layers),
+        layers=layer_rows(clean, moved, noisy, deltas, sigma, seed, slopes.layers),
         held=held,
-        predictors=_predictors(scores, clean.logits.argmax(1) == y, broken),
-        input_gradient=found.pixels,
+        predictors=_predictors(scores, *(r.logits.argmax(1) == y for r in (clean, moved))),
+        input_gradient=slopes.pixels,
         sampled=points,
         energy=spent,
         machine=machine(),
@@ -166,14 +166,23 @@ def _checked(model: Model, deltas: Sequence[float], sigma: float, batch_size: in
     return model
 
 
-def _attack(
-    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch_size: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Attacked images, and which of them are broken."""
+def _attacked(net: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch_size: int, seed: int) -> Tensor:
+    """Attacked images. Every image takes every step: one that is left just behind the border would come back
+    whatever is held."""
     found = []
     for rows in torch.arange(len(x), device=x.device).split(batch_size):
-        found.append(sapgd(net, x[rows], y[rows], threat.select(rows), steps=STEPS, seed=seed, index=rows))
-    return torch.cat([f.x for f in found]), torch.cat([f.broken for f in found])
+        result = pgd(
+            *(net, x[rows], y[rows], threat.select(rows)),
+            steps=STEPS,
+            restarts=1,
+            loss="margin",
+            gradient=ASSG(),
+            seed=seed,
+            index=rows,
+            early_stop=False,
+        )
+        found.append(result.x)
+    return torch.cat(found)
 
 
 def _accuracy(reading: Reading, y: Tensor) -> Accuracy:
@@ -187,9 +196,9 @@ def _near_share(reading: Reading, delta: float) -> Tensor:
     return total / sum(u.shape[0] * u.shape[2] for u in reading.u.values())
 
 
-def _predictors(scores: dict[str, Tensor], right: Tensor, broken: Tensor) -> tuple[Predictor, ...]:
+def _predictors(scores: dict[str, Tensor], right: Tensor, stays: Tensor) -> tuple[Predictor, ...]:
     """How well each score tells the broken images from the others, of those that are right without attack."""
-    broken = broken[right]
+    broken = ~stays[right]
     counts = int(broken.sum()), int((~broken).sum())
     return tuple(
         Predictor(name, auc(score[right].cpu(), broken.cpu()), *counts) for name, score in scores.items()

@@ -1,9 +1,9 @@
 """Operations that a pass takes, and an estimate of their energy.
 
-A spike times a weight is one accumulate (0.9 pJ); a weight times any other input that is not 0 is one multiply
-and accumulate (4.6 pJ): 45 nm, 32-bit floats, Horowitz, ISSCC 2014. Inputs of a layer count as spikes where all
-of them are 0 or 1. Memory, leak and thresholds are left out, as is common, so that numbers can be compared with
-published ones; a chip spends most of its energy elsewhere.
+A spike times a weight is one accumulate (0.9 pJ); a weight times any other input that is not 0 is one
+multiply and accumulate (4.6 pJ): 45 nm, 32-bit floats, Horowitz, ISSCC 2014. Inputs of a layer count as
+spikes where all of them are 0 or 1. Memory, leak and thresholds are left out, as is common, so that numbers
+can be compared with published ones; a chip spends most of its energy elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class _Counts:
-    """Operations of all calls so far; ``dense``: by layer, multiplies of an image in one pass without spikes."""
+    """Operations of all calls so far; ``dense``: by layer, multiplies of a pass without spikes."""
 
     def __init__(self) -> None:
         self.accumulates, self.multiplies = 0.0, 0.0

@@ -18,7 +18,8 @@ def fire_chance(u: Tensor, sigma: float) -> Tensor:
     >>> fire_chance(torch.tensor([0.0, 9.0]), 0.1).tolist()
     [0.5, 1.0]
     """
-    return torch.special.ndtr(u.double() / sigma)
+    chance: Tensor = torch.special.ndtr(u.double() / sigma)
+    return chance
 
 
 def density(u: Tensor, sigma: float) -> Tensor:

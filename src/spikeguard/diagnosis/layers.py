@@ -49,9 +49,7 @@ def histogram(u: Tensor) -> tuple[int, ...]:
 def _near(u: Tensor, attacked: Tensor, delta: float) -> NearRow:
     size = u.abs()
     spread, shift = float(u.std()), float((attacked - u).abs().mean())
-    return NearRow(
-        delta, _share(size < delta), _share(size < delta * spread), _share(size < delta * shift)
-    )
+    return NearRow(delta, _share(size < delta), _share(size < delta * spread), _share(size < delta * shift))
 
 
 def _step(u: Tensor, spikes: Tensor, delta: float) -> StepRow:

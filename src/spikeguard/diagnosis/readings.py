@@ -36,8 +36,8 @@ def read(
 ) -> Reading:
     """One pass over the images ``[N, ...]``.
 
-    ``noise``: standard deviation of noise in every comparator, in place of the network's own. ``held``: what is
-    added to ``u`` in the comparator, ``[T, N, neurons]`` by layer; infinite, it holds a spike.
+    ``noise``: standard deviation of noise in every comparator, in place of the network's own. ``held``: what
+    is added to ``u`` in the comparator, ``[T, N, neurons]`` by layer; infinite, it holds a spike.
     """
     logits, potentials, spikes = [], dict[str, list[Tensor]](), dict[str, list[Tensor]]()
     for start in range(0, len(x), batch_size):
@@ -52,8 +52,8 @@ def read(
                 into.setdefault(name, []).append(value.flatten(2))
     if odd := [name for name in potentials if "#" in name]:
         raise UserError(
-            f"diagnose: the layer {odd[0].split('#')[0]!r} runs more than once a pass; a network whose layers "
-            "run once can be diagnosed"
+            f"diagnose: the layer {odd[0].split('#')[0]!r} runs more than once a pass; a network whose "
+            "layers run once can be diagnosed"
         )
     return Reading(
         torch.cat(logits),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.adapters.tap import tap
-from spikeguard.errors import UserError
 from spikeguard.diagnosis.readings import read
+from spikeguard.errors import UserError
 from spikeguard.losses import margin
 from spikeguard.models import logits_of
 from spikeguard.records.diagnosis import InputGradient, LayerGradient, Sampled

@@ -28,8 +28,9 @@ class Record(Protocol):
 class TapRequest:
     """What an open tap requests of one layer; None leaves the layer as it is.
 
-    ``on_current``, ``on_potentials``, ``on_spikes`` and ``on_penalty`` are called with what the layer computes;
-    ``push`` gives what is added to ``u`` where it is compared, ``[T, N, ...]``: infinite, it holds a spike.
+    ``on_current``, ``on_potentials``, ``on_spikes`` and ``on_penalty`` are called with what the layer
+    computes; ``push`` gives what is added to ``u`` where it is compared, ``[T, N, ...]``: infinite, it holds
+    a spike.
     ``carry`` is called with penalty and spikes, and returns the spikes. The request is about calls of the
     thread ``thread`` (None: of every thread) at which ``when`` is true (None: about every call).
 

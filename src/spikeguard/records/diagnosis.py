@@ -142,8 +142,8 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Random points of the ball, ``draws`` an image: mean ``change`` of the margin (the true sensitivity), and
-    how many different ``patterns`` of spikes they reach, mean over images."""
+    """Random points of the ball, ``draws`` an image: mean ``change`` of the margin (the true sensitivity),
+    and how many different ``patterns`` of spikes they reach, mean over images."""
 
     draws: int
     change: float

@@ -9,6 +9,7 @@ from spikeguard.errors import UserError
 from spikeguard.records.base import Record
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.build import shown
+from spikeguard.records.diagnosis import DiagnosisRecord
 from spikeguard.records.files import read_even_changed, read_json
 from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Record]] = {
         DemoRecord,
         StudyRecord,
         BenchRecord,
+        DiagnosisRecord,
     )
 }
 

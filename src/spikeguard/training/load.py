@@ -36,8 +36,9 @@ from spikeguard.training.recipe import Recipe
 def load(target: str | Path, device: str = "cpu") -> nn.Module:
     """Load a network in eval mode, with its defenses prepared: of a run folder, a weights file or the zoo.
 
-    Networks of the zoo (``spikeguard zoo``) come with the package. A file that ``sg.save`` wrote names the function that builds the network: that is imported and called.
-    Raises UserError if there is none, if the run is unfinished, or if the weights are another network's.
+    Networks of the zoo (``spikeguard zoo``) come with the package. A file that ``sg.save`` wrote names the
+    function that builds the network: that is imported and called. Raises UserError if there is none, if the
+    run is unfinished, or if the weights are another network's.
 
     >>> recipe = sg.Recipe(train_images=40, validation=0.0, epochs=1, batch_size=10, options={"width": 2})
     >>> run = sg.train(recipe, out="first")
@@ -97,7 +98,8 @@ def _by_recipe(
 
 
 def _weights(target: str | Path) -> Path:
-    """The file of weights, of the zoo where no file has that name; UserError if there is none or if the run is unfinished."""
+    """The file of weights, of the zoo where no file has that name; UserError if there is none, or if the run
+    is unfinished."""
     path = Path(target)
     if not path.exists() and str(target) in zoo.entries():
         path = zoo.folder(str(target))
