@@ -10,7 +10,6 @@ replaces the one in results. FOLDER also keeps the weights.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -61,19 +60,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class GuardBars(Record):
-    """Cells by name, and what the guard adds to a step: the ratio of median CPU times, by framework."""
+    """Cells by name."""
 
     kind: ClassVar[str] = "guard bars"
     machine: Machine
     settings: dict[str, object]
     cells: dict[str, Cell] = field(default_factory=dict)
-    step_ratio: dict[str, float] = field(default_factory=dict)
 
 
 class SpikingJelly(nn.Module):
     """Time first, whole sequences."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], widths: tuple[int, ...] = WIDTHS
+    ) -> None:
         super().__init__()
         from spikingjelly.activation_based import layer, neuron, surrogate
 
@@ -85,9 +85,9 @@ class SpikingJelly(nn.Module):
                 layer.AvgPool2d(2 - (into == 3), step_mode="m"),
             ]
 
-        pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
+        pairs = zip((3, *widths), widths, strict=False)
         self.body = nn.Sequential(*(part for a, b in pairs for part in block(a, b)))
-        self.head = nn.Linear(WIDTHS[-1] * 16, 10)
+        self.head = nn.Linear(widths[-1] * 16, 10)
         self.normalize = Normalize(mean, std)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,17 +100,19 @@ class SpikingJelly(nn.Module):
 class SnnTorch(nn.Module):
     """Stepped in a loop, states in the open."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], widths: tuple[int, ...] = WIDTHS
+    ) -> None:
         super().__init__()
         import snntorch
 
-        pairs = list(zip((3, *WIDTHS), WIDTHS, strict=False))
+        pairs = list(zip((3, *widths), widths, strict=False))
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=1 + (a == 3), padding=1, bias=False) for a, b in pairs
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in WIDTHS)
-        self.neurons = nn.ModuleList(snntorch.Leaky(beta=0.5) for _ in WIDTHS)
-        self.head = nn.Linear(WIDTHS[-1] * 16, 10)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths)
+        self.neurons = nn.ModuleList(snntorch.Leaky(beta=0.5) for _ in widths)
+        self.head = nn.Linear(widths[-1] * 16, 10)
         self.normalize = Normalize(mean, std)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,26 +233,6 @@ def control(folder: Path, framework: str, seed: int, data: Dataset, share: float
     return judge(twin, data, 0.0, factor)
 
 
-def step_ratio(framework: str, data: Dataset, times: int = 12) -> float:
-    """What the guard adds to the CPU time of a training step, as a ratio of medians of alternating steps."""
-    net = build(framework, 0, data).train()
-    optimizer = torch.optim.AdamW(net.parameters(), LR)
-    images = data.train.balanced(BATCH)
-    x, y, taken = images.pixels(), images.y, dict[bool, list[float]]()
-    for k in range(2 * times + 4):
-        guarded, begun = k % 2 == 1, 0.0
-        if guarded:
-            with sg.guard(net, total_steps=1) as g:
-                begun = time.process_time()
-                step(net, optimizer, x, y, g)
-        else:
-            begun = time.process_time()
-            step(net, optimizer, x, y)
-        if k >= 4:
-            taken.setdefault(guarded, []).append(time.process_time() - begun)
-    return statistics.median(taken[True]) / statistics.median(taken[False])
-
-
 def settings() -> dict[str, object]:
     """What the record was made with."""
     return {
@@ -279,11 +261,6 @@ def main() -> None:
     record = GuardBars.read(grows) if grows.exists() else GuardBars(machine(), settings())
     if record.settings != settings():
         sys.exit(f"{grows} has other settings: move it away first")
-    for framework in FRAMEWORKS:
-        if framework not in record.step_ratio:
-            ratio = round(step_ratio(framework, data), 3)
-            record = replace(record, step_ratio={**record.step_ratio, framework: ratio})
-            print(f"{framework}: a step with the guard takes {ratio} times as long", flush=True)
     for seed in SEEDS:
         for framework in FRAMEWORKS:
             for variant in ("plain", "guard", "control"):

@@ -1,11 +1,12 @@
 """The layer of neurons as one operator: networks compile and export whole, and taps work on them."""
 
+import io
 from typing import Literal
 
 import pytest
 import torch
 from conftest import awake
-from torch import Tensor
+from torch import Tensor, nn
 
 import spikeguard as sg
 from spikeguard.kernels import operator
@@ -70,6 +71,71 @@ def test_an_exported_network_keeps_its_layers_whole(net: sg.networks.classifier.
     exported = torch.export.export(net, (x,))
     assert sum("spikeguard.spikes" in str(node.target) for node in exported.graph.nodes) == 3
     assert torch.equal(exported.module()(x), net(x))
+
+
+def user_net() -> nn.Sequential:
+    """Layers of neurons in plain PyTorch."""
+    second = sg.PLIF(decay=0.4, reset="soft", threshold=0.3)
+    net = nn.Sequential(nn.Linear(4, 8), sg.LIF(decay=0.5), nn.Linear(8, 8), second, nn.Linear(8, 2))
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch, with dynamic shapes
+def test_an_exported_network_can_be_written_as_arithmetic() -> None:
+    net, x = user_net(), torch.rand(3, 5, 4)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(net, (x,), dynamic_shapes=({1: batch},))
+    plain = program.run_decompositions(sg.neurons.decompositions())
+    assert "spikeguard" in str(program.graph)
+    assert all("aten" in str(n.target) for n in plain.graph.nodes if n.op == "call_function")
+    for images in (x, x[:, :3]):
+        assert torch.equal(plain.module()(images), net(images))
+        assert torch.equal(program.module()(images), net(images))
+    assert len(net[1](net[0](x)).unique()) == 2
+
+
+def test_onnx_gets_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.onnx._internal.exporter import _flags
+
+    net, x = user_net(), torch.rand(3, 5, 4)
+    monkeypatch.setattr(_flags, "_is_onnx_exporting", True)  # as torch.onnx.export sets it while it traces
+    program = torch.export.export(net, (x,))
+    assert "spikeguard" not in str(program.graph)
+    assert torch.equal(program.module()(x), net(x))
+
+
+def test_what_no_graph_can_hold_is_refused_in_one_line() -> None:
+    net, x = user_net(), torch.rand(3, 5, 4)
+    net[1].noise = Noise(0.1)
+
+    def refused(reason: str) -> None:
+        for export in (torch.export.export, torch.jit.trace):
+            with pytest.raises(sg.UserError, match=f"export: a layer of neurons {reason}") as error:
+                export(net, (x,))
+            assert "\n" not in str(error.value)
+
+    net.train()
+    refused("draws noise: call model.eval")
+    net.eval()
+    with sg.tap(net) as opened:
+        refused("has an open tap or guard: close it")
+        net(x)
+        assert len(opened.potentials) == 2
+    assert all(not layer.requests for layer in sg.neurons.spiking(net).values())  # an export copies lists
+    torch.export.export(net, (x,))
+    net[1].spec = Neuron(surrogate=Observing())
+    refused("has a surrogate that adapts")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_network_holds_the_operator() -> None:
+    net, x = user_net(), torch.rand(3, 5, 4)
+    traced = torch.jit.trace(net, (x,))
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    other = torch.rand(3, 5, 4)
+    assert torch.equal(torch.jit.load(file)(other), net(other))
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.adapters.run import Fire, Run
+from spikeguard.kernels.comparator import compared
 from spikeguard.kernels.custom_backward import custom_backward
-from spikeguard.kernels.hinge import penalty as penalty_of
 from spikeguard.kernels.mode import widen
 from spikeguard.neurons.request import TapRequest, active, merge, recomputing
 from spikeguard.neurons.settings import Noise
@@ -194,10 +194,14 @@ class Layer:
         if not requests:
             return own(h)
         request, run = merge(requests), self.run
-        penalty = self._read(u, request, run)
+        self._read(u, request, run)
         noise = run.noise
-        w = u if noise is None else u + noise
-        spikes = self.spikes(w, w if h is u else h if noise is None else h + noise, own, request)
+        only_h = h is not u and request.surrogate is None and not request.smooth
+        w, penalty = compared(u, None if only_h else noise, request.band)
+        h = w if h is u else h if noise is None else h + noise
+        if request.on_penalty is not None and penalty is not None and not recomputing():
+            request.on_penalty(penalty, None if self.at_once else run)
+        spikes = self.spikes(w, h, own, request)
         if request.on_spikes is not None and not recomputing():
             request.on_spikes(self.shaped(spikes), None if self.at_once else run)
         run.step += len(self.shaped(u)) if self.at_once else 1
@@ -234,15 +238,11 @@ class Layer:
             found = self._state.run = Run()
         return found
 
-    def _read(self, u: Tensor, request: TapRequest, run: Run) -> Tensor | None:
-        """Notify the taps of ``u``, and draw the noise of this step; the penalty of the band."""
-        seen, part = self.shaped(u), None if self.at_once else run
-        penalty = None if request.band is None else penalty_of(seen, request.band)
-        if not recomputing():
-            if request.on_potentials is not None:
-                request.on_potentials(seen, part)
-            if request.on_penalty is not None and penalty is not None:
-                request.on_penalty(penalty, part)
+    def _read(self, u: Tensor, request: TapRequest, run: Run) -> None:
+        """Notify the taps of ``u``, and draw the noise of this step."""
+        seen = self.shaped(u)
+        if request.on_potentials is not None and not recomputing():
+            request.on_potentials(seen, None if self.at_once else run)
         if run.u is not None:
             run.u.append(seen.detach())
         run.noise, noise = None, request.noise
@@ -253,7 +253,6 @@ class Layer:
             push = request.push()
             push = (push if self.at_once else push[run.step]).view(u.shape).to(u.dtype)
             run.noise = push if run.noise is None else run.noise + push
-        return penalty
 
     def _forward(self, *args: Raw, **kwargs: Raw) -> Raw:
         """What stands in place of the module's forward; compiled models run a tapped layer as written."""

@@ -35,9 +35,11 @@ class OwnLayer(Layer):
         return ""
 
     def open(self, request: TapRequest) -> None:
+        self.requests = self.module.requests  # torch.export puts a copy in place of a list
         self.requests.append(request)
 
     def close(self, request: TapRequest) -> None:
+        self.requests = self.module.requests
         self.requests[:] = [r for r in self.requests if r is not request]
 
 

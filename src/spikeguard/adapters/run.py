@@ -83,8 +83,9 @@ class Run:
         pairs = draws.step_keys(self.key(source), samples, self.step + count + 1)
         first = self.step // 2
         keys = torch.cat([pairs[:, :1], pairs[:, 1 + first :]], 1)
-        drawn = normal(keys, steps[0, 0].numel(), self.step - 2 * first + count)[self.step - 2 * first :]
-        values = drawn.mul_(noise.sigma).to(wide(like.dtype)).view(count, *steps.shape[1:])
+        skipped = self.step - 2 * first
+        drawn = normal(keys, steps[0, 0].numel(), skipped + count, noise.sigma)[skipped:]
+        values = drawn.to(wide(like.dtype)).view(count, *steps.shape[1:])
         if pair:
             self._second = source, noise, values[1]
         return values if at_once else values[0]

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from spikeguard.kernels import cpp_build
 from spikeguard.kernels.context import Context
-from spikeguard.kernels.cpp_build import BACKWARD, FORWARD, SMALL, Args
+from spikeguard.kernels.cpp_build import BACKWARD, BAND_SIDES, FORWARD, SMALL, Args
 from spikeguard.kernels.equation import Moving
 from spikeguard.kernels.expressions import expression
 from spikeguard.kernels.mode import LayerOutput, Mode, NoiseKeys, Norm
@@ -27,7 +27,6 @@ from spikeguard.kernels.needs_grad import needs_grad
 from spikeguard.kernels.shape import Shape, channels_last, dense, empty
 
 _NOISE = {"compare": 1, "membrane": 2, "band": 3}
-_BAND = {"both": 1, "below": 2}
 Sharpness = Tensor | Callable[[Tensor], Tensor | None] | None
 
 
@@ -125,7 +124,7 @@ class _Layer:
         # built before the averages of the norm move: another way may have to do it
         self.forward_flags = {
             "WANT_U": int(call.want_u or callable(call.sharpness)),
-            "BAND": _BAND[mode.band.side] if mode.band else 0,
+            "BAND": BAND_SIDES[mode.band.side] if mode.band else 0,
         }
         cpp_build.function("forward", FORWARD, "u", **self.flags, **self.forward_flags)
         self.affine = None if call.norm is None else self.statistics(call.norm)
@@ -252,7 +251,7 @@ class _Integrate(torch.autograd.Function):
         affine = affine or batch
         flags = {
             "DETACH": int(mode.detach_reset),
-            "BAND": _BAND[mode.band.side] if mode.band and g_penalty is not None else 0,
+            "BAND": BAND_SIDES[mode.band.side] if mode.band and g_penalty is not None else 0,
             "G_BAND": int(mode.band is not None and g_penalty is not None),
             "G_U": int(g_u is not None),
             "SHARP": int(sharpness is not None),

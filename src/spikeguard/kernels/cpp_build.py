@@ -38,6 +38,8 @@ LEVELS = (
     ["-O1"],
 )  # the second where a compiler breaks down over the first; the bits are the same
 FORWARD, BACKWARD, SMALL = 1, 2, 3
+BAND_SIDES = {"both": 1, "below": 2}
+"""Values of BAND."""
 _ZERO = {
     "HARD",
     "DETACH",

@@ -159,6 +159,6 @@ def _custom(current: Tensor, cell: Cell, settings: Settings, rule: SequenceRule)
 def _draw(current: Tensor, timesteps: int, noise: NoiseKeys) -> Tensor:
     """The noise ``[T, N, ...]`` of these keys, laid out in memory like the current."""
     layout = Layout.of(current)
-    values = gaussian.normal(noise.keys, math.prod(layout.sizes[1:]), timesteps).mul_(noise.sigma)
+    values = gaussian.normal(noise.keys, math.prod(layout.sizes[1:]), timesteps, noise.sigma)
     dtype = torch.float64 if current.dtype == torch.float64 else torch.float32
     return layout.full(values.to(dtype).reshape(timesteps, -1))

@@ -84,13 +84,14 @@ def _ready(compiled: bool) -> Callable[[Tensor, int], Tensor]:
     return compiler.compile(_pairs) if compiled else _pairs
 
 
-def native(name: str, keys: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+def native(name: str, keys: Tensor, sizes: tuple[int, int, int], sigma: float = 1.0) -> Tensor:
     drawn = torch.empty(sizes, dtype=torch.float32, device="cpu")
     keys = keys.contiguous()
     args = Args(
         samples=sizes[1],
         length=sizes[2],
         threads=torch.get_num_threads(),
+        sigma=sigma,
         keys=keys.data_ptr(),
         u=drawn.data_ptr(),
     )
@@ -98,12 +99,13 @@ def native(name: str, keys: Tensor, sizes: tuple[int, int, int]) -> Tensor:
     return drawn
 
 
-def normal(keys: Tensor, count: int, steps: int) -> Tensor:
-    """Standard normal draws ``[steps, N, count]``, float32, for ``step_keys``.
+def normal(keys: Tensor, count: int, steps: int, sigma: float = 1.0) -> Tensor:
+    """Normal draws ``[steps, N, count]`` of deviation ``sigma``, float32, for ``step_keys``.
 
     ``kernels/neuron.cpp`` draws the same, to the bit.
     """
     if keys.device.type == "cpu" and cpp_build.use(steps * len(keys) * count):
-        return native("normal", keys, (steps, len(keys), count))
+        return native("normal", keys, (steps, len(keys), count), sigma)
     drawn: Tensor = _ready(keys.device.type != "cpu" and compiler.use(256 * count, keys.device))(keys, count)
-    return drawn.permute(2, 0, 1, 3).reshape(-1, len(keys), count)[:steps]
+    drawn = drawn.permute(2, 0, 1, 3).reshape(-1, len(keys), count)[:steps]
+    return drawn if sigma == 1.0 else drawn.mul_(sigma)

@@ -390,7 +390,7 @@ extern "C" void spread(const Args *args) {
     });
 }
 
-// Random numbers into u, as gaussian.py has them: STEPS normal ones a position, [STEPS, samples, length], or one uniform one.
+// Random numbers into u, as gaussian.py has them: STEPS normal ones of deviation sigma a position, [STEPS, samples, length], or one uniform one.
 extern "C" void normal(const Args *args) {
     const Args &a = *args;
     parallel(a, a.samples, 0, [&](int64_t from, int64_t to, double *) {
@@ -401,7 +401,7 @@ extern "C" void normal(const Args *args) {
                 U shared = first_word((uint32_t)i, keys[0]);
                 for (int t = 0; t < STEPS; t += 2) {
                     V even, odd;
-                    normals(mix(shared + (uint32_t)keys[1 + t / 2]), 1.0f, even, odd);
+                    normals(mix(shared + (uint32_t)keys[1 + t / 2]), a.sigma, even, odd);
                     write(a.u + (t * a.samples + sample) * a.length + i, even, n);
                     if (t + 1 < STEPS) write(a.u + ((t + 1) * a.samples + sample) * a.length + i, odd, n);
                 }
@@ -447,6 +447,34 @@ extern "C" void part(const Args *args) {
             if ((b / LANES) % 256 == 255) sums[0] += total(along_x), sums[1] += total(along_y), along_x = along_y = V{};
         }
         sums[0] += total(along_x), sums[1] += total(along_y);
+    });
+}
+
+// Potentials u (current) of a foreign layer, `samples` of them: spikes <- u + other, and the sum of the hinge (comparator.py).
+extern "C" void compare(const Args *args) {
+    const Args &a = *args;
+    parallel(a, (a.samples + LANES - 1) / LANES, 1, [&](int64_t from, int64_t to, double *sums) {
+        V hinge{};
+        for (int64_t b = from * LANES; b < to * LANES; b += LANES) {
+            int n = (int)(a.samples - b < LANES ? a.samples - b : LANES);
+            V u = read((const float *)a.current + b, n), far = a.delta - abs(u);
+            hinge += only(n, choose((far <= 0) | (BAND == 2 & (u >= 0)), V{}, far));  // what is no number stays
+            if (a.other) write((float *)a.spikes + b, u + read((const float *)a.other + b, n), n);
+            if ((b / LANES) % 256 == 255) sums[0] += total(hinge), hinge = V{};
+        }
+        sums[0] += total(hinge);
+    });
+}
+
+extern "C" void compare_back(const Args *args) {
+    const Args &a = *args;
+    const float band = *a.g_band / (float)a.samples;
+    parallel(a, (a.samples + LANES - 1) / LANES, 0, [&](int64_t from, int64_t to, double *) {
+        for (int64_t b = from * LANES; b < to * LANES; b += LANES) {
+            int n = (int)(a.samples - b < LANES ? a.samples - b : LANES);
+            V u = read((const float *)a.current + b, n), g = a.g_spikes ? read((const float *)a.g_spikes + b, n) : V{};
+            write((float *)a.g_current + b, g - band * inside_band(a, u) * sign(u), n);
+        }
     });
 }
 

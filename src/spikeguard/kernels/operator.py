@@ -2,17 +2,20 @@
 
 ``torch.ops.spikeguard.spikes`` computes what ``dispatch.integrate`` does in its plain case: no noise, no tap,
 no penalty. Its backward pass is an operator, too, which integrates once more and has no derivative itself.
+Exporters that know no operators of others get its forward pass as plain arithmetic.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from spikeguard.errors import UserError
-from spikeguard.kernels import dispatch
+from spikeguard.kernels import dispatch, equation
 from spikeguard.kernels.context import Context
 from spikeguard.kernels.mode import Mode
 from spikeguard.kernels.shape import channels_last
@@ -38,9 +41,30 @@ def key(surrogate: Surrogate) -> str:
 
 
 def spikes(current: Tensor, decay: Tensor, threshold: Tensor, scalars: Scalars) -> Tensor:
-    """Spikes ``[T, N, ...]`` of currents ``[T or 1, N, ...]``, as one node of a graph."""
+    """Spikes ``[T, N, ...]`` of currents ``[T or 1, N, ...]``, as one node of a graph; for ONNX as many."""
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        return _arithmetic(current, decay, threshold, *scalars)
     out: Tensor = torch.ops.spikeguard.spikes(current, decay, threshold, *scalars)
     return out
+
+
+def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
+    """What ``run_decompositions`` of an exported program needs to write layers of neurons as arithmetic.
+
+    For runtimes without spikeguard. Each layer becomes its equation, once a time step, without a gradient.
+
+    >>> program = torch.export.export(sg.LIF(decay=0.5), (torch.rand(3, 2, 4),))
+    >>> plain = program.run_decompositions(sg.neurons.decompositions())
+    >>> "spikeguard" in str(program.graph), "spikeguard" in str(plain.graph)
+    (True, False)
+    """
+    return {torch.ops.spikeguard.spikes.default: _arithmetic}
+
+
+@torch.no_grad()
+def _arithmetic(current: Tensor, decay: Tensor, threshold: Tensor, *scalars: object) -> Tensor:
+    mode = _mode(scalars, backward=False)  # type: ignore[arg-type]
+    return equation.integrate(current, decay, threshold, mode, want_u=False).spikes
 
 
 def _mode(scalars: Scalars, backward: bool) -> Mode:

@@ -11,6 +11,7 @@ memory of their own.
 """
 
 from spikeguard.kernels.mode import Band
+from spikeguard.kernels.operator import decompositions
 from spikeguard.neurons.layer import IF, LIF, PLIF, Spiking
 from spikeguard.neurons.lookup import frozen_norms, recomputation, seed_noise, spiking
 from spikeguard.neurons.request import TapRequest
@@ -25,6 +26,7 @@ __all__ = [
     "Noise",
     "TapRequest",
     "Spiking",
+    "decompositions",
     "frozen_norms",
     "recomputation",
     "seed_noise",

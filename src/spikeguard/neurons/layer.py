@@ -99,7 +99,7 @@ class Spiking(StochasticModule):
 
         Raises UserError on T = 0 or a missing batch dimension.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             return (
                 self._in_graph(current, timesteps) if self.is_plain() else self._outside(current, timesteps)
             )
@@ -107,9 +107,17 @@ class Spiking(StochasticModule):
 
     def is_plain(self) -> bool:
         """Does nothing but the settings of the neurons decide what this call computes?"""
-        noisy = self.noise is not None and self.noise.sigma > 0 and (self.training or self.noise.at_eval)
-        changed = len(self.requests) > 0 or len(self.dynamics) > 0 or self.recomputing
-        return not (noisy or changed or self._observes)
+        return not self._extra()
+
+    def _extra(self) -> str:
+        """What else decides what this call computes, and what to do about it, or ""."""
+        if self.noise is not None and self.noise.sigma > 0 and (self.training or self.noise.at_eval):
+            return "draws noise: call model.eval(), and leave out noise at_eval"
+        if len(self.requests) > 0:
+            return "has an open tap or guard: close it"
+        if len(self.dynamics) > 0 or self.recomputing:
+            return "has neurons changed by a defense or an attack"
+        return "has a surrogate that adapts to its potentials: choose another one" if self._observes else ""
 
     def _in_graph(self, current: Tensor, timesteps: int | None) -> Tensor:
         """One operator in a graph that torch compiles or exports."""
@@ -120,9 +128,14 @@ class Spiking(StochasticModule):
         spikes = operator.spikes(current, self.decay, self.threshold, scalars)
         return dispatch.pooled(spikes) if self.pool else spikes
 
-    @_disable_dynamo
     def _outside(self, current: Tensor, timesteps: int | None) -> Tensor:
-        """Between two graphs, as it is: a tap or noise is open."""
+        """Between two graphs, as it is: a tap or noise is open. UserError if there must be one graph."""
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+            raise UserError(f"export: a layer of neurons {self._extra()}")
+        return self._between(current, timesteps)
+
+    @_disable_dynamo
+    def _between(self, current: Tensor, timesteps: int | None) -> Tensor:
         return self._integrated(current, timesteps)
 
     def _integrated(self, current: Tensor, timesteps: int | None) -> Tensor:
