@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import spikeguard as sg
 from spikeguard.diagnosis.energy import energy, pairs
 from spikeguard.diagnosis.flips import attack_flips, fire_chance, noise_flips
-from spikeguard.diagnosis.holding import held_rows
+from spikeguard.diagnosis.holding import held_rows, holds
 from spikeguard.diagnosis.rank import auc
 from spikeguard.diagnosis.readings import read
 from spikeguard.diagnosis.sensitivity import gradients, sampled
@@ -93,10 +93,8 @@ def test_holding_everything_brings_every_image_back_and_holding_nothing_none(
 
 
 def test_a_share_that_is_held_is_nearest_first(tiny: Classifier, pair: Pair) -> None:
-    from spikeguard.diagnosis.holding import _holds
-
     clean = read(tiny, pair[0], 7)
-    for name, push in _holds(clean, lambda size: size, 0.25).items():
+    for name, push in holds(clean, lambda size: size, 0.25).items():
         size, held = clean.u[name].abs(), torch.isinf(push)
         for image in range(len(pair[0])):
             inside, outside = size[:, image][held[:, image]], size[:, image][~held[:, image]]

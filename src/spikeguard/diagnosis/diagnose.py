@@ -92,9 +92,9 @@ def diagnose(
     Raises:
         UserError: bad input, a model without known neurons, or one whose layers run more than once a pass.
 
-    The attack is PGD with ASSG on the margin, which does not end where an image breaks. The causal test holds spikes of attacked images at their values on the
-    clean image. Threshold-neighboring neurons: "Robust Spiking Neural Networks Against Adversarial Attacks",
-    ICLR 2026.
+    The attack is PGD with ASSG on the margin, which does not end where an image breaks. The causal test holds
+    spikes of attacked images at their values on the clean image. Threshold-neighboring neurons: "Robust
+    Spiking Neural Networks Against Adversarial Attacks", ICLR 2026.
 
     >>> result = sg.diagnose(net, x, y, sg.Linf(8 / 255), sigma=0.1)
     >>> all(row.noise.agrees for row in result.record.layers.values())
@@ -197,7 +197,7 @@ def _near_share(reading: Reading, delta: float) -> Tensor:
 
 
 def _predictors(scores: dict[str, Tensor], right: Tensor, stays: Tensor) -> tuple[Predictor, ...]:
-    """How well each score tells the broken images from the others, of those that are right without attack."""
+    """How well each score separates broken images from others, of those that are right without attack."""
     broken = ~stays[right]
     counts = int(broken.sum()), int((~broken).sum())
     return tuple(

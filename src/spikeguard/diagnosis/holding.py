@@ -26,18 +26,18 @@ def held_rows(
     generator = torch.Generator().manual_seed(seed)
     orders: tuple[Order, ...] = (
         lambda size: size,
-        lambda size: torch.rand(size.shape, generator=generator).to(size),
+        lambda size: torch.rand(size.shape, generator=generator, dtype=torch.float32, device="cpu").to(size),
         lambda size: -size,
     )
 
     def right(order: Order, share: float) -> Accuracy:
-        logits = read(net, x, batch_size, held=_holds(clean, order, share)).logits
+        logits = read(net, x, batch_size, held=holds(clean, order, share)).logits
         return Accuracy.of(float((logits.argmax(1) == y).double().mean()), len(y))
 
     return tuple(HeldRow(share, *(right(order, share) for order in orders)) for share in shares)
 
 
-def _holds(clean: Reading, order: Order, share: float) -> dict[str, Tensor]:
+def holds(clean: Reading, order: Order, share: float) -> dict[str, Tensor]:
     """Infinities where spikes are held: in each image and layer, the first ``share`` in that order."""
     holds = {}
     for name, u in clean.u.items():

@@ -1,4 +1,4 @@
-"""How well a number tells two groups apart."""
+"""How well a number separates two groups."""
 
 from __future__ import annotations
 

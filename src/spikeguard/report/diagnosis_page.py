@@ -23,7 +23,7 @@ LAYER_HEADER = (
     "near, %",
     "flipped by noise, %",
     "flipped by the attack, %",
-    "nearness tells (AUC)",
+    "nearness separates them (AUC)",
     "the same by chance",
 )
 CLEAR = 0.05  # a difference of accuracies that is more than an image or two of a hundred
@@ -63,14 +63,14 @@ def _held_says(record: DiagnosisRecord) -> str:
 
 
 def _nearness_says(record: DiagnosisRecord) -> str:
-    told = [
+    pairs = [
         (row.attack.auc, row.attack.auc_shuffled)
         for row in record.layers.values()
         if row.attack.auc is not None and row.attack.auc_shuffled is not None
     ]
-    if not told:
+    if not pairs:
         return "The attack flips no spike."
-    seen, chance = (sum(values) / len(told) for values in zip(*told, strict=True))
+    seen, chance = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
     return (
         "A spike that flips lies nearer to the threshold than one that does not with a chance of "
         f"{seen:.2f}; shifts dealt out at random give {chance:.2f}, so the attack chooses "
@@ -81,11 +81,11 @@ def _nearness_says(record: DiagnosisRecord) -> str:
 def _predictors_say(record: DiagnosisRecord) -> str:
     ranked = [(p.auc, p.name) for p in record.predictors if p.auc is not None]
     if not ranked:
-        return "All images fall alike, so that nothing predicts which ones."
+        return "All images break, or none: nothing predicts which."
     best, name = max(ranked, key=lambda pair: abs(pair[0] - 0.5))
     near = next((auc for auc, n in ranked if n.startswith("share of potentials")), None)
     tail = "" if near is None else f"; the share of potentials near the threshold: {near:.2f}"
-    return f"Which images break is best told by the {name} (AUC {best:.2f}, 0.5 is chance){tail}."
+    return f"Which images break is best predicted by the {name} (AUC {best:.2f}, 0.5 is chance){tail}."
 
 
 def _noise_says(record: DiagnosisRecord) -> str:
