@@ -1,9 +1,11 @@
 """The networks that come with the package: src/spikeguard/zoo and docs/zoo.md, from records.
 
-python tools/zoo.py NAME RUN AUDIT "WHAT IT IS"    (without arguments: only cards and docs/zoo.md)
+python tools/zoo_page.py NAME RUN "WHAT IT IS"    adds the network of a training
+spikeguard audit NAME --out FOLDER                judges it by that name
+python tools/zoo_page.py NAME FOLDER              adds that audit; writes card and page
+python tools/zoo_page.py                          only cards and docs/zoo.md
 
-RUN is the folder of a training, AUDIT that of its audit (`spikeguard audit RUN --effort standard`). Weights,
-records and witnesses are copied; a network of more than 3 MB or an unreliable audit is refused.
+Weights, records and witnesses are copied; a network of more than 3 MB or an unreliable audit is refused.
 """
 
 from __future__ import annotations
@@ -29,27 +31,32 @@ MOST = 3 * 2**20  # bytes of a file of weights
 Records = tuple[TrainingRecord, AuditRecord]
 
 
-def add(name: str, run: Path, audit: Path, about: str) -> None:
-    """Copy a network and its records; exits where it does not belong into the zoo."""
-    record = AuditRecord.read(audit / "audit.json")
-    training = TrainingRecord.read(run / zoo.TRAINING)
-    if record.errors:
-        sys.exit(f"{audit} is not reliable ({', '.join(record.errors)}): it is no evidence")
-    if record.origin.recipe != training.recipe:
-        sys.exit(f"{audit} is about another network than {run}")
+def add_network(name: str, run: Path, about: str) -> None:
+    """Copy the weights and the record of a training."""
     if (size := (run / WEIGHTS).stat().st_size) > MOST:
         sys.exit(f"{run / WEIGHTS} has {size} bytes, may have {MOST}")
     folder = zoo.FOLDER / name
     folder.mkdir(exist_ok=True)
-    for source in (run / WEIGHTS, run / zoo.TRAINING, audit / "audit.json"):
-        shutil.copyfile(source, folder / source.name)
-    if record.witnesses is not None:
-        shutil.copyfile(audit / record.witnesses.file, folder / record.witnesses.file)
+    for file in (WEIGHTS, zoo.TRAINING):
+        shutil.copyfile(run / file, folder / file)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     listed = {**zoo.entries(), name: zoo.Entry(about, digest)}
     text = json.dumps({k: asdict(e) for k, e in listed.items()}, indent=1) + "\n"
     write_bytes(zoo.INDEX, text.encode())
     zoo.entries.cache_clear()
+
+
+def add_audit(name: str, audit: Path) -> None:
+    """Copy an audit with its witnesses; exits where it is no evidence about the network."""
+    record = AuditRecord.read(audit / zoo.AUDIT)
+    if record.errors:
+        sys.exit(f"{audit} is not reliable ({', '.join(record.errors)}): it is no evidence")
+    if record.origin.target != name:
+        sys.exit(f"{audit} is about {record.origin.target}, not about {name}")
+    folder = zoo.folder(name)
+    shutil.copyfile(audit / zoo.AUDIT, folder / zoo.AUDIT)
+    if record.witnesses is not None:
+        shutil.copyfile(audit / record.witnesses.file, folder / record.witnesses.file)
 
 
 def records(name: str) -> Records:
@@ -104,14 +111,16 @@ def page() -> str:
     example = '    >>> net = sg.load("embedded-robust")   # in eval mode, images in [0, 1] to logits'
     shell = ["    spikeguard zoo embedded-robust", "    spikeguard audit embedded-robust --images 50"]
     lines += ["", *table(header, rows), "", example, "", *shell, ""]
-    lines += paragraph("Made by `tools/zoo.py` from the records in `src/spikeguard/zoo`.")
+    lines += paragraph("Made by `tools/zoo_page.py` from the records in `src/spikeguard/zoo`.")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        name, run, audit, about = sys.argv[1:]
-        add(name, Path(run), Path(audit), about)
+    match sys.argv[1:]:
+        case [name, run, about]:
+            return add_network(name, Path(run), about)
+        case [name, audit]:
+            add_audit(name, Path(audit))
     for name, entry in zoo.entries().items():
         write_bytes(zoo.FOLDER / name / zoo.CARD, card(name, entry.about, *records(name)).encode())
     write_bytes(PAGE, page().encode())
