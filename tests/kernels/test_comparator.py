@@ -66,7 +66,7 @@ def test_other_layouts_and_types_are_computed_too(monkeypatch: pytest.MonkeyPatc
 def test_what_is_no_number_stays_in_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
     u = torch.tensor([[0.3, float("nan"), 2.0]])
     for side in ("both", "below"):
-        for _, penalty, _ in both(u, None, Band(0.5, side), monkeypatch):  # type: ignore[arg-type]
+        for _, penalty, _ in both(u, None, Band(0.5, side), monkeypatch):
             assert penalty.isnan()
 
 

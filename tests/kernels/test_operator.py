@@ -106,7 +106,8 @@ def test_onnx_gets_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_no_graph_can_hold_is_refused_in_one_line() -> None:
     net, x = user_net(), torch.rand(3, 5, 4)
-    net[1].noise = Noise(0.1)
+    first = sg.neurons.spiking(net)["1"]
+    first.noise = Noise(0.1)
 
     def refused(reason: str) -> None:
         for export in (torch.export.export, torch.jit.trace):
@@ -123,7 +124,7 @@ def test_what_no_graph_can_hold_is_refused_in_one_line() -> None:
         assert len(opened.potentials) == 2
     assert all(not layer.requests for layer in sg.neurons.spiking(net).values())  # an export copies lists
     torch.export.export(net, (x,))
-    net[1].spec = Neuron(surrogate=Observing())
+    first.spec = Neuron(surrogate=Observing())
     refused("has a surrogate that adapts")
 
 

@@ -27,6 +27,10 @@ from spikeguard.random import draws
 from spikeguard.random.streams import NoiseStream
 from spikeguard.surrogates import Surrogate
 
+COPIES = (
+    "tap: nn.DataParallel runs copies of its module in threads of their own, which no tap sees: use its "
+    ".module on one device, or DistributedDataParallel"
+)
 _streams: WeakKeyDictionary[nn.Module, dict[str, NoiseStream]] = WeakKeyDictionary()
 
 
@@ -138,6 +142,8 @@ class Tap:
                 f"tap: {type(model).__name__} has no neurons that it knows: layers of spikeguard, "
                 "SpikingJelly, snnTorch, norse or sinabs, or of a class given to sg.adapters.add"
             )
+        if any(isinstance(m, nn.DataParallel) and len(m.device_ids) > 1 for m in model.modules()):
+            raise UserError(COPIES)
         self._potentials, self._currents = Recordings(grad), Recordings(grad)
         self._spikes, self._penalties = Recordings(grad), Recordings(grad=True)
         self._requests: dict[str, TapRequest] = {}

@@ -74,12 +74,12 @@ def _native(name: str, u: Tensor, other: Tensor | None, band: Band) -> Callable[
 
     It sees memory, so both must lie there in the same order.
     """
-    same_layout = other is None or (
+    fits = other is None or (
         other.dtype == u.dtype and other.shape == u.shape and other.stride() == u.stride()
     )
     dense = u.is_contiguous() or (u.dim() == 4 and u.is_contiguous(memory_format=torch.channels_last))
     large = u.device.type == "cpu" and cpp_build.use(CALLS * u.numel())
-    if not (same_layout and dense and large and u.dtype == torch.float32):
+    if not (fits and dense and large and u.dtype == torch.float32):
         return None
     flags = {"STEPS": 1, "CONSTANT": 0, "BFLOAT16": 0, "INNER": 0, "BAND": BAND_SIDES[band.side]}
     try:

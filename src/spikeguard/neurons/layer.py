@@ -99,7 +99,7 @@ class Spiking(StochasticModule):
 
         Raises UserError on T = 0 or a missing batch dimension.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
             return (
                 self._in_graph(current, timesteps) if self.is_plain() else self._outside(current, timesteps)
             )
@@ -130,7 +130,7 @@ class Spiking(StochasticModule):
 
     def _outside(self, current: Tensor, timesteps: int | None) -> Tensor:
         """Between two graphs, as it is: a tap or noise is open. UserError if there must be one graph."""
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if torch.compiler.is_exporting() or torch._C._is_tracing():
             raise UserError(f"export: a layer of neurons {self._extra()}")
         return self._between(current, timesteps)
 
