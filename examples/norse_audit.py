@@ -1,4 +1,4 @@
-"""A norse network, whose state is an argument: trained with TGO, its potentials drawn, audited."""
+"""A norse network, whose state is an argument: TGO, a picture of its potentials, an audit."""
 
 import norse.torch as norse
 import torch
@@ -35,5 +35,6 @@ with sg.tap(model.eval()) as tap:
     model(test.pixels())
 tap.draw("potentials.svg", delta=0.5)
 
-report = sg.audit(model, test.pixels(), test.y, sg.Linf(4 / 255), effort="quick")
+x, y = test.pixels(), test.y
+report = sg.audit(model, x, y, sg.Linf(4 / 255), effort="quick")
 print(report.verdict)

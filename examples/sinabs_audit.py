@@ -1,4 +1,4 @@
-"""A sinabs network that folds time into the batch: trained with TGO, its potentials drawn, audited."""
+"""A sinabs network that folds time into the batch: TGO, a picture of its potentials, an audit."""
 
 import sinabs.layers as sl
 import torch
@@ -34,5 +34,6 @@ with sg.tap(model.eval()) as tap:
     model(test.pixels())
 tap.draw("potentials.svg", delta=0.5)
 
-report = sg.audit(model, test.pixels(), test.y, sg.Linf(4 / 255), effort="quick")
+x, y = test.pixels(), test.y
+report = sg.audit(model, x, y, sg.Linf(4 / 255), effort="quick")
 print(report.verdict)

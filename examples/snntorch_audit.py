@@ -1,4 +1,4 @@
-"""An snnTorch network with its own loop over time: trained with TGO, its potentials drawn, audited."""
+"""An snnTorch network with its own loop over time: TGO, a picture of its potentials, an audit."""
 
 import snntorch as snn
 import torch
@@ -45,5 +45,6 @@ with sg.tap(model.eval()) as tap:
     model(test.pixels())
 tap.draw("potentials.svg", delta=0.5)
 
-report = sg.audit(model, test.pixels(), test.y, sg.Linf(4 / 255), effort="quick")
+x, y = test.pixels(), test.y
+report = sg.audit(model, x, y, sg.Linf(4 / 255), effort="quick")
 print(report.verdict)

@@ -1,4 +1,4 @@
-"""A SpikingJelly network: trained with TGO, its potentials drawn, audited."""
+"""A SpikingJelly network: TGO, a picture of its potentials, an audit."""
 
 import torch
 import torch.nn.functional as F
@@ -35,5 +35,6 @@ with sg.tap(model.eval()) as tap:
     model(test.pixels())
 tap.draw("potentials.svg", delta=0.5)
 
-report = sg.audit(model, test.pixels(), test.y, sg.Linf(4 / 255), effort="quick")
+x, y = test.pixels(), test.y
+report = sg.audit(model, x, y, sg.Linf(4 / 255), effort="quick")
 print(report.verdict)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import spikeguard as sg
-from spikeguard.adapters.histograms import BINS, _shown
+from spikeguard.adapters.histograms import BINS, limits
 from spikeguard.networks.classifier import Classifier
 
 
@@ -66,7 +66,7 @@ def test_a_png_is_one_and_pyplot_stays_as_it_was(tiny: Classifier, tmp_path: Pat
 
 @pytest.mark.parametrize("values", [[-1.0], [0.0, 0.0], [3.0, 4.0], [-5.0, 0.1], [-1.0] * 999 + [1e6]])
 def test_the_threshold_is_the_edge_of_a_bar_inside_of_the_picture(values: list[float]) -> None:
-    low, high = _shown(torch.tensor(values))
+    low, high = limits(torch.tensor(values))
     bars = -low / ((high - low) / BINS)
     assert 1 <= round(bars) <= BINS - 1
     assert bars == pytest.approx(round(bars))

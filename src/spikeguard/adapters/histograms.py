@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KINDS = (".svg", ".png")
-SILENT, FIRES, NEAR = "#8a8a8a", "#1f6f8b", "#f3e3b3"
+BELOW, ABOVE, NEAR = "#8a8a8a", "#1f6f8b", "#f3e3b3"
 BINS, COLUMNS, SPREADS = 80, 4, 4.0
 """Bars of a histogram, panels in a row, and standard deviations around the mean that a panel shows."""
 
@@ -43,15 +43,15 @@ def draw(potentials: Mapping[str, Tensor], path: Path, delta: float | None) -> N
 
 
 def _panel(axis: Axes, name: str, u: Tensor, delta: float | None) -> None:
-    """Silent potentials left of the threshold, those that fire right of it."""
+    """One layer: potentials below the threshold, and those that reach it."""
     if not bool(u.isfinite().all()):
         raise UserError(f"draw: {name or 'the model'} has potentials that are no finite numbers")
-    low, high = _shown(u)
+    low, high = limits(u)
     density = (torch.histc(u, BINS, low, high) * BINS / (len(u) * (high - low))).tolist()
     below = round(-low * BINS / (high - low))
     edges = [low + bar * (high - low) / BINS for bar in range(BINS + 1)]
-    axis.stairs(density[:below], edges[: below + 1], fill=True, color=SILENT, lw=0)
-    axis.stairs(density[below:], edges[below:], fill=True, color=FIRES, lw=0)
+    axis.stairs(density[:below], edges[: below + 1], fill=True, color=BELOW, lw=0)
+    axis.stairs(density[below:], edges[below:], fill=True, color=ABOVE, lw=0)
     fires = 100 * float((u >= 0).float().mean())
     title = f"{name or 'the model'}\n{fires:.1f} % at or above the threshold"
     if delta is not None:
@@ -65,7 +65,7 @@ def _panel(axis: Axes, name: str, u: Tensor, delta: float | None) -> None:
     axis.set_yticks([])
 
 
-def _shown(u: Tensor) -> tuple[float, float]:
+def limits(u: Tensor) -> tuple[float, float]:
     """From where to where a panel shows, with the threshold at the edge of a bar."""
     mean, spread = float(u.mean()), SPREADS * float(u.std(correction=0))
     low = min(max(float(u.min()), mean - spread), 0.0)
