@@ -1,4 +1,4 @@
-"""A norse network, whose state is an argument: trained for a minute, audited."""
+"""A norse network, whose state is an argument: TGO, a picture of its potentials, an audit."""
 
 import norse.torch as norse
 import torch
@@ -22,11 +22,19 @@ model = sg.wrap(net, timesteps=8, output=0, state=1, std=0.1)
 data = sg.load_data("embedded")
 train, test = data.train.balanced(500), data.test.balanced(20)
 adam = torch.optim.Adam(model.parameters(), 2e-3)
-for _ in range(3):
-    for rows in torch.randperm(500).split(50):
-        adam.zero_grad()
-        F.cross_entropy(model(train.pixels()[rows]), train.y[rows]).backward()
-        adam.step()
+with sg.guard(model, total_steps=30) as guard:  # TGO: this line, the penalty and the step
+    for _ in range(3):
+        for rows in torch.randperm(500).split(50):
+            adam.zero_grad()
+            loss = F.cross_entropy(model(train.pixels()[rows]), train.y[rows])
+            (loss + guard.penalty()).backward()
+            adam.step()
+            guard.step()
 
-report = sg.audit(model.eval(), test.pixels(), test.y, sg.Linf(4 / 255), effort="quick")
+with sg.tap(model.eval()) as tap:
+    model(test.pixels())
+tap.draw("potentials.svg", delta=0.5)
+
+x, y = test.pixels(), test.y
+report = sg.audit(model, x, y, sg.Linf(4 / 255), effort="quick")
 print(report.verdict)

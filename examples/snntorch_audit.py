@@ -1,4 +1,4 @@
-"""An snnTorch network with its own loop over time: trained for a minute, audited."""
+"""An snnTorch network with its own loop over time: TGO, a picture of its potentials, an audit."""
 
 import snntorch as snn
 import torch
@@ -32,11 +32,19 @@ model = sg.wrap(Net(), output=1, mean=0.286, std=0.353)  # output=0: the rates o
 data = sg.load_data("embedded")
 train, test = data.train.balanced(500), data.test.balanced(20)
 adam = torch.optim.Adam(model.parameters(), 2e-3)
-for _ in range(3):
-    for rows in torch.randperm(500).split(50):
-        adam.zero_grad()
-        F.cross_entropy(model(train.pixels()[rows]), train.y[rows]).backward()
-        adam.step()
+with sg.guard(model, total_steps=30) as guard:  # TGO: this line, the penalty and the step
+    for _ in range(3):
+        for rows in torch.randperm(500).split(50):
+            adam.zero_grad()
+            loss = F.cross_entropy(model(train.pixels()[rows]), train.y[rows])
+            (loss + guard.penalty()).backward()
+            adam.step()
+            guard.step()
 
-report = sg.audit(model.eval(), test.pixels(), test.y, sg.Linf(4 / 255), effort="quick")
+with sg.tap(model.eval()) as tap:
+    model(test.pixels())
+tap.draw("potentials.svg", delta=0.5)
+
+x, y = test.pixels(), test.y
+report = sg.audit(model, x, y, sg.Linf(4 / 255), effort="quick")
 print(report.verdict)

@@ -116,11 +116,12 @@ def page() -> str:
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case [name, run, about]:
-            return add_network(name, Path(run), about)
-        case [name, audit]:
-            add_audit(name, Path(audit))
+    given = sys.argv[1:]
+    if len(given) == 3:
+        add_network(given[0], Path(given[1]), given[2])
+        return
+    if given:
+        add_audit(given[0], Path(given[1]))
     for name, entry in zoo.entries().items():
         write_bytes(zoo.FOLDER / name / zoo.CARD, card(name, entry.about, *records(name)).encode())
     write_bytes(PAGE, page().encode())

@@ -7,7 +7,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from spikeguard.records.studies import StudyRecord, StudyRow
-from spikeguard.report.plots import INK, figure, svg
+from spikeguard.runtime.picture import INK, figure, svg
 from studies.embedded.frontier import accuracies, finished_seeds, frontier_at, grouped, key_of
 from studies.embedded.matrix import on_frontier, title_of
 

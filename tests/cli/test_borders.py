@@ -20,7 +20,7 @@ from spikeguard.cli.records import check_replaceable
 from spikeguard.cli.target import found_from, seen_from
 from spikeguard.errors import UserError
 from spikeguard.records.schema import Origin
-from spikeguard.report import plots
+from spikeguard.runtime import picture as pictures
 
 CLI = Path(spikeguard.__file__).parent / "cli"
 PRINTS = {"common.py", "main.py", "completion.py"}
@@ -40,10 +40,10 @@ def test_every_verb_prints_by_the_one_function_that_obeys_no_name() -> None:
 
 
 def test_a_name_is_never_a_formula_of_matplotlib() -> None:
-    picture, axes = plots.figure(2, 2)
+    picture, axes = pictures.figure(2, 2)
     axes[0][0].set_title("$\\frac{$ \x1b[31m")
     axes[0][0].set_yticks([0, 1], ["$x^{$", "b"])
-    svg = plots.svg(picture)
+    svg = pictures.svg(picture)
     assert "$\\frac{$ \\x1b[31m" in svg
     assert "$x^{$" in svg
     assert "\x1b" not in svg

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import little_recipe
 
+import spikeguard as sg
 from spikeguard.cli.main import main
 from spikeguard.data.images import Dataset
 from spikeguard.defenses import DLIF, TGO, Defense
@@ -40,8 +41,12 @@ def test_a_guarded_network_is_written_as_a_graph(
 
 
 def test_what_cannot_be_written_ends_in_one_line(
-    tmp_path: Path, little_data: Dataset, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    little_data: Dataset,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     run, file = run_folder(tmp_path, little_data, DLIF()), str(tmp_path / "net.nir")
     for arguments, words in (
         (["export", run, "--nir", file], "NIR cannot represent"),
@@ -55,4 +60,9 @@ def test_what_cannot_be_written_ends_in_one_line(
         captured = capsys.readouterr()
         assert words in captured.err
         assert captured.err.count("\n") == 1
+    sg.save(
+        torch.nn.Linear(2, 2), "own.safetensors", factory="torch.nn:Linear", in_features=2, out_features=2
+    )
+    assert main(["export", "own.safetensors", "--nir", file]) == 2
+    assert "sg.interchange.to_nir(net, path, in_shape=...)" in capsys.readouterr().err
     assert not Path(file).exists()

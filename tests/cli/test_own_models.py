@@ -1,6 +1,7 @@
 """A user's own network, weights and images on the command line, end to end."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,33 @@ def test_attack_and_verify_with_weights_and_images_of_ones_own(
     np.save("images/y.npy", 2 - np.load("images/y.npy"))
     assert main(["verify", "a.json"]) == 1
     assert "the images or labels are not those of the record" in capsys.readouterr().out
+
+
+def test_a_network_that_sg_save_wrote_is_attacked_and_verified(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its module lies in the current folder; what it was trained on has to be named."""
+    Path("own_saved_of_test.py").write_text(MODULE.replace("def net():", "def net() -> nn.Module:"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(project)
+        sg.save(network(), "own.safetensors", factory="own_saved_of_test:net")
+    del sys.modules["own_saved_of_test"]
+    attack = ["attack", "own.safetensors", "--steps", "3", "--eps", "0.2", "--out", "s.json"]
+    assert main(attack) == 2
+    assert "own.safetensors does not say what it was trained on" in capsys.readouterr().err
+    assert main([*attack, "--weights", "w.safetensors", "--data-dir", "images"]) == 2
+    assert "has weights of its own" in capsys.readouterr().err
+    assert main([*attack, "--data-dir", "images"]) == 0
+    record = AttackRecord.read(project / "s.json")
+    assert (record.clean.value, record.origin.target, record.origin.recipe) == (1.0, "own.safetensors", None)
+    assert main(["verify", "s.json"]) == 0
+    Path("own_saved_of_test.py").unlink()
+    del sys.modules["own_saved_of_test"]
+    capsys.readouterr()
+    assert main([*attack[:-1], "t.json", "--data-dir", "images"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot import 'own_saved_of_test'" in said
+    assert "seen from this folder" in said
 
 
 @pytest.mark.slow

@@ -47,7 +47,13 @@ def images(neuron: Neuron, network: str = "small", **options: Any) -> tuple[nn.M
         std=(0.25,),
         **options,
     )
-    return awake(net, batches=4, size=8), torch.rand(6, 2, 8, 8)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, 0.75)  # else the last layers are silent, and all scores 0
+    x = torch.rand(6, 2, 8, 8)
+    with torch.no_grad():
+        assert float(awake(net, batches=4, size=8)(x).std(0).min()) > 0
+    return net, x
 
 
 def by_snntorch(path: Path, sequence: Tensor) -> Tensor:
@@ -84,6 +90,16 @@ def by_sinabs(path: Path, sequence: Tensor, reset: str | None = None) -> Tensor:
     return outputs.unflatten(0, (samples, steps)).transpose(0, 1)  # type: ignore[no-any-return]
 
 
+def by_norse(path: Path, sequence: Tensor) -> Tensor:
+    module: Any = pytest.importorskip("norse.torch")
+    net, state, outputs = module.from_nir(nir.read(path)), None, []
+    with torch.no_grad():
+        for x in sequence:
+            y, state = net(x, state)
+            outputs.append(y)
+    return torch.stack(outputs)
+
+
 def outputs(net: nn.Module, x: Tensor, read: bool = False) -> Tensor:
     with torch.no_grad():
         result: Tensor = net(x, per_step=True) if read else net(x)
@@ -108,6 +124,52 @@ def test_spikingjelly_reads_the_same_spikes(decay: float, tmp_path: Path) -> Non
     net, x = vectors(decay=decay)
     to_nir(net, tmp_path / "net.nir", in_shape=(12,), convention="spikingjelly")
     assert torch.equal(by_spikingjelly(tmp_path / "net.nir", x), outputs(net, x))
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_norse_reads_the_same_spikes_without_a_warning(
+    decay: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It multiplies the current by what a step loses, whatever r is: the threshold makes up for it."""
+    net, x = vectors(decay=decay)
+    to_nir(net, tmp_path / "net.nir", in_shape=(12,), convention="norse")
+    fired = outputs(net, x)
+    assert 0.02 < fired.mean() < 0.9
+    assert torch.equal(by_norse(tmp_path / "net.nir", x), fired)
+    assert torch.equal(outputs(from_nir(tmp_path / "net.nir", reset="hard"), x, read=True), fired)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_norse_reads_convolutional_networks(decay: float, tmp_path: Path) -> None:
+    net, x = images(Neuron(decay=decay), width=3)
+    to_nir(net, tmp_path / "net.nir", convention="norse")
+    scores = by_norse(tmp_path / "net.nir", x.expand(3, *x.shape))
+    with torch.no_grad():
+        wanted = net(x, per_step=True)
+    torch.testing.assert_close(scores, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_of_norse_is_read_with_the_same_spikes() -> None:
+    norse: Any = pytest.importorskip("norse.torch")
+    torch.manual_seed(0)
+    fast = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(250.0), v_th=torch.tensor(0.25))
+    first, last = nn.Linear(6, 20), nn.Linear(20, 4)
+    net = norse.SequentialState(first, norse.LIFBoxCell(fast), last, norse.LIFBoxCell(fast))
+    x, state, fired = 4 * torch.rand(5, 7, 6), None, []
+    with torch.no_grad():
+        last.weight.uniform_(-0.4, 1.0)
+        for step in x:
+            y, state = net(step, state)
+            fired.append(y)
+    spikes = torch.stack(fired)
+    assert 0.02 < spikes.mean() < 0.9
+    graph = norse.to_nir(net, x[0, 0])
+    for node in graph.nodes.values():  # what norse 1.1.0 writes: its own steps for seconds
+        if isinstance(node, nir.LIF):
+            assert node.tau == pytest.approx(0.001 / 250)
+            node.tau = np.full(1, 1 / 250)
+    from_nir(graph, reset="hard", convention="norse", expect=(x, spikes))
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])

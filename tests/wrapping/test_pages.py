@@ -35,10 +35,11 @@ def test_a_page_shows_its_scripts_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_script_runs(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With one attack instead of the suite, a tenth of the training."""
+    """With one attack instead of the suite and its controls, a tenth of the training."""
     pytest.importorskip(name.partition("_")[0])
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(suite.SUITES, "quick", (FGSM,))
     quiet = Controls(0, ZeroBudget(0.0, 0.0), FullBudget(0.0, 0.1, breakable=False), (), ())
     monkeypatch.setattr(controls, "run_controls", lambda task, effort: quiet)
@@ -47,3 +48,4 @@ def test_the_script_runs(
     monkeypatch.setattr(torch, "randperm", lambda n, **options: randperm(n, **options)[:50])
     runpy.run_path(str(ROOT / "examples" / name))
     assert capsys.readouterr().out
+    assert "% nearer than 0.5" in Path("potentials.svg").read_text()

@@ -56,7 +56,7 @@ def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / NAMES[0] / zoo.WEIGHTS).write_bytes(b"other")
     with pytest.raises(sg.UserError, match="is damaged: install spikeguard again"):
         sg.load(NAMES[0])
-    with pytest.raises(sg.UserError, match="unknown network of the zoo 'embeded'.*did you mean 'embedded"):
+    with pytest.raises(sg.UserError, match=r"unknown network of the zoo 'embeded'.*did you mean 'embedded"):
         zoo.folder("embeded")
 
 

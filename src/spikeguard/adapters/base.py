@@ -13,17 +13,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.run import Fire, Run
+from spikeguard.adapters.run import Fire, Run, in_band
 from spikeguard.kernels.comparator import compared
 from spikeguard.kernels.custom_backward import custom_backward
 from spikeguard.kernels.mode import widen
 from spikeguard.neurons.request import TapRequest, active, merge, recomputing
-from spikeguard.neurons.settings import Noise
 from spikeguard.surrogates import Atan
 
 Raw = Any
@@ -248,7 +247,7 @@ class Layer:
         run.noise, noise = None, request.noise
         if noise is not None and noise.sigma > 0:
             drawn = run.draw(seen, noise, request.source, self.at_once)
-            run.noise = _in_band(seen, drawn, noise).view(u.shape).to(u.dtype)
+            run.noise = in_band(seen, drawn, noise).view(u.shape).to(u.dtype)
         if request.push is not None:
             push = request.push()
             push = (push if self.at_once else push[run.step]).view(u.shape).to(u.dtype)
@@ -300,27 +299,3 @@ class Layer:
             )
         made = self.as_output(spikes.to(first.dtype))
         return type(out)((made, *rest)) if type(out) is tuple else made
-
-
-def _in_band(u: Tensor, drawn: Tensor, noise: Noise) -> Tensor:
-    return torch.where(u.detach().abs() < noise.noise_band, drawn, 0.0) if noise.site == "band" else drawn
-
-
-class Adapter(Protocol):
-    """What a framework's file gives: its layers, and how the state of its modules is reset."""
-
-    def layer(self, module: nn.Module) -> Layer | None:
-        """The module as a layer of neurons, or None if it is none of this framework's."""
-
-    def reset(self, module: nn.Module) -> None:
-        """Reset the module's own state, if it is one of this framework's."""
-
-
-def from_package(module: nn.Module, path: str) -> bool:
-    """Does the module's class, or one that it derives from, come from ``path``? Nothing is imported."""
-    return any(c.__module__ == path or c.__module__.startswith(path + ".") for c in type(module).__mro__)
-
-
-def derives_from(module: nn.Module, kind: tuple[str, str]) -> bool:
-    """Does the module's class derive from the class of this module path and name? Nothing is imported."""
-    return any((c.__module__, c.__name__) == kind for c in type(module).__mro__)

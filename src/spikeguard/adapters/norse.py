@@ -15,11 +15,14 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.base import Charge, Layer, Raw, from_package
+from spikeguard.adapters.base import Charge, Layer, Raw
+from spikeguard.adapters.origin import from_package
 from spikeguard.neurons.request import TapRequest
 
 PACKAGE = "norse"
 NEURONS = "norse.torch.module"
+BASES = ("SNN", "SNNCell", "SNNRecurrent", "SNNRecurrentCell")
+"""What every layer with a state derives from one of."""
 SEQUENCES = {"SNN", "SNNRecurrent"}
 REFRACTORY = "compute_refractory_update"  # its threshold is that of the pause, not of the potential
 ADJOINT = "method 'adjoint' computes its steps inside an autograd function; choose another method"

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from torch import nn
 
 from spikeguard.adapters import custom, norse, own, sinabs, snntorch, spikingjelly
-from spikeguard.adapters.base import Adapter, Layer
+from spikeguard.adapters.base import Layer
+from spikeguard.adapters.origin import derives_from
 from spikeguard.neurons.request import TapRequest
+
+
+class Adapter(Protocol):
+    """What a framework's file gives: its layers, and how the state of its modules is reset."""
+
+    def layer(self, module: nn.Module) -> Layer | None:
+        """The module as a layer of neurons, or None if it is none of this framework's."""
+
+    def reset(self, module: nn.Module) -> None:
+        """Reset the module's own state, if it is one of this framework's."""
+
 
 FRAMEWORKS: tuple[Adapter, ...] = (own, custom, spikingjelly, snntorch, norse, sinabs)
 """In this order; the first that knows a module decides."""
+STATEFUL = {a.PACKAGE: a.BASES for a in (spikingjelly, snntorch, norse, sinabs)}
+"""The classes that a framework's layers with a state derive from, by its package."""
 _lock = threading.RLock()
 _tapped: dict[int, Layer] = {}
+
+
+def framework(module: nn.Module) -> str | None:
+    """The package of the framework whose neuron, or other layer with a state, a module is."""
+    return next((name for name, bases in STATEFUL.items() if derives_from(module, name, bases)), None)
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:

@@ -102,6 +102,11 @@ class _Kept(Context, Protocol):
     rest: tuple[Surrogate, Trail | None, int]
 
 
+def in_band(u: Tensor, drawn: Tensor, noise: Noise) -> Tensor:
+    """The noise of neurons of potential ``u``: all of it, or at site 'band' that near the threshold."""
+    return torch.where(u.detach().abs() < noise.noise_band, drawn, 0.0) if noise.site == "band" else drawn
+
+
 class Fire(torch.autograd.Function):
     """``value`` forward, ``g(u)`` backward."""
 

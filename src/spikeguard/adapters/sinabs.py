@@ -11,11 +11,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.base import Charge, Layer, Raw, derives_from
+from spikeguard.adapters.base import Charge, Layer, Raw
+from spikeguard.adapters.origin import derives_from
 from spikeguard.neurons.request import TapRequest, active, merge
 
 PACKAGE = "sinabs"
-STATEFUL = ("sinabs.layers.stateful_layer", "StatefulLayer")
+BASES = ("StatefulLayer",)
+"""What every layer with a state derives from."""
 SMOOTH = "a soft step has no counterpart of several spikes a step; use spike_fn=SingleSpike"
 SUMS = {"LIF", "IAF", "LIFSqueeze", "IAFSqueeze"}
 
@@ -109,11 +111,11 @@ class SpikeFunction:
 def layer(module: nn.Module) -> Layer | None:
     """The module as a layer, or None."""
     spikes = getattr(module, "spike_fn", None) is not None
-    return SinabsLayer(module) if derives_from(module, STATEFUL) and spikes else None
+    return SinabsLayer(module) if derives_from(module, PACKAGE, BASES) and spikes else None
 
 
 def reset(module: nn.Module) -> None:
     """New zeros for the layer's own states; those of modules inside of it are theirs."""
-    if derives_from(module, STATEFUL):
+    if derives_from(module, PACKAGE, BASES):
         for name, state in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros_like(state))

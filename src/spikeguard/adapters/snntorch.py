@@ -12,11 +12,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.base import Charge, Layer, Raw, Step, from_package
+from spikeguard.adapters.base import Charge, Layer, Raw, Step
+from spikeguard.adapters.origin import from_package
 from spikeguard.neurons.request import TapRequest, active, merge
 
 PACKAGE = "snntorch"
 NEURONS = "snntorch._neurons"
+BASES = ("SpikingNeuron",)
+"""What every layer with a state derives from."""
 STATES = ("mem", "syn", "syn_exc", "syn_inh", "spk", "mem_prev")
 SEQUENCES = {"StateLeaky", "LinearLeaky", "AssociativeLeaky", "LeakyParallel", "LeakyKernel"}
 SUMS = {"StateLeaky", "LinearLeaky"}

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters.base import Charge, Layer, Raw, Step, derives_from, from_package
+from spikeguard.adapters.base import Charge, Layer, Raw, Step
+from spikeguard.adapters.origin import derives_from, from_package
 from spikeguard.neurons.request import TapRequest
 
 PACKAGE = "spikingjelly"
 NEURONS = "spikingjelly.activation_based.neuron"
 GATES = "spikingjelly.activation_based.rnn"
 GATED = "its gates fire by themselves, without a potential that sums over time"
-MEMORY = ("spikingjelly.activation_based.base", "MemoryModule")
+BASES = ("MemoryModule",)
+"""What every layer with a state derives from; clock_driven has one of its own."""
 REFUSED = {
     "ILIFNode": "it sends integer counts of H / v_threshold, not spikes at one threshold",
     "TernaryIFNode": "it has two thresholds, one for positive and one for negative spikes",
@@ -155,5 +157,5 @@ def layer(module: nn.Module) -> Layer | None:
 def reset(module: nn.Module) -> None:
     """What the module's own ``reset`` does, if it keeps a state."""
     own: Raw = module
-    if derives_from(module, MEMORY):
+    if derives_from(module, PACKAGE, BASES):
         own.reset()

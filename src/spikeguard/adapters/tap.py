@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from spikeguard.adapters.base import Layer
+from spikeguard.adapters.histograms import KINDS, draw
 from spikeguard.adapters.own import OwnLayer
 from spikeguard.adapters.registry import close_request, layers, open_request
 from spikeguard.arguments import checked
@@ -190,6 +193,28 @@ class Tap:
     def modules(self) -> list[nn.Module]:
         """The modules of the neurons that it reads."""
         return [layer.module for layer in self._layers.values()]
+
+    @checked
+    def draw(self, path: str | Path, *, delta: float | None = None) -> None:
+        """Write a picture of what ``potentials`` holds: a histogram of u for each layer, as .svg or .png.
+
+        ``delta``: the band ``|u| < delta`` is shaded and its share written. UserError if nothing was read.
+
+        >>> with sg.tap(net) as tapped:
+        ...     logits = net(x)
+        >>> tapped.draw("potentials.svg", delta=0.5)
+        """
+        path = Path(path)
+        if path.suffix not in KINDS:
+            raise UserError(f"draw: {str(path)!r} must end with {' or '.join(KINDS)}")
+        if delta is not None and not 0 < delta < math.inf:
+            raise UserError(f"draw: delta = {delta} must be a number above 0")
+        if not (potentials := self.potentials):
+            raise UserError(
+                "draw: the tap has read no potentials: open it as sg.tap(model) or with potentials=True, and "
+                "call the model inside"
+            )
+        draw(potentials, path, delta)
 
     def clear(self) -> None:
         """Forget what was read so far."""

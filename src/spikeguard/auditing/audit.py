@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from spikeguard import attacks
-from spikeguard.auditing import checks, findings
+from spikeguard.auditing import checks, controls, findings
 from spikeguard.auditing.choice import members
-from spikeguard.auditing.controls import run_controls
 from spikeguard.auditing.flags import Flag, sorted_by_level
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
 from spikeguard.auditing.member import Member
@@ -202,7 +201,7 @@ def audit(
 def _controls(task: Task, state: State, effort: Effort) -> Controls:
     """All controls of an audit, after its attacks."""
     return replace(
-        run_controls(task, effort),
+        controls.run_controls(task, effort),
         survivors_with_gradient=survivors_with_gradient(task, state),
         second_attack=second_attack(task, state),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
 from spikeguard.cli.records import load_records
+from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
     from spikeguard.records.base import Record
@@ -27,7 +28,7 @@ def parser() -> common.Parser:
         "record",
         nargs="+",
         type=common.named,
-        help="records of audits (files or folders); with --nir, a run folder or its file of weights",
+        help="records of audits (files or folders); with --nir, a run folder or a file of weights",
     )
     made.add_argument(
         "--format", choices=FORMATS, help="the default is the format of FILE's name, csv without one"
@@ -84,9 +85,16 @@ def run(arguments: list[str]) -> int:
 def _as_graph(run_folder: str, path: Path, convention: str, as_json: bool) -> int:
     """Write the network of a run as a NIR graph."""
     from spikeguard.interchange import to_nir
-    from spikeguard.training.load import load
+    from spikeguard.interchange.network import ImportedNetwork
+    from spikeguard.networks.classifier import Classifier
+    from spikeguard.training.load import load_network
 
-    net = load(run_folder)
+    net = load_network(run_folder, here=True).net
+    if not isinstance(net, (Classifier, ImportedNetwork)):
+        raise UserError(
+            f"{run_folder} holds a {type(net).__name__} of your own, which does not name the shape of its "
+            "images: write it from Python with sg.interchange.to_nir(net, path, in_shape=...)"
+        )
     to_nir(net, path, convention=convention)
     if as_json:
         common.print_json({"file": path, "convention": convention, "timesteps": net.timesteps})

@@ -49,18 +49,12 @@ def find(
     from spikeguard.data.sources import DATA
     from spikeguard.records.schema import Origin
     from spikeguard.training.builder import pick_device
-    from spikeguard.training.load import load_with_data
+    from spikeguard.training.load import load_network
 
     place, digest = pick_device(device), None
     model: Model
     if ":" in name and not Path(name).exists():
-        data = data or data_dir
-        if data is None:
-            raise UserError(
-                f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)}, "
-                "a folder of images, an .npz file)"
-            )
-        model, recipe = _made(name), None
+        loaded, model = None, _made(name)
         if weights is not None:
             put_own_weights(model, Path(weights))
         if isinstance(model, nn.Module):
@@ -68,9 +62,18 @@ def find(
     else:
         if weights is not None:
             raise UserError(f"--weights is for a package.module:factory; {name} has weights of its own")
-        model, loaded, shape = load_with_data(name, str(place))
-        digest = None if data else shape.digest
-        data, recipe = data or loaded.data, loaded.values()
+        loaded = load_network(name, str(place), here=True)
+        model = loaded.net
+    if loaded is None or loaded.recipe is None or loaded.shape is None:
+        data, recipe = data or data_dir, None
+    else:
+        digest = None if data else loaded.shape.digest
+        data, recipe = data or loaded.recipe.data, loaded.recipe.values()
+    if data is None:
+        raise UserError(
+            f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)}, "
+            "a folder of images, an .npz file)"
+        )
     data, data_dir, test = _test_images(data, data_dir, digest, images)
     file = None if weights is None else str(Path(weights).resolve())
     origin = Origin(name, data, data_dir, "test", images, recipe, weights=file)

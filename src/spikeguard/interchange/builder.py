@@ -152,13 +152,15 @@ class GraphBuilder:
         """A layer of neurons."""
         wire, how, dt = self.unscaled(wire), self.convention, self.dt
         ones = np.ones(wire.shape)
+        leaky = how.leaky == "always" or (how.leaky == "vectors" and len(wire.shape) == 1)
+        unleaky = constants.decay == 1 and not leaky
+        scale = 1.0 if unleaky else how.scale(constants.decay)
         settings = {
-            "v_threshold": ones * how.written_threshold(constants.threshold),
+            "v_threshold": ones * how.written_threshold(scale * constants.threshold),
             "v_reset": 0 * ones,
         }
-        leaky = how.leaky == "always" or (how.leaky == "vectors" and len(wire.shape) == 1)
-        if constants.decay == 1 and not leaky:
-            r = ones if how.as_is else ones / dt
+        if unleaky:
+            r = ones if how.as_is or how.as_lost else ones / dt
             return Wire((self.add("if", nir().IF(r=r, **settings), wire.sources),), wire.shape)
         if how.leaky == "vectors" and len(wire.shape) > 1:
             raise UserError(f"to_nir: {how.name} cannot read leaky neurons on maps, only on vectors")

@@ -25,7 +25,8 @@ class Convention:
     """How one tool turns the constants of a NIR neuron into a time step.
 
     ``dt`` None: the caller's. ``exponential``: a step keeps ``exp(-dt / tau)`` of the potential instead of
-    ``1 - dt / tau``. ``as_is``: the current is added unchanged, whatever ``r`` is. ``fires_at``: a neuron
+    ``1 - dt / tau``. ``as_is``: the current is added unchanged, whatever ``r`` is; ``as_lost``: times
+    ``dt / tau``, the share that a step loses, whatever ``r`` is. ``fires_at``: a neuron
     fires at its threshold, too. ``leaky``: where unleaky neurons are written as leaky ones because the tool
     misreads NIR's own: 'vectors', 'always' or 'never'.
     """
@@ -34,6 +35,7 @@ class Convention:
     dt: float | None
     exponential: bool = False
     as_is: bool = False
+    as_lost: bool = False
     fires_at: bool = False
     leaky: Literal["never", "vectors", "always"] = "never"
     only_hard: bool = False
@@ -52,7 +54,9 @@ class Convention:
         return self.dt if dt is None else dt
 
     def decay(self, tau: float, dt: float, dtype: torch.dtype = torch.float64) -> float:
-        """Share of the potential that a step keeps; ``exp`` is computed in ``dtype``, as the tool does."""
+        """Share of the potential that a step keeps, computed in ``dtype`` where the tool rounds."""
+        if self.as_lost:
+            return 1 - float(dt * (1 / torch.tensor(tau, dtype=dtype)))
         if not self.exponential:
             return 1 - dt / tau
         step, constant = (torch.tensor(value, dtype=dtype) for value in (dt, tau))
@@ -62,6 +66,8 @@ class Convention:
         """What a step multiplies the current by."""
         if self.as_is:
             return 1.0
+        if self.as_lost:
+            return dt / tau
         return r * (1 - self.decay(tau, dt)) if self.exponential else r * dt / tau
 
     def tau(self, decay: float, dt: float) -> float:
@@ -73,7 +79,9 @@ class Convention:
         return dt / (1 - decay)
 
     def resistance(self, tau: float, dt: float) -> float:
-        """The resistance with which a step adds the current unchanged."""
+        """The resistance with which a step adds the current unchanged; 1 where the tool ignores it."""
+        if self.as_lost:
+            return 1.0
         if not self.exponential:
             return tau / dt
         return tau / dt if tau >= UNLEAKY * dt else 1 / (1 - self.decay(tau, dt))
@@ -83,9 +91,13 @@ class Convention:
 
         Some write ``r = 1`` for a current that is added as it is, others ``r = 1 / dt``.
         """
-        if self.as_is or math.isclose(r, 1) or math.isclose(r * dt, 1, rel_tol=1e-5):
+        if self.as_is or self.as_lost or math.isclose(r, 1) or math.isclose(r * dt, 1, rel_tol=1e-5):
             return 1.0
         return None
+
+    def scale(self, decay: float) -> float:
+        """What the tool multiplies the current of a leaky neuron by, so that its threshold has to be, too."""
+        return 1 - decay if self.as_lost else 1.0
 
     def written_threshold(self, threshold: float) -> float:
         """The threshold to write, so that firing above it is firing at ours."""
@@ -96,8 +108,8 @@ class Convention:
         return threshold if self.fires_at else _neighbor(threshold, math.inf)
 
     def written_tau(self, tau: float, dt: float) -> float:
-        """The time constant to write; where ``exponential``, the float32 that gives the nearest decay."""
-        if not self.exponential or not EMPTIES * dt < tau < UNLEAKY * dt:
+        """The time constant to write: where the tool rounds, the float32 that gives the nearest decay."""
+        if not (self.exponential or self.as_lost) or not EMPTIES * dt < tau < UNLEAKY * dt:
             return tau
         around = torch.tensor(tau, dtype=torch.float32).view(torch.int32) + torch.arange(-32, 33).int()
         near, wanted = around.view(torch.float32).tolist(), _float32(self.decay(tau, dt))
@@ -111,6 +123,7 @@ CONVENTIONS = {
         Convention("snntorch", 1e-4, leaky="always", only_hard=True),
         Convention("spikingjelly", None, fires_at=True, only_hard=True, keeps=True),
         Convention("sinabs", 1.0, exponential=True, as_is=True, fires_at=True, leaky="vectors", chain=True),
+        Convention("norse", 1e-3, as_lost=True, only_hard=True, chain=True),
     )
 }
 

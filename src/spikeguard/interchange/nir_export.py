@@ -18,7 +18,8 @@ from spikeguard.interchange.builder import GraphBuilder, rounded
 from spikeguard.interchange.conventions import convention as named
 from spikeguard.interchange.emit import emit
 from spikeguard.interchange.network import ImportedNetwork
-from spikeguard.interchange.nir_import import Reset, read
+from spikeguard.interchange.nir_import import read
+from spikeguard.interchange.nir_nodes import Reset
 from spikeguard.interchange.optional import nir
 from spikeguard.networks.classifier import Classifier
 from spikeguard.neurons import spiking

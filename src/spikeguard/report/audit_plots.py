@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from spikeguard.records.schema import AuditRecord
-from spikeguard.report.plots import INK, figure, svg
+from spikeguard.runtime.picture import INK, figure, svg
 
 ACCENT, SOFT, WARN = "#1f6f8b", "#9cc4d1", "#b4532a"
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from spikeguard.records.bench import BenchRecord
-from spikeguard.report.plots import COLORS, INK, figure, svg
+from spikeguard.report.plots import COLORS
+from spikeguard.runtime.picture import INK, figure, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

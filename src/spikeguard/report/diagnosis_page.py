@@ -10,8 +10,8 @@ import numpy as np
 from spikeguard.auditing.export import budget_text
 from spikeguard.records.diagnosis import DiagnosisRecord, HeldRow, LayerRow
 from spikeguard.records.files import write_bytes
-from spikeguard.report.plots import INK, figure, svg
 from spikeguard.report.text import environment, percent
+from spikeguard.runtime.picture import INK, figure, svg
 from spikeguard.runtime.shown import printable
 
 SHADES = ("#1f6f8b", "#b4532a")

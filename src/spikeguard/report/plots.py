@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikeguard.records.studies import DemoNetwork
-from spikeguard.runtime.shown import printable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from spikeguard.runtime.picture import INK, figure, svg
 
 COLORS = {"vanilla": "#b4532a", "control": "#8a8a8a", "nlif": "#7d6aa8", "tgo": "#1f6f8b"}
-INK = "#22262b"
 Images = NDArray[np.floating]
-STYLE: Any = {
-    "font.size": 9,
-    "text.parse_math": False,  # names of users are no formulas
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#9aa1a9",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",  # text stays text: it can be searched, read out and compared
-    "svg.hashsalt": "spikeguard",  # ids follow from what they name, not from chance
-}
-
-
-def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[list[Axes]]]:
-    """A figure in this library's style, and its axes by row and column."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    with matplotlib.rc_context(STYLE):
-        picture, axes = pyplot.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
-        )
-    return picture, axes.tolist()
-
-
-def svg(picture: Figure) -> str:
-    """The figure as SVG text, the same every time; it is closed."""
-    from matplotlib import pyplot, rc_context
-    from matplotlib.text import Text
-
-    out = io.StringIO()
-    for text in picture.findobj(Text):
-        text.set_parse_math(False)
-        text.set_text(printable(text.get_text()))
-    with rc_context(STYLE):  # what is read when the file is written, above all svg.fonttype
-        picture.savefig(out, format="svg", metadata={"Date": None})
-    pyplot.close(picture)
-    drawn = out.getvalue()
-    return drawn[drawn.index("<svg") :]
 
 
 def bars(networks: Sequence[DemoNetwork], eps: str) -> str:

@@ -41,9 +41,12 @@ class Factory:
         """From the metadata of a file; UserError if they are damaged."""
         return build(Factory, table(values, where), where)
 
-    def network(self) -> nn.Module:
-        """The network, untrained. UserError if the function is missing, returns none, or fails."""
-        function = import_factory(self.function)
+    def network(self, here: bool = False) -> nn.Module:
+        """The network, untrained; ``here``: the current folder is searched first.
+
+        UserError if the function is missing, returns none, or fails.
+        """
+        function = import_factory(self.function, here)
         if not _returns_network(function):
             raise UserError(
                 f"{self.function} must be a class of networks or a function whose signature says that it "

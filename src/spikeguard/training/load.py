@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,13 +48,30 @@ def load(target: str | Path, device: str = "cpu") -> nn.Module:
     >>> torch.equal(net(images), run.net(images))
     True
     """
+    return load_network(target, device).net
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network from disk; ``recipe`` and ``shape`` of its data are None if ``sg.save`` wrote it."""
+
+    net: nn.Module
+    recipe: Recipe | None = None
+    shape: DataShape | None = None
+
+
+def load_network(target: str | Path, device: str = "cpu", here: bool = False) -> Loaded:
+    """As ``load``, with what is known of its training.
+
+    ``here``: the module of a factory is searched in the current folder first, as the command line does.
+    """
     path = _weights(target)
     tensors, metadata = load_tensors(path)
     if FACTORY not in metadata:
-        return _by_recipe(path, tensors, metadata, device)[0]
-    own = Factory.of(metadata[FACTORY], f"{path}: {FACTORY}").network()
+        return Loaded(*_by_recipe(path, tensors, metadata, device))
+    own = Factory.of(metadata[FACTORY], f"{path}: {FACTORY}").network(here)
     put_weights(own, tensors, path)
-    return own.to(pick_device(device)).eval()
+    return Loaded(own.to(pick_device(device)).eval())
 
 
 def load_classifier(target: str | Path, device: str = "cpu") -> Classifier:
@@ -63,17 +81,11 @@ def load_classifier(target: str | Path, device: str = "cpu") -> Classifier:
 
 def load_with_recipe(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe]:
     """As ``load_classifier``, and the recipe it was trained by."""
-    net, recipe, _ = load_with_data(target, device)
-    return net, recipe
-
-
-def load_with_data(target: str | Path, device: str = "cpu") -> tuple[Classifier, Recipe, DataShape]:
-    """As ``load_with_recipe``, and what it knows of the data it was trained on."""
     path = _weights(target)
     tensors, metadata = load_tensors(path)
     if FACTORY in metadata:
         raise UserError(f"{path} is a network of your own (sg.save), without a recipe: load it with sg.load")
-    return _by_recipe(path, tensors, metadata, device)
+    return _by_recipe(path, tensors, metadata, device)[:2]
 
 
 @float32_by_default()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from spikeguard.adapters import reset
+from spikeguard.adapters.registry import framework, reset
 from spikeguard.models import Model, eval_mode, moved, rounding
 from spikeguard.wrapping import neurons
 from spikeguard.wrapping.wrapped import Calling, Layout, Wrapped
@@ -72,7 +72,7 @@ def _ways(model: nn.Module, x: Tensor) -> Iterator[Calling]:
     """Ways to call the network, those that fit its neurons first."""
     steps, held = steps_of(model) or TRIED, neurons.neurons(model)
     layouts: tuple[Layout, ...] = ("time_first", "batch_first")
-    if any(neurons.framework(m) == "sinabs" for m in held):
+    if any(framework(m) == "sinabs" for m in held):
         layouts = layouts[::-1]
     if x.dim() == 5:
         yield from (Calling(layout=layout, encoder="frames") for layout in (*layouts, "steps"))
@@ -174,7 +174,7 @@ def _place(answer: object) -> int | str | None:
 
 def _state(model: nn.Module, answer: object, calling: Calling) -> int | None:
     """The part of the answer that goes into the next step: norse hands its state back."""
-    explicit = any(neurons.framework(m) == "norse" for m in model.modules())
+    explicit = any(framework(m) == "norse" for m in model.modules())
     if calling.layout != "steps" or calling == Calling() or not explicit:
         return None
     if isinstance(answer, tuple) and len(answer) == 2 and not isinstance(answer[1], Tensor):

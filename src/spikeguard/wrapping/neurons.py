@@ -7,24 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from spikeguard.adapters import layers
-
-BASES = {
-    "spikingjelly": ("MemoryModule",),
-    "snntorch": ("SpikingNeuron",),
-    "norse": ("SNN", "SNNCell", "SNNRecurrent", "SNNRecurrentCell"),
-    "sinabs": ("StatefulLayer",),
-}
-"""Class that every neuron of a framework derives from, by the framework's package."""
-
-
-def framework(module: nn.Module) -> str | None:
-    """The framework whose neuron (or other layer with state) a module is, by the classes it derives from."""
-    for kind in type(module).__mro__:
-        package = kind.__module__.partition(".")[0]
-        if kind.__name__ in BASES.get(package, ()):
-            return package
-    return None
+from spikeguard.adapters.registry import framework, layers
 
 
 def neurons(model: object) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spikeguard.adapters.registry import framework
 from spikeguard.errors import ModelError, UserError
 from spikeguard.models import eval_mode, logits_of, moved, rounding
 from spikeguard.random import draws
@@ -107,7 +108,7 @@ def _open_gradient(wrapped: Wrapped, x: Tensor, random: bool) -> list[str]:
         wrapped.open_gradient = True
         opened = _gradients(wrapped, x)
         if torch.equal(same(wrapped, x, random), before) and opened > hidden:
-            kind = neurons.framework(inner[0])
+            kind = framework(inner[0])
             closed, after = (f"{100 * max(share, 0):.0f} %" for share in (hidden, opened))
             return [
                 f"its {kind} neurons give {closed} of the images an input gradient in eval mode, {after} in "

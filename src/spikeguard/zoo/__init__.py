@@ -1,8 +1,8 @@
 """Networks that come with the package: ``sg.load("embedded-robust")``, ``spikeguard audit embedded-robust``.
 
 Each has a folder here with its weights, the records of its training and of its audit with witnesses, and a
-card. ``index.json`` names them and the digest of their weights. ``tools/zoo_page.py`` adds one; docs/zoo.md lists
-them.
+card. ``index.json`` names them and the digest of their weights. ``tools/zoo_page.py`` adds one; docs/zoo.md
+lists them.
 """
 
 from __future__ import annotations
