@@ -125,7 +125,7 @@ def measured() -> Measured:
             made(X)
         made.head.bias.sub_(made.eval()(X).mean(0))
     y = made(X).argmax(1)
-    return made, sg.audit(made, X, y, sg.Linf(0.05), effort="quick")
+    return made, sg.audit(made, X, y, sg.Linf(0.01), effort="quick")
 
 
 @pytest.fixture(scope="module")
