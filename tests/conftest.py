@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from spikeguard.auditing import controls, panel, suite
+from spikeguard.auditing import choice, controls, panel, suite
 from spikeguard.auditing.audit import Audit, audit
+from spikeguard.auditing.member import Member
 from spikeguard.auditing.witnesses import Witnesses
 from spikeguard.data.images import Dataset, Images
 from spikeguard.data.sources import load_data
@@ -102,12 +103,20 @@ def shorten_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(controls.CURVES, "quick", (10, 3))
 
 
+def shortened(member: Member) -> Member:
+    """The same member in few steps."""
+    return replace(member, settings=shorter(member.settings))
+
+
 def shorten_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quick audits of the same members, each in few steps, with short controls."""
+    """Quick audits of the same members, each in few steps, with short controls.
+
+    So are attacks that are adaptive to a defense.
+    """
     shorten_controls(monkeypatch)
-    monkeypatch.setitem(
-        suite.SUITES, "quick", tuple(replace(m, settings=shorter(m.settings)) for m in suite.QUICK)
-    )
+    monkeypatch.setitem(suite.SUITES, "quick", tuple(map(shortened, suite.QUICK)))
+    whole = choice.member_of
+    monkeypatch.setattr(choice, "member_of", lambda adaptive: shortened(whole(adaptive)))
 
 
 @pytest.fixture

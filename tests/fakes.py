@@ -92,8 +92,10 @@ class Net(nn.Module):
         if self.relu:
             return current.relu(), v
         h = self.decay * v + current
-        noise = self.sigma * torch.randn(h.shape, dtype=h.dtype, device=h.device) if self.sigma else 0.0
-        s: Tensor = Spike.apply(h - 1 + noise, *self.surrogate)  # type: ignore[no-untyped-call]
+        u = h - 1
+        if self.sigma:
+            u = u + self.sigma * torch.randn(h.shape, dtype=h.dtype, device=h.device)
+        s: Tensor = Spike.apply(u, *self.surrogate)  # type: ignore[no-untyped-call]
         return s, h * (1 - s)
 
     def run(self, x: Tensor, v1: Tensor = REST, v2: Tensor = REST) -> tuple[list[Tensor], Tensor, Tensor]:

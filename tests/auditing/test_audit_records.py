@@ -11,6 +11,7 @@ from narrow import changed, present
 from torch import Tensor
 
 import spikeguard as sg
+from spikeguard.auditing import suite
 from spikeguard.auditing.audit import Audit
 from spikeguard.auditing.choice import members
 from spikeguard.auditing.compare import compare
@@ -83,8 +84,13 @@ def test_anyone_can_check_a_record_and_a_forged_one_is_caught(
 
 
 def test_a_random_model_is_scored_again_at_the_inputs_that_its_record_holds(
-    small_net: Classifier, small_images: tuple[Tensor, Tensor], short_suite: None, tmp_path: Path
+    small_net: Classifier,
+    small_images: tuple[Tensor, Tensor],
+    short_suite: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setitem(suite.SUITES, "quick", suite.SUITES["quick"][:4])
     x, y = (part[:10] for part in small_images)
     noisy = copy.deepcopy(small_net)
     for layer in spiking(noisy).values():

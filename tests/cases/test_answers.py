@@ -58,7 +58,7 @@ def test_a_doubtful_answer_is_named_in_one_line(name: str, attack: str) -> None:
     refused(lambda: ATTACKS[attack](model, X, Y), "the model", "must", "logits [N, classes]", word)
 
 
-def test_an_audit_takes_and_refuses_the_same(short_controls: None) -> None:
+def test_an_audit_takes_and_refuses_the_same(short_suite: None) -> None:
     refused(lambda: sg.audit(DOUBTFUL["list of heads"][0], X, Y, LINF, effort="quick"), "list of (Tensor")
     tuples, plain = (sg.audit(m, X, Y, LINF, effort="quick") for m in (TAKEN["(logits, None)"], NET))
     assert tuples.robust_accuracy == plain.robust_accuracy
@@ -71,7 +71,7 @@ def test_an_array_has_no_gradient_and_black_box_attacks_work_on_it() -> None:
     assert torch.equal(ATTACKS["square"](model, X, Y).broken, ATTACKS["square"](NET, X, Y).broken)
 
 
-def test_verify_reads_the_same_answers(tmp_path: Path, short_controls: None) -> None:
+def test_verify_reads_the_same_answers(tmp_path: Path, short_suite: None) -> None:
     result = sg.audit(NET, X, Y, LINF, effort="quick", out=tmp_path)
     check = sg.verify(result.record, tmp_path, TAKEN["dictionary"], wrong(X.numpy()), wrong(Y.tolist()))
     assert check.held == check.claimed

@@ -47,7 +47,7 @@ def test_attacks_work_where_autograd_is_switched_off(around: str, attack: str) -
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_audits_work_where_autograd_is_switched_off(around: str, short_controls: None) -> None:
+def test_audits_work_where_autograd_is_switched_off(around: str, short_suite: None) -> None:
     with AROUND[around]():
         result = sg.audit(NET, X.clone(), Y.clone(), LINF, effort="quick")
     assert result.record.first_by == sg.audit(NET, X, Y, LINF, effort="quick").record.first_by
@@ -95,7 +95,7 @@ class Net(nn.Module):
 
 
 @REENTRANT
-def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_controls: None) -> None:
+def test_a_reentrant_checkpoint_gives_the_numbers_of_its_twin(short_suite: None) -> None:
     twin, model = Net(False).eval(), Net(True).eval()
     y = twin(X).argmax(1)
     one, other = (sg.pgd(m, X, y, LINF, steps=5) for m in (twin, model))

@@ -56,7 +56,7 @@ def test_images_as_they_come_give_the_same_numbers(name: str) -> None:
     assert torch.equal(pgd(NET, x=IMAGES[name]), PLAIN)
 
 
-def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path: Path, short_controls: None) -> None:
+def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path: Path, short_suite: None) -> None:
     plain = sg.audit(NET, X, Y, LINF, effort="quick")
     array = sg.audit(NET, wrong(X.numpy()), wrong(Y.numpy().astype(np.int16)), LINF, effort="quick")
     leaf = X.clone().requires_grad_()

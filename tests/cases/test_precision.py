@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import shorten_suite
 from narrow import as_a
 from strangers import ATTACKS, LINF, X, Y, net, pgd, refused
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def test_every_attack_stays_in_the_budget_with_images_of_another_type(kind: torc
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
 def test_an_audit_of_another_type_can_be_verified(
-    kind: torch.dtype, tmp_path: Path, short_controls: None
+    kind: torch.dtype, tmp_path: Path, short_suite: None
 ) -> None:
     other, z = copy.deepcopy(NET).to(kind), X.to(kind)
     result = sg.audit(other, z, Y, LINF, effort="quick", out=tmp_path)
@@ -79,7 +80,7 @@ class Autocast(nn.Module):
 
 @pytest.mark.parametrize("make", [LowLogits, Autocast])
 def test_logits_of_low_precision_are_taken(
-    make: Callable[[], nn.Module], tmp_path: Path, short_controls: None
+    make: Callable[[], nn.Module], tmp_path: Path, short_suite: None
 ) -> None:
     assert int((pgd(make()) != pgd(NET)).sum()) <= 2
     result = sg.audit(make(), X, Y, LINF, effort="quick", out=tmp_path)
@@ -111,22 +112,39 @@ def test_attacks_do_not_depend_on_torchs_default_type(attack: str, other_default
     assert found.loss.dtype == torch.float32
 
 
-def test_networks_and_audits_do_not_depend_on_torchs_default_type(
-    other_default: torch.dtype, tmp_path: Path, short_controls: None
-) -> None:
-    def measured() -> tuple[Classifier, Audit]:
-        made = sg.build(
-            "small", classes=4, in_shape=(1, 8, 8), timesteps=2, width=2, neuron=sg.Neuron("plif", 0.5)
-        )
-        y = made.eval()(X).argmax(1)
-        return made, sg.audit(made, X, y, LINF, effort="quick")
+Measured = tuple[Classifier, Audit]
 
-    made, result = measured()
-    torch.set_default_dtype(torch.float32)
-    again, twin = measured()
+
+def measured() -> Measured:
+    """A network whose neurons fire, and its audit at a budget that breaks some images."""
+    made = sg.build(
+        "small", classes=4, in_shape=(1, 8, 8), timesteps=2, width=2, neuron=sg.Neuron("plif", 0.5)
+    ).train()
+    with torch.no_grad():
+        for _ in range(30):
+            made(X)
+        made.head.bias.sub_(made.eval()(X).mean(0))
+    y = made(X).argmax(1)
+    return made, sg.audit(made, X, y, sg.Linf(0.01), effort="quick")
+
+
+@pytest.fixture(scope="module")
+def of_float32() -> Measured:
+    """The same under the usual default type."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_suite(patch)
+        return measured()
+
+
+def test_networks_and_audits_do_not_depend_on_torchs_default_type(
+    of_float32: Measured, other_default: torch.dtype, short_suite: None
+) -> None:
+    (made, result), (again, twin) = measured(), of_float32
     for (name, a), b in zip(made.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
         assert a.dtype == b.dtype, name
+    assert 0 < twin.robust_accuracy < twin.clean_accuracy
     assert result.record.first_by == twin.record.first_by
     assert result.record.controls == twin.record.controls
 
@@ -171,7 +189,7 @@ def test_nan_under_attack_is_a_break() -> None:
     assert int(model(found.x).isnan().any(1).sum()) > 3
 
 
-def test_nan_on_clean_images_counts_as_wrong_in_an_audit(short_controls: None) -> None:
+def test_nan_on_clean_images_counts_as_wrong_in_an_audit(short_suite: None) -> None:
     result = sg.audit(lambda x: holes(x, float("nan"), 0.5), X, Y, LINF, effort="quick")
     finite = X[:, 0, 0, 0] <= 0.5
     assert result.clean_accuracy == pytest.approx(float(finite.double().mean()))

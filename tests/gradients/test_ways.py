@@ -286,7 +286,7 @@ def test_attacks_break_the_same_images_however_it_is_written(name: str, cases: d
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_audits_say_the_same_however_it_is_written(cases: dict[bool, Case]) -> None:
+def test_audits_say_the_same_however_it_is_written(cases: dict[bool, Case], short_suite: None) -> None:
     """The same images are broken, in the same way if the network's own gradient is the same, too.
 
     Of two ways; of all 17 with SPIKEGUARD_WAYS=17, in about five minutes.

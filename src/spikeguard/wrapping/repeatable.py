@@ -36,7 +36,9 @@ def seeded(model: Model, key: int) -> Iterator[None]:
         seeded_generators(private_generators(model), key),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []),
     ):
-        torch.manual_seed(key)
+        # without an accelerator torch.manual_seed formats the stack at every call, for one that might come
+        seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+        seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
         if isinstance(model, nn.Module):
