@@ -1,9 +1,12 @@
 """What `tools/local_search.py` counts, and how docs/audit.md shows it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import local_search as tool
+import pytest
 import torch
+from population_search import Box, Scored, descend, evolve, population_search
 from torch import Tensor
 
 import spikeguard as sg
@@ -72,9 +75,57 @@ def test_the_page_counts_what_goes_beyond_standard() -> None:
         {"square5000": found, "longer": found, "from-gradients": replace(found, samples=(4, 9))},
     )
     text = "\n".join(tool.section(tool.SearchRecord("suite", "hash", 100, machine(), {"net": row})))
-    assert "| net | 8/255 | 81 | 3 | 5 | 1 | 2 | 1 |" in text
+    assert "| net | 8/255 | 81 | 3 | 5 | 1 | 2 | 1 | not run |" in text
     assert "2 more of net" in text
     assert "net 2;" in text
     assert "3.0 times (net)" in text
     del row.beyond["longer"]
-    assert "not run" in "\n".join(tool.section(tool.SearchRecord("s", "h", 9, machine(), {"net": row})))
+    assert "| 5 | not run | 2 |" in "\n".join(
+        tool.section(tool.SearchRecord("s", "h", 9, machine(), {"net": row}))
+    )
+
+
+class Pair(Classifier):
+    """Wrong where the first pixel is bright and the last one is dark."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def forward(self, x: Tensor, per_step: bool = False) -> Tensor:
+        high = 0.5 * (x[:, 0, 0, 0] > 0.55).to(x.dtype) + 0.6 * (x[:, 0, -1, -1] < 0.45).to(x.dtype)
+        return torch.stack([torch.ones_like(high), high], 1)
+
+
+def test_populations_and_flips_find_a_pair_of_pixels_inside_the_budget() -> None:
+    image, threat = torch.full((1, 4, 4), 0.5), sg.Linf(0.1)
+    for passes, seed in ((2, 0), (400, 0), (400, 1)):
+        found, used = population_search(Pair(), image, 0, threat, [image], passes, seed)
+        threat.check(found[None], image[None])
+        assert used <= passes + 60
+    assert float(Pair()(found[None])[0, 1]) == pytest.approx(1.1)
+    again, _ = population_search(Pair(), image, 0, threat, [image], 400, 1)
+    assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("search", [evolve, descend])
+def test_each_half_of_it_works_alone(search: Callable[..., Tensor]) -> None:
+    image = torch.full((1, 4, 4), 0.5)
+    score, box = Scored(Pair(), 0), Box.around(image, sg.Linf(0.1))
+    first = image if search is descend else torch.stack([image, box.corner(image)])
+    found = search(score, box, first, 2000, torch.Generator().manual_seed(0))
+    assert float(score(found.view(-1, 1, 4, 4)[:1])) > 0
+
+
+def test_a_population_that_finds_nothing_keeps_its_best_point() -> None:
+    on = survivors()
+    got = tool.population(replace(on, net=AlwaysRight()))
+    assert not got[-1].broken.any()
+    on.threat.check(got[-1].x, on.x)
+
+
+class AlwaysRight(Classifier):
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def forward(self, x: Tensor, per_step: bool = False) -> Tensor:
+        return torch.stack([1 + x[:, 0, 0, 0], x[:, 0, 0, 1] * 0.1], 1)

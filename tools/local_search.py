@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from population_search import population_search
 from torch import Tensor
 
 import spikeguard as sg
@@ -32,6 +33,7 @@ from spikeguard.auditing.suite import FULL, STANDARD, VERSION, fingerprint
 from spikeguard.auditing.task import Plan, Session, Task, traits
 from spikeguard.data.images import Images
 from spikeguard.gradients import ASSG, BPDA, Estimator, SwapSurrogate
+from spikeguard.losses import margin
 from spikeguard.networks.classifier import Classifier
 from spikeguard.records.base import Record
 from spikeguard.records.schema import Convergence, Digests
@@ -145,6 +147,24 @@ def from_gradients(turn: int) -> Part:
     return part
 
 
+def population(on: Survivors) -> list[Attacked]:
+    """A population that begins with the best point and where gradients of several sources end, then flips."""
+    ends = [
+        sg.sapgd(
+            *(on.net, on.x, on.y, on.threat), steps=STEPS, loss="margin", gradient=g, seed=31, index=on.index
+        )
+        for g in SOURCES
+    ]
+    found, passes = on.best.clone(), 0
+    for row, (image, label, sample) in enumerate(zip(on.x, on.y.tolist(), on.index.tolist(), strict=True)):
+        first = [on.best[row], *(end.x[row] for end in ends)]
+        found[row], used = population_search(on.net, image, label, on.threat, first, 2 * QUERIES, seed=sample)
+        passes += used
+    with torch.no_grad():
+        loss = margin(on.net(found), on.y)
+    return [*ends, Attacked(found, loss > 0, loss, passes, 0, torch.full_like(on.y, -1))]
+
+
 def square(on: Survivors) -> list[Attacked]:
     """Square-5000, which the local search replaced in `standard`."""
     member = next(m for m in FULL if m.id == "square5000")
@@ -158,8 +178,10 @@ SEARCHES: dict[str, tuple[str, tuple[Part, ...]]] = {
         tuple(from_gradients(turn) for turn in range(ROUNDS)),
     ),
     "square5000": ("Square-5000", (square,)),
+    "population": (f"populations and flips of pixels, {2 * QUERIES:,} passes", (population,)),
 }
 """Titles and parts of the searches that attack what `standard` leaves, by id."""
+BLOCKS = ("longer", "from-gradients")
 
 
 def found_by(parts: Sequence[Part], on: Survivors) -> Found:
@@ -253,7 +275,7 @@ def _notes(record: SearchRecord) -> list[str]:
     curves = {name: row.convergence for name, row in rows.items()}
     late = [f"{name} {100 * c.last_doubling:.0f}" for name, c in curves.items() if c is not None]
     together = {
-        name: len({s for id, found in row.beyond.items() if id != "square5000" for s in found.samples})
+        name: len({s for id in BLOCKS if id in row.beyond for s in row.beyond[id].samples})
         for name, row in rows.items()
     }
     cost = {

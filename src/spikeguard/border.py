@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from spikeguard.arguments import bind, shown
+from spikeguard.arguments import bind, own_code, shown
 from spikeguard.errors import UserError
 from spikeguard.inputs import take_ids, take_images, take_labels
 from spikeguard.models import Model, parameter_types
@@ -56,7 +56,7 @@ def receive(model: object, x: object, y: object, who: str) -> Received:
     """Model, images and labels as a user hands them in, ready for attacks; UserError in the name of ``who``.
 
     Images are float32, or float64 where the model computes in float64. A model whose images come in float16
-    or bfloat16 gets them so.
+    or bfloat16 gets them so, unless all its parameters are float32.
     """
     callable_ = take_model(model, who)
     images = take_images(x)
@@ -66,7 +66,7 @@ def receive(model: object, x: object, y: object, who: str) -> Received:
         images = images.float()
     elif images.dtype == torch.float32 and kinds == [torch.float64]:
         images = images.double()
-    if given is not None and given.itemsize < 4:
+    if given is not None and given.itemsize < 4 and kinds != [torch.float32]:
         callable_ = InPrecision(callable_, given)
     return Received(callable_, images, take_labels(y, images))
 
@@ -81,7 +81,7 @@ def take_model(model: object, who: str) -> Model:
         raise UserError(f"{who}: model = {shown(model)} is a class; pass an instance of it")
     if any(model is one for one in vars(builtins).values()):
         raise UserError(f"{who}: model = {shown(model)} is no model; pass a function from images to logits")
-    tensors = list(chain(model.parameters(), model.buffers())) if isinstance(model, nn.Module) else []
+    tensors = own_code(f"{who}: the parts of the model cannot be listed", lambda: _tensors(model))
     if any(is_lazy(t) for t in tensors):
         raise UserError(f"{who}: the model has lazy layers without a shape yet: call it once on its images")
     if any(t.is_meta for t in tensors):
@@ -92,6 +92,10 @@ def take_model(model: object, who: str) -> Model:
             "load it outside"
         )
     return model
+
+
+def _tensors(model: object) -> list[Tensor]:
+    return list(chain(model.parameters(), model.buffers())) if isinstance(model, nn.Module) else []
 
 
 @contextmanager

@@ -92,10 +92,8 @@ def _tensor(value: object, name: str, allowed: str, lists: bool = False) -> Tens
     hint = LOADER if isinstance(value, (DataLoader, Dataset)) else ""
     refused = UserError(f"{name} are {shown(value)}, must be {allowed}: a tensor or an array{hint}")
     if isinstance(value, Tensor):
-        if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise UserError(
-                f"{name} are {shown(value)}, nested, sparse, quantized or meta: pass a dense tensor"
-            )
+        if kind := not_dense(value):
+            raise UserError(f"{name} are a {kind} tensor: pass a dense one")
         held = value.detach()
         return held.clone() if held.is_inference() else held
     if isinstance(value, np.ma.MaskedArray):
@@ -111,6 +109,15 @@ def _tensor(value: object, name: str, allowed: str, lists: bool = False) -> Tens
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except Exception as error:  # ragged lists, objects, types that torch has not
         raise UserError(f"{refused} ({error_line(error)})") from error
+
+
+def not_dense(value: Tensor) -> str:
+    """What a tensor is if its values are not simply there: 'nested', 'sparse', ...; else ""."""
+    if value.is_nested:
+        return "nested"
+    if value.layout != torch.strided:
+        return "sparse"
+    return "quantized" if value.is_quantized else "meta" if value.is_meta else ""
 
 
 def _stacked(values: Sequence[object], name: str, allowed: str, refused: UserError) -> Tensor:

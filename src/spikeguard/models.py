@@ -7,8 +7,9 @@ the model's own code raises into one line.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from spikeguard.arguments import error_line
 from spikeguard.errors import Interrupted, ModelError, SpikeguardWarning, UserError
+from spikeguard.inputs import not_dense
 from spikeguard.neurons import spiking
 from spikeguard.runtime.measuring import measuring
 from spikeguard.runtime.untouched import untouched
@@ -39,15 +41,41 @@ def modes_kept(model: Model) -> Iterator[None]:
 
     A guard that is open counts no forward pass inside.
     """
-    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
+    modes = _modes(model) if isinstance(model, nn.Module) else []
     if isinstance(model, nn.Module):
-        model.eval()
+        put_in_eval(model)
     try:
         with measuring():
             yield
     finally:
         for m, mode in modes:
-            m.training = mode
+            if mode is None:
+                vars(m).pop("training", None)
+            else:
+                m.training = mode
+
+
+def _modes(model: nn.Module) -> list[tuple[nn.Module, bool | None]]:
+    return [(m, getattr(m, "training", None)) for m in model.modules()]
+
+
+def parts_with_mode(model: nn.Module) -> dict[str, nn.Module]:
+    """Every part of a module, by name; not those that ``torch.jit.freeze`` made, which have no mode."""
+    return {name: m for name, m in model.named_modules() if hasattr(m, "training")}
+
+
+def put_in_eval(model: nn.Module) -> None:
+    """Put a module in eval mode. ModelError with its exception as the cause if its ``eval()`` fails.
+
+    Networks of ``torch.export`` refuse: they stay as they were exported, and the parts around them change.
+    """
+    try:
+        model.eval()
+    except NotImplementedError:
+        for part in parts_with_mode(model).values():
+            part.training = False
+    except Exception as error:  # the model's own code may raise anything
+        raise ModelError(f"the model's eval() fails ({error_line(error)})") from error
 
 
 def logits_of(model: Model, x: Tensor) -> Tensor:
@@ -66,7 +94,10 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
             f"the model fails on {x.dtype} images of shape {tuple(x.shape)} ({error_line(error)})"
             f"{_hint(model, x)}"
         ) from error
-    logits = _chosen(answer).to(x.device)
+    logits = _chosen(answer)
+    if kind := not_dense(logits):
+        raise ModelError(f"the model gives a {kind} tensor, must give a dense one: logits [N, classes]")
+    logits = logits.to(x.device)
     batch = logits.shape[1:2] if logits.dim() == 3 else logits.shape[:1]
     if logits.dim() not in (2, 3) or batch != x.shape[:1] or not logits.is_floating_point():
         raise ModelError(
@@ -104,20 +135,26 @@ def _chosen(answer: object) -> Tensor:
     named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
     if isinstance(named, (Tensor, np.ndarray)):
         return _chosen(named)
-    values: Iterable[object] = (
-        answer.values()
-        if isinstance(answer, Mapping)
-        else answer
-        if isinstance(answer, (tuple, list))
-        else ()
-    )
-    held = [v for v in values if isinstance(v, (Tensor, np.ndarray)) and v.ndim]
+    held = [v for v in _parts(answer).values() if isinstance(v, (Tensor, np.ndarray)) and v.ndim]
     if len(held) == 1:
         return _chosen(held[0])
+    name = next(iter(_parts(answer)), None)
+    which = repr(name) if name and not isinstance(answer, (tuple, list)) else "0"
+    hint = f": sg.wrap(model, output={which}) takes the first part" if name else ""
     raise ModelError(
-        f"the model answers with {_described(answer)}, must answer with logits [N, classes]: "
-        "sg.wrap(model, output=0) takes the first part"
+        f"the model answers with {_described(answer)}, must answer with logits [N, classes]{hint}"
     )
+
+
+def _parts(answer: object) -> dict[str, object]:
+    """The parts of a mapping, a sequence or a dataclass, by name or place."""
+    if isinstance(answer, Mapping):
+        return {str(name): value for name, value in answer.items()}
+    if isinstance(answer, (tuple, list)):
+        return {str(place): value for place, value in enumerate(answer)}
+    if is_dataclass(answer) and not isinstance(answer, type):
+        return {field.name: getattr(answer, field.name) for field in fields(answer)}
+    return {}
 
 
 def _of_array(answer: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
@@ -136,10 +173,10 @@ def _described(answer: object) -> str:
         shape = getattr(value, "shape", None)
         return f"{type(value).__name__} {tuple(shape)}" if isinstance(shape, tuple) else type(value).__name__
 
-    if isinstance(answer, Mapping):
-        return f"a {type(answer).__name__} of {', '.join(f'{k!s}: {part(v)}' for k, v in answer.items())}"
     if isinstance(answer, (tuple, list)):
         return f"a {type(answer).__name__} of ({', '.join(map(part, answer[:6]))})"
+    if parts := _parts(answer):
+        return f"a {type(answer).__name__} of {', '.join(f'{k}: {part(v)}' for k, v in parts.items())}"
     return "None" if answer is None else f"a {type(answer).__name__}"
 
 

@@ -143,6 +143,68 @@ def test_whatever_a_model_raises_is_one_line_and_the_cause(error: BaseException,
     assert told.value.__cause__ is error
 
 
+class NoEval(nn.Module):
+    """Its ``eval()`` fails."""
+
+    def eval(self) -> "NoEval":
+        raise ZeroDivisionError("in eval")
+
+    def forward(self, x: Tensor) -> Any:
+        return NET(x)
+
+
+class Unhashable(nn.Module):
+    """torch keeps modules in sets."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Any:
+        return NET(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "word"), [(NoEval(), "eval() fails (ZeroDivisionError"), (Unhashable(), "unhashable type")]
+)
+def test_what_torch_cannot_do_with_a_module_is_one_line(model: nn.Module, word: str) -> None:
+    for call in (lambda: pgd(model), lambda: sg.audit(model, X, Y, LINF, effort="quick")):
+        refused(call, word)
+
+
+def exported(x: Tensor, dynamic: bool) -> nn.Module:
+    batch = {0: torch.export.Dim("n", min=1, max=64)} if dynamic else None
+    return torch.export.export(net(), (x,), dynamic_shapes=(batch,)).module()
+
+
+FIXED: dict[str, Callable[[], nn.Module]] = {
+    "torch.jit.freeze": lambda: torch.jit.freeze(torch.jit.script(net())),
+    "frozen inside": lambda: nn.Sequential(torch.jit.freeze(torch.jit.script(net())), nn.Dropout()),
+    "torch.export": lambda: exported(X, dynamic=True),
+    "exported inside": lambda: nn.Sequential(exported(X, dynamic=True), nn.Dropout()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", FIXED)
+def test_parts_without_a_mode_are_taken(name: str) -> None:
+    """Neither a frozen script nor an exported network can be put into eval mode."""
+    model = FIXED[name]()
+    modes = [m.training for m in model.modules() if hasattr(m, "training")]
+    assert torch.equal(pgd(model), pgd(NET))
+    assert [m.training for m in model.modules() if hasattr(m, "training")] == modes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_audit_takes_a_frozen_script(short_suite: None) -> None:
+    first_by = [
+        sg.audit(m, X, Y, LINF, effort="quick").record.first_by for m in (net(), FIXED["torch.jit.freeze"]())
+    ]
+    assert first_by[0] == first_by[1]
+
+
+def test_a_network_exported_for_one_batch_size_is_one_line() -> None:
+    refused(lambda: pgd(exported(X, dynamic=False)), "the model fails on", "any number of images")
+
+
 def test_lazy_layers_and_a_single_logit_are_refused() -> None:
     refused(lambda: pgd(nn.Sequential(nn.Flatten(), nn.LazyLinear(4))), "lazy layers", "call it once")
     for call in (lambda: pgd(lambda x: NET(x)[:, :1], y=0 * Y), lambda: audit_of(lambda x: NET(x)[:, :1])):

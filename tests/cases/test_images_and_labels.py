@@ -67,6 +67,23 @@ def test_an_audit_takes_arrays_and_images_that_need_a_gradient(tmp_path: Path, s
     assert leaf.grad is None
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
+def test_images_of_half_precision_for_a_float32_network_are_converted(kind: torch.dtype) -> None:
+    x = X.to(kind)
+    assert torch.equal(
+        sg.pgd(NET, x, Y, LINF, steps=3, restarts=1).x, sg.pgd(NET, x.float(), Y, LINF, steps=3, restarts=1).x
+    )
+
+
+@pytest.mark.parametrize("name", ["square", "random_search", "block_search"])
+def test_searches_by_patches_name_the_shape_alone(name: str) -> None:
+    events = torch.rand(12, 2, 1, 4, 8)
+    line = refused(
+        lambda: sg.attacks.ATTACKS[name].function(NET, events, Y, LINF), "(12, 2, 1, 4, 8)", "[N, C, H, W]"
+    )
+    assert "queries" not in line
+
+
 @pytest.mark.parametrize("pixel", [1.0000001, -3e-8])
 def test_a_last_bit_outside_is_clamped_with_a_word(pixel: float) -> None:
     x = X.clone()

@@ -157,6 +157,29 @@ def exclusive(v: Tensor) -> Tensor:
     return ((v <= THRESHOLD) ^ torch.ones_like(v, dtype=torch.bool)).to(torch.uint8).float()
 
 
+def compared_in_place(v: Tensor) -> Tensor:
+    spikes = v.clone()
+    spikes.gt_(THRESHOLD)
+    return spikes
+
+
+class Rounds(Function):
+    """Rounds up and clamps in its forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        return (v - THRESHOLD).ceil().clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * slope(ctx.saved_tensors[0] - THRESHOLD)
+
+
+def filled_twice(v: Tensor) -> Tensor:
+    return v.masked_fill(v > THRESHOLD, 1.0).masked_fill(v <= THRESHOLD, 0.0)
+
+
 RARE = (
     Way("function gives spikes and membrane", "step functions", lambda: Stepped(WithMembrane.apply)),
     Way("function writes into its input", "memory savers", by(lambda v: applied(InPlace, v.clone()))),
@@ -196,5 +219,14 @@ RARE = (
     ),
     Way("ones written by index", "inference code", by(by_index)),
     Way("masks by logic, then numbers", "inference code", by(exclusive)),
+    Way("compared in place", "memory savers", by(compared_in_place)),
+    Way("function rounds and clamps", "quantization code", by(lambda v: applied(Rounds, v))),
+    Way("rounded up, then clamped", "QCFS", by(lambda v: (v - THRESHOLD).ceil().clamp(0, 1))),
+    Way("filled where it fires and where not", "inference code", by(filled_twice)),
+    Way(
+        "F.threshold that is above 0",
+        "inference code",
+        by(lambda v: (F.threshold(v, THRESHOLD, 0) > 0).float()),
+    ),
 )
 """Ways of writing, as in ``WAYS``."""

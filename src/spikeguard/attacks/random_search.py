@@ -77,11 +77,10 @@ def random_noise(
 
 def check_image_search(attack: str, x: Tensor, queries: int) -> None:
     """UserError in the name of the attack if a search by patches of an image cannot run on ``x``."""
-    if queries < 1 or x.dim() != 4:
-        raise UserError(
-            f"{attack}: queries = {queries} must be at least 1, images of shape {tuple(x.shape)} must be [N, "
-            "C, H, W]"
-        )
+    if queries < 1:
+        raise UserError(f"{attack}: queries = {queries} must be at least 1")
+    if x.dim() != 4:
+        raise UserError(f"{attack}: images of shape {tuple(x.shape)} must be [N, C, H, W]")
 
 
 @measures

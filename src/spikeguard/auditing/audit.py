@@ -16,6 +16,7 @@ from spikeguard.auditing.choice import members
 from spikeguard.auditing.flags import Flag, sorted_by_level
 from spikeguard.auditing.fresh_process import Place, check_in_fresh_process
 from spikeguard.auditing.member import Member
+from spikeguard.auditing.pace import announce
 from spikeguard.auditing.raise_flags import all_flags, from_checks, from_ties
 from spikeguard.auditing.record import Measured, audit_record, digests, save, with_fresh_check
 from spikeguard.auditing.run import run_suite, settle
@@ -151,15 +152,12 @@ def audit(
     plan = Plan(seed, batch_size or 250, EOT_DRAWS[effort])
     progress("checking the model", 0, 1)
     bare = Task(model, x, y, threat, (), index, plan)
+    given = _extra_members(extra), getattr(model, "adaptive", ())
+    announce(bare, members(effort, threat, traits(model, bare.random), *given)[0], progress)
     checked = checks.check_model(model, x, y, bare.random and not stateful(model, x))
     plan = replace(plan, random="noise" in checked.traits)
-    chosen, left_out = members(
-        effort,
-        threat,
-        traits(model, bool(plan.random), *checked.traits),
-        _extra_members(extra),
-        getattr(model, "adaptive", ()),
-    )
+    found_traits = traits(model, bool(plan.random), *checked.traits)
+    chosen, left_out = members(effort, threat, found_traits, *given)
     suite_hash, found = fingerprint(effort, threat.norm, bool(plan.random)), digests(model, x, y)
     conditions = {
         "suite": suite_hash,

@@ -11,7 +11,7 @@ from spikeguard.auditing.state import digest
 from spikeguard.gradients import BPDA, Estimator, Own
 from spikeguard.gradients.surrogate import unread_spikes
 from spikeguard.losses import margin
-from spikeguard.models import Model, are_scores, eval_mode, logits_of, moved, rounding, scale
+from spikeguard.models import Model, are_scores, eval_mode, logits_of, moved, parts_with_mode, rounding, scale
 from spikeguard.random import draws
 from spikeguard.wrapping.guess import suggestion
 from spikeguard.wrapping.neurons import state_names
@@ -97,7 +97,8 @@ def contents(model: Model) -> Contents:
         for name, t in model.state_dict().items()
         if isinstance(t, Tensor) and name not in state
     }
-    return held | {f"mode of {name or 'the model'}": m.training for name, m in model.named_modules()}
+    parts = parts_with_mode(model)
+    return held | {f"mode of {name or 'the model'}": m.training for name, m in parts.items()}
 
 
 def _outputs(model: Model, x: Tensor, with_gradient: float, found: Checked) -> None:

@@ -135,12 +135,14 @@ def _made(name: str) -> Model:
 
     from spikeguard.arguments import own_code
     from spikeguard.border import take_model
+    from spikeguard.models import put_in_eval
     from spikeguard.training.factory import import_factory
 
     factory = import_factory(name, here=True)
     if isinstance(factory, nn.Module):
         take_model(factory, name)
-        return factory.eval()
+        put_in_eval(factory)
+        return factory
     if _needed(factory):
         raise UserError(
             f"{name} needs arguments; it must be a function without any that returns the model (from images "
@@ -153,7 +155,9 @@ def _made(name: str) -> Model:
             "[0, 1] to logits"
         )
     taken = take_model(model, name)
-    return taken.eval() if isinstance(taken, nn.Module) else taken
+    if isinstance(taken, nn.Module):
+        put_in_eval(taken)
+    return taken
 
 
 def _needed(factory: Callable[..., object]) -> list[inspect.Parameter]:

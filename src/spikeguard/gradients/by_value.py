@@ -22,6 +22,7 @@ COMBINES |= {"div", "divide", "true_divide", "__truediv__", "__rtruediv__", "add
 ARITHMETIC = {n for n in COMBINES if not n.endswith("_") or n.startswith("__")} - {"__iadd__", "__isub__"}
 """What gives a new tensor from others, element by element."""
 SATURATES = {"clamp", "clip", "hardtanh", "sigmoid", "tanh", "where", "minimum", "maximum"}
+SATURATES |= {"masked_fill"}
 """Functions whose results may take two values because they saturate, as of a well trained network."""
 COMBINES |= {"copysign"} | SATURATES
 KNOWN = {"detach", "requires_grad_", "clone", "contiguous", "data", "bernoulli"}

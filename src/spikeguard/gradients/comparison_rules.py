@@ -97,7 +97,7 @@ def _compare_in_place(reader: Readings, func: Function, args: Args, kwargs: Kwar
         a, b = (before, args[1]) if func.__name__.rstrip("_") in ABOVE else (args[1], before)
         reader.compared(out, lambda: _difference(a, b))
         found = reader.reading(out)
-        return out if found is None else reader.fire(found, out)
+        return out if found is None else put_in_place(out, reader.fire(found, out))
 
 
 def as_mask(found: Reading) -> Reading:
@@ -298,11 +298,11 @@ def _clip(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> objec
     """Spikes cut off on a side, as the lower one of a sign."""
     found = reader.reading(args[0])
     if found is None and func.__name__ in SOFT:
-        return _soften(reader, func, args, kwargs)
+        return monotone.clipped(reader, args[0], _soften(reader, func, args, kwargs))
     out = func(*args, **kwargs)
     if found is None or not found.complete or not args[0].is_floating_point():
         monotone.note_source(reader, func, args, kwargs, out)
-        return out
+        return monotone.clipped(reader, args[0], out)
     with torch._C.DisableTorchFunction():
         ends = torch.tensor([found.low, found.low + found.height], dtype=out.dtype, device=out.device)
         low, high = func(ends, *args[1:], **kwargs).tolist()

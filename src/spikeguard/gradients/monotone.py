@@ -23,7 +23,17 @@ Args = tuple[Raw, ...]
 Kwargs = Mapping[str, Raw]
 
 RISES = {"relu", "relu6", "clamp", "clip", "hardtanh", "clamp_min", "clamp_max", "sigmoid", "tanh"}
-RISES |= {"softplus", "leaky_relu", "elu", "hardsigmoid", "maximum", "minimum", "threshold"}
+RISES |= {
+    "softplus",
+    "leaky_relu",
+    "elu",
+    "hardsigmoid",
+    "maximum",
+    "minimum",
+    "threshold",
+    "_threshold",
+    "hardshrink",
+}
 ROUND = {"round", "floor", "ceil", "trunc", "fix"}
 REACH, HALVINGS, TINY = 1e4, 200, 1e-30
 
@@ -144,25 +154,42 @@ def rounded(reader: Readings, func: Function, args: Args, kwargs: Kwargs) -> obj
         if (reader.keep_own and out.requires_grad) or not few_values(out) or few_values(args[0]):
             return out
         note_source(reader, func, args, kwargs, out)
-        source = chain(reader, out)
-        levels = out.detach().unique()
-        if source is None or len(levels) < 2 or (reader.opens and len(levels) > 2):
+        return _fired_levels(reader, out)
+
+
+def clipped(reader: Readings, before: Raw, out: Raw) -> Raw:
+    """``out``, a clamped number that was rounded ``before``: only the jumps that are left are spikes."""
+    source = chain(reader, out)
+    if source is None or not isinstance(before, Tensor) or not reader.wanted(source.input):
+        return out
+    with torch._C.DisableTorchFunction():
+        if not few_values(before) or few_values(source.input) or (reader.keep_own and out.requires_grad):
             return out
-        low, high = ends_of(source)
-        few = high - low < LEVELS
-        steps = torch.arange(low, high + 1, device=out.device) if few else levels.to(out.dtype)
-        at = [crossing(source, partial(_reaches, level)) for level in steps[1:].tolist()]
-        if any(a is None for a in at):
-            return out
-        jumps = Jumps(
-            steps.to(out), torch.tensor(at, dtype=out.dtype, device=out.device).view(-1, *[1] * out.dim())
-        )
-        with torch.enable_grad():
-            u, height = jumps.nearest(source.input)
-        if len(steps) == 2:
-            low, rise = float(steps[0]), float(steps[1] - steps[0])
-            return reader.fire(Reading(u, out > low, low, rise), out)
-        return reader.fire_levels(u, out, height)
+        return _fired_levels(reader, out)
+
+
+def _fired_levels(reader: Readings, out: Tensor) -> Tensor:
+    """The few values that rising functions gave of many, as spikes where the first input crosses a level."""
+    source, levels = chain(reader, out), out.detach().unique()
+    if source is None or len(levels) < 2 or (reader.opens and len(levels) > 2):
+        return out
+    low, high = ends_of(source)
+    few = high - low < LEVELS
+    steps = torch.arange(low, high + 1, device=out.device) if few else levels.to(out.dtype)
+    at = [crossing(source, partial(_reaches, level)) for level in steps[1:].tolist()]
+    if any(a is None for a in at):
+        return out
+    jumps = Jumps(
+        steps.to(out), torch.tensor(at, dtype=out.dtype, device=out.device).view(-1, *[1] * out.dim())
+    )
+    with torch.enable_grad():
+        u, height = jumps.nearest(source.input)
+    if len(steps) == 2:
+        low, rise = float(steps[0]), float(steps[1] - steps[0])
+        return reader.fire(Reading(u, out > low, low, rise), out)
+    fired = reader.fire_levels(u, out, height)
+    reader.sources[fired] = reader.sources[out]  # for what clips it
+    return fired
 
 
 RULES = dict.fromkeys(("eq", "ne", "__eq__", "__ne__"), equal)

@@ -99,10 +99,10 @@ class Held:
                 self._keep(held, depth - 1)
 
     def _keep_module(self, module: nn.Module) -> None:
-        training = module.training
+        training = getattr(module, "training", None)  # what torch.jit.freeze made has none
 
         def mode() -> None:
-            if module.training != training:
+            if training is not None and module.training != training:
                 module.training = training
 
         self.undo.append(mode)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.adapters.registry import framework, reset
+from spikeguard.inputs import not_dense
 from spikeguard.models import Model, eval_mode, moved, rounding
 from spikeguard.wrapping import neurons
 from spikeguard.wrapping.wrapped import Calling, Layout, Wrapped
@@ -113,10 +114,12 @@ def _tried(model: nn.Module, x: Tensor, calling: Calling) -> Calling | None:
         try:
             wrapped = Wrapped(model, one)
             logits, other = wrapped(x), wrapped(torch.cat([1 - x[:1], x[1:]]))
+            if not_dense(logits) or not logits.is_floating_point():
+                continue
         except Exception:  # as above
             continue
         # in the wrong layout the first image is the first step of the others
-        if logits.is_floating_point() and bool((moved(logits[1:], other[1:]) <= rounding(logits)).all()):
+        if bool((moved(logits[1:], other[1:]) <= rounding(logits)).all()):
             return one
     return None
 
