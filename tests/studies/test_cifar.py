@@ -17,6 +17,7 @@ import spikeguard as sg
 from spikeguard.data.images import Dataset, Images
 from spikeguard.defenses import OverfittingStop
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.lock import locked
 from spikeguard.records.schema import Accuracy, Masking, SuiteId
 from spikeguard.records.studies import StudyAudit
 from spikeguard.sweep.cells import Cell, Context, Judgment
@@ -170,10 +171,10 @@ def test_work_pauses_while_the_file_is_there(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_one_process_at_a_time_has_the_state(tmp_path: Path) -> None:
-    with queue.locked(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):  # noqa: SIM117
-        with queue.locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):  # noqa: SIM117
+        with locked(tmp_path):
             pass
-    with queue.locked(tmp_path):
+    with locked(tmp_path):
         pass
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from spikeguard.cli import common
 from spikeguard.cli.attack_options import SPECIFIC, Settings, check, parser, settings_of, surrogate_of
 from spikeguard.cli.progress import progress
-from spikeguard.errors import Interrupted, UserError
+from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
     from spikeguard.auditing.member import Member
@@ -87,57 +87,24 @@ def _attack(
     target: Target, member: Member, settings: Settings, out: Path, given: argparse.Namespace
 ) -> AttackRecord:
     """Run the attack; returns its record as written."""
-    from spikeguard.auditing.record import attack_record, save, weights
-    from spikeguard.auditing.run import run_suite, settle
-    from spikeguard.auditing.state import digest
-    from spikeguard.auditing.task import Plan, Session, Task, kept
+    from spikeguard.auditing.single import SingleAttack, run_single, state_file
+    from spikeguard.auditing.task import Plan
     from spikeguard.cli.records import check_replaceable
     from spikeguard.cli.target import seen_from
-    from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
 
     check_replaceable(out, lambda held: held.get("kind") == "attack")
-    state_file = out.with_suffix(".state.npz")
-    if state_file.exists() and not given.resume:
+    if state_file(out).exists() and not given.resume:
         raise UserError(
-            f"{state_file} holds an interrupted attack: go on with --resume, or name another --out"
+            f"{state_file(out)} holds an interrupted attack: go on with --resume, or name another --out"
         )
-    x, y = target.test.pixels(), target.test.y
-    threat = THREATS[given.norm](given.eps)
-    conditions = {
-        "attack": member.id,
-        "threat": [given.norm, given.eps],
-        "seed": given.seed,
-        "eot": given.eot,
-        "batch_size": given.batch_size,
-        "images": digest(x, y),
-        "model": weights(target.model),
-    }
+    plan = Plan(given.seed, given.batch_size, given.eot)
+    what = SingleAttack(given.attack, settings, member, THREATS[given.norm](given.eps), plan)
     _announce(target, settings, given)
-    with progress() as shown, exact(), ctrl_c() as stop:
-        task = Task(
-            target.model,
-            x,
-            y,
-            threat,
-            [member],
-            target.test.index,
-            Plan(given.seed, given.batch_size, given.eot),
-            Session(shown.show, (state_file, conditions), stop),
-        )
-        state = run_suite(task)
-        witnesses = settle(task, state)
-        if stop.is_set():
-            raise Interrupted(f"attack stopped at its end; {kept(task)}")
-    if member.id in state.failed:
-        state_file.unlink(missing_ok=True)
-        raise UserError(f"attack: {state.failed[member.id]}")
-    origin = seen_from(out.parent, target.origin)
-    record = attack_record(task, state, given.attack, dict(settings), origin)
-    entry = save(record, witnesses, out)
-    state_file.unlink(missing_ok=True)
-    return entry
+    with progress() as shown, ctrl_c() as stop:
+        origin = seen_from(out.parent, target.origin)
+        return run_single(what, target.model, target.test, out, origin, shown.show, stop)
 
 
 PASSES = ("steps", "queries", "tries", "restarts", "targets", "searches")

@@ -128,12 +128,12 @@ def _train(context: Context, cell: Cell, title: str, resume: bool) -> None:
     try:
         train(cell.recipe, folder, resume, device, data=context.data, progress=progress, stop=context.stop)
     except Interrupted as error:
-        raise Interrupted(f"sweep stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
+        raise Interrupted(f"stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
 
 
 def _check_stop(context: Context) -> None:
     if context.stopped:
-        raise Interrupted(f"sweep stopped; {CONTINUE}")
+        raise Interrupted(f"stopped; {CONTINUE}")
 
 
 def audit_cell(
@@ -163,7 +163,7 @@ def audit_cell(
         )
     except Interrupted as error:
         lost = "" if out else ", which starts again"
-        raise Interrupted(f"sweep stopped inside an audit{lost}; {CONTINUE}") from error
+        raise Interrupted(f"stopped inside an audit{lost}; {CONTINUE}") from error
     return result.record
 
 
