@@ -87,10 +87,10 @@ def _attack(
     target: Target, member: Member, settings: Settings, out: Path, given: argparse.Namespace
 ) -> AttackRecord:
     """Run the attack; returns its record as written."""
+    from spikeguard.auditing.record import seen_from
     from spikeguard.auditing.single import SingleAttack, run_single, state_file
     from spikeguard.auditing.task import Plan
     from spikeguard.cli.records import check_replaceable
-    from spikeguard.cli.target import seen_from
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
 

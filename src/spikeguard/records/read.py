@@ -12,6 +12,7 @@ from spikeguard.records.build import shown
 from spikeguard.records.files import read_even_changed, read_json
 from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
+from spikeguard.records.tables import TableRecord
 from spikeguard.records.training import HardeningRecord, TrainingRecord
 
 KINDS: dict[str, type[Record]] = {
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Record]] = {
         DemoRecord,
         StudyRecord,
         BenchRecord,
+        TableRecord,
     )
 }
 
