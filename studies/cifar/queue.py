@@ -10,11 +10,11 @@ from pathlib import Path
 from types import FrameType
 
 from spikeguard.data.sources import load_data
+from spikeguard.records.cells import CellRecord
 from spikeguard.records.files import write_bytes
 from spikeguard.training.checkpoint import STATE
 from studies.cifar.cells import Planned
 from studies.cifar.pace import PAUSE, say, span
-from studies.cifar.record import CellRecord
 from studies.cifar.work import Place, pieces_in, work
 
 LARGEST_STATE = 15 * 10**6  # bytes of an unfinished training that may be committed

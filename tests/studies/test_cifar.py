@@ -17,6 +17,7 @@ import spikeguard as sg
 from spikeguard.data.images import Dataset, Images
 from spikeguard.defenses import OverfittingStop
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.cells import CellRecord, Pieces
 from spikeguard.records.lock import locked
 from spikeguard.records.schema import Accuracy, Masking, SuiteId
 from spikeguard.records.studies import StudyAudit
@@ -27,7 +28,6 @@ from studies.cifar import command, pace, queue
 from studies.cifar import work as work_module
 from studies.cifar.cells import CELLS, Planned, read_cells
 from studies.cifar.pace import PAUSE, Pace, span
-from studies.cifar.record import CellRecord, Pieces
 from studies.cifar.work import PIECES, Place
 
 TINY = """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
-from spikeguard.cli.attack_options import SPECIFIC, Settings, check, parser, settings_of, surrogate_of
+from spikeguard.cli.attack_options import SPECIFIC, Settings, check, parser, settings_of
 from spikeguard.cli.progress import progress
 from spikeguard.errors import UserError
 
@@ -63,6 +63,7 @@ def _member(given: argparse.Namespace, settings: Settings) -> Member:
     from spikeguard.attacks import ATTACKS
     from spikeguard.auditing.member import OWN, Member
     from spikeguard.gradients import SwapSurrogate
+    from spikeguard.training.settings import surrogate_of
 
     title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
     gradient = None if given.surrogate is None else SwapSurrogate(surrogate_of(given.surrogate))

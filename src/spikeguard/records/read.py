@@ -10,6 +10,7 @@ from spikeguard.records.base import Record
 from spikeguard.records.bench import BenchRecord
 from spikeguard.records.build import shown
 from spikeguard.records.files import read_even_changed, read_json
+from spikeguard.records.reproduction import AgreementRecord, ReproductionRecord
 from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
 from spikeguard.records.tables import TableRecord
@@ -26,6 +27,8 @@ KINDS: dict[str, type[Record]] = {
         StudyRecord,
         BenchRecord,
         TableRecord,
+        ReproductionRecord,
+        AgreementRecord,
     )
 }
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST, AdaptiveAttack
 from spikeguard.auditing.audit import audit
+from spikeguard.auditing.choice import member_of
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.suite import Effort
 from spikeguard.data.images import Dataset, Images
@@ -31,6 +32,8 @@ from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.trainer import Report
 
+MORE = (member_of(SHARPEST), member_of(THRESHOLD_FIRST))
+"""Every network of the trainings on CIFAR meets these beside the suite: all stand under the same attacks."""
 CONTINUE = "finished work is kept: run the same command again"
 
 
