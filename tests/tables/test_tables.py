@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[2]
         ("mtpgd40-t3", "targeted", {"rule": "pgd", "steps": 40, "targets": 3}, None),
         ("apgdt20", "apgd_targeted", {"steps": 20}, None),
         ("square500", "square", {"queries": 500}, None),
+        ("pgd2-atan:8", "pgd", {"steps": 2, "surrogate": "atan:8", "restarts": 1}, None),
         ("noise7", "random_noise", {"tries": 7}, None),
     ],
 )

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spikeguard.auditing.member import Member
+from spikeguard.attacks import ATTACKS
+from spikeguard.auditing.member import OWN, Member
 from spikeguard.auditing.record import attack_record, save, weights
 from spikeguard.auditing.run import run_suite, settle
 from spikeguard.auditing.state import digest
 from spikeguard.auditing.task import Plan, Session, Task, kept
 from spikeguard.data.images import Images
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.gradients import SwapSurrogate
 from spikeguard.models import Model
 from spikeguard.records.schema import AttackRecord, Origin, Settings
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.threat import Threat
+from spikeguard.training.settings import surrogate_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,17 @@ class SingleAttack:
     member: Member
     threat: Threat
     plan: Plan = field(default_factory=Plan)
+
+
+def single_member(attack: str, settings: Settings, name: str | None = None) -> Member:
+    """The member that runs an attack on every image. ``settings`` as records have them: 'surrogate' and 'eot'
+    are no arguments of the attack; what is None is left out. ``name``: None makes one of the settings.
+    """
+    made = " ".join([attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
+    surrogate = settings.get("surrogate")
+    gradient = None if surrogate is None else SwapSurrogate(surrogate_of(str(surrogate)))
+    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot") and v is not None}
+    return Member(name or made, OWN, ATTACKS[attack].function, keywords, gradient, all=True)
 
 
 def state_file(out: Path) -> Path:

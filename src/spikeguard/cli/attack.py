@@ -31,7 +31,9 @@ def run(arguments: list[str]) -> int:
     given = made.read(arguments)
     check(given, made)
     settings = settings_of(given)
-    member = _member(given, settings)
+    from spikeguard.auditing.single import single_member
+
+    member = single_member(given.attack, settings)
     common.start(given.threads)
     from spikeguard.cli.target import find
 
@@ -56,19 +58,6 @@ def _list() -> int:
     common.table("attacks", ["name", "norms", "options", "what it does"], rows)
     common.say("next: spikeguard attack TARGET --attack NAME")
     return 0
-
-
-def _member(given: argparse.Namespace, settings: Settings) -> Member:
-    """The attack as a member of a suite."""
-    from spikeguard.attacks import ATTACKS
-    from spikeguard.auditing.member import OWN, Member
-    from spikeguard.gradients import SwapSurrogate
-    from spikeguard.training.settings import surrogate_of
-
-    title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
-    gradient = None if given.surrogate is None else SwapSurrogate(surrogate_of(given.surrogate))
-    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot") and v is not None}
-    return Member(title, OWN, ATTACKS[given.attack].function, keywords, gradient, all=True)
 
 
 def _default_file(given: argparse.Namespace, settings: Settings) -> Path:

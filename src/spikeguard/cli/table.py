@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EPILOG = """attacks, separated by commas: a name of 'spikeguard attack --list' or mtpgd, apgdt, noise;
   then the steps (queries, tries); then options: -ce, -margin, -dlr (loss), -xN (starts),
-  -tN (target classes), -eotN (gradients averaged against a random network).
+  -tN (target classes), -eotN (gradients averaged against a random network), -atan:4 (surrogate)
   quick, standard, full, autoattack: the worst case of that audit
   example: fgsm,rfgsm,pgd20,pgd20-x5,apgd50-dlr,mtpgd40,square500,quick
 

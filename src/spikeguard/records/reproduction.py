@@ -89,7 +89,7 @@ class Measured:
 class AgreementRecord(Record):
     """A network of a record, trained and measured again. ``record``: its file; ``cell``: which of its
     networks; ``seeds``: of the trainings; ``spread_known``: whether several seeds say how much a seed alone
-    changes."""
+    changes; ``older_suite``: the suite of the record's audit, where today's has other attacks."""
 
     kind: ClassVar[str] = "agreement"
     record: str
@@ -102,6 +102,7 @@ class AgreementRecord(Record):
     machine: Machine
     seconds: float
     same_weights: bool | None = None
+    older_suite: str | None = None
 
     @property
     def agrees(self) -> bool:

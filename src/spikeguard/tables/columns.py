@@ -2,7 +2,8 @@
 
 ``fgsm``, ``pgd20``, ``apgd50-dlr``, ``pgd10-x5-eot10``, ``mtpgd40-t3``: the name, then the steps (queries
 and tries of attacks without steps), then options in any order: ``ce``, ``margin``, ``dlr`` the loss; ``xN``
-starts; ``tN`` target classes; ``eotN`` gradients averaged in each step against a random network. ``quick``,
+starts; ``tN`` target classes; ``eotN`` gradients averaged in each step against a random network; ``atan:4``
+the surrogate of the backward pass. ``quick``,
 ``standard``, ``full`` and ``autoattack`` are audits: the union of all their attacks.
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 import re
 
 from spikeguard.attacks import ATTACKS
-from spikeguard.auditing.member import OWN, Member
+from spikeguard.auditing.member import Member
+from spikeguard.auditing.single import single_member
 from spikeguard.auditing.suite import EFFORTS
 from spikeguard.errors import UserError, unknown
 from spikeguard.records.schema import Settings
 from spikeguard.records.tables import TableColumn
+from spikeguard.training.settings import SURROGATES, surrogate_of
 
 AUDIT = "audit"
 ALIASES: dict[str, tuple[str, Settings]] = {
@@ -50,11 +53,16 @@ def column(text: str) -> TableColumn:
             raise UserError(f"column {text!r}: {attack} takes no number of steps")
         settings[counted] = _whole(count, text)
     for option in options:
+        if option.partition(":")[0] in SURROGATES and "gradient" in parameters:
+            surrogate_of(option)  # refuses what is none
+            settings["surrogate"] = option
+            continue
         numbered = _OPTION.fullmatch(option)
         key = NUMBERED[numbered[1]] if numbered else "loss"
         if not numbered and option not in LOSSES:
             raise UserError(
-                f"column {text!r}: unknown option {option!r} (known: {', '.join(LOSSES)}, xN, tN, eotN)"
+                f"column {text!r}: unknown option {option!r} (known: {', '.join(LOSSES)}, xN, tN, eotN, "
+                "atan:4)"
             )
         if key == "eot" and "gradient" in parameters and numbered:
             eot = _whole(numbered[2], text)
@@ -105,7 +113,7 @@ def title(one: TableColumn) -> str:
 
 def member(one: TableColumn) -> Member:
     """The attack of a column as a member that attacks every image."""
-    return Member(one.name, OWN, ATTACKS[one.attack].function, dict(one.settings), all=True)
+    return single_member(one.attack, one.settings, one.name)
 
 
 AUDIT_WORK = {"quick": 400, "standard": 3000, "full": 12000, "autoattack": 3000}

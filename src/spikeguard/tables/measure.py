@@ -11,10 +11,11 @@ from typing import cast
 
 from spikeguard.auditing.audit import RECORD, audit
 from spikeguard.auditing.export import budget_text
+from spikeguard.auditing.member import Member
 from spikeguard.auditing.record import budget, seen_from, weights
 from spikeguard.auditing.single import SingleAttack, run_single
 from spikeguard.auditing.state import digest
-from spikeguard.auditing.suite import EFFORTS, VERSION, Effort, fingerprint
+from spikeguard.auditing.suite import EFFORTS, Effort, fingerprint
 from spikeguard.auditing.task import Plan
 from spikeguard.data.images import Images
 from spikeguard.errors import UserError
@@ -44,7 +45,7 @@ class Conditions:
     """Columns and budgets of a table, and where the records of its cells lie.
 
     ``folder``: of the table; ``random_eot``: gradients averaged against a random network where a column names
-    no number.
+    no number; ``extra``: members of audits beside the suite.
     """
 
     columns: Sequence[TableColumn]
@@ -53,6 +54,7 @@ class Conditions:
     seed: int = 0
     batch_size: int = 250
     random_eot: int = 10
+    extra: tuple[Member, ...] = ()
 
     def passes(self, images: int) -> int:
         """About how many passes of single images a network takes."""
@@ -160,7 +162,7 @@ def _cell(
 def _file(subject: Subject, column: TableColumn, threat: Threat, conditions: Conditions) -> Path:
     """Where the record of a cell lies: whatever its number depends on is part of the name."""
     plan = [conditions.seed, conditions.batch_size, column.eot or conditions.random_eot]
-    suite = [VERSION, *map(fingerprint, EFFORTS)] if column.effort else []
+    suite = [*map(fingerprint, EFFORTS), *(m.id for m in conditions.extra)] if column.effort else []
     images = digest(subject.images.pixels(), subject.images.y)
     which = key(
         json.dumps(
@@ -213,4 +215,5 @@ def _audit(
         index=images.index,
         stop=watch.stop,
         origin=seen_from(path.parent, subject.origin),
+        extra=conditions.extra,
     ).record
