@@ -93,11 +93,15 @@ def _line(record: ReproductionRecord, row: PaperRow) -> Line:
         pairs,
         Pair(None, worst.ours, worst.low, worst.high, not any(c.errors for c in audits)),
         100 * fmean(own) if own else None,
-        fmean(r.cost.seconds for r in done if r.cost) if done else 0.0,
-        fmean(sum(c.seconds for c in r.table.cells) for r in done if r.table) if done else 0.0,
+        _mean([r.cost.seconds for r in done if r.cost]),
+        _mean([sum(c.seconds for c in r.table.cells) for r in done if r.table]),
         next((r.parameters for r in done), None),
         next((r.failed for r in every if r.failed), None),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0
 
 
 def _cell(row: ReproductionRow, column: TableColumn, eps: float) -> TableCell | None:

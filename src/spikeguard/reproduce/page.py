@@ -120,7 +120,7 @@ def picture(record: ReproductionRecord, paper: Paper) -> str:
     if not done:
         return ""
     longest = attacks(record)[-1].name if record.experiment != "advanced" else "apgd40"
-    drawn, axes = figure(1.6 + 1.15 * len(done), 3.2)
+    drawn, axes = figure(max(6.8, 1.6 + 1.15 * len(done)), 3.2)
     axis = axes[0][0]
     for place, line in enumerate(done):
         for column, name in enumerate((CLEAN, longest)):
