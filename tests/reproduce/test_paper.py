@@ -178,18 +178,18 @@ def test_a_network_that_cannot_be_trained_is_recorded_with_its_reason(
     assert "no option 'wings'" in " ".join(notes(record, wild))
 
 
-def made(told: Paper, shares: dict[str, tuple[float, float]]) -> ReproductionRecord:
+def made(claimed: Paper, shares: dict[str, tuple[float, float]]) -> ReproductionRecord:
     """A record with these accuracies under PGD-2 and in the worst case, by row; all else is one half."""
 
     def row(name: str, method: str, attacked: float, worst: float) -> ReproductionRow:
         values = {"fgsm": 0.5, "pgd2": attacked, "quick": worst}
-        cells = tuple(TableCell(c, told.budget, Accuracy.of(v, 1000)) for c, v in values.items())
+        cells = tuple(TableCell(c, claimed.budget, Accuracy.of(v, 1000)) for c, v in values.items())
         whole = TableRow(name, Origin(), Accuracy.of(0.5, 1000), "", "", False, cells)
         return ReproductionRow("AT", method, 0, {}, "", table=whole)
 
-    columns = told.columns("table1", "mini")
+    columns = claimed.columns("table1", "mini")
     rows = tuple(row(name, "TGO" if "TGO" in name else "none", *found) for name, found in shares.items())
-    return ReproductionRecord("table1", "mini", 1000, told.budget, columns, 6, machine(), rows)
+    return ReproductionRecord("table1", "mini", 1000, claimed.budget, columns, 6, machine(), rows)
 
 
 def test_a_gain_that_the_audit_takes_back_is_named(tiny_paper: Paper) -> None:
