@@ -141,14 +141,14 @@ def test_an_experiment_goes_on_where_it_stopped_and_its_page_shows_both_numbers(
     assert set(files) == {"index.html", "table.csv", "table.tex", "table.md", "table.svg"}
     header, rows = table(more, tiny_paper)
     assert header[2:6] == ["clean", "FGSM", "PGD-2", "worst case (quick)"]
-    assert rows[2][3] == f"39.1 / {present(line.pairs['fgsm'].ours):.1f}"
-    assert rows[0][1:4] == ["0", "93.3 / -", "14.1 / -"]
+    assert rows[2][3] == f"39.14 / {present(line.pairs['fgsm'].ours):.1f}"
+    assert rows[0][1:4] == ["0", "93.32 / -", "14.05 / -"]
     for text in (files["index.html"], files["table.md"]):
         assert "CIFAR10-DVS (appendix): not reproduced" in text
-    assert "93.3 /" in files["index.html"]
+    assert "93.32 /" in files["index.html"]
     assert "epochs = 1 instead of 200" in files["index.html"]
     assert all(one.partition(":")[0][:20] in files["index.html"] for one in tiny_paper.assumed)
-    assert r"39.1 / " in files["table.tex"]
+    assert r"39.14 / " in files["table.tex"]
 
     slower = {**TINY, "lr": 0.05}
     changed = replace(tiny_paper, scales={**tiny_paper.scales, "mini": Scale("tiny", 20, "quick", slower)})
@@ -242,7 +242,7 @@ def test_the_verb_writes_record_and_page(
     monkeypatch.setattr(sources, "load_data", lambda *_: little_data)
     assert main(["reproduce", "table1", "--rows", "BPTT", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "93.3 / " in said
+    assert "93.32 / " in said
     assert "not reproduced" in said
     assert (tmp_path / "index.html").exists()
     assert ReproductionRecord.read(tmp_path / RECORD_NAME).rows[0].row == "BPTT"

@@ -24,9 +24,19 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def as_published(value: float | None) -> str:
+    """A number of the paper with the digits that it has, at least one; '-' for none."""
+    return "-" if value is None else f"{value:.2f}".removesuffix("0")
+
+
 def both(pair: Pair) -> str:
     """The paper's number and ours."""
-    return f"{number(pair.published)} / {number(pair.ours)}"
+    return f"{as_published(pair.published)} / {number(pair.ours)}"
+
+
+def cost(line: Line) -> str:
+    """Seconds of training and of all attacks; '-' for a row that is not finished."""
+    return f"{line.training_seconds:.0f} + {line.attack_seconds:.0f}" if line.seeds else "-"
 
 
 def worst(line: Line) -> str:
@@ -41,15 +51,14 @@ def worst(line: Line) -> str:
 def table(record: ReproductionRecord, paper: Paper) -> tuple[list[str], list[list[str]]]:
     """Header and rows: 'paper / ours' under the paper's attacks, then what the audit leaves, and the cost."""
     header = ["row", "seeds", "clean", *(title(c) for c in attacks(record)), title(audit_column(record))]
-    header += ["training, s", "attacks, s"]
+    header += ["training + attacks, s"]
     rows = [
         [
             line.row.name,
             str(line.seeds),
             *(both(pair) for pair in line.pairs.values()),
             worst(line),
-            f"{line.training_seconds:.0f}",
-            f"{line.attack_seconds:.0f}",
+            cost(line),
         ]
         for line in lines(record, paper)
     ]
@@ -86,7 +95,7 @@ def reading(record: ReproductionRecord, paper: Paper) -> list[str]:
     """What the numbers say, a sentence each, chosen and filled by the record."""
     found = gains(record, paper)
     claimed = [g for g in found if g.published is not None and g.column != CLEAN]
-    said = []
+    said, titles = [], {c.name: title(c) for c in record.columns}
     if claimed:
         agree = [g for g in claimed if g.same_sign]
         beyond = [g for g in agree if not g.chance]
@@ -101,7 +110,7 @@ def reading(record: ReproductionRecord, paper: Paper) -> list[str]:
             said.append(
                 f"{g.method} on {training}: {g.ours:+.1f} points in the worst case"
                 + (" (may be chance)" if g.chance else "")
-                + f", {weak.ours:+.1f} under {weak.column}. "
+                + f", {weak.ours:+.1f} under {titles[weak.column]}. "
                 + (
                     f"{weak.ours - max(g.ours, 0):.1f} points of that gain do not survive the audit."
                     if weak.ours > max(g.ours, 0)
@@ -165,6 +174,9 @@ def write_pages(record: ReproductionRecord, paper: Paper, folder: Path) -> list[
             reading=reading(record, paper),
             gains=gains(record, paper),
             number=number,
+            as_published=as_published,
+            cost=cost,
+            titles={c.name: title(c) for c in record.columns},
             picture=drawn,
             assumed=paper.assumed,
             missing=not_reproduced(record, paper),

@@ -135,10 +135,17 @@ class Paper:
         here, there = (dict(_flat(self.recipe(experiment, s, rows[-1], 0).values())) for s in (scale, FULL))
         names = [name for name in {**there, **here} if name not in ("name", "options")]
         return tuple(
-            f"{name} = {here.get(name, 'none')} instead of {there.get(name, 'none')}"
+            f"{name} = {_shown(name, here)} instead of {_shown(name, there)}"
             for name in names
             if here.get(name) != there.get(name)
         )
+
+
+def _shown(name: str, values: Mapping[str, object]) -> str:
+    """A field's value as a person says it."""
+    if name not in values:
+        return "its default"
+    return "all" if values[name] is None else str(values[name])
 
 
 def _defenses(values: Mapping[str, object]) -> Mapping[str, object]:
