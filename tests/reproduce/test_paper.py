@@ -108,7 +108,7 @@ def test_an_experiment_goes_on_where_it_stopped_and_its_page_shows_both_numbers(
         if stage.startswith("at---tgo-0, pgd2"):
             stop.set()
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="same command"):
         reproduce(tiny_paper, PLAN, tmp_path, little_data, watch=Watch(progress, stop))
     assert all(0 <= done <= total for done, total in shown), "parts of one whole, for the time left"
     assert [done for done, _ in shown] == sorted(done for done, _ in shown)
@@ -247,3 +247,11 @@ def test_the_verb_writes_record_and_page(
     assert (tmp_path / "index.html").exists()
     assert ReproductionRecord.read(tmp_path / RECORD_NAME).rows[0].row == "BPTT"
     assert module.STAGES in {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "index.html").unlink()
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(module, "reproduce", stopped)
+    assert main(["reproduce", "table1", "--out", str(tmp_path)]) in (130, 143)
+    assert (tmp_path / "index.html").exists(), "a page of what is finished"

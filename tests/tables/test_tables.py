@@ -117,7 +117,7 @@ def test_a_stopped_table_goes_on_and_finished_cells_are_not_measured_again(
         if "pgd3 at 8/255" in stage:
             stop.set()
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="stopped in a, pgd3; what was found is kept: run the same"):
         tabulate(["a"], two.__getitem__, conditions, Watch(progress, stop))
     half = TableRecord.read(conditions.folder / RECORD_NAME)
     assert [c.column for c in half.rows[0].cells] == ["fgsm", "pgd3", "fgsm"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from spikeguard.cli.progress import progress
 if TYPE_CHECKING:
     from spikeguard.records.reproduction import AgreementRecord, ReproductionRecord
 
+log = logging.getLogger("spikeguard")
 EXPERIMENTS = ("table1", "ablation", "advanced")
 SCALES = ("mini", "cpu", "paper")
 EPILOG = """experiments: table1 (CIFAR-10: BPTT, AT and RAT with and without TGO), ablation (CIFAR-100:
@@ -77,27 +79,37 @@ def run(arguments: list[str]) -> int:
 def _experiment(given: argparse.Namespace) -> int:
     common.start(given.threads)
     from spikeguard.data.sources import load_data
+    from spikeguard.errors import Interrupted
+    from spikeguard.records.reproduction import ReproductionRecord
     from spikeguard.reproduce.page import write_pages
     from spikeguard.reproduce.paper import paper
     from spikeguard.reproduce.run import RECORD_NAME, Plan, planned, reproduce
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.tables.measure import Watch
+    from spikeguard.training.builder import pick_device
 
     scale = given.scale or "mini"
     out = given.out or Path("reproduced") / f"{given.what}-{scale}"
     rows = tuple(name.strip() for name in (given.rows or "").split(",") if name.strip())
     plan = Plan(given.what, scale, tuple(range(given.seeds)), rows)
     data = load_data(planned(paper(), plan)[0].recipe.data, given.data_dir)
-    with progress() as shown, ctrl_c() as stop:
-        record = reproduce(
-            paper(),
-            plan,
-            out,
-            data,
-            device=given.device,
-            data_dir=given.data_dir,
-            watch=Watch(shown.show, stop),
-        )
+    if scale == "paper" and pick_device(given.device).type == "cpu":
+        log.warning("scale paper is meant for a GPU: on this machine a network takes days or weeks")
+    try:
+        with progress() as shown, ctrl_c() as stop:
+            record = reproduce(
+                paper(),
+                plan,
+                out,
+                data,
+                device=given.device,
+                data_dir=given.data_dir,
+                watch=Watch(shown.show, stop),
+            )
+    except Interrupted:
+        if (out / RECORD_NAME).is_file():  # a page of what is finished
+            write_pages(ReproductionRecord.read(out / RECORD_NAME), paper(), out)
+        raise
     pages = write_pages(record, paper(), out)
     if given.json:
         common.print_json(record.to_json())

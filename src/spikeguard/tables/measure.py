@@ -18,7 +18,7 @@ from spikeguard.auditing.state import digest
 from spikeguard.auditing.suite import EFFORTS, Effort, fingerprint
 from spikeguard.auditing.task import Plan
 from spikeguard.data.images import Images
-from spikeguard.errors import UserError
+from spikeguard.errors import Interrupted, UserError
 from spikeguard.models import Model
 from spikeguard.random.draws import key
 from spikeguard.records.plain import plain
@@ -28,6 +28,8 @@ from spikeguard.runtime.progress import Progress, no_progress
 from spikeguard.runtime.stop import Stop
 from spikeguard.tables.columns import member, work
 from spikeguard.threat import Threat
+
+CONTINUE = "what was found is kept: run the same command again"
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def _cell(
     run = _attack if column.effort is None else _audit
     try:
         found = run(subject, column, threat, conditions, watch, path)
+    except Interrupted as error:
+        raise Interrupted(f"stopped in {subject.name}, {column.name}; {CONTINUE}") from error
     except UserError as error:
         return replace(cell, failed=str(error)), None
     return (
