@@ -16,6 +16,7 @@ from spikeguard.records.files import read_json
 from spikeguard.records.schema import AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
 from spikeguard.report.reading import reading
+from spikeguard.reproduce.paper import paper
 from studies.embedded.page import page
 from studies.embedded.picture import picture
 
@@ -57,6 +58,15 @@ def test_the_page_on_the_demos_seeds_is_that_of_its_record() -> None:
     import demo_results_page as tool
 
     assert tool.PAGE.read_text() == tool.page(read_json(tool.RECORD))
+
+
+def test_the_page_on_the_papers_method_is_that_of_its_records() -> None:
+    import method_page as tool
+
+    study, seeds = StudyRecord.read(tool.STUDY), read_json(tool.SEEDS)
+    assert tool.PAGE.read_text() == tool.page(study, seeds, paper())
+    changed = {**seeds, "rows": [{**row, "worst_tgo": row["worst_tgo"] + 50} for row in seeds["rows"]]}
+    assert tool.PAGE.read_text() != tool.page(study, changed, paper())
 
 
 def test_every_member_of_standard_but_the_controls_alone_breaks_a_sample_of_the_panel() -> None:

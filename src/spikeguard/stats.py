@@ -56,3 +56,16 @@ def _at_least(count: int, total: int, p: float) -> float:
         for k in range(count)
     )
     return 1.0 - math.fsum(math.exp(v) for v in logs)
+
+
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t for 1 to 10 degrees of freedom; beyond, that of 10.
+
+    >>> from spikeguard.stats import student
+    >>> student(2)
+    4.303
+    """
+    return STUDENT[min(freedom, len(STUDENT)) - 1]

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.lock import locked
 from spikeguard.runtime.memory import keep_freed_pages
 from studies.cifar.cells import CELLS, read_cells
-from studies.cifar.queue import locked, on_signals, pause, run, status
+from studies.cifar.queue import on_signals, pause, run, status
 from studies.cifar.work import Place
 
 STATE, RESULTS = Path("studies/state"), Path("results/cifar")

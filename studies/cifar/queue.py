@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,31 +10,14 @@ from pathlib import Path
 from types import FrameType
 
 from spikeguard.data.sources import load_data
-from spikeguard.errors import UserError
+from spikeguard.records.cells import CellRecord
 from spikeguard.records.files import write_bytes
 from spikeguard.training.checkpoint import STATE
 from studies.cifar.cells import Planned
 from studies.cifar.pace import PAUSE, say, span
-from studies.cifar.record import CellRecord
 from studies.cifar.work import Place, pieces_in, work
 
-LOCK = "lock"
 LARGEST_STATE = 15 * 10**6  # bytes of an unfinished training that may be committed
-
-
-@contextmanager
-def locked(state: Path) -> Iterator[None]:
-    """The state folder for this process alone; UserError if another one has it. Its pid is in the file."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{state} is in use by process {(state / LOCK).read_text().strip()}") from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 @contextmanager

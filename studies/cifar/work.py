@@ -9,17 +9,16 @@ from pathlib import Path
 
 import torch
 
-from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST
-from spikeguard.auditing.choice import member_of
 from spikeguard.data.images import Dataset, Images
 from spikeguard.errors import UserError
 from spikeguard.records.build import frozen
+from spikeguard.records.cells import CellRecord, Piece, Pieces
 from spikeguard.records.files import write_bytes
 from spikeguard.records.studies import StudyAudit
 from spikeguard.records.training import TrainingRecord
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.stop import Stop
-from spikeguard.sweep.cells import Context, Judgment, audit_cell, machine_of, summary
+from spikeguard.sweep.cells import MORE, Context, Judgment, audit_cell, machine_of, summary
 from spikeguard.threat import Linf
 from spikeguard.training.builder import training_parts
 from spikeguard.training.checkpoint import RECORD, STATE, WEIGHTS, recipe_of_state
@@ -28,11 +27,8 @@ from spikeguard.training.recipe import Recipe
 from spikeguard.training.trainer import Report
 from studies.cifar.cells import Planned
 from studies.cifar.pace import Pace, now, say, span
-from studies.cifar.record import CellRecord, Piece, Pieces
 
 PIECES = "pieces.json"
-MORE = (member_of(SHARPEST), member_of(THRESHOLD_FIRST))
-"""Every network meets these beside the suite, so that all cells stand under the same attacks."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,8 @@ def work(planned: Planned, data: Dataset, place: Place) -> CellRecord:
     with everything kept. UserError if the folder holds the training of another recipe.
     """
     plan, cell = planned.plan, planned.cell
-    record = CellRecord(plan.name, plan.question, plan.minutes, frozen(cell.recipe.values()))
+    values = frozen(cell.recipe.values())
+    record = CellRecord(plan.name, plan.question, plan.minutes, values, eps=plan.eps)
     folder = place.run_folder(planned)
     _check(folder, cell.recipe)
     try:

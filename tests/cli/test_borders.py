@@ -13,11 +13,12 @@ import pytest
 
 import spikeguard
 from spikeguard.auditing import fresh_process
+from spikeguard.auditing.record import seen_from
 from spikeguard.cli import common
 from spikeguard.cli import main as program
 from spikeguard.cli.main import main
 from spikeguard.cli.records import check_replaceable
-from spikeguard.cli.target import found_from, seen_from
+from spikeguard.cli.target import found_from
 from spikeguard.errors import UserError
 from spikeguard.records.schema import Origin
 from spikeguard.runtime import picture as pictures

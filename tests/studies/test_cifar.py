@@ -17,6 +17,8 @@ import spikeguard as sg
 from spikeguard.data.images import Dataset, Images
 from spikeguard.defenses import OverfittingStop
 from spikeguard.errors import Interrupted, UserError
+from spikeguard.records.cells import CellRecord, Pieces
+from spikeguard.records.lock import locked
 from spikeguard.records.schema import Accuracy, Masking, SuiteId
 from spikeguard.records.studies import StudyAudit
 from spikeguard.sweep.cells import Cell, Context, Judgment
@@ -26,7 +28,6 @@ from studies.cifar import command, pace, queue
 from studies.cifar import work as work_module
 from studies.cifar.cells import CELLS, Planned, read_cells
 from studies.cifar.pace import PAUSE, Pace, span
-from studies.cifar.record import CellRecord, Pieces
 from studies.cifar.work import PIECES, Place
 
 TINY = """
@@ -170,10 +171,10 @@ def test_work_pauses_while_the_file_is_there(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_one_process_at_a_time_has_the_state(tmp_path: Path) -> None:
-    with queue.locked(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):  # noqa: SIM117
-        with queue.locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):  # noqa: SIM117
+        with locked(tmp_path):
             pass
-    with queue.locked(tmp_path):
+    with locked(tmp_path):
         pass
 
 

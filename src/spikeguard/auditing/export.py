@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 
 from spikeguard.auditing.merge import audits
@@ -12,6 +10,7 @@ from spikeguard.errors import UserError
 from spikeguard.records.base import Record
 from spikeguard.records.schema import AuditRecord, Budget, Settings
 from spikeguard.runtime.shown import cell
+from spikeguard.runtime.tabular import csv_text, latex_text, markdown_text
 from spikeguard.stats import COVERS
 
 SHAPE: dict[str, Callable[[Settings], object]] = {
@@ -62,32 +61,17 @@ def _row(number: int, record: AuditRecord) -> list[str]:
 
 def as_csv(records: Sequence[Record]) -> str:
     """The table as CSV."""
-    header, table = rows(records)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(table)
-    return out.getvalue()
+    return csv_text(*rows(records))
 
 
 def as_latex(records: Sequence[Record]) -> str:
     """The table as a LaTeX tabular (booktabs)."""
-    header, table = rows(records)
-    special = str.maketrans(
-        {c: "\\" + c for c in "&%$#_{}"}
-        | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    )
-    lines = [" & ".join(c.translate(special) for c in row) + r" \\" for row in (header, *table)]
-    body = [
-        r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}",
-        r"\toprule",
-        lines[0],
-        r"\midrule",
-        *lines[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(body) + "\n"
+    return latex_text(*rows(records))
+
+
+def as_markdown(records: Sequence[Record]) -> str:
+    """The table as Markdown."""
+    return markdown_text(*rows(records))
 
 
 def budget_text(budget: Budget) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,6 +68,13 @@ def save(record: R, witnesses: Witnesses, path: Path) -> R:
     record = replace(record, witnesses=WitnessFile(beside.name, witnesses.save(beside, {ABOUT: about})))
     record.write(path)
     return record
+
+
+def seen_from(folder: Path, origin: Origin) -> Origin:
+    """The origin with its target as seen from the folder of a record; a factory is named by its module."""
+    if origin.target is None or not Path(origin.target).exists():
+        return origin
+    return replace(origin, beside=os.path.relpath(Path(origin.target).resolve(), folder.resolve()))
 
 
 def identity(record: AuditRecord | AttackRecord) -> dict[str, object]:

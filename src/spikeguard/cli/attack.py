@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikeguard.cli import common
-from spikeguard.cli.attack_options import SPECIFIC, Settings, check, parser, settings_of, surrogate_of
+from spikeguard.cli.attack_options import SPECIFIC, Settings, check, parser, settings_of
 from spikeguard.cli.progress import progress
-from spikeguard.errors import Interrupted, UserError
+from spikeguard.errors import UserError
 
 if TYPE_CHECKING:
     from spikeguard.auditing.member import Member
@@ -31,7 +31,9 @@ def run(arguments: list[str]) -> int:
     given = made.read(arguments)
     check(given, made)
     settings = settings_of(given)
-    member = _member(given, settings)
+    from spikeguard.auditing.single import single_member
+
+    member = single_member(given.attack, settings)
     common.start(given.threads)
     from spikeguard.cli.target import find
 
@@ -58,18 +60,6 @@ def _list() -> int:
     return 0
 
 
-def _member(given: argparse.Namespace, settings: Settings) -> Member:
-    """The attack as a member of a suite."""
-    from spikeguard.attacks import ATTACKS
-    from spikeguard.auditing.member import OWN, Member
-    from spikeguard.gradients import SwapSurrogate
-
-    title = " ".join([given.attack, *(f"{k}={v}" for k, v in settings.items() if v is not None)])
-    gradient = None if given.surrogate is None else SwapSurrogate(surrogate_of(given.surrogate))
-    keywords = {k: v for k, v in settings.items() if k not in ("surrogate", "eot") and v is not None}
-    return Member(title, OWN, ATTACKS[given.attack].function, keywords, gradient, all=True)
-
-
 def _default_file(given: argparse.Namespace, settings: Settings) -> Path:
     """The file of the record: other settings, another file."""
     from spikeguard.cli.target import folder_of
@@ -87,57 +77,24 @@ def _attack(
     target: Target, member: Member, settings: Settings, out: Path, given: argparse.Namespace
 ) -> AttackRecord:
     """Run the attack; returns its record as written."""
-    from spikeguard.auditing.record import attack_record, save, weights
-    from spikeguard.auditing.run import run_suite, settle
-    from spikeguard.auditing.state import digest
-    from spikeguard.auditing.task import Plan, Session, Task, kept
+    from spikeguard.auditing.record import seen_from
+    from spikeguard.auditing.single import SingleAttack, run_single, state_file
+    from spikeguard.auditing.task import Plan
     from spikeguard.cli.records import check_replaceable
-    from spikeguard.cli.target import seen_from
-    from spikeguard.runtime.float32 import exact
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS
 
     check_replaceable(out, lambda held: held.get("kind") == "attack")
-    state_file = out.with_suffix(".state.npz")
-    if state_file.exists() and not given.resume:
+    if state_file(out).exists() and not given.resume:
         raise UserError(
-            f"{state_file} holds an interrupted attack: go on with --resume, or name another --out"
+            f"{state_file(out)} holds an interrupted attack: go on with --resume, or name another --out"
         )
-    x, y = target.test.pixels(), target.test.y
-    threat = THREATS[given.norm](given.eps)
-    conditions = {
-        "attack": member.id,
-        "threat": [given.norm, given.eps],
-        "seed": given.seed,
-        "eot": given.eot,
-        "batch_size": given.batch_size,
-        "images": digest(x, y),
-        "model": weights(target.model),
-    }
+    plan = Plan(given.seed, given.batch_size, given.eot)
+    what = SingleAttack(given.attack, settings, member, THREATS[given.norm](given.eps), plan)
     _announce(target, settings, given)
-    with progress() as shown, exact(), ctrl_c() as stop:
-        task = Task(
-            target.model,
-            x,
-            y,
-            threat,
-            [member],
-            target.test.index,
-            Plan(given.seed, given.batch_size, given.eot),
-            Session(shown.show, (state_file, conditions), stop),
-        )
-        state = run_suite(task)
-        witnesses = settle(task, state)
-        if stop.is_set():
-            raise Interrupted(f"attack stopped at its end; {kept(task)}")
-    if member.id in state.failed:
-        state_file.unlink(missing_ok=True)
-        raise UserError(f"attack: {state.failed[member.id]}")
-    origin = seen_from(out.parent, target.origin)
-    record = attack_record(task, state, given.attack, dict(settings), origin)
-    entry = save(record, witnesses, out)
-    state_file.unlink(missing_ok=True)
-    return entry
+    with progress() as shown, ctrl_c() as stop:
+        origin = seen_from(out.parent, target.origin)
+        return run_single(what, target.model, target.test, out, origin, shown.show, stop)
 
 
 PASSES = ("steps", "queries", "tries", "restarts", "targets", "searches")

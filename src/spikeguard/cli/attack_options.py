@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spikeguard.cli import common
-from spikeguard.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from spikeguard.surrogates import Surrogate
+from spikeguard.errors import unknown
 
 Settings = dict[str, Any]
 DEFAULT_STEPS = {"bim": 10, "pgd": 20}
@@ -148,23 +144,3 @@ def settings_of(given: argparse.Namespace) -> Settings:
 
 KEPT = ("surrogate", "eot", "step_size")
 """Settings that a record names even where they are not set."""
-
-
-def surrogate_of(text: str) -> Surrogate:
-    """A surrogate from a text such as ``atan:8``."""
-    from spikeguard.training.settings import SURROGATES
-
-    name, colon, value = text.partition(":")
-    if name not in SURROGATES:
-        raise unknown("surrogate", name, SURROGATES, "attack: ")
-    kind = SURROGATES[name]
-    first = [f.name for f in fields(kind)][:1]  # type: ignore[arg-type]
-    if not colon:
-        return kind()
-    if not first:
-        raise UserError(f"attack: --surrogate {text}: {name} has no number")
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise UserError(f"attack: --surrogate {text}: {value!r} must be a number") from error
-    return kind(**{first[0]: number})

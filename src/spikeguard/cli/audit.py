@@ -107,8 +107,9 @@ def _old_mode(arguments: list[str]) -> int | None:
 def _audit(given: argparse.Namespace, name: str) -> int:
     common.start(given.threads)
     from spikeguard.auditing.audit import RECORD, STATE, audit
+    from spikeguard.auditing.record import seen_from
     from spikeguard.auditing.suite import EFFORTS
-    from spikeguard.cli.target import find, seen_from
+    from spikeguard.cli.target import find
     from spikeguard.report.audit_page import write_page
     from spikeguard.runtime.stop import ctrl_c
     from spikeguard.threat import THREATS

@@ -110,14 +110,6 @@ def _writers() -> dict[str, Callable[[Sequence[Record]], str]]:
     return {
         "csv": export.as_csv,
         "latex": export.as_latex,
-        "markdown": _as_markdown,
+        "markdown": export.as_markdown,
         "methods": lambda records: "\n\n".join(export.methods(record) for record in records) + "\n",
     }
-
-
-def _as_markdown(records: Sequence[Record]) -> str:
-    from spikeguard.auditing.export import rows
-
-    header, table = rows(records)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *table]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)

@@ -30,6 +30,8 @@ VERBS = {
     "merge": "the union of audits of the same network and images",
     "export": "records as a table or as a paragraph on the method; a network as a NIR graph",
     "explain": "what a flag of an audit means, why it matters, what to do",
+    "table": "networks by attacks at several budgets, as CSV, LaTeX, Markdown and a picture",
+    "reproduce": "the paper's experiments; or train and measure the network of a record again",
     "sweep": "train and audit every network of a matrix (a TOML file), or run a study",
     "bench": "speed and memory against this machine's floor and against installed frameworks",
     "zoo": "the networks that come with the package, and what their audits found",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,13 +100,6 @@ def _test_images(
             "others with --data"
         )
     return path, None, loaded.test if images is None else loaded.test.at_most(images)
-
-
-def seen_from(folder: Path, origin: Origin) -> Origin:
-    """The origin with its target as seen from the folder of a record; a factory is named by its module."""
-    if origin.target is None or not Path(origin.target).exists():
-        return origin
-    return replace(origin, beside=os.path.relpath(Path(origin.target).resolve(), folder.resolve()))
 
 
 def found_from(folder: Path, origin: Origin) -> str:

@@ -11,8 +11,10 @@ from spikeguard.records.bench import BenchRecord
 from spikeguard.records.build import shown
 from spikeguard.records.diagnosis import DiagnosisRecord
 from spikeguard.records.files import read_even_changed, read_json
+from spikeguard.records.reproduction import AgreementRecord, ReproductionRecord
 from spikeguard.records.schema import AttackRecord, AuditRecord
 from spikeguard.records.studies import DemoRecord, StudyRecord
+from spikeguard.records.tables import TableRecord
 from spikeguard.records.training import HardeningRecord, TrainingRecord
 
 KINDS: dict[str, type[Record]] = {
@@ -26,6 +28,9 @@ KINDS: dict[str, type[Record]] = {
         StudyRecord,
         BenchRecord,
         DiagnosisRecord,
+        TableRecord,
+        ReproductionRecord,
+        AgreementRecord,
     )
 }
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from spikeguard.attacks.adaptive import AdaptiveAttack
+from spikeguard.attacks.adaptive import SHARPEST, THRESHOLD_FIRST, AdaptiveAttack
 from spikeguard.auditing.audit import audit
+from spikeguard.auditing.choice import member_of
 from spikeguard.auditing.member import Member
 from spikeguard.auditing.suite import Effort
 from spikeguard.data.images import Dataset, Images
@@ -31,6 +32,8 @@ from spikeguard.training.loop import train
 from spikeguard.training.recipe import Recipe
 from spikeguard.training.trainer import Report
 
+MORE = (member_of(SHARPEST), member_of(THRESHOLD_FIRST))
+"""Every network of the trainings on CIFAR meets these beside the suite: all stand under the same attacks."""
 CONTINUE = "finished work is kept: run the same command again"
 
 
@@ -128,12 +131,12 @@ def _train(context: Context, cell: Cell, title: str, resume: bool) -> None:
     try:
         train(cell.recipe, folder, resume, device, data=context.data, progress=progress, stop=context.stop)
     except Interrupted as error:
-        raise Interrupted(f"sweep stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
+        raise Interrupted(f"stopped inside the training of {cell.recipe.name}; {CONTINUE}") from error
 
 
 def _check_stop(context: Context) -> None:
     if context.stopped:
-        raise Interrupted(f"sweep stopped; {CONTINUE}")
+        raise Interrupted(f"stopped; {CONTINUE}")
 
 
 def audit_cell(
@@ -163,7 +166,7 @@ def audit_cell(
         )
     except Interrupted as error:
         lost = "" if out else ", which starts again"
-        raise Interrupted(f"sweep stopped inside an audit{lost}; {CONTINUE}") from error
+        raise Interrupted(f"stopped inside an audit{lost}; {CONTINUE}") from error
     return result.record
 
 

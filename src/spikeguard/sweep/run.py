@@ -57,7 +57,7 @@ class TrainAndAudit:
             training = train_cell(context, cell, title)
         except UserError as error:
             return replace(row, failed=str(error))
-        images = _audited_images(self.settings, cell, context.data)
+        images = audited_images(self.settings, cell, context.data)
         judgment = Judgment(self.settings.threat, self.settings.effort)
         return replace(
             with_audit(row, audit_cell(context, cell, images, judgment, title)),
@@ -97,7 +97,7 @@ def sweep(
     context = Context(out, data or load_data(cells[0].recipe.data), device, progress, stop)
     work, path = TrainAndAudit(matrix.settings), out / RECORD_NAME
     for cell in cells:
-        _audited_images(matrix.settings, cell, context.data)  # before hours of training
+        audited_images(matrix.settings, cell, context.data)  # before hours of training
     before = SweepRecord.read(path).cells if path.exists() else {}
     valid = {c.name: before[c.name] for c in cells if _is_valid(before.get(c.name), work.fingerprint(c))}
     recipes = {row: frozen(chosen.values()) for row, chosen in matrix.rows.items()}
@@ -113,7 +113,7 @@ def _is_valid(row: StudyRow | None, fingerprint: str) -> bool:
     return row is not None and row.fingerprint == fingerprint
 
 
-def _audited_images(settings: SweepSettings, cell: Cell, data: Dataset) -> Images:
+def audited_images(settings: SweepSettings, cell: Cell, data: Dataset) -> Images:
     """The images of an audit; UserError if there are too few."""
     if settings.part == "test":
         return data.test.balanced(settings.images)

@@ -82,7 +82,7 @@ def _side_by_side(
             halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
     if stopped:
-        raise Interrupted(f"sweep stopped; {CONTINUE}")
+        raise Interrupted(f"stopped; {CONTINUE}")
 
 
 def _collect(

@@ -6,11 +6,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 from spikeguard import surrogates
 from spikeguard.defenses import DEFENSES, Defense
-from spikeguard.errors import UserError
+from spikeguard.errors import UserError, unknown
 from spikeguard.records import build as plain_values
 from spikeguard.registry import Registry
 from spikeguard.surrogates import Surrogate
@@ -131,3 +132,21 @@ def describe() -> list[FieldHelp]:
     from spikeguard.training.recipe import Recipe  # it is built by this module
 
     return description.describe(Recipe, CHOICES)
+
+
+def surrogate_of(text: str) -> Surrogate:
+    """A surrogate from a text such as ``atan:8``."""
+    name, colon, value = text.partition(":")
+    if name not in SURROGATES:
+        raise unknown("surrogate", name, SURROGATES, "attack: ")
+    kind = SURROGATES[name]
+    first = [f.name for f in fields(kind)][:1]  # type: ignore[arg-type]
+    if not colon:
+        return kind()
+    if not first:
+        raise UserError(f"attack: --surrogate {text}: {name} has no number")
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise UserError(f"attack: --surrogate {text}: {value!r} must be a number") from error
+    return kind(**{first[0]: number})

@@ -1,4 +1,4 @@
-"""What is kept of a cell: one file each under ``results/cifar``."""
+"""What is kept of a long training on CIFAR: a record of each network, and of its pieces."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Pieces(Record):
 class CellRecord(Record):
     """A finished cell: what it is for, its training, its audit on validation images.
 
-    ``failed``: why there is no audit, or no training. ``weights``: sha256 of the file beside the record.
+    ``eps``: budget of the audit under Linf. ``failed``: why there is no audit, or no training. ``weights``:
+    sha256 of the file beside the record.
     """
 
     kind: ClassVar[str] = "cifar cell"
@@ -54,3 +55,4 @@ class CellRecord(Record):
     failed: str | None = None
     pieces: tuple[Piece, ...] = ()
     weights: str | None = None
+    eps: float | None = None

@@ -1,0 +1,1 @@
+"""Networks by attacks, in one table."""
