@@ -127,14 +127,13 @@ static inline V turn(V f) {  // sin(2 pi f) for |f| <= 1/4
 }
 static inline void normals(U bits, float sigma, V &even, V &odd) {
     V x = __builtin_convertvector((I)(bits & 0xffff), V) + 0.5f;
-    V power = __builtin_convertvector(((I)x >> 23) - 127, V), z = (V)(((I)x & 0x7fffff) | 0x3f800000) - 1.5f;
-    V log = 0.4054481f + z * (0.66608875f + z * (-0.22135511f + z * (0.10774801f + z * -0.05657175f)));
-    V radius = root(max0((16.0f - power) * 1.38629436f - 2.0f * log));
+    V power = __builtin_convertvector(143 - ((I)x >> 23), V), z = (V)(((I)x & 0x7fffff) | 0x3f800000) - 1.5f;
+    V log = 2 * 0.4054481f + z * (2 * 0.66608875f + z * (2 * -0.22135511f + z * (2 * 0.10774801f + z * (2 * -0.05657175f))));
+    V radius = root(power * 1.38629436f - log);  // above 0 for all 16 bits
     V f = (__builtin_convertvector((I)(bits >> 16), V) - 32767.5f) * 1.52587891e-05f;
-    V back = f - 0.25f;
-    back = choose(back < -0.5f, back + 1.0f, back);
-    even = sigma * (radius * turn(0.25f - abs(f)));
-    odd = sigma * (radius * turn(0.25f - abs(back)));
+    V across = 0.25f - abs(f), along = (V)((I)(0.25f - abs(across)) | ((I)f & (I)all(-0.0f)));
+    even = sigma * (radius * turn(across));
+    odd = sigma * (radius * turn(along));
 }
 
 // ---- one neuron, step by step in time ----------------------------------------------------------------------------------------------
