@@ -41,7 +41,7 @@ def test_the_stub_is_the_one_list_of_public_names() -> None:
     assert vars(sg)["__all__"] == dir(sg) == sorted(read_stub(sg.__file__))
     assert {n for n in dir(sg) if n in NAMESPACES} == set(NAMESPACES)
     functions_and_classes = set(dir(sg)) - set(NAMESPACES) - {*sg.attacks.__all__}
-    assert len(functions_and_classes) <= 30
+    assert len(functions_and_classes) <= 32  # "about thirty": more belongs into a namespace
     for line in (PACKAGE / "__init__.pyi").read_text().splitlines():
         assert re.fullmatch(r'""".*"""||from \S+ import (\w+) as \1', line), line
 
