@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import torch
 from audit_panel import OUT as PANEL
-from audit_panel import PanelRecord, earned, lost
+from audit_panel import PanelRecord, earned, idle, lost
 from local_search import OUT as LONGER
 from local_search import SearchRecord
 from local_search import section as longer_searches
@@ -231,19 +231,20 @@ def members_section(panel: PanelRecord) -> list[str]:
         for member, places in alone.items()
         if places
     )
-    kept = ", ".join(m.title for m in STANDARD if m.id in panel.standard and not alone.get(m.id))
+    needed = [m for m in STANDARD if m.id in panel.standard and not alone.get(m.id)]
+    unused = idle(panel)
+    kept = ", ".join(m.title for m in needed if m.id not in unused)
     reserve = [m.title for m in RESERVE if m.id in known]
     notes = [
         f"Every member of `standard` in {panel.suite} attacked {tried} images that are right without attack, "
         f"of {len(panel.networks)} networks and budgets (`results/audit-panel.json`, by "
         "`tools/audit_panel.py`).",
-        "Then, from the most expensive member down, each one that broke nothing which the others do not "
-        "break "
-        "left `standard` for the reserve, which `full` runs. The members that stay break all that the "
-        "whole suite broke there.",
+        "From the most expensive member down, each one is struck that broke nothing which the others do not "
+        "break; the members above remain. `standard` breaks all that the whole suite breaks there.",
         f"If the members are chosen without one network, they miss {lost(panel)} of its samples, "
         "summed over networks (without argmax, which only hard-label attacks can break).",
-        f"Kept as controls or to measure masking: {kept}.",
+        f"Kept as controls, to measure masking, or because the local search begins at their points: {kept}.",
+        *_unused(unused),
         f"In the reserve ({len(reserve)}): {'; '.join(reserve)}.",
     ]
     if panel.suite != VERSION:
@@ -252,6 +253,17 @@ def members_section(panel: PanelRecord) -> list[str]:
             f"The panel of {VERSION} is not made yet."
         )
     return [*lines, "", "Notes:", "", *bullets(notes), ""]
+
+
+def _unused(shares: dict[str, float]) -> list[str]:
+    """What earns nothing on the panel, and what it costs."""
+    if not shares:
+        return []
+    names = ", ".join(TITLES[member] for member in shares)
+    return [
+        f"{names}: nothing that the others do not break, for {100 * sum(shares.values()):.0f} % of the "
+        "seconds; the next version of the suite may do without."
+    ]
 
 
 def main() -> None:

@@ -61,8 +61,13 @@ FOREIGN = (
     "argmax",
     "random shift",
 )
+HONESTLY = ("T=6", "ANN")
 CONTROLS = frozenset({"noise", "fgsm", "pgd20", "square200"})
 """They stay whatever they break: masking and flags need them."""
+MASKING = frozenset({"pgd40x2", "apgd50"})
+"""They stay because they say how much of the masking is the optimizer's."""
+SOURCES = frozenset(m.id for m in STANDARD if m.id.startswith("sapgd"))
+"""They stay because the local search begins at the points that they find."""
 ALL = frozenset(m.id for m in FULL)
 
 
@@ -126,7 +131,7 @@ def panel(folder: Path) -> Iterator[Place]:
     for name in FOREIGN:
         images = few if name == "random shift" else some
         yield f"{name} (no framework) at 16/255", partial(FAKES[name], plain), 16 / 255, images
-    for name in ("T=8", "ANN"):
+    for name in HONESTLY:
         yield f"{name} (no framework) at 16/255", partial(honest, name, x, y), 16 / 255, some
     for name in RUNS:
         yield f"{name}, other images at 8/255", partial(load_classifier, folder / name), 8 / 255, others
@@ -214,6 +219,19 @@ def earned(record: PanelRecord, pool: frozenset[str] = ALL, without: str = "") -
         if len(only := breakers & left) == 1:
             alone[next(iter(only))].append(place)
     return alone
+
+
+def idle(record: PanelRecord) -> dict[str, float]:
+    """Members of ``standard`` without a reason to stay, and their share of its seconds."""
+    alone = earned(record, record.standard)
+    seconds = dict.fromkeys(record.standard, 0.0)
+    for row in record.networks.values():
+        for member, spent in row.seconds.items():
+            if (id := record.id_of_today(member)) in seconds:
+                seconds[id] += spent
+    stay = CONTROLS | MASKING | SOURCES | {member for member, places in alone.items() if places}
+    total = sum(seconds.values())
+    return {member: seconds[member] / total for member in sorted(record.standard - stay)}
 
 
 def network(place: str) -> str:
