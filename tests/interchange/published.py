@@ -18,11 +18,14 @@ class Fires(nn.Module):
         potential, spikes = torch.zeros_like(x[: len(x) // self.steps]), []
         for current in x.chunk(self.steps):
             potential = self.decay * potential + current
-            spike = (potential > 1 if self.above else potential >= 1).float()
+            spike = self.fire(potential)
             potential = potential * (1 - spike)
             spikes.append(spike)
         self.fired.append(torch.stack(spikes))
         return torch.cat(spikes)
+
+    def fire(self, potential: Tensor) -> Tensor:
+        return (potential > 1 if self.above else potential >= 1).float()
 
 
 class Published(nn.Module):

@@ -22,7 +22,7 @@ from spikeguard.runtime.progress import Progress, no_progress
 ANNOUNCED, WARNED = 600.0, 3600.0
 """Seconds from which an audit says how long it may take, and from which it warns whoever sees no progress."""
 FIRST, LONG_ENOUGH = 2, 0.2
-"""Images that are timed first; seconds that are enough to measure a pace."""
+"""Images that are timed first; seconds long enough to be a pace."""
 
 
 def work_of(member: Member, draws: int = 1) -> tuple[int, int]:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from spikeguard import attacks
-from spikeguard.auditing.member import ADAPTIVE, LOCAL, OTHER, OWN, Member
+from spikeguard.auditing import named
+from spikeguard.auditing.member import OTHER, OWN, Member
 from spikeguard.gradients import (
-    ASSG,
     BPDA,
     BPTR,
     ENSEMBLE,
@@ -22,7 +22,6 @@ from spikeguard.gradients import (
     PDSG,
     RGA,
     Activity,
-    Estimator,
     LearnedBlend,
     MeanField,
     NoiseFree,
@@ -33,7 +32,6 @@ from spikeguard.gradients import (
     ThresholdFirst,
     ZerothOrder,
 )
-from spikeguard.records.schema import Settings
 from spikeguard.surrogates import Atan, Rectangle, StraightThrough, Triangle
 
 VERSION = "suite-v4"
@@ -45,58 +43,6 @@ EFFORTS: dict[str, int | None] = {"quick": 200, "standard": 1000, "full": None, 
 """
 EOT_DRAWS = {"quick": 4, "standard": 10, "full": 20, "autoattack": 20}
 """Gradients averaged in each step against a random model."""
-
-
-def _sapgd(
-    steps: int,
-    strength: float,
-    shape: Atan | Triangle,
-    loss: str = "ce",
-    warm: bool = False,
-    start_from_first: bool = False,
-    restarts: int = 1,
-) -> Member:
-    """SA-PGD with ASSG."""
-    law = type(shape).__name__.lower()
-    marks = [("first", start_from_first), ("margin", loss == "margin"), ("warm", warm)]
-    starts = f"x{restarts}" if restarts > 1 else ""
-    id = f"sapgd{steps}{starts}-assg-{law}{strength:g}" + "".join(f"-{m}" for m, on in marks if on)
-    title = (
-        f"SA-PGD-{steps}{f' x {restarts}' if restarts > 1 else ''}, ASSG {law} {strength:g}"
-        f"{' from the first potentials' if start_from_first else ''}"
-        f"{', margin loss' if loss == 'margin' else ''}{', warm start' if warm else ''}"
-    )
-    settings: Settings = {"steps": steps, "loss": loss, **({"restarts": restarts} if restarts > 1 else {})}
-    gradient = ASSG(strength, shape, start_from_first)
-    return Member(id, ADAPTIVE, attacks.sapgd, settings, gradient, warm=warm, title=title)
-
-
-def _targeted(steps: int, targets: int) -> Member:
-    """SA-PGD with ASSG at the nearest other classes."""
-    settings: Settings = {"rule": "sapgd", "steps": steps, "targets": targets, "loss": "margin"}
-    title = f"SA-PGD-{steps}, ASSG, {targets} target classes"
-    return Member(
-        f"sapgd{steps}-assg-targeted{targets}", ADAPTIVE, attacks.targeted, settings, ASSG(), title=title
-    )
-
-
-def _pgd(
-    steps: int, family: str, name: tuple[str, str], gradient: Estimator | None, needs: str = ""
-) -> Member:
-    """PGD with another gradient; ``name``: the end of its id and of its title."""
-    settings: Settings = {"steps": steps, "restarts": 1, "loss": "ce"}
-    id, title = f"pgd{steps}-{name[0]}", f"PGD-{steps}, {name[1]}"
-    exact = family == OWN
-    return Member(id, family, attacks.pgd, settings, gradient, needs=needs, exact=exact, title=title)
-
-
-def _block_search(queries: int, more: int = 0) -> Member:
-    """The local search from the best points so far."""
-    id, title = f"block{queries}", f"block search-{queries}"
-    settings: Settings = {"queries": queries}
-    if more:
-        id, title, settings = f"{id}-{more}", f"{title}, {more} more within reach", {**settings, "more": more}
-    return Member(id, LOCAL, attacks.block_search, settings, warm=True, title=title)
 
 
 BPDA_TARGETED = Member(
@@ -116,12 +62,12 @@ QUICK = (
     NOISE,
     FGSM,
     PGD_20,
-    _sapgd(20, 0.435, Atan()),
-    _sapgd(20, 0.8, Triangle()),
-    _pgd(10, OTHER, ("straight-through", "straight-through"), SwapSurrogate(StraightThrough())),
-    _pgd(10, OTHER, ("rectangle", "rectangle"), SwapSurrogate(Rectangle(1.0))),
-    _sapgd(40, 0.435, Atan(), start_from_first=True),
-    _sapgd(40, 0.435, Atan(), "margin", start_from_first=True),
+    named.sapgd(20, 0.435, Atan()),
+    named.sapgd(20, 0.8, Triangle()),
+    named.pgd(10, OTHER, ("straight-through", "straight-through"), SwapSurrogate(StraightThrough())),
+    named.pgd(10, OTHER, ("rectangle", "rectangle"), SwapSurrogate(Rectangle(1.0))),
+    named.sapgd(40, 0.435, Atan(), start_from_first=True),
+    named.sapgd(40, 0.435, Atan(), "margin", start_from_first=True),
     Member(
         "sapgd40-atan4-margin",
         OTHER,
@@ -139,7 +85,7 @@ QUICK = (
         title="SA-PGD-40, BPDA, margin loss",
     ),
     BPDA_TARGETED,
-    _targeted(20, 3),
+    named.targeted(20, 3),
     Member(
         "pgd10-nes",
         "differences",
@@ -149,13 +95,13 @@ QUICK = (
         needs="no gradient",
         title="PGD-10, NES, margin loss",
     ),
-    _block_search(400),
+    named.block_search(400),
     SQUARE_200,
     Member("rays500", "labels", attacks.rays, {"queries": 500}, needs="no logits", title="RayS-500"),
 )
 
 _ENSEMBLE = {
-    name: _pgd(
+    name: named.pgd(
         10,
         OTHER,
         (f"ensemble-{name.replace(' ', '-').lower()}", f"ensemble's {name}"),
@@ -190,12 +136,12 @@ STANDARD = (
     *(m for m in QUICK if m.all),
     *_LONG,
     _ENSEMBLE["triangle 0.5"],
-    _pgd(20, OTHER, ("pdsg", "PDSG"), PDSG()),
+    named.pgd(20, OTHER, ("pdsg", "PDSG"), PDSG()),
     BPDA_TARGETED,
-    _sapgd(100, 0.435, Atan(), restarts=RESTARTS),
-    _sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
-    _sapgd(100, 0.435, Atan(), start_from_first=True, restarts=RESTARTS),
-    _block_search(1000, 6000),
+    named.sapgd(100, 0.435, Atan(), restarts=RESTARTS),
+    named.sapgd(100, 1.6, Triangle(), restarts=RESTARTS),
+    named.sapgd(100, 0.435, Atan(), start_from_first=True, restarts=RESTARTS),
+    named.block_search(1000, 6000),
     SQUARE_200,
     *_COLD,
 )
@@ -216,32 +162,34 @@ RESERVE = (
         exact=True,
         title="APGD-T-50",
     ),
-    _pgd(20, OWN, ("per-step", "per-step gradient"), PerStep(), "neurons"),
+    named.pgd(20, OWN, ("per-step", "per-step gradient"), PerStep(), "neurons"),
     *(m for name, m in _ENSEMBLE.items() if name != "triangle 0.5"),
-    _pgd(20, OTHER, ("random-surrogate", "random surrogate"), RandomSurrogate()),
-    _pgd(
+    named.pgd(20, OTHER, ("random-surrogate", "random surrogate"), RandomSurrogate()),
+    named.pgd(
         20,
         OTHER,
         ("atan-reset-detached", "Atan(4), reset detached"),
         SwapSurrogate(Atan(4.0), True),
         "neurons",
     ),
-    _pgd(20, OTHER, ("atan-reset-kept", "Atan(4), reset kept"), SwapSurrogate(Atan(4.0), False), "neurons"),
-    _pgd(20, "rates", ("hart", "HART"), HART(0.5), "neurons"),
-    _pgd(20, "rates", ("rga", "RGA"), RGA(), "neurons"),
-    _pgd(20, "rates", ("bptr", "BPTR"), BPTR(), "neurons"),
-    _pgd(20, "blends", ("learned-blend", "learned blend"), LearnedBlend()),
-    _pgd(20, "activity", ("activity", "extreme activity"), Activity(), "neurons"),
-    _pgd(20, "soft spikes", ("mean-field", "mean field"), MeanField(), "neurons"),
-    _pgd(20, "soft spikes", ("soft-spikes", "soft spikes"), SoftSpikes(), "neurons"),
-    _pgd(20, "soft spikes", ("noise-free", "noise-free copy"), NoiseFree(Atan(4.0)), "noise"),
-    _sapgd(100, 0.435, Atan()),
+    named.pgd(
+        20, OTHER, ("atan-reset-kept", "Atan(4), reset kept"), SwapSurrogate(Atan(4.0), False), "neurons"
+    ),
+    named.pgd(20, "rates", ("hart", "HART"), HART(0.5), "neurons"),
+    named.pgd(20, "rates", ("rga", "RGA"), RGA(), "neurons"),
+    named.pgd(20, "rates", ("bptr", "BPTR"), BPTR(), "neurons"),
+    named.pgd(20, "blends", ("learned-blend", "learned blend"), LearnedBlend()),
+    named.pgd(20, "activity", ("activity", "extreme activity"), Activity(), "neurons"),
+    named.pgd(20, "soft spikes", ("mean-field", "mean field"), MeanField(), "neurons"),
+    named.pgd(20, "soft spikes", ("soft-spikes", "soft spikes"), SoftSpikes(), "neurons"),
+    named.pgd(20, "soft spikes", ("noise-free", "noise-free copy"), NoiseFree(Atan(4.0)), "noise"),
+    named.sapgd(100, 0.435, Atan()),
     _THRESHOLD_FIRST,
-    _sapgd(100, 0.35, Atan()),
-    _sapgd(100, 0.8, Triangle()),
-    _sapgd(100, 0.435, Atan(), "margin", start_from_first=True),
-    _targeted(50, 9),
-    _sapgd(50, 0.435, Atan(), "margin", warm=True, start_from_first=True),
+    named.sapgd(100, 0.35, Atan()),
+    named.sapgd(100, 0.8, Triangle()),
+    named.sapgd(100, 0.435, Atan(), "margin", start_from_first=True),
+    named.targeted(50, 9),
+    named.sapgd(50, 0.435, Atan(), "margin", warm=True, start_from_first=True),
     Member("square1000", "scores", attacks.square, {"queries": 1000}, title="Square-1000"),
 )
 """Members that break nothing on the panel which ``STANDARD`` does not break; they are part of 'full', and of
@@ -299,8 +247,8 @@ FULL = (
     Member("square5000", "scores", attacks.square, {"queries": 5000}, title="Square-5000"),
     *AUTOATTACK[:-1],  # its Square is the one above
     Member("pgd1000x5", OWN, attacks.pgd, {"steps": 1000, "restarts": 5}, exact=True, title="PGD-1000 x 5"),
-    _sapgd(1000, 0.435, Atan()),
-    _block_search(10_000),
+    named.sapgd(1000, 0.435, Atan()),
+    named.block_search(10_000),
 )
 C_AND_W = Member("cw100", OWN, attacks.cw, {"steps": 100, "learning_rate": 0.05}, exact=True, title="C&W-100")
 OTHER_NORMS = "sparse steps of pixels that can move; square and rays; shares for blocks"
