@@ -14,6 +14,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import fmean
 
+from spikeguard.auditing.compare import Z
 from spikeguard.auditing.state import digest
 from spikeguard.auditing.suite import fingerprint
 from spikeguard.data.images import Dataset, Images
@@ -38,7 +39,6 @@ from spikeguard.training.load import load_classifier
 from spikeguard.training.recipe import Recipe
 
 RECORD_NAME = "agreement.json"
-Z = 1.959964
 
 
 @dataclass(frozen=True)

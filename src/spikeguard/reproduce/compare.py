@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from spikeguard.auditing.compare import Z
 from spikeguard.records.reproduction import ReproductionRecord, ReproductionRow
 from spikeguard.records.schema import Accuracy
 from spikeguard.records.tables import TableCell, TableColumn
@@ -13,8 +14,6 @@ from spikeguard.reproduce.paper import Paper, PaperRow
 from spikeguard.stats import wilson
 
 CLEAN = "clean"
-Z = 1.959964
-"""95 % of a normal distribution lie within as many standard deviations."""
 
 
 @dataclass(frozen=True)
