@@ -105,7 +105,7 @@ def test_the_verb_writes_record_and_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / "net_to_diagnose.py").write_text(
         "import torch\nfrom torch import nn\nimport spikeguard as sg\n"
         "class Net(nn.Module):\n"
         "    def __init__(self):\n"
@@ -120,8 +120,8 @@ def test_the_verb_writes_record_and_page(
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = [
         "diagnose",
-        "nets:build",
-        "nets:build",
+        "net_to_diagnose:build",
+        "net_to_diagnose:build",
         "--data",
         "embedded",
         "--images",
