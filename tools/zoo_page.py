@@ -101,7 +101,7 @@ def page() -> str:
         own = "" if audit.masking is None else percent(audit.masking.pgd20)
         numbers = (percent(audit.clean.value), own, f"**{with_interval(audit.worst_case)}**")
         rows.append([f"`{name}`", entry.about, f"{training.parameters:,}", *numbers])
-        threats.add(f"{audit.threat.norm} {budget_text(audit.threat)}, suite {audit.suite.version}")
+        threats.add(f"{audit.threat.norm} {budget_text(audit.threat)}, {audit.suite.version}")
     lines = ["# Networks that come with the package", ""]
     lines += paragraph(
         "Load one by its name. Each has a card, the record of its training, and an audit (effort "
