@@ -81,7 +81,7 @@ def card(name: str, about: str, training: TrainingRecord, audit: AuditRecord) ->
         f"**Flags**: {', '.join(f.id for f in audit.flags) or 'none'}.",
         f"**SHA-256** of the weights: `{zoo.entries()[name].sha256}`.",
         "**License**: that of spikeguard, Apache-2.0.",
-        "**Limits**: small grey images; for comparisons and tests, not for use in a product.",
+        "**Limits**: small gray images; for comparisons and tests, not for use in a product.",
     ]
     lines = [f"# {name}", "", *paragraph(f"{about[0].upper()}{about[1:]}."), "", *bullets(facts), ""]
     return "\n".join([*lines, *paragraph(methods(audit)), ""])
