@@ -190,7 +190,7 @@ def switches() -> tuple[object, ...]:
 
 @pytest.mark.parametrize("high", [False, True])
 def test_float32_is_not_rounded_to_tf32_on_a_gpu_while_networks_train_and_are_judged(
-    little_data: Dataset, high: bool
+    little_data: Dataset, high: bool, short_suite: None
 ) -> None:
     """The switches, watched from inside: what they do is tested where there is a GPU."""
     seen: list[tuple[object, ...]] = []
