@@ -80,7 +80,6 @@ def user_net() -> nn.Sequential:
     return net.eval()
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch, with dynamic shapes
 def test_an_exported_network_can_be_written_as_arithmetic() -> None:
     net, x = user_net(), torch.rand(3, 5, 4)
     batch = torch.export.Dim("batch", min=2, max=64)
