@@ -76,7 +76,7 @@ def run_folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BAD = [
-    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, verify, compare, merge, export"),
+    (["fly"], "unknown verb 'fly' (known: demo, train, attack, audit, diagnose, verify, compare"),
     (["trian"], "unknown verb 'trian' (did you mean 'train'? known: demo"),
     (["train"], "name a recipe"),
     (["audit"], "name what to audit"),

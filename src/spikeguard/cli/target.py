@@ -45,7 +45,6 @@ def find(
     from torch import nn
 
     from spikeguard.cli.weights import put_own_weights
-    from spikeguard.data.sources import DATA
     from spikeguard.records.schema import Origin
     from spikeguard.training.builder import pick_device
     from spikeguard.training.load import load_network
@@ -53,6 +52,8 @@ def find(
     place, digest = pick_device(device), None
     model: Model
     if ":" in name and not Path(name).exists():
+        if data is None and data_dir is None:  # before code of the user's runs
+            raise _without_data(name)
         loaded, model = None, _made(name)
         if weights is not None:
             put_own_weights(model, Path(weights))
@@ -69,14 +70,20 @@ def find(
         digest = None if data else loaded.shape.digest
         data, recipe = data or loaded.recipe.data, loaded.recipe.values()
     if data is None:
-        raise UserError(
-            f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)}, "
-            "a folder of images, an .npz file)"
-        )
+        raise _without_data(name)
     data, data_dir, test = _test_images(data, data_dir, digest, images)
     file = None if weights is None else str(Path(weights).resolve())
     origin = Origin(name, data, data_dir, "test", images, recipe, weights=file)
     return Target(model, test.to(place), origin)
+
+
+def _without_data(name: str) -> UserError:
+    from spikeguard.data.sources import DATA
+
+    return UserError(
+        f"{name} does not say what it was trained on: name its data with --data ({', '.join(DATA)}, "
+        "a folder of images, an .npz file)"
+    )
 
 
 def _test_images(
