@@ -72,7 +72,7 @@ def shorten_audits(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {"quick": suite.QUICK[:4], "standard": suite.STANDARD[:4], "full": suite.QUICK[:6]}
     for effort, members in rows.items():
         monkeypatch.setitem(suite.SUITES, effort, tuple(map(shortened, members)))
-    monkeypatch.setattr(ranking, "MORE", tuple(map(shortened, ranking.MORE)))
+    monkeypatch.setattr(ranking, "MORE", tuple(map(shortened, matrix.MORE)))
 
 
 class ShortRank(ranking.Rank):
