@@ -123,7 +123,7 @@ def images(shape: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETS if os.environ.get("SPIKEGUARD_ZOO") == "all" else QUICK)
-def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str) -> None:
+def test_a_network_of_a_zoo_is_wrapped_and_audited(name: str, short_suite: None) -> None:
     package, make, shape = NETS[name]
     pytest.importorskip(package)
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 import torch
-from conftest import little_recipe
+from conftest import little_recipe, shorten_suite, shortened
 from narrow import present
 from rows import made_up_row, text_of
 
@@ -66,8 +66,28 @@ def test_the_matrix_has_every_defense_with_and_without_at_and_every_regime_with_
     assert len({str([getattr(c.recipe, k) for k in same]) for c in all_}) == 1
 
 
+def shorten_audits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits by few members, each in few steps."""
+    shorten_suite(monkeypatch)
+    rows = {"quick": suite.QUICK[:4], "standard": suite.STANDARD[:4], "full": suite.QUICK[:6]}
+    for effort, members in rows.items():
+        monkeypatch.setitem(suite.SUITES, effort, tuple(map(shortened, members)))
+    monkeypatch.setattr(ranking, "MORE", tuple(map(shortened, matrix.MORE)))
+
+
+class ShortRank(ranking.Rank):
+    """Its audits are short in other processes too, which know nothing of what a test has replaced."""
+
+    def __call__(self, context: Context, cell: Cell, title: str) -> StudyRow:
+        if multiprocessing.parent_process() is None:
+            return super().__call__(context, cell, title)
+        with pytest.MonkeyPatch.context() as patch:
+            shorten_audits(patch)
+            return super().__call__(context, cell, title)
+
+
 @pytest.fixture
-def small_study(monkeypatch: pytest.MonkeyPatch, little_data: Dataset, short_controls: None) -> None:
+def small_study(monkeypatch: pytest.MonkeyPatch, little_data: Dataset) -> None:
     """Three cells of seconds."""
     base = little_recipe(epochs=1, options={"width": 2}, validation=0.1)
     chosen: list[tuple[str, str, tuple[Defense, ...]]] = [
@@ -84,9 +104,8 @@ def small_study(monkeypatch: pytest.MonkeyPatch, little_data: Dataset, short_con
                 )
 
     monkeypatch.setattr(matrix, "cells", cells)
-    monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK[:4])
-    monkeypatch.setitem(suite.SUITES, "standard", suite.STANDARD[:4])
-    monkeypatch.setitem(suite.SUITES, "full", suite.QUICK[:6])
+    monkeypatch.setattr(stages, "Rank", ShortRank)
+    shorten_audits(monkeypatch)
     monkeypatch.setattr(ranking, "MORE_AT_LAST", suite.QUICK[2:3])
     whole = cells_module.summary  # without flags, which networks this small have now and then
     monkeypatch.setattr(cells_module, "summary", lambda record: (s := whole(record)) and replace(s, flags=()))
@@ -184,9 +203,8 @@ def test_a_network_with_another_recipe_is_trained_again_and_a_failure_is_reporte
 
 @pytest.mark.slow
 def test_networks_ranked_side_by_side_are_those_ranked_in_turn_whatever_ends_a_process(
-    small_study: None, run: RunStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_study: None, run: RunStudy, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK)  # what the other processes have
     policy, out = os.environ.get("OMP_WAIT_POLICY"), tmp_path / "beside"
     killed: list[int] = []
 

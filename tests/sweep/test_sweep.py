@@ -110,10 +110,10 @@ def test_a_wrong_file_is_one_line(
 
 
 @pytest.fixture
-def small_matrix(monkeypatch: pytest.MonkeyPatch, short_controls: None) -> Matrix:
+def small_matrix(monkeypatch: pytest.MonkeyPatch, short_suite: None) -> Matrix:
     """Two rows of seconds."""
     base = little_recipe(epochs=1, options={"width": 2}, validation=0.1)
-    monkeypatch.setitem(suite.SUITES, "quick", suite.QUICK[:4])
+    monkeypatch.setitem(suite.SUITES, "quick", suite.SUITES["quick"][:4])
     rows = {"plain": base, "TGO": replace(base, defenses=(TGO(),))}
     return Matrix("small", rows, SweepSettings(8 / 255, images=20))
 
