@@ -101,6 +101,13 @@ def test_the_page_shows_two_networks(tiny: Classifier, pair: Pair, tmp_path: Pat
     assert not re.search(r'(src|href)="(?!#)', text), "nothing is loaded from elsewhere"
 
 
+def test_few_broken_images_are_no_ground_for_a_sentence(tiny: Classifier, pair: Pair) -> None:
+    record = sg.diagnose(tiny, *pair, sg.Linf(1e-6)).record
+    held_says, _, predictors_say, _ = findings(record)
+    assert held_says.startswith("The attack breaks too few images")
+    assert predictors_say.startswith("Too few images break")
+
+
 def test_the_verb_writes_record_and_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

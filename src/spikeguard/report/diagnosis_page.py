@@ -27,6 +27,7 @@ LAYER_HEADER = (
     "the same by chance",
 )
 CLEAR = 0.05  # a difference of accuracies that is more than an image or two of a hundred
+FEW = 5  # broken images, or unbroken ones, of which a sentence says nothing
 
 
 def layer_cells(name: str, row: LayerRow) -> tuple[str, ...]:
@@ -50,6 +51,8 @@ def findings(record: DiagnosisRecord) -> list[str]:
 
 
 def _held_says(record: DiagnosisRecord) -> str:
+    if round((record.clean.value - record.attacked.value) * record.images) < FEW:
+        return "The attack breaks too few images to say whether holding spikes saves any."
     row = max(record.held, key=lambda r: r.nearest.value - r.at_random.value)
     gain = row.nearest.value - row.at_random.value
     numbers = (
@@ -79,9 +82,11 @@ def _nearness_says(record: DiagnosisRecord) -> str:
 
 
 def _predictors_say(record: DiagnosisRecord) -> str:
-    ranked = [(p.auc, p.name) for p in record.predictors if p.auc is not None]
+    ranked = [
+        (p.auc, p.name) for p in record.predictors if p.auc is not None and min(p.broken, p.held) >= FEW
+    ]
     if not ranked:
-        return "All images break, or none: nothing predicts which."
+        return "Too few images break, or too few do not, to say what predicts which."
     best, name = max(ranked, key=lambda pair: abs(pair[0] - 0.5))
     near = next((auc for auc, n in ranked if n.startswith("share of potentials")), None)
     tail = "" if near is None else f"; the share of potentials near the threshold: {near:.2f}"
