@@ -137,6 +137,14 @@ def test_spikes_cost_accumulates_and_pixels_multiplies() -> None:
     assert found.picojoules == pytest.approx(0.9 * 5 + 4.6 * 2)
 
 
+def test_pooled_spikes_count_as_the_spikes_they_sum() -> None:
+    net = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 3, 1, bias=False), nn.AvgPool2d((1, 2)), nn.Flatten())
+    spikes = torch.tensor([[[[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0]]]])
+    found = energy(net, spikes, batch_size=1)
+    assert (found.accumulates, found.multiplies) == (4 * 3, 0)
+    assert energy(net, spikes / 3, batch_size=1).multiplies == 2 * 3
+
+
 def test_the_largest_singular_value_is_that_of_the_jacobian(tiny: Classifier, pair: Pair) -> None:
     x, y = pair
     with torch.no_grad():

@@ -2,7 +2,8 @@
 
 A spike times a weight is one accumulate (0.9 pJ); a weight times any other input that is not 0 is one
 multiply and accumulate (4.6 pJ): 45 nm, 32-bit floats, Horowitz, ISSCC 2014. Inputs of a layer count as
-spikes where all of them are 0 or 1. Memory, leak and thresholds are left out, as is common, so that numbers
+spikes where all of them are 0 or 1; averages of 2x2 spikes count as the spikes that they sum, whose weight is
+a quarter. Memory, leak and thresholds are left out, as is common, so that numbers
 can be compared with published ones; a chip spends most of its energy elsewhere.
 """
 
@@ -31,11 +32,11 @@ class _Counts:
 
     def add(self, module: Weighted, x: Tensor) -> None:
         """What a call of a layer takes."""
-        used = pairs(module, (x != 0).to(torch.float32))
-        if bool(((x == 0) | (x == 1)).all()):
-            self.accumulates += used
+        spikes = _spikes(x)
+        if spikes is None:
+            self.multiplies += pairs(module, (x != 0).to(torch.float32))
         else:
-            self.multiplies += used
+            self.accumulates += pairs(module, spikes)
         one = x.flatten(0, -2)[:1] if isinstance(module, nn.Linear) else x[:1]
         self.dense[module] = pairs(module, torch.ones_like(one, dtype=torch.float32))
 
@@ -70,8 +71,17 @@ def energy(net: nn.Module, x: Tensor, batch_size: int) -> Energy:
     return Energy(adds, multiplies, sum(counts.dense.values()), spent)
 
 
+def _spikes(x: Tensor) -> Tensor | None:
+    """How many spikes each input stands for: 0 or 1, or up to 4 of a pool; None if it is none of these."""
+    x = x.to(torch.float32)
+    if bool(((x == 0) | (x == 1)).all()):
+        return x
+    pooled = 4 * x
+    return pooled if bool(((pooled == pooled.round()) & (pooled >= 0) & (pooled <= 4)).all()) else None
+
+
 def pairs(module: Weighted, used: Tensor) -> float:
-    """Pairs of an input that is ``used`` (1, else 0) and a weight that it meets.
+    """Pairs of an input and a weight that it meets, each input counted ``used`` times.
 
     >>> from spikeguard.diagnosis.energy import pairs
     >>> pairs(torch.nn.Linear(3, 2), torch.tensor([[1.0, 0.0, 1.0]]))
