@@ -6,6 +6,8 @@ with the neurons in training mode, and by an audit. A few CPU minutes.
 """
 
 import json
+import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,9 @@ from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
 import spikeguard as sg
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "conformance"))
+from old_spikingjelly import pgd
 
 EPS, EPOCHS, IMAGES = 8 / 255, 8, 100
 
@@ -32,18 +37,6 @@ class Net(nn.Module):
         return torch.stack([self.body((x - 0.286) / 0.353) for _ in range(4)]).mean(0)
 
 
-def pgd(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Accuracy under PGD-20 as it is often written: a missing gradient is passed over without a word."""
-    z = x.clone()
-    for _ in range(20):
-        leaf = z.clone().requires_grad_()
-        loss = F.cross_entropy(net(leaf), y)
-        g = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
-        z = z if g is None else (z + EPS / 8 * g.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
-    with torch.no_grad():
-        return float((net(z).argmax(1) == y).double().mean())
-
-
 def main() -> None:
     torch.manual_seed(0)
     data = sg.load_data("embedded")
@@ -59,10 +52,10 @@ def main() -> None:
         rate.step()
     test = data.test.balanced(IMAGES)
     x, y = test.pixels(), test.y
-    found = {"eval_mode": pgd(net.eval(), x, y)}
+    found = {"eval_mode": pgd(net.eval(), x, y, EPS)}
     for module in net.modules():
         module.training = isinstance(module, neuron.LIFNode)
-    found["training_mode"] = pgd(net, x, y)
+    found["training_mode"] = pgd(net, x, y, EPS)
     print(json.dumps(found), flush=True)
     report = sg.audit(net.eval(), x, y, sg.Linf(EPS), effort="quick")
     print(report.verdict, [f.id for f in report.flags])

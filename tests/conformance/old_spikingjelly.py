@@ -28,14 +28,14 @@ class Net(nn.Module):
         return torch.stack([self.last(self.fire(current)) for _ in range(4)]).mean(0)
 
 
-def pgd(net: nn.Module, x: Tensor, y: Tensor) -> float:
+def pgd(net: nn.Module, x: Tensor, y: Tensor, eps: float = EPS) -> float:
     """PGD-20 as an old library wrote it: a missing gradient is passed over without a word."""
     z = x.clone()
     for _ in range(20):
         leaf = z.clone().requires_grad_()
         loss = F.cross_entropy(net(leaf), y)
         g = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
-        z = z if g is None else (z + EPS / 8 * g.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
+        z = z if g is None else (z + eps / 8 * g.sign()).clamp(x - eps, x + eps).clamp(0, 1)
     with torch.no_grad():
         return float((net(z).argmax(1) == y).double().mean())
 

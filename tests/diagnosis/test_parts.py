@@ -166,9 +166,10 @@ def test_the_largest_singular_value_is_that_of_the_jacobian(tiny: Classifier, pa
 
 def test_patterns_are_those_that_differ(tiny: Classifier, pair: Pair) -> None:
     x, y = pair
-    alone, _ = sampled(tiny, x, y, sg.Linf(1e-9), 4, 7, seed=0)
+    clean = read(tiny, x, 7)
+    alone, _ = sampled(tiny, clean, x, y, sg.Linf(1e-9), draws=4, batch_size=7, seed=0)
     assert alone.patterns == 1.0
     assert alone.change < 1e-3
-    far, change = sampled(tiny, x, y, sg.Linf(0.5), 4, 7, seed=0)
+    far, change = sampled(tiny, clean, x, y, sg.Linf(0.5), draws=4, batch_size=7, seed=0)
     assert far.patterns == 5.0
     assert float(change.mean()) == pytest.approx(far.change)

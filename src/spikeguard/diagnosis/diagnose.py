@@ -24,7 +24,7 @@ from spikeguard.gradients import ASSG
 from spikeguard.losses import margin
 from spikeguard.models import Model, eval_mode
 from spikeguard.records.diagnosis import DiagnosisRecord, Predictor
-from spikeguard.records.schema import Accuracy, Origin
+from spikeguard.records.schema import Origin
 from spikeguard.runtime.float32 import exact
 from spikeguard.runtime.machine import machine
 from spikeguard.runtime.progress import Progress, no_progress
@@ -118,7 +118,7 @@ def diagnose(
         stage("gradients")
         slopes = gradients(net, x, y, batch_size)
         stage("random points of the ball")
-        points, change = sampled(net, x, y, threat, DRAWS, batch_size, seed)
+        points, change = sampled(net, clean, x, y, threat, draws=DRAWS, batch_size=batch_size, seed=seed)
         stage("holding spikes")
         held = held_rows(net, found, y, clean, SHARES, batch_size, seed)
         stage("counting operations")
@@ -136,11 +136,11 @@ def diagnose(
         seed=seed,
         images=len(x),
         sigma=sigma,
-        clean=_accuracy(clean, y),
-        attacked=_accuracy(moved, y),
+        clean=clean.accuracy(y),
+        attacked=moved.accuracy(y),
         layers=layer_rows(clean, moved, noisy, deltas, sigma, seed, slopes.layers),
         held=held,
-        predictors=_predictors(scores, *(r.logits.argmax(1) == y for r in (clean, moved))),
+        predictors=_predictors(scores, clean.right(y), moved.right(y)),
         input_gradient=slopes.pixels,
         sampled=points,
         energy=spent,
@@ -183,10 +183,6 @@ def _attacked(net: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch_size: 
         )
         found.append(result.x)
     return torch.cat(found)
-
-
-def _accuracy(reading: Reading, y: Tensor) -> Accuracy:
-    return Accuracy.of(float((reading.logits.argmax(1) == y).double().mean()), len(y))
 
 
 def _near_share(reading: Reading, delta: float) -> Tensor:

@@ -33,7 +33,7 @@ def noise_flips(u: Tensor, spikes: Tensor, sigma: float) -> NoiseFlips:
     A neuron flips where it does not fire as ``u`` alone says; given ``u``, that has the chance
     ``Phi(-|u|/sigma)``, for every neuron on its own.
     """
-    chance = torch.special.ndtr(-u.double().abs() / sigma)
+    chance = fire_chance(-u.abs(), sigma)
     sampled = (spikes != (u >= 0)).double().mean()
     error = (chance * (1 - chance)).sum().sqrt() / chance.numel()
     return NoiseFlips(sigma, float(chance.mean()), float(sampled), float(error))

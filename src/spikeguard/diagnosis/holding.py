@@ -31,15 +31,14 @@ def held_rows(
     )
 
     def right(order: Order, share: float) -> Accuracy:
-        logits = read(net, x, batch_size, held=holds(clean, order, share)).logits
-        return Accuracy.of(float((logits.argmax(1) == y).double().mean()), len(y))
+        return read(net, x, batch_size, held=holds(clean, order, share)).accuracy(y)
 
     return tuple(HeldRow(share, *(right(order, share) for order in orders)) for share in shares)
 
 
 def holds(clean: Reading, order: Order, share: float) -> dict[str, Tensor]:
     """Infinities where spikes are held: in each image and layer, the first ``share`` in that order."""
-    holds = {}
+    pushes = {}
     for name, u in clean.u.items():
         steps, images, neurons = u.shape
         place = order(u.abs()).transpose(0, 1).reshape(images, -1)
@@ -48,5 +47,5 @@ def holds(clean: Reading, order: Order, share: float) -> dict[str, Tensor]:
         value = torch.where(clean.spikes[name], torch.inf, -torch.inf).to(u.dtype)
         flat = value.transpose(0, 1).reshape(images, -1)
         push = torch.zeros_like(flat).scatter(1, first, flat.gather(1, first))
-        holds[name] = push.view(images, steps, neurons).transpose(0, 1)
-    return holds
+        pushes[name] = push.view(images, steps, neurons).transpose(0, 1)
+    return pushes

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spikeguard.diagnosis.flips import attack_flips, density, noise_flips
 from spikeguard.diagnosis.readings import Reading
+from spikeguard.kernels.mode import widen
 from spikeguard.records.diagnosis import EDGES, LayerGradient, LayerRow, NearRow, StepRow
 
 
@@ -42,7 +43,7 @@ def layer_rows(
 
 def histogram(u: Tensor) -> tuple[int, ...]:
     """Counts of ``u`` between ``EDGES``; what lies outside them is in no bin."""
-    counts = torch.histc(u.float(), len(EDGES) - 1, EDGES[0], EDGES[-1])
+    counts = torch.histc(widen(u), len(EDGES) - 1, EDGES[0], EDGES[-1])
     return tuple(int(c) for c in counts)
 
 

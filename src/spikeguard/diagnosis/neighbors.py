@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spikeguard.adapters.tap import tap
 from spikeguard.arguments import checked
+from spikeguard.diagnosis.layers import histogram as counts_of
 from spikeguard.errors import UserError
 from spikeguard.models import logits_of
 from spikeguard.runtime.untouched import leaves_untouched
@@ -76,7 +77,7 @@ def neighbors(net: nn.Module, x: Tensor, delta: float = 0.2, batch_size: int = 1
         absolute[name] = float((size < delta).float().mean())
         relative[name] = float((size < delta * std).float().mean())
         spread[name] = std
-        histogram[name] = [int(c) for c in torch.histc(u, len(EDGES) - 1, float(EDGES[0]), float(EDGES[-1]))]
+        histogram[name] = list(counts_of(u))
     return Neighbors(absolute, relative, spread, histogram)
 
 

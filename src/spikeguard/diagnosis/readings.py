@@ -12,6 +12,7 @@ from spikeguard.adapters.tap import Changes, Tap
 from spikeguard.errors import UserError
 from spikeguard.models import logits_of
 from spikeguard.neurons.settings import Noise
+from spikeguard.records.schema import Accuracy
 
 Layers = dict[str, Tensor]
 """A value for each layer, step, image and neuron, by name of the layer: ``[T, N, neurons]``."""
@@ -24,6 +25,14 @@ class Reading:
     logits: Tensor
     u: Layers
     spikes: Layers
+
+    def right(self, y: Tensor) -> Tensor:
+        """Which images are classified as ``y`` ``[N]``."""
+        return self.logits.argmax(1) == y
+
+    def accuracy(self, y: Tensor) -> Accuracy:
+        """The share of them."""
+        return Accuracy.of(float(self.right(y).double().mean()), len(y))
 
 
 def read(

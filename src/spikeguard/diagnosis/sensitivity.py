@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeguard.adapters.tap import tap
-from spikeguard.diagnosis.readings import read
+from spikeguard.diagnosis.readings import Reading, read
 from spikeguard.errors import UserError
 from spikeguard.losses import margin
 from spikeguard.models import logits_of
@@ -74,18 +74,25 @@ def _spectral(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def sampled(
-    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, draws: int, batch_size: int, seed: int
+    net: nn.Module,
+    clean: Reading,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    draws: int,
+    batch_size: int,
+    seed: int,
 ) -> tuple[Sampled, Tensor]:
     """Random points on the border of the ball: mean size of the margin's change, patterns of spikes, and that
-    change for each image ``[N]``."""
+    change for each image ``[N]``. ``clean``: the reading of ``x``."""
     generator = torch.Generator().manual_seed(seed)
-    reading = read(net, x, batch_size)
-    before, change = margin(reading.logits, y), torch.zeros(len(x), dtype=torch.float64)
+    before, change = margin(clean.logits, y), torch.zeros(len(x), dtype=torch.float64)
     mixes = {
         name: torch.randint(-(2**62), 2**62, (u.shape[0], u.shape[2]), generator=generator)
-        for name, u in reading.u.items()
+        for name, u in clean.u.items()
     }
-    seen = [_patterns(reading.spikes, mixes)]
+    seen = [_patterns(clean.spikes, mixes)]
     for _ in range(draws):
         sign = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
         point = threat.project(x + threat.to_border(sign, x), x)

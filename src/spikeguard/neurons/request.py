@@ -30,9 +30,8 @@ class TapRequest:
 
     ``on_current``, ``on_potentials``, ``on_spikes`` and ``on_penalty`` are called with what the layer
     computes; ``push`` gives what is added to ``u`` where it is compared, ``[T, N, ...]``: infinite, it holds
-    a spike.
-    ``carry`` is called with penalty and spikes, and returns the spikes. The request is about calls of the
-    thread ``thread`` (None: of every thread) at which ``when`` is true (None: about every call).
+    a spike. ``carry`` is called with penalty and spikes, and returns the spikes. The request is about calls
+    of the thread ``thread`` (None: of every thread) at which ``when`` is true (None: about every call).
 
     >>> request = sg.neurons.TapRequest(detach_reset=True)
     >>> request.detach_reset, request.surrogate
